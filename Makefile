@@ -1,0 +1,52 @@
+# The entry points that a person must know; `make` lists them.
+
+# How many workers `make run` starts.
+WORKERS ?= 1
+export WORKERS
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help run test faults soak lint fmt clean setup build contract-server
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
+	@scripts/farm
+
+test: setup contract-server ## Run all tests (those of Docker contracts need a daemon: it is started)
+	@scripts/setup --docker
+	$(CARGO) build --locked --release --workspace --all-targets
+	$(CARGO) test --locked --release --workspace -- --skip faults::
+
+faults: build ## Kill, freeze and cut off the processes of real farms (five minutes)
+	$(CARGO) test --locked --release --package tests --test e2e -- faults::
+
+soak: build ## Strike a loaded farm with random faults (SOAK_SECONDS=600, SOAK_SEED=n)
+	$(CARGO) test --locked --release --package tests --test soak
+
+lint: ## Check the formatting and run clippy; any warning fails
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --release -- -D warnings
+	cd tests/contract-server && $(CARGO) fmt --check
+	cd tests/contract-server && $(CARGO) clippy --locked --release --target-dir target -- -D warnings
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+	cd tests/contract-server && $(CARGO) fmt
+
+clean: ## Remove what was built, and the data and logs of the local farm
+	$(CARGO) clean
+	rm -rf .farm tests/contract-server/target
+
+setup:
+	@scripts/setup
+
+build: setup
+	$(CARGO) build --locked --release --workspace --bins
+
+# What the tests' images are made of: one static program, for the machine's own target.
+contract-server:
+	cd tests/contract-server && RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked \
+		--release --target-dir target --target $$(rustc -vV | sed -n 's/^host: //p')

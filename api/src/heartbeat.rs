@@ -1,0 +1,31 @@
+//! Says each second that this api lives, which keeps its reply stream.
+
+use std::sync::Arc;
+
+use shared::id::ApiId;
+use shared::lifecycle::Lifecycle;
+use shared::queue::Queue;
+use shared::queue::leases::HEARTBEAT;
+
+use crate::reply_router::Waiters;
+
+/// Beats until the process stops.
+pub(crate) async fn beat(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: Lifecycle) {
+    let mut interval = tokio::time::interval(HEARTBEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = life.stopping() => return,
+        }
+        match queue.api_heartbeat(api).await {
+            Ok(true) => {}
+            Ok(false) => {
+                // Redis has lost its data, and with it whatever was on its way.
+                let lost = waiters.lose_all();
+                tracing::warn!(lost, "the reply stream was gone");
+            }
+            Err(error) => tracing::warn!(%error, "no heartbeat"),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The stateless HTTP front: turns requests into jobs, awaits the replies.
+//!
+//! Everything an api process knows it could forget: routes are a cache, waiting callers are its
+//! own. So any number of them answer alike. It never runs anything of a contract.
+
+mod admission;
+mod breaker;
+pub mod config;
+mod dispatch;
+mod error;
+mod heartbeat;
+mod inboxes;
+mod reply_router;
+mod request;
+mod router;
+mod routes;
+mod state;
+
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use shared::id::ApiId;
+use shared::lifecycle::Lifecycle;
+use shared::queue::{Queue, QueueError, reaper};
+use tokio::net::TcpListener;
+
+use crate::admission::Admission;
+use crate::breaker::Breaker;
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
+use crate::inboxes::Inboxes;
+use crate::reply_router::Waiters;
+use crate::state::AppState;
+
+/// Why an api cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The queue cannot be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The listener broke.
+    #[error("cannot accept connections: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+/// Serves on `listener` until `life` drains and every request under way is answered.
+pub async fn run(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
+    let queue = Queue::connect(&config.redis).await?;
+    let api = ApiId::random();
+    queue.api_heartbeat(api).await?;
+    let farm = queue.farm().await?;
+    let state = start(config, &queue, (api, farm), &life);
+
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let draining = life.clone();
+    let requests = axum::serve(listener, router::router(state))
+        .with_graceful_shutdown(async move { draining.draining().await });
+    let served = tokio::select! {
+        result = async { requests.await } => result,
+        () = life.stopping() => Ok(()),
+    };
+
+    life.stop();
+    life.join().await;
+    if let Err(error) = queue.remove_api(api).await {
+        tracing::warn!(%error, "could not remove this api's keys: they expire by themselves");
+    }
+    Ok(served?)
+}
+
+/// Starts what runs beside the requests; gives what they need of it.
+fn start(
+    config: Config,
+    queue: &Queue,
+    (api, farm): (ApiId, String),
+    life: &Lifecycle,
+) -> AppState {
+    let (queue, life) = (queue.clone(), life.clone());
+    let waiters = Arc::new(Waiters::default());
+    let reading = reply_router::Health::default();
+    let inboxes = Inboxes::new(queue.clone(), api, waiters.clone(), life.clone());
+    let inboxes = Arc::new(inboxes);
+    let breaker = Breaker::default();
+
+    let beating = heartbeat::beat(queue.clone(), api, waiters.clone(), life.clone());
+    life.spawn("heartbeat", beating);
+    let routing = reply_router::read(
+        queue.clone(),
+        api,
+        waiters.clone(),
+        reading.clone(),
+        life.clone(),
+    );
+    life.spawn("reply router", routing);
+    let watching = breaker.clone().watch(queue.clone(), life.clone());
+    life.spawn("breaker", watching);
+    life.spawn("worker watch", inboxes.clone().watch());
+    let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
+    life.spawn("reaper", reaper);
+
+    let dispatcher = Dispatcher::new(queue.clone(), api, waiters, inboxes, farm);
+    let admission = Admission::new(
+        breaker,
+        config.max_in_flight,
+        config.max_in_flight_per_contract,
+    );
+    AppState::new(config, queue, dispatcher, admission, reading, life)
+}

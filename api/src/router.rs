@@ -1,0 +1,38 @@
+//! Every route on one page, each layer with its reason.
+
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::{delete, get, post};
+
+use crate::error::ApiError;
+use crate::request::identify;
+use crate::routes::{contracts, dead_letters, execute, health, load, unload, workers};
+use crate::state::AppState;
+
+/// The whole application.
+pub(crate) fn router(state: AppState) -> Router {
+    Router::new()
+        // The original service's interface.
+        .route("/loadSmartContract", post(load::load))
+        .route(
+            "/execute/{contractAddress}/{method}",
+            post(execute::execute),
+        )
+        .route("/unloadSmartContract", post(unload::unload))
+        // What is loaded.
+        .route("/contracts", get(contracts::list))
+        .route("/contracts/{contractAddress}", get(contracts::show))
+        // For whoever runs the farm.
+        .route("/workers", get(workers::list))
+        .route("/workers/{id}/drain", post(workers::drain))
+        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/{id}", delete(dead_letters::remove))
+        // For whoever runs the process.
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .fallback(|| async { ApiError::RouteNotFound })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        // Outermost: names the request and gives failures their body, whoever raised them.
+        .layer(from_fn(identify))
+        .with_state(state)
+}

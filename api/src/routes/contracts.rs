@@ -1,0 +1,87 @@
+//! `GET /contracts`, `GET /contracts/{contractAddress}`: what is loaded, and how it fares.
+//!
+//! The hosts are asked, since they know best; of a contract that no host tells about, its record
+//! in the queue is shown.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use shared::id::ContractAddress;
+use shared::queue::contracts::{ContractRecord, Route};
+use shared::reply::{ContractState, ContractStatus};
+
+use crate::error::ApiError;
+use crate::routes::{address, path};
+use crate::state::AppState;
+
+pub(crate) async fn list(
+    State(state): State<AppState>,
+) -> Result<Json<Vec<ContractStatus>>, ApiError> {
+    let workers = state.queue.workers().await?;
+    let told = state
+        .dispatcher
+        .inspect(workers.into_iter().map(|(id, _)| id), None)
+        .await;
+    let mut contracts: BTreeMap<_, _> = told
+        .into_iter()
+        .map(|status| (status.contract_address.clone(), status))
+        .collect();
+    for address in state.queue.loaded().await? {
+        if !contracts.contains_key(&address)
+            && let Some(record) = state.queue.contract(&address).await?
+        {
+            contracts.insert(address.clone(), hostless(&state, address, record));
+        }
+    }
+    Ok(Json(contracts.into_values().collect()))
+}
+
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    parts: Result<Path<String>, PathRejection>,
+) -> Result<Json<ContractStatus>, ApiError> {
+    let address = address(&path(parts)?)?;
+    let record = match state.queue.route(&address).await? {
+        Route::NotLoaded => return Err(ApiError::ContractNotLoaded),
+        Route::Unplaced(record) | Route::Quarantined(record) => record,
+        Route::Hosted(worker, record) => {
+            if let Some(status) = state
+                .dispatcher
+                .inspect([worker], Some(&address))
+                .await
+                .pop()
+            {
+                return Ok(Json(status));
+            }
+            record
+        }
+    };
+    Ok(Json(hostless(&state, address, record)))
+}
+
+fn hostless(
+    state: &AppState,
+    contract_address: ContractAddress,
+    record: ContractRecord,
+) -> ContractStatus {
+    let quarantined = record.quarantined_until > state.queue.clock().now_ms();
+    ContractStatus {
+        contract_address,
+        engine: record.spec.engine,
+        state: if quarantined {
+            ContractState::Quarantined
+        } else {
+            ContractState::Unplaced
+        },
+        endpoints: record.endpoints,
+        host: None,
+        generation: record.generation,
+        digest: record.spec.digest,
+        image: record.image,
+        queue_depth: 0,
+        calls: 0,
+        errors: 0,
+    }
+}

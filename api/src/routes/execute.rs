@@ -1,0 +1,144 @@
+//! `POST /execute/{contractAddress}/{method}`: call a method; the body is its argument.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::value::RawValue;
+use shared::frame::Reply;
+use shared::job::{Argument, Execute, Job};
+use shared::reply::Output;
+
+use crate::dispatch::Ticket;
+use crate::error::{ApiError, Fields};
+use crate::request::{read_body, trace_context};
+use crate::routes::{address, path};
+use crate::state::AppState;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
+
+pub(crate) async fn execute(
+    State(state): State<AppState>,
+    parts: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let accepted = Instant::now();
+    let (contract, method) = path(parts)?;
+    let address = address(&contract)?;
+    let _permit = state.admission.admit()?;
+    let _place = state.admission.admit_call(&address)?;
+    let config = &state.config;
+    let deadline = state.queue.clock().after(config.execute_deadline);
+    let body = read_body(
+        &headers,
+        body,
+        config.execute_body_limit,
+        config.body_timeout,
+    )
+    .await?;
+    let job = Execute {
+        address: address.clone(),
+        method,
+        argument: argument(&body)?,
+    };
+    let ticket = Ticket {
+        job: Job::Execute(job),
+        deadline,
+        trace: trace_context(&headers),
+    };
+    let reply = state.dispatcher.run(&address, ticket).await?;
+    Ok(respond(reply, accepted.elapsed()))
+}
+
+/// Any JSON value, checked here and nowhere else; an empty body is no argument.
+fn argument(body: &Bytes) -> Result<Argument, ApiError> {
+    if body.is_empty() {
+        return Ok(Argument::None);
+    }
+    let invalid = |reason: &dyn std::fmt::Display| {
+        ApiError::InvalidRequest(format!("The body is not JSON: {reason}"), Fields::new())
+    };
+    let text = std::str::from_utf8(body).map_err(|error| invalid(&error))?;
+    let raw: Box<RawValue> = serde_json::from_str(text).map_err(|error| invalid(&error))?;
+    Ok(Argument::Json(raw))
+}
+
+fn respond(reply: Reply, took: Duration) -> Response {
+    let Reply {
+        generation,
+        ran_us,
+        outcome,
+        ..
+    } = reply;
+    let mut response = match outcome {
+        Ok(Output::Result(result)) => data(result.get()),
+        Ok(_) => data("null"),
+        Err(failure) => ApiError::from(failure).into_response(),
+    };
+    let ran = Duration::from_micros(ran_us.unwrap_or_default()).min(took);
+    let headers = response.headers_mut();
+    headers.insert(SERVER_TIMING, server_timing(took.saturating_sub(ran), ran));
+    if let Some(generation) = generation {
+        headers.insert(GENERATION, HeaderValue::from(generation));
+    }
+    response
+}
+
+/// `{"data": ...}` around JSON text that stays as it is.
+fn data(result: &str) -> Response {
+    let mut body = Vec::with_capacity(result.len() + 9);
+    body.extend_from_slice(br#"{"data":"#);
+    body.extend_from_slice(result.as_bytes());
+    body.push(b'}');
+    (
+        [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+        body,
+    )
+        .into_response()
+}
+
+/// Milliseconds, as the header's specification has it.
+fn server_timing(queue: Duration, exec: Duration) -> HeaderValue {
+    let millis = |span: Duration| span.as_secs_f64() * 1000.0;
+    let text = format!(
+        "queue;dur={:.3}, exec;dur={:.3}",
+        millis(queue),
+        millis(exec)
+    );
+    HeaderValue::from_str(&text).expect("digits and punctuation are a header's value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_json_value_is_an_argument() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        for text in ["null", "1e999", r#""\ud800""#, r#" {"a":1,"a":2} "#, &deep] {
+            let Ok(Argument::Json(raw)) = argument(&Bytes::copy_from_slice(text.as_bytes())) else {
+                panic!("{text:.50} was refused");
+            };
+            assert_eq!(raw.get(), text.trim());
+        }
+        assert!(matches!(argument(&Bytes::new()), Ok(Argument::None)));
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        for text in [&b"{"[..], b"1 2", b"undefined", b"\xff", b"'a'", b" "] {
+            let refused = argument(&Bytes::copy_from_slice(text));
+            assert!(
+                matches!(refused, Err(ApiError::InvalidRequest(..))),
+                "{text:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `POST /loadSmartContract`: make a contract ready to be called.
+
+use axum::body::Body;
+use axum::extract::State;
+use base64::Engine as _;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use shared::id::{ContractAddress, InvalidAddress};
+use shared::image::is_reference;
+use shared::job::{ContractSpec, Engine, Limits, Load};
+use shared::queue::blobs::digest;
+
+use crate::dispatch::Ticket;
+use crate::error::{ApiError, Fields};
+use crate::request::{read_body, trace_context};
+use crate::routes::json;
+use crate::state::AppState;
+
+/// The standard alphabet; encoders differ in whether they pad.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The body of a load: whatever the fields hold, so that each wrong one can be named.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct LoadRequest {
+    contract_address: Value,
+    executable: Value,
+    engine: Value,
+    limits: Value,
+    replicas: Value,
+    idempotent: Value,
+}
+
+pub(crate) async fn load(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let _permit = state.admission.admit()?;
+    let config = &state.config;
+    let deadline = state.queue.clock().after(config.load_deadline);
+    let body = read_body(&headers, body, config.load_body_limit, config.body_timeout).await?;
+    let (load, executable) = parse(json(&body)?, config.engine)?;
+    drop(body);
+    let trace = trace_context(&headers);
+    let ticket = |job| Ticket {
+        job,
+        deadline,
+        trace: trace.clone(),
+    };
+    let reply = state
+        .dispatcher
+        .load(load, executable.as_bytes(), ticket)
+        .await?;
+    reply.outcome?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Checks a request; gives the job, and the executable as plain text.
+fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiError> {
+    let mut wrong = Fields::new();
+    let address = read(
+        &mut wrong,
+        "contractAddress",
+        request.contract_address,
+        address_text,
+    );
+    let executable = read(
+        &mut wrong,
+        "executable",
+        request.executable,
+        executable_text,
+    );
+    let engine = optional(&mut wrong, "engine", request.engine, |value| {
+        text(value)?.parse::<Engine>()
+    });
+    let engine = engine.unwrap_or(default);
+    let limits = optional(&mut wrong, "limits", request.limits, |value| {
+        limits_object(value, engine)
+    });
+    optional(
+        &mut wrong,
+        "replicas",
+        request.replicas,
+        |value| match value {
+            Value::Number(number) if number.as_u64() == Some(1) => Ok(()),
+            _ => Err("must be 1".to_owned()),
+        },
+    );
+    let idempotent = optional(&mut wrong, "idempotent", request.idempotent, |value| {
+        value
+            .as_bool()
+            .ok_or_else(|| "must be true or false".to_owned())
+    });
+    let (Some(address), Some(executable), true) = (address, executable, wrong.is_empty()) else {
+        let list: Vec<_> = wrong
+            .iter()
+            .map(|(field, why)| format!("{field} {why}"))
+            .collect();
+        return Err(ApiError::InvalidRequest(list.join("; "), wrong));
+    };
+    let executable = match engine {
+        Engine::Javascript => plain(executable),
+        Engine::Docker => image(&executable),
+    };
+    let spec = ContractSpec {
+        engine,
+        digest: digest(executable.as_bytes()),
+        limits: limits.unwrap_or_default(),
+        idempotent: idempotent.unwrap_or(false),
+    };
+    Ok((Load { address, spec }, executable))
+}
+
+/// Reads a field that must be there; notes what is wrong with it.
+fn read<T>(
+    wrong: &mut Fields,
+    name: &'static str,
+    value: Value,
+    read: impl FnOnce(Value) -> Result<T, String>,
+) -> Option<T> {
+    let outcome = if value.is_null() {
+        Err("is missing".to_owned())
+    } else {
+        read(value)
+    };
+    outcome.map_err(|reason| wrong.insert(name, reason)).ok()
+}
+
+/// Reads a field that may be missing.
+fn optional<T>(
+    wrong: &mut Fields,
+    name: &'static str,
+    value: Value,
+    read_value: impl FnOnce(Value) -> Result<T, String>,
+) -> Option<T> {
+    if value.is_null() {
+        None
+    } else {
+        read(wrong, name, value, read_value)
+    }
+}
+
+fn text(value: Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err("must be a string".to_owned()),
+    }
+}
+
+fn address_text(value: Value) -> Result<ContractAddress, String> {
+    text(value)?
+        .parse()
+        .map_err(|reason: InvalidAddress| reason.to_string())
+}
+
+fn executable_text(value: Value) -> Result<String, String> {
+    let text = text(value)?;
+    if text.is_empty() {
+        Err("is empty".to_owned())
+    } else {
+        Ok(text)
+    }
+}
+
+fn limits_object(value: Value, engine: Engine) -> Result<Limits, String> {
+    let limits: Limits = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    let numbers = [limits.timeout_ms, limits.result_bytes, limits.concurrency];
+    if numbers.contains(&Some(0)) {
+        return Err("must be greater than 0".to_owned());
+    }
+    let of_containers = limits.concurrency.is_some() || limits.network.is_some();
+    if of_containers && engine != Engine::Docker {
+        return Err("concurrency and network are for docker contracts".to_owned());
+    }
+    Ok(limits)
+}
+
+/// A reference, which is short and never decoded, or a tar, which stays in base64 until a worker
+/// unpacks it. A reference in base64 is no reference by itself: its letters are not all small.
+fn image(executable: &str) -> String {
+    let executable = executable.trim();
+    if is_reference(executable) {
+        return executable.to_owned();
+    }
+    let mut text = executable.to_owned();
+    text.retain(|c| !c.is_ascii_whitespace());
+    match BASE64.decode(&text).map(String::from_utf8) {
+        Ok(Ok(decoded)) if is_reference(decoded.trim()) => decoded.trim().to_owned(),
+        _ => text,
+    }
+}
+
+/// Undoes base64. No flag is needed: a source always has a character outside its alphabet.
+fn plain(executable: String) -> String {
+    let encoded: Vec<u8> = executable
+        .bytes()
+        .filter(|b| !b.is_ascii_whitespace())
+        .collect();
+    match BASE64.decode(encoded).map(String::from_utf8) {
+        Ok(Ok(decoded)) => decoded,
+        _ => executable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(body: &str) -> Result<(Load, String), ApiError> {
+        parse(json(body.as_bytes())?, Engine::Javascript)
+    }
+
+    #[test]
+    fn base64_and_plain_are_the_same_contract() {
+        let source = "{ add: ({a, b}) => a + b, ü: () => 'ü' }";
+        let padded = base64::prelude::BASE64_STANDARD.encode(source);
+        let wrapped: String = padded.chars().flat_map(|c| [c, '\n']).collect();
+        for text in [&padded, padded.trim_end_matches('='), &wrapped, source] {
+            assert_eq!(plain(text.to_owned()), source);
+        }
+    }
+
+    #[test]
+    fn a_reference_is_not_taken_for_base64() {
+        // Each of them decodes to something.
+        for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
+            assert_eq!(image(reference), reference.trim());
+            let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
+            assert_eq!(image(&encoded), reference.trim());
+        }
+    }
+
+    #[test]
+    fn a_tar_stays_in_base64() {
+        let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
+        let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
+        assert_eq!(image(&wrapped), encoded);
+    }
+
+    #[test]
+    fn limits_of_containers_are_for_containers() {
+        let body = |engine| {
+            format!(
+                r#"{{"contractAddress":"a","executable":"abcd","engine":"{engine}",
+                "limits":{{"concurrency":4}}}}"#
+            )
+        };
+        assert!(request(&body("docker")).is_ok());
+        assert!(request(&body("javascript")).is_err());
+    }
+
+    #[test]
+    fn a_load_has_defaults() {
+        let (load, _) = request(r#"{"contractAddress":"ABCD","executable":"{a(){}}"}"#).unwrap();
+        assert_eq!(load.address.as_str(), "abcd");
+        assert_eq!(load.spec.engine, Engine::Javascript);
+        assert_eq!(load.spec.limits, Limits::default());
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
+                "limits":{"timeoutMs":0},"idempotent":"yes"}"#;
+        let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
+            panic!()
+        };
+        let names: Vec<_> = fields.keys().copied().collect();
+        let all = [
+            "contractAddress",
+            "engine",
+            "executable",
+            "idempotent",
+            "limits",
+            "replicas",
+        ];
+        assert_eq!(names, all);
+    }
+
+    #[test]
+    fn a_body_of_another_shape_is_refused() {
+        for body in [
+            "[]",
+            "null",
+            "1",
+            r#"{"contractAddress":1}"#,
+            r#"{"limits":{"x":1}}"#,
+            "{",
+        ] {
+            assert!(
+                matches!(request(body), Err(ApiError::InvalidRequest(..))),
+                "{body}"
+            );
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `GET /workers`: who is alive. `POST /workers/{id}/drain`: have one hand its contracts over and
+//! end.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::Serialize;
+use shared::id::WorkerId;
+use shared::job::{Engine, Job};
+
+use crate::error::ApiError;
+use crate::routes::path;
+use crate::state::AppState;
+
+/// An entry of the list.
+#[derive(Debug, Serialize)]
+pub(crate) struct WorkerStatus {
+    id: WorkerId,
+    engines: Vec<Engine>,
+    capacity: usize,
+    used: usize,
+    version: String,
+    state: &'static str,
+}
+
+pub(crate) async fn list(
+    State(state): State<AppState>,
+) -> Result<Json<Vec<WorkerStatus>>, ApiError> {
+    let workers = state.queue.workers().await?;
+    let ids: Vec<_> = workers.iter().map(|(id, _)| *id).collect();
+    let missing = state.queue.missing_workers(&ids).await?;
+    let statuses = workers.into_iter().map(|(id, info)| WorkerStatus {
+        id,
+        engines: info.engines,
+        capacity: info.capacity,
+        used: info.used,
+        version: info.version,
+        state: match (missing.contains(&id), info.draining) {
+            (true, _) => "suspect",
+            (false, true) => "draining",
+            (false, false) => "ready",
+        },
+    });
+    Ok(Json(statuses.collect()))
+}
+
+pub(crate) async fn drain(
+    State(state): State<AppState>,
+    parts: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let worker: WorkerId = path(parts)?.parse().map_err(|_| ApiError::WorkerNotFound)?;
+    if !state.queue.is_alive(worker).await? {
+        return Err(ApiError::WorkerNotFound);
+    }
+    match state.dispatcher.tell(worker, Job::Drain).await? {
+        Some(_) => Ok(StatusCode::ACCEPTED),
+        None => Err(ApiError::WorkerNotFound),
+    }
+}

@@ -1,0 +1,65 @@
+//! How long to wait before trying again.
+
+use std::time::Duration;
+
+/// Exponential backoff with full jitter: each delay is drawn from between half of and the whole
+/// current ceiling, which doubles up to a limit, so that many waiters do not return together.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    limit: Duration,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    /// Starts at `first` and never waits longer than `limit`.
+    pub fn new(first: Duration, limit: Duration) -> Self {
+        Self {
+            first,
+            limit,
+            ceiling: first,
+        }
+    }
+
+    /// For connections to Redis: 50 ms to 2 s.
+    pub fn redis() -> Self {
+        Self::new(Duration::from_millis(50), Duration::from_secs(2))
+    }
+
+    /// The next delay.
+    pub fn delay(&mut self) -> Duration {
+        let delay = self.ceiling.mul_f64(rand::random_range(0.5..=1.0));
+        self.ceiling = (self.ceiling * 2).min(self.limit);
+        delay
+    }
+
+    /// Waits for the next delay.
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.delay()).await;
+    }
+
+    /// Starts over, after a success.
+    pub fn reset(&mut self) {
+        self.ceiling = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_the_limit_and_start_over() {
+        let ms = Duration::from_millis;
+        let mut backoff = Backoff::new(ms(100), ms(400));
+        for ceiling in [100, 200, 400, 400] {
+            let delay = backoff.delay();
+            assert!(
+                (ms(ceiling / 2)..=ms(ceiling)).contains(&delay),
+                "{delay:?} of {ceiling}"
+            );
+        }
+        backoff.reset();
+        assert!(backoff.delay() <= ms(100));
+    }
+}

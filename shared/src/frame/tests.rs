@@ -1,0 +1,157 @@
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::job::{Argument, ContractSpec, Engine, Execute, Inspect, Limits, Load, Unload};
+use crate::reply::FailureCode;
+
+fn raw(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+fn json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        "\\PC{0,20}".prop_map(|s| serde_json::to_string(&s).unwrap()),
+        // What serde_json's own values refuse must travel all the same.
+        Just(r#""\ud800""#.to_owned()),
+        Just("1e999".to_owned()),
+        Just(r#"{"a":1,"a":2,"__proto__":null}"#.to_owned()),
+        Just(format!("{}{}", "[".repeat(1000), "]".repeat(1000))),
+    ];
+    leaf.prop_recursive(4, 32, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(", "))),
+            inner.prop_map(|v| format!("{{ \"k\" :\n {v} }}")),
+        ]
+    })
+}
+
+fn job() -> impl Strategy<Value = Job> {
+    let address = || "[a-zA-Z0-9._:-]{1,128}".prop_map(|a| a.parse().unwrap());
+    let argument = prop_oneof![
+        Just(Argument::None),
+        json().prop_map(|text| Argument::Json(raw(&text))),
+        "\\PC{0,40}".prop_map(Argument::Stored),
+    ];
+    prop_oneof![
+        (address(), "\\PC{0,40}", argument).prop_map(|(address, method, argument)| {
+            Job::Execute(Execute {
+                address,
+                method,
+                argument,
+            })
+        }),
+        (address(), "[0-9a-f]{64}", any::<Option<u32>>()).prop_map(
+            |(address, digest, timeout_ms)| {
+                let limits = Limits {
+                    timeout_ms,
+                    ..Limits::default()
+                };
+                let spec = ContractSpec {
+                    engine: Engine::Docker,
+                    digest,
+                    limits,
+                    idempotent: true,
+                };
+                Job::Load(Load { address, spec })
+            }
+        ),
+        address().prop_map(|address| Job::Unload(Unload { address })),
+        prop::option::of(address()).prop_map(|address| Job::Inspect(Inspect { address })),
+    ]
+}
+
+fn envelope() -> impl Strategy<Value = Envelope> {
+    (
+        any::<u64>(),
+        any::<u64>(),
+        any::<u32>(),
+        prop::option::of("\\PC{0,60}"),
+        job(),
+    )
+        .prop_map(|(id, deadline, attempt, trace, job)| Envelope {
+            id: JobId(id),
+            deadline,
+            attempt,
+            trace,
+            job,
+        })
+}
+
+proptest! {
+    #[test]
+    fn any_job_survives_encoding(jobs in prop::collection::vec(envelope(), 0..6), to_api: bool) {
+        let api = to_api.then(ApiId::random);
+        let frame = unpack_jobs(&pack_jobs(api, jobs.iter().map(encode_item))).unwrap();
+        prop_assert_eq!(frame.api, api);
+        // Raw payloads have no equality of their own: the text is what must survive.
+        let text = |jobs: &[Envelope]| jobs.iter().map(encode_item).collect::<Vec<_>>();
+        prop_assert_eq!(text(&frame.jobs), text(&jobs));
+    }
+
+    #[test]
+    fn any_result_survives_encoding(result in json(), id: u64, generation: Option<u64>) {
+        let reply = Reply {
+            id: JobId(id),
+            generation,
+            ran_us: Some(12),
+            outcome: Ok(Output::Result(raw(&result))),
+        };
+        let worker = WorkerId::random();
+        let frame = unpack_replies(&pack_replies(worker, [encode_item(&reply)])).unwrap();
+        prop_assert_eq!(frame.worker, worker);
+        prop_assert_eq!(frame.replies[0].id, reply.id);
+        let Ok(Output::Result(travelled)) = &frame.replies[0].outcome else { panic!() };
+        prop_assert_eq!(travelled.get(), result.trim());
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = unpack_jobs(&text);
+        let _ = unpack_replies(&text);
+    }
+}
+
+#[test]
+fn a_failure_survives_encoding() {
+    let failure = Failure::started(FailureCode::ExecutionFailed, "Error: \u{2028} no\n");
+    let reply = Reply {
+        id: JobId(1),
+        generation: None,
+        ran_us: None,
+        outcome: Err(failure.clone()),
+    };
+    let frame = unpack_replies(&pack_replies(WorkerId::random(), [encode_item(&reply)])).unwrap();
+    assert_eq!(frame.replies[0].outcome.as_ref().unwrap_err(), &failure);
+}
+
+#[test]
+fn a_frame_of_another_version_tells_whom_to_answer() {
+    let api = ApiId::random();
+    let text = format!(r#"{{"v":2,"api":"{api}","jobs":[{{"id":7,"new":1}},{{"id":8}}]}}"#);
+    match unpack_jobs(text.as_bytes()).unwrap_err() {
+        FrameError::UnsupportedVersion {
+            version: 2,
+            api: Some(sender),
+            jobs,
+        } => {
+            assert_eq!(sender, api);
+            assert_eq!(jobs, [JobId(7), JobId(8)]);
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_frame_ends_where_it_is_full() {
+    assert!(
+        has_room(0, 0, 10 * MAX_BYTES),
+        "a single item may be larger than a frame"
+    );
+    assert!(!has_room(1, 10, MAX_BYTES));
+    assert!(!has_room(MAX_ITEMS, 10, 1));
+    assert!(has_room(MAX_ITEMS - 1, 10, 1));
+}

@@ -1,0 +1,144 @@
+//! What tells an image reference from everything else that can be an executable: an api must not
+//! decode a reference, and a worker must not pull a tar.
+
+/// Name, tag and digest at their longest, with what stands between: 255 + 1 + 128 + 1 + 71.
+const MAX_LENGTH: usize = 456;
+
+/// Whether a text is an image reference: `[HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]`.
+///
+/// Names are lower case, so that next to no base64 is one.
+pub fn is_reference(text: &str) -> bool {
+    if text.len() > MAX_LENGTH {
+        return false;
+    }
+    let (named, digest) = match text.split_once('@') {
+        Some((named, digest)) => (named, Some(digest)),
+        None => (text, None),
+    };
+    let (name, tag) = split_tag(named);
+    is_name(name) && tag.is_none_or(is_tag) && digest.is_none_or(is_digest)
+}
+
+/// Splits the tag off a reference without a digest; a colon before a slash is a port's.
+pub fn split_tag(named: &str) -> (&str, Option<&str>) {
+    match named.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (named, None),
+    }
+}
+
+/// The registry that a reference belongs to: its first part, if that looks like a host.
+pub fn registry(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let (host, path) = match name.split_once('/') {
+        Some((host, path)) if registry(name) == host => (Some(host), path),
+        _ => (None, name),
+    };
+    host.is_none_or(is_host) && path.split('/').all(is_component)
+}
+
+fn is_host(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    let of_name = |b: u8| b.is_ascii_alphanumeric() || b".-".contains(&b);
+    !name.is_empty()
+        && name.bytes().all(of_name)
+        && !port.is_empty()
+        && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn is_component(component: &str) -> bool {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends = [component.bytes().next(), component.bytes().next_back()];
+    ends.iter().all(|end| end.as_ref().is_some_and(plain))
+        && component.bytes().all(|b| plain(&b) || b"._-".contains(&b))
+}
+
+fn is_tag(tag: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=128).contains(&tag.len())
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || b".-".contains(&b))
+}
+
+fn is_digest(digest: &str) -> bool {
+    digest.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_recognised() {
+        let digest = format!("@sha256:{}", "0a".repeat(32));
+        for name in [
+            "alpine",
+            "library/alpine",
+            "a/b/c",
+            "localhost/x",
+            "r.example/x",
+            "127.0.0.1:5000/x_y",
+        ] {
+            for tag in ["", ":latest", ":1.0-RC_2"] {
+                for digest in ["", &digest] {
+                    let text = format!("{name}{tag}{digest}");
+                    assert!(is_reference(&text), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_reference_is_not_taken_for_one() {
+        let long = "a".repeat(MAX_LENGTH + 1);
+        for text in [
+            "",
+            "Alpine",
+            "YWxwaW5l",
+            "H4sIAAAA",
+            "a b",
+            "a:",
+            ":a",
+            "a@sha256:1",
+            "/a",
+            "a/",
+            "-a",
+            "a//b",
+            "{ add: 1 }",
+            "a:b:c/d e",
+            "a:b:c/d",
+            "a:b/c",
+            "a\n",
+            &long,
+        ] {
+            assert!(!is_reference(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_no_port() {
+        assert_eq!(split_tag("h:1/a"), ("h:1/a", None));
+        assert_eq!(split_tag("h:1/a:b"), ("h:1/a", Some("b")));
+    }
+
+    #[test]
+    fn a_registry_looks_like_a_host() {
+        for (reference, host) in [
+            ("alpine", "docker.io"),
+            ("library/alpine", "docker.io"),
+            ("localhost/a", "localhost"),
+            ("h:1/a:b", "h:1"),
+            ("ghcr.io/a/b@sha256:0", "ghcr.io"),
+        ] {
+            assert_eq!(registry(reference), host);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The life of a process: tracked tasks and a shutdown in two phases.
+//!
+//! First it drains: takes nothing new and finishes what it has. Then it stops: everything still
+//! running ends at once. A [`Lifecycle`] is passed in, never a static, so that two programs can
+//! live in one test process.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A handle on the process' life; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Lifecycle {
+    draining: CancellationToken,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    failed: Arc<AtomicBool>,
+}
+
+impl Lifecycle {
+    /// A life that has just begun.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins the first phase.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Begins the second phase, and with it the first.
+    pub fn stop(&self) {
+        self.draining.cancel();
+        self.stopping.cancel();
+    }
+
+    /// Ends the life because a part of it cannot go on; `main` exits with an error.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.stop();
+    }
+
+    /// Waits for the first phase.
+    pub async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// Waits for the second phase.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
+    /// Whether the first phase has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Whether [`Self::fail`] was called.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Spawns a task that the process waits for. It must end soon after [`Self::stopping`]; a
+    /// panic in it ends the process, since nobody knows what it left half done.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let life = self.clone();
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "a task panicked: shutting down");
+                life.fail();
+            }
+        });
+    }
+
+    /// Waits until every spawned task has ended.
+    pub async fn join(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Turns signals into phases: the first SIGTERM or SIGINT drains, a second one or the end of
+    /// `grace` stops. Runs until the process stops.
+    pub async fn follow_signals(self, mut signals: Signals, grace: Duration) {
+        tokio::select! {
+            () = signals.next() => {}
+            () = self.draining() => {}
+            () = self.stopping() => return,
+        }
+        tracing::info!(grace_ms = grace.as_millis(), "draining");
+        self.drain();
+        tokio::select! {
+            () = signals.next() => tracing::warn!("second signal: stopping at once"),
+            () = tokio::time::sleep(grace) => tracing::warn!("grace period over: stopping"),
+            () = self.stopping() => return,
+        }
+        self.stop();
+    }
+}
+
+/// The signals that end a process.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Starts listening; from here on the signals no longer kill the process.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_task_ends_the_life() {
+        let life = Lifecycle::new();
+        life.spawn("breaks", async { panic!("on purpose") });
+        life.stopping().await;
+        life.join().await;
+        assert!(life.has_failed());
+    }
+
+    #[tokio::test]
+    async fn stopping_implies_draining() {
+        let life = Lifecycle::new();
+        life.stop();
+        life.draining().await;
+        assert!(life.is_draining() && !life.has_failed());
+    }
+}

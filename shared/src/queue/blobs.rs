@@ -1,0 +1,165 @@
+//! Executables and large arguments: what is too big to travel in a frame.
+
+use std::time::Duration;
+
+use redis::Script;
+use sha2::{Digest, Sha256};
+
+use super::{Queue, QueueError};
+use crate::id::{ApiId, ContractAddress, JobId};
+
+/// How long a stored argument outlives its job's deadline.
+const BODY_SLACK: Duration = Duration::from_secs(30);
+
+/// The name of an executable in the store: SHA-256 in lower-case hexadecimal.
+pub fn digest(executable: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(executable)
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+impl Queue {
+    /// Puts an executable into the store for `ttl`, within which a worker must [keep](Self::keep_blob)
+    /// it. What is kept already stays kept.
+    pub async fn stage_blob(
+        &self,
+        digest: &str,
+        executable: &[u8],
+        ttl: Duration,
+    ) -> Result<(), QueueError> {
+        let key = self.keys().blob(digest);
+        let seconds = ttl.as_secs().max(1);
+        redis::pipe()
+            .cmd("SET")
+            .arg(&key)
+            .arg(executable)
+            .arg("EX")
+            .arg(seconds)
+            .arg("NX")
+            .ignore()
+            .cmd("EXPIRE")
+            .arg(&key)
+            .arg(seconds)
+            .arg("GT")
+            .ignore()
+            .query_async::<()>(&mut self.cold().await?)
+            .await?;
+        Ok(())
+    }
+
+    /// Reads an executable; none when it is not there (any more).
+    pub async fn fetch_blob(&self, digest: &str) -> Result<Option<Vec<u8>>, QueueError> {
+        let mut connection = self.cold().await?;
+        Ok(redis::cmd("GET")
+            .arg(self.keys().blob(digest))
+            .query_async(&mut connection)
+            .await?)
+    }
+
+    /// Keeps an executable for as long as `address` refers to it. False when it is not there.
+    pub async fn keep_blob(
+        &self,
+        digest: &str,
+        address: &ContractAddress,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+             redis.call('PERSIST', KEYS[1])
+             redis.call('SADD', KEYS[2], ARGV[1])
+             return 1",
+        );
+        self.blob_script(&script, digest, address).await
+    }
+
+    /// Puts an executable into the store and keeps it there for `address`.
+    pub async fn store_blob(
+        &self,
+        digest: &str,
+        executable: &[u8],
+        address: &ContractAddress,
+    ) -> Result<(), QueueError> {
+        self.stage_blob(digest, executable, Duration::from_mins(1))
+            .await?;
+        self.keep_blob(digest, address).await?;
+        Ok(())
+    }
+
+    /// Ends `address`' reference; the last one takes the executable with it.
+    pub async fn release_blob(
+        &self,
+        digest: &str,
+        address: &ContractAddress,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "redis.call('SREM', KEYS[2], ARGV[1])
+             if redis.call('SCARD', KEYS[2]) > 0 then return 0 end
+             return redis.call('UNLINK', KEYS[1])",
+        );
+        self.blob_script(&script, digest, address).await
+    }
+
+    async fn blob_script(
+        &self,
+        script: &Script,
+        digest: &str,
+        address: &ContractAddress,
+    ) -> Result<bool, QueueError> {
+        Ok(script
+            .key(self.keys().blob(digest))
+            .key(self.keys().blob_refs(digest))
+            .arg(address.as_str())
+            .invoke_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Stores an argument until the job's `deadline` and some; returns its name.
+    pub async fn store_body(
+        &self,
+        api: ApiId,
+        job: JobId,
+        body: &[u8],
+        deadline: u64,
+    ) -> Result<String, QueueError> {
+        let key = self.keys().body(api, job);
+        let ttl = self.clock().until(deadline) + BODY_SLACK;
+        redis::cmd("SET")
+            .arg(&key)
+            .arg(body)
+            .arg("PX")
+            .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+            .query_async::<()>(&mut self.cold().await?)
+            .await?;
+        Ok(key)
+    }
+
+    /// Reads a stored argument; none when it has expired.
+    pub async fn fetch_body(&self, name: &str) -> Result<Option<String>, QueueError> {
+        Ok(redis::cmd("GET")
+            .arg(name)
+            .query_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Removes a stored argument.
+    pub async fn remove_body(&self, name: &str) -> Result<(), QueueError> {
+        Ok(redis::cmd("UNLINK")
+            .arg(name)
+            .query_async(&mut self.cold().await?)
+            .await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_digest_is_sha256_in_hexadecimal() {
+        assert_eq!(
+            super::digest(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

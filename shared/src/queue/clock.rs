@@ -1,0 +1,67 @@
+//! Redis' clock. Deadlines are compared across hosts, so all use the one clock that all can see.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::QueueError;
+
+/// Redis' time, kept as an offset to this host's clock; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl Clock {
+    /// Milliseconds since the epoch, by Redis.
+    pub fn now_ms(&self) -> u64 {
+        host_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
+    }
+
+    /// The moment `span` from now.
+    pub fn after(&self, span: Duration) -> u64 {
+        self.now_ms() + u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 2)
+    }
+
+    /// How long it is to `moment`; zero when it has passed.
+    pub fn until(&self, moment: u64) -> Duration {
+        Duration::from_millis(moment.saturating_sub(self.now_ms()))
+    }
+
+    /// Takes the reply of `TIME`. Half a round trip of error does no harm: deadlines are seconds.
+    pub(super) fn set(&self, (seconds, micros): (u64, u64)) {
+        let redis_ms = seconds * 1000 + micros / 1000;
+        let offset = i128::from(redis_ms) - i128::from(host_ms());
+        self.offset_ms
+            .store(i64::try_from(offset).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(super) async fn synchronise(
+        &self,
+        connection: &mut impl redis::aio::ConnectionLike,
+    ) -> Result<(), QueueError> {
+        self.set(redis::cmd("TIME").query_async(connection).await?);
+        Ok(())
+    }
+}
+
+fn host_ms() -> u64 {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offset_is_applied() {
+        let clock = Clock::default();
+        clock.set((host_ms() / 1000 + 3600, 0));
+        let ahead = clock.now_ms() - host_ms();
+        assert!((3_598_000..=3_601_000).contains(&ahead), "{ahead}");
+        assert_eq!(clock.until(clock.now_ms() - 5), Duration::ZERO);
+    }
+}

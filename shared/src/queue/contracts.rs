@@ -1,0 +1,383 @@
+//! What contracts are loaded and who hosts them: one hash per contract.
+//!
+//! Only scripts write it, each of them a compare-and-set on the owner, so two workers can never
+//! both believe that they host a contract of the same generation.
+
+use redis::Script;
+
+use super::{Queue, QueueError};
+use crate::id::{ContractAddress, WorkerId};
+use crate::job::ContractSpec;
+
+/// A loaded contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContractRecord {
+    /// What it is.
+    pub spec: ContractSpec,
+    /// Raised by every fresh sandbox; orders hosts in time (a fencing token).
+    pub generation: u64,
+    /// Who claimed it last.
+    pub owner: Option<WorkerId>,
+    /// Its methods, as far as known.
+    pub endpoints: Vec<String>,
+    /// Until when it is not to be hosted by anybody: milliseconds by Redis' clock, 0 if it may be.
+    pub quarantined_until: u64,
+    /// The digest of the image that ran last, if it is one.
+    pub image: Option<String>,
+}
+
+/// Where the jobs of a contract go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// The contract is not loaded.
+    NotLoaded,
+    /// It is loaded, but no living worker hosts it at the moment.
+    Unplaced(ContractRecord),
+    /// It is loaded, but broke what hosted it too often: nobody shall host it for a while.
+    Quarantined(ContractRecord),
+    /// This worker hosts it.
+    Hosted(WorkerId, ContractRecord),
+}
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The contract is the claimer's, in this generation.
+    Granted(u64),
+    /// Another worker has it.
+    OwnedBy(WorkerId),
+}
+
+/// What became of a contract whose worker died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphan {
+    /// It is not the dead worker's any more.
+    Adopted,
+    /// It is free, to be placed again.
+    Free,
+    /// It was there when three workers died within an hour: it is quarantined.
+    Quarantined,
+}
+
+/// How soon a free contract may be offered again, in milliseconds: by then a worker would have
+/// taken it.
+const OFFER_AGAIN_MS: u64 = 3000;
+
+/// Workers' deaths count against a contract for so long, in milliseconds.
+const DEATHS_COUNT_MS: u64 = 3_600_000;
+
+type Fields = (
+    Option<String>,
+    Option<u64>,
+    Option<String>,
+    Option<String>,
+    Option<u64>,
+    Option<String>,
+);
+
+impl Queue {
+    /// Reads a contract's record.
+    pub async fn contract(
+        &self,
+        address: &ContractAddress,
+    ) -> Result<Option<ContractRecord>, QueueError> {
+        let (spec, generation, owner, endpoints, quarantined, image): Fields = redis::cmd("HMGET")
+            .arg(self.keys().contract(address))
+            .arg(&["spec", "gen", "owner", "endpoints", "quarantined", "image"])
+            .query_async(&mut self.cold().await?)
+            .await?;
+        let (Some(spec), Some(generation)) = (spec, generation) else {
+            return Ok(None);
+        };
+        let spec = serde_json::from_str(&spec).map_err(|e| unexpected(address, &e))?;
+        let owner = owner
+            .filter(|owner| !owner.is_empty())
+            .map(|owner| owner.parse().map_err(|e| unexpected(address, &e)))
+            .transpose()?;
+        let endpoints = endpoints
+            .and_then(|list| serde_json::from_str(&list).ok())
+            .unwrap_or_default();
+        let quarantined_until = quarantined.unwrap_or_default();
+        Ok(Some(ContractRecord {
+            spec,
+            generation,
+            owner,
+            endpoints,
+            quarantined_until,
+            image: image.filter(|image| !image.is_empty()),
+        }))
+    }
+
+    /// The addresses of all loaded contracts. Walks the whole key space: for listings only.
+    pub async fn loaded(&self) -> Result<Vec<ContractAddress>, QueueError> {
+        let everything = self.keys().contract_pattern();
+        let mut connection = self.cold().await?;
+        let mut addresses = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg(&["MATCH", &everything, "COUNT", "1000"])
+                .query_async(&mut connection)
+                .await?;
+            addresses.extend(keys.iter().filter_map(|key| self.keys().contract_of(key)));
+            if next == 0 {
+                addresses.sort_unstable();
+                addresses.dedup();
+                return Ok(addresses);
+            }
+            cursor = next;
+        }
+    }
+
+    /// Finds out where a contract's jobs go.
+    pub async fn route(&self, address: &ContractAddress) -> Result<Route, QueueError> {
+        let Some(record) = self.contract(address).await? else {
+            return Ok(Route::NotLoaded);
+        };
+        match record.owner {
+            _ if record.quarantined_until > self.clock().now_ms() => Ok(Route::Quarantined(record)),
+            Some(worker) if self.is_alive(worker).await? => Ok(Route::Hosted(worker, record)),
+            _ => Ok(Route::Unplaced(record)),
+        }
+    }
+
+    /// Makes `worker` the contract's host, in a new generation: if it has no other owner, or only
+    /// `displaced`, which the caller knows to be dead.
+    pub async fn claim(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        displaced: Option<WorkerId>,
+        spec: &ContractSpec,
+    ) -> Result<Claim, QueueError> {
+        let script = Script::new(
+            "local owner = redis.call('HGET', KEYS[1], 'owner') or ''
+             if owner ~= '' and owner ~= ARGV[1] and owner ~= ARGV[2] then return {owner, 0} end
+             redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'spec', ARGV[3])
+             redis.call('HDEL', KEYS[1], 'quarantined', 'offered')
+             return {ARGV[1], redis.call('HINCRBY', KEYS[1], 'gen', 1)}",
+        );
+        let spec = serde_json::to_string(spec).map_err(|e| unexpected(address, &e))?;
+        let (owner, generation): (String, u64) = script
+            .key(self.keys().contract(address))
+            .arg(worker.to_string())
+            .arg(displaced.map_or(String::new(), |displaced| displaced.to_string()))
+            .arg(spec)
+            .invoke_async(&mut self.cold().await?)
+            .await?;
+        if generation == 0 {
+            let owner = owner.parse().map_err(|e| unexpected(address, &e))?;
+            return Ok(Claim::OwnedBy(owner));
+        }
+        self.record_hosting(address, worker).await?;
+        Ok(Claim::Granted(generation))
+    }
+
+    /// Raises the generation for a fresh sandbox. None when the contract is not `worker`'s any
+    /// more.
+    pub async fn raise_generation(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+    ) -> Result<Option<u64>, QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return false end
+             return redis.call('HINCRBY', KEYS[1], 'gen', 1)",
+        );
+        Ok(script
+            .key(self.keys().contract(address))
+            .arg(worker.to_string())
+            .invoke_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Notes the methods of a contract that `worker` hosts, and the image that it runs.
+    pub async fn note_sandbox(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        endpoints: &[String],
+        image: Option<&str>,
+    ) -> Result<(), QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return end
+             redis.call('HSET', KEYS[1], 'endpoints', ARGV[2], 'image', ARGV[3])",
+        );
+        let endpoints = serde_json::to_string(endpoints).map_err(|e| unexpected(address, &e))?;
+        Ok(script
+            .key(self.keys().contract(address))
+            .arg(worker.to_string())
+            .arg(endpoints)
+            .arg(image.unwrap_or_default())
+            .invoke_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// `worker` hosts the contract no longer; it stays loaded and waits for another one. False
+    /// when it was not `worker`'s.
+    pub async fn disown(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+             redis.call('HSET', KEYS[1], 'owner', '')
+             return 1",
+        );
+        self.end_hosting(&script, address, Some(worker)).await
+    }
+
+    /// Whether a free contract is to be offered now: nobody else has done so lately. Whoever is told
+    /// so must do it.
+    pub async fn is_offer_due(&self, address: &ContractAddress) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= '' then return 0 end
+             local offered = tonumber(redis.call('HGET', KEYS[1], 'offered') or '0')
+             if offered > ARGV[1] - ARGV[2] then return 0 end
+             redis.call('HSET', KEYS[1], 'offered', ARGV[1])
+             return 1",
+        );
+        Ok(script
+            .key(self.keys().contract(address))
+            .arg(self.clock().now_ms())
+            .arg(OFFER_AGAIN_MS)
+            .invoke_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Takes a contract from a worker that died. The third death within an hour quarantines it,
+    /// for `quarantine_ms`: it may be the cause.
+    pub async fn orphan(
+        &self,
+        address: &ContractAddress,
+        dead: WorkerId,
+        quarantine_ms: u64,
+    ) -> Result<Orphan, QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+             local now = tonumber(ARGV[2])
+             local before = redis.call('HMGET', KEYS[1], 'death1', 'death2')
+             redis.call('HSET', KEYS[1], 'owner', '', 'offered', now)
+             if tonumber(before[1] or '0') > now - ARGV[3] then
+                 redis.call('HDEL', KEYS[1], 'death1', 'death2')
+                 redis.call('HSET', KEYS[1], 'quarantined', now + ARGV[4])
+                 return 2
+             end
+             redis.call('HSET', KEYS[1], 'death1', before[2] or '0', 'death2', now)
+             return 1",
+        );
+        let outcome: u64 = script
+            .key(self.keys().contract(address))
+            .arg(dead.to_string())
+            .arg(self.clock().now_ms())
+            .arg(DEATHS_COUNT_MS)
+            .arg(quarantine_ms)
+            .invoke_async(&mut self.cold().await?)
+            .await?;
+        Ok(match outcome {
+            0 => Orphan::Adopted,
+            1 => Orphan::Free,
+            _ => Orphan::Quarantined,
+        })
+    }
+
+    /// `worker` hosts the contract no longer, and nobody shall for `quarantine_ms`. False when it
+    /// was not `worker`'s.
+    pub async fn quarantine(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        quarantine_ms: u64,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+             redis.call('HSET', KEYS[1], 'owner', '', 'quarantined', ARGV[2])
+             return 1",
+        );
+        let until = self.clock().now_ms() + quarantine_ms;
+        let done: bool = script
+            .key(self.keys().contract(address))
+            .arg(worker.to_string())
+            .arg(until)
+            .invoke_async(&mut self.cold().await?)
+            .await?;
+        self.erase_hosting(address, worker).await?;
+        Ok(done)
+    }
+
+    /// Confirms that `worker`, whose lease had ended, still hosts the contract in `record`'s
+    /// generation. With `lost_data` the record is written again where there is none. False when
+    /// the contract is another worker's meanwhile, or not loaded any more.
+    pub async fn reclaim(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        record: &ContractRecord,
+        lost_data: bool,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "local found = redis.call('HMGET', KEYS[1], 'owner', 'gen', 'quarantined')
+             if not found[2] then
+                 if ARGV[5] ~= '1' then return 0 end
+                 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'gen', ARGV[2], 'spec', ARGV[3],
+                     'endpoints', ARGV[4])
+                 return 1
+             end
+             if found[2] ~= ARGV[2] or found[3] then return 0 end
+             if found[1] ~= ARGV[1] and found[1] ~= '' then return 0 end
+             redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+             return 1",
+        );
+        let json = |value: serde_json::Result<String>| value.map_err(|e| unexpected(address, &e));
+        let done: bool = script
+            .key(self.keys().contract(address))
+            .arg(worker.to_string())
+            .arg(record.generation)
+            .arg(json(serde_json::to_string(&record.spec))?)
+            .arg(json(serde_json::to_string(&record.endpoints))?)
+            .arg(u8::from(lost_data))
+            .invoke_async(&mut self.cold().await?)
+            .await?;
+        if done {
+            self.record_hosting(address, worker).await?;
+        }
+        Ok(done)
+    }
+
+    /// The contract is not loaded any more. Nothing happens when it belongs to somebody other
+    /// than `owner` meanwhile (none: to nobody); then the answer is false.
+    pub async fn forget(
+        &self,
+        address: &ContractAddress,
+        owner: Option<WorkerId>,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if (redis.call('HGET', KEYS[1], 'owner') or '') ~= ARGV[1] then return 0 end
+             return redis.call('DEL', KEYS[1])",
+        );
+        self.end_hosting(&script, address, owner).await
+    }
+
+    async fn end_hosting(
+        &self,
+        script: &Script,
+        address: &ContractAddress,
+        owner: Option<WorkerId>,
+    ) -> Result<bool, QueueError> {
+        let done: bool = script
+            .key(self.keys().contract(address))
+            .arg(owner.map_or(String::new(), |owner| owner.to_string()))
+            .invoke_async(&mut self.cold().await?)
+            .await?;
+        if let Some(worker) = owner {
+            self.erase_hosting(address, worker).await?;
+        }
+        Ok(done)
+    }
+}
+
+fn unexpected(address: &ContractAddress, error: &impl std::fmt::Display) -> QueueError {
+    QueueError::Unexpected(format!("contract {address}: {error}"))
+}

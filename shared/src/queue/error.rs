@@ -1,0 +1,25 @@
+//! What can go wrong between a process and Redis.
+
+/// A command that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Redis is out of reach, or refuses.
+    #[error("Redis: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// No connection became free in time.
+    #[error("Redis connection pool: {0}")]
+    Pool(#[from] deadpool_redis::PoolError),
+    /// Redis is set up in a way that loses data.
+    #[error("Redis' settings: {0}")]
+    Settings(String),
+    /// Redis holds something that this version did not write.
+    #[error("unexpected data in Redis: {0}")]
+    Unexpected(String),
+}
+
+impl QueueError {
+    /// Whether Redis says that the stream or its group does not exist.
+    pub fn is_no_group(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.code() == Some("NOGROUP"))
+    }
+}

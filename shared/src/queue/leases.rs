@@ -1,0 +1,359 @@
+//! Who is alive: workers by a lease, apis by a heartbeat.
+
+use std::time::Duration;
+
+use redis::Script;
+use redis::aio::PubSub;
+use serde::{Deserialize, Serialize};
+
+use super::stream::{GROUP, is_busy_group};
+use super::{Queue, QueueError};
+use crate::id::{ApiId, ContractAddress, WorkerId};
+use crate::job::Engine;
+
+/// How often a process says that it lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long a worker counts as alive after its last heartbeat.
+pub const LEASE: Duration = Duration::from_secs(5);
+
+/// How long the keys of a worker that died outlive it: evidence for whoever clears up.
+const WORKER_KEYS: Duration = Duration::from_mins(10);
+
+/// How long the reply stream of an api that died outlives it.
+pub(super) const API_KEYS: Duration = Duration::from_mins(1);
+
+/// What a worker tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// The sandboxes it offers.
+    pub engines: Vec<Engine>,
+    /// How many contracts it may host.
+    pub capacity: usize,
+    /// How many it hosts.
+    pub used: usize,
+    /// Whether it is on its way out.
+    pub draining: bool,
+    /// Its program's version.
+    pub version: String,
+}
+
+impl WorkerInfo {
+    /// How many more contracts of `engine` it would take.
+    pub fn free(&self, engine: Engine) -> usize {
+        if self.draining || !self.engines.contains(&engine) {
+            return 0;
+        }
+        self.capacity.saturating_sub(self.used)
+    }
+}
+
+impl Queue {
+    /// Renews a worker's lease; false when there is none to renew. Sets the clock as well.
+    ///
+    /// One round trip, the same cost for any number of contracts, and no command that Redis refuses
+    /// at maxmemory.
+    pub async fn renew_lease(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let keys = self.keys();
+        let (renewed, _, _, time): (bool, bool, bool, (u64, u64)) = redis::pipe()
+            .cmd("PEXPIRE")
+            .arg(keys.lease(worker))
+            .arg(millis(LEASE))
+            .cmd("PEXPIRE")
+            .arg(keys.inbox(worker))
+            .arg(millis(WORKER_KEYS))
+            .cmd("PEXPIRE")
+            .arg(keys.own(worker))
+            .arg(millis(WORKER_KEYS))
+            .cmd("TIME")
+            .query_async(&mut self.hot())
+            .await?;
+        self.clock().set(time);
+        Ok(renewed)
+    }
+
+    /// Makes a worker's inbox and lease, for the first time or after its lease has ended. False
+    /// while somebody still clears up after it: then it is to be tried again.
+    pub async fn register_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let keys = self.keys();
+        let being_reaped: u64 = redis::cmd("EXISTS")
+            .arg(keys.dead_inbox(worker))
+            .arg(keys.reap_lock(worker))
+            .query_async(&mut self.hot())
+            .await?;
+        if being_reaped > 0 {
+            return Ok(false);
+        }
+        self.make_inbox(worker).await?;
+        self.make_lease(worker).await?;
+        Ok(true)
+    }
+
+    /// Tells how a worker fares, for listings and placement.
+    pub async fn report_worker(
+        &self,
+        worker: WorkerId,
+        info: &WorkerInfo,
+    ) -> Result<(), QueueError> {
+        let keys = self.keys();
+        redis::pipe()
+            .cmd("ZADD")
+            .arg(keys.workers())
+            .arg(self.clock().now_ms())
+            .arg(worker.to_string())
+            .ignore()
+            .cmd("SET")
+            .arg(keys.info(worker))
+            .arg(to_json(info))
+            .arg("PX")
+            .arg(millis(WORKER_KEYS))
+            .ignore()
+            .query_async::<()>(&mut self.hot())
+            .await?;
+        Ok(())
+    }
+
+    async fn make_inbox(&self, worker: WorkerId) -> Result<(), QueueError> {
+        let inbox = self.keys().inbox(worker);
+        let mut connection = self.hot();
+        let made = redis::cmd("XGROUP")
+            .arg(&["CREATE", &inbox, GROUP, "0", "MKSTREAM"])
+            .query_async::<()>(&mut connection)
+            .await;
+        match made {
+            Err(error) if !is_busy_group(&error) => return Err(error.into()),
+            _ => {}
+        }
+        Ok(redis::cmd("PEXPIRE")
+            .arg(inbox)
+            .arg(millis(WORKER_KEYS))
+            .query_async(&mut connection)
+            .await?)
+    }
+
+    async fn make_lease(&self, worker: WorkerId) -> Result<(), QueueError> {
+        Ok(redis::cmd("SET")
+            .arg(self.keys().lease(worker))
+            .arg("1")
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(LEASE))
+            .query_async(&mut self.hot())
+            .await?)
+    }
+
+    /// Closes a worker's inbox if nothing is in it, neither unread nor unsettled; tells whether it
+    /// is closed.
+    pub async fn close_inbox(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
+             redis.call('DEL', KEYS[1], KEYS[2])
+             return 1",
+        );
+        Ok(script
+            .key(self.keys().inbox(worker))
+            .key(self.keys().lease(worker))
+            .invoke_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Removes all that Redis holds of a worker. It must host nothing any more.
+    pub async fn remove_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
+        let keys = self.keys();
+        redis::pipe()
+            .cmd("DEL")
+            .arg(keys.lease(worker))
+            .arg(keys.inbox(worker))
+            .arg(keys.info(worker))
+            .arg(keys.own(worker))
+            .ignore()
+            .cmd("ZREM")
+            .arg(keys.workers())
+            .arg(worker.to_string())
+            .ignore()
+            .query_async::<()>(&mut self.cold().await?)
+            .await?;
+        Ok(())
+    }
+
+    /// The farm's name, chosen at random by whoever asks first. What workers own outside of Redis
+    /// carries it, so that farms that share a machine leave each other alone. Another name than
+    /// before means that Redis has lost its data.
+    pub async fn farm(&self) -> Result<String, QueueError> {
+        let key = self.keys().farm();
+        let (_, name): (bool, String) = redis::pipe()
+            .cmd("SETNX")
+            .arg(&key)
+            .arg(uuid::Uuid::new_v4().simple().to_string())
+            .cmd("GET")
+            .arg(&key)
+            .query_async(&mut self.cold().await?)
+            .await?;
+        Ok(name)
+    }
+
+    /// Whether a worker holds its lease.
+    pub async fn is_alive(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        Ok(redis::cmd("EXISTS")
+            .arg(self.keys().lease(worker))
+            .query_async(&mut self.hot())
+            .await?)
+    }
+
+    /// Says that a worker is there, for as long as the subscription is held: see
+    /// [`Self::missing_workers`].
+    pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<PubSub, QueueError> {
+        let mut subscription = self.subscriber().await?;
+        subscription
+            .subscribe(self.keys().alive_channel(worker))
+            .await?;
+        Ok(subscription)
+    }
+
+    /// Those of `workers` whose connection is gone. They may be dead; only the end of the lease
+    /// says so for certain.
+    pub async fn missing_workers(&self, workers: &[WorkerId]) -> Result<Vec<WorkerId>, QueueError> {
+        if workers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let channels: Vec<_> = workers
+            .iter()
+            .map(|id| self.keys().alive_channel(*id))
+            .collect();
+        let counts: Vec<(String, u64)> = redis::cmd("PUBSUB")
+            .arg("NUMSUB")
+            .arg(&channels)
+            .query_async(&mut self.hot())
+            .await?;
+        let missing = |(id, (_, count)): (&WorkerId, &(String, u64))| (*count == 0).then_some(*id);
+        Ok(workers.iter().zip(&counts).filter_map(missing).collect())
+    }
+
+    /// The living workers.
+    pub async fn workers(&self) -> Result<Vec<(WorkerId, WorkerInfo)>, QueueError> {
+        let mut connection = self.cold().await?;
+        let since = self.clock().now_ms().saturating_sub(millis(LEASE));
+        let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
+            .arg(self.keys().workers())
+            .arg(since)
+            .arg("+inf")
+            .query_async(&mut connection)
+            .await?;
+        let ids: Vec<WorkerId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut lookups = redis::pipe();
+        for id in &ids {
+            lookups.cmd("GET").arg(self.keys().info(*id));
+        }
+        let infos: Vec<Option<String>> = lookups.query_async(&mut connection).await?;
+        let known =
+            |(id, info): (WorkerId, Option<String>)| Some((id, serde_json::from_str(&info?).ok()?));
+        Ok(ids.into_iter().zip(infos).filter_map(known).collect())
+    }
+
+    /// The contracts that a worker hosts.
+    pub async fn hosted_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
+        let addresses: Vec<String> = redis::cmd("SMEMBERS")
+            .arg(self.keys().own(worker))
+            .query_async(&mut self.cold().await?)
+            .await?;
+        Ok(addresses
+            .into_iter()
+            .filter_map(|address| address.try_into().ok())
+            .collect())
+    }
+
+    pub(super) async fn record_hosting(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+    ) -> Result<(), QueueError> {
+        let own = self.keys().own(worker);
+        redis::pipe()
+            .cmd("SADD")
+            .arg(&own)
+            .arg(address.as_str())
+            .ignore()
+            .cmd("PEXPIRE")
+            .arg(&own)
+            .arg(millis(WORKER_KEYS))
+            .ignore()
+            .query_async::<()>(&mut self.cold().await?)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn erase_hosting(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+    ) -> Result<(), QueueError> {
+        Ok(redis::cmd("SREM")
+            .arg(self.keys().own(worker))
+            .arg(address.as_str())
+            .query_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Registers an api, or says that it still lives. Sets the clock as well. False when its reply
+    /// stream was not there: then it was made anew, and what stood in it is lost.
+    pub async fn api_heartbeat(&self, api: ApiId) -> Result<bool, QueueError> {
+        let replies = self.keys().replies(api);
+        let now = self.clock().now_ms();
+        let (alive, _, time): (bool, u64, (u64, u64)) = redis::pipe()
+            .cmd("PEXPIRE")
+            .arg(&replies)
+            .arg(millis(API_KEYS))
+            .cmd("ZADD")
+            .arg(self.keys().apis())
+            .arg(now)
+            .arg(api.to_string())
+            .cmd("TIME")
+            .query_async(&mut self.hot())
+            .await?;
+        self.clock().set(time);
+        if alive {
+            return Ok(true);
+        }
+        // The only command that makes an empty stream; workers append with NOMKSTREAM.
+        redis::pipe()
+            .cmd("XGROUP")
+            .arg(&["CREATE", &replies, GROUP, "0", "MKSTREAM"])
+            .ignore()
+            .cmd("XGROUP")
+            .arg(&["DESTROY", &replies, GROUP])
+            .ignore()
+            .cmd("PEXPIRE")
+            .arg(&replies)
+            .arg(millis(API_KEYS))
+            .ignore()
+            .query_async::<()>(&mut self.hot())
+            .await?;
+        Ok(false)
+    }
+
+    /// Removes all that Redis holds of an api.
+    pub async fn remove_api(&self, api: ApiId) -> Result<(), QueueError> {
+        redis::pipe()
+            .cmd("DEL")
+            .arg(self.keys().replies(api))
+            .ignore()
+            .cmd("ZREM")
+            .arg(self.keys().apis())
+            .arg(api.to_string())
+            .ignore()
+            .query_async::<()>(&mut self.cold().await?)
+            .await?;
+        Ok(())
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn to_json(info: &WorkerInfo) -> String {
+    serde_json::to_string(info).expect("a plain struct is JSON")
+}

@@ -1,0 +1,182 @@
+//! Loads that have no host yet: one stream per engine, read by every worker that has room.
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+
+use super::stream::{Entry, claimed, entries, is_busy_group};
+use super::{Queue, QueueError};
+use crate::backoff::Backoff;
+use crate::frame::{Envelope, encode_item, pack_jobs};
+use crate::id::{ApiId, WorkerId};
+use crate::job::Engine;
+
+/// How long a read waits in Redis. Short: a worker that drains waits for it to end.
+const BLOCK_MS: u64 = 500;
+
+/// A load that was taken this long ago and is not settled is taken by another worker. Longer than
+/// any load may take; one that runs twice finds the contract claimed.
+const ABANDONED_MS: u64 = 60_000;
+
+/// The group that all workers form.
+const WORKERS: &str = "workers";
+
+impl Queue {
+    /// Appends a load for whichever worker has room. `api` awaits the reply, if any.
+    pub async fn place(
+        &self,
+        engine: Engine,
+        api: Option<ApiId>,
+        load: &Envelope,
+    ) -> Result<(), QueueError> {
+        Ok(redis::cmd("XADD")
+            .arg(self.keys().placement(engine))
+            .arg(&["*", "b"])
+            .arg(pack_jobs(api, [encode_item(load)]))
+            .query_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Removes a load that is settled.
+    pub async fn placed(&self, engine: Engine, entry: &str) -> Result<(), QueueError> {
+        let stream = self.keys().placement(engine);
+        redis::pipe()
+            .cmd("XACK")
+            .arg(&[&stream, WORKERS, entry])
+            .ignore()
+            .cmd("XDEL")
+            .arg(&[&stream, entry])
+            .ignore()
+            .query_async::<()>(&mut self.cold().await?)
+            .await?;
+        Ok(())
+    }
+
+    /// Ends a worker's membership in the placement group of `engine`.
+    pub async fn leave_placement(
+        &self,
+        engine: Engine,
+        worker: WorkerId,
+    ) -> Result<(), QueueError> {
+        let stream = self.keys().placement(engine);
+        let left = redis::cmd("XGROUP")
+            .arg(&["DELCONSUMER", &stream, WORKERS, &worker.to_string()])
+            .query_async::<()>(&mut self.cold().await?)
+            .await
+            .map_err(QueueError::from);
+        match left {
+            Err(error) if error.is_no_group() => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Reads the placement stream of one engine, over a connection of its own.
+#[derive(Debug)]
+pub struct Reader {
+    queue: Queue,
+    engine: Engine,
+    worker: WorkerId,
+    connection: Option<MultiplexedConnection>,
+    backoff: Backoff,
+}
+
+/// A load to be hosted: pending until it is [settled](Queue::placed).
+#[derive(Debug)]
+pub struct Received {
+    /// Names the entry when it is settled.
+    pub entry: String,
+    /// The frame, undecoded.
+    pub frame: Vec<u8>,
+}
+
+impl Reader {
+    /// Reads loads for `engine` on behalf of `worker`.
+    pub fn new(queue: Queue, engine: Engine, worker: WorkerId) -> Self {
+        Self {
+            queue,
+            engine,
+            worker,
+            connection: None,
+            backoff: Backoff::redis(),
+        }
+    }
+
+    /// Waits up to half a second for one load. Trouble with Redis is logged and waited out.
+    ///
+    /// One at a time: Redis serves readers in the order in which they wait, so that loads spread
+    /// over the workers by themselves.
+    pub async fn read(&mut self) -> Option<Received> {
+        match self.try_read().await {
+            Ok(received) => {
+                self.backoff.reset();
+                received
+            }
+            Err(error) => {
+                tracing::warn!(engine = %self.engine, %error, "cannot read placements");
+                self.connection = None;
+                self.backoff.wait().await;
+                None
+            }
+        }
+    }
+
+    async fn try_read(&mut self) -> Result<Option<Received>, QueueError> {
+        let stream = self.queue.keys().placement(self.engine);
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(join(&self.queue, &stream).await?),
+        };
+        let reply: Value = redis::cmd("XREADGROUP")
+            .arg(&[
+                "GROUP",
+                WORKERS,
+                &self.worker.to_string(),
+                "COUNT",
+                "1",
+                "BLOCK",
+            ])
+            .arg(BLOCK_MS)
+            .arg(&["STREAMS", &stream, ">"])
+            .query_async(connection)
+            .await?;
+        if let Some(entry) = entries(reply)?.pop() {
+            return Ok(Some(Received {
+                entry: entry.id,
+                frame: entry.body,
+            }));
+        }
+        abandoned(connection, &stream, self.worker).await
+    }
+}
+
+/// Takes a load over that a worker was given and did not settle: it died, or has given up.
+async fn abandoned(
+    connection: &mut MultiplexedConnection,
+    stream: &str,
+    worker: WorkerId,
+) -> Result<Option<Received>, QueueError> {
+    let reply = redis::cmd("XAUTOCLAIM")
+        .arg(&[stream, WORKERS, &worker.to_string()])
+        .arg(ABANDONED_MS)
+        .arg(&["0", "COUNT", "1"])
+        .query_async(connection)
+        .await?;
+    let entry = claimed(reply)?.pop();
+    Ok(entry.map(|Entry { id, body }| Received {
+        entry: id,
+        frame: body,
+    }))
+}
+
+/// Connects, and makes the group where it does not exist yet.
+async fn join(queue: &Queue, stream: &str) -> Result<MultiplexedConnection, QueueError> {
+    let mut connection = queue.blocking().await?;
+    let made = redis::cmd("XGROUP")
+        .arg(&["CREATE", stream, WORKERS, "0", "MKSTREAM"])
+        .query_async::<()>(&mut connection)
+        .await;
+    match made {
+        Err(error) if !is_busy_group(&error) => Err(error.into()),
+        _ => Ok(connection),
+    }
+}

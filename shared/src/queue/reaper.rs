@@ -1,0 +1,313 @@
+//! Clears up after workers that died. Every process does it; it may be interrupted anywhere, and
+//! the next one finishes it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use redis::Script;
+
+use super::contracts::Orphan;
+use super::inbox::EntryId;
+use super::leases::{API_KEYS, LEASE};
+use super::stream::{CONSUMER, Entry, GROUP, range};
+use super::{Queue, QueueError};
+use crate::frame::{Envelope, Reply, encode_item, pack_replies, unpack_jobs};
+use crate::id::{ContractAddress, JobId, WorkerId};
+use crate::job::{Job, Load};
+use crate::lifecycle::Lifecycle;
+use crate::reply::{Failure, FailureCode};
+
+/// How often it is looked for dead workers.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long clearing up may take before another process tries.
+const LOCK: Duration = Duration::from_secs(10);
+
+/// Entries of a dead inbox that are read at once.
+const PAGE: usize = 100;
+
+/// What an operator can set.
+#[derive(Debug, Clone, Copy)]
+pub struct ReaperConfig {
+    /// How long Redis must have been running: after its restart all leases have lapsed, though the
+    /// workers live.
+    pub grace: Duration,
+    /// How long a contract that seems to kill its workers is not hosted.
+    pub quarantine: Duration,
+}
+
+impl ReaperConfig {
+    /// `REAP_GRACE_MS`, by default 15 s, three leases; `QUARANTINE_MS`, by default 10 minutes.
+    pub fn from_env(env: crate::config::Env) -> Result<Self, crate::config::ConfigError> {
+        Ok(Self {
+            grace: env.millis("REAP_GRACE_MS", 15_000, 0..=600_000)?,
+            quarantine: env.millis("QUARANTINE_MS", 600_000, 100..=86_400_000)?,
+        })
+    }
+
+    /// The quarantine in milliseconds.
+    pub fn quarantine_ms(self) -> u64 {
+        u64::try_from(self.quarantine.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Looks for dead workers until the process stops.
+pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
+    loop {
+        // Jitter, so that the processes do not all look at once.
+        let pause = LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = life.stopping() => return,
+        }
+        if let Err(error) = look(&queue, config).await {
+            tracing::debug!(%error, "cannot look for dead workers");
+        }
+    }
+}
+
+async fn look(queue: &Queue, config: ReaperConfig) -> Result<(), QueueError> {
+    queue.forget_silent_apis().await?;
+    let suspects = queue.silent_workers().await?;
+    if suspects.is_empty() || queue.uptime().await? < config.grace {
+        return Ok(());
+    }
+    for worker in suspects {
+        if queue.begin_reaping(worker).await? {
+            tracing::warn!(%worker, "a worker died; clearing up after it");
+            if let Err(error) = reap(queue, worker, config).await {
+                queue.interrupt_reaping(worker).await?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Repeats nothing that was done before, and ends with the evidence's removal.
+async fn reap(queue: &Queue, worker: WorkerId, config: ReaperConfig) -> Result<(), QueueError> {
+    let contracts = queue.hosted_by(worker).await?;
+    for address in &contracts {
+        orphan(queue, address, worker, config).await?;
+    }
+    let answered = answer_all(queue, worker).await?;
+    queue.end_reaping(worker).await?;
+    tracing::info!(%worker, contracts = contracts.len(), jobs = answered, "cleared up");
+    Ok(())
+}
+
+async fn orphan(
+    queue: &Queue,
+    address: &ContractAddress,
+    worker: WorkerId,
+    config: ReaperConfig,
+) -> Result<(), QueueError> {
+    match queue
+        .orphan(address, worker, config.quarantine_ms())
+        .await?
+    {
+        Orphan::Adopted => {}
+        Orphan::Free => {
+            if let Some(record) = queue.contract(address).await? {
+                queue
+                    .offer(Load {
+                        address: address.clone(),
+                        spec: record.spec,
+                    })
+                    .await?;
+            }
+        }
+        Orphan::Quarantined => {
+            tracing::error!(contract = %address, "quarantined: its workers died three times");
+            queue
+                .record_dead_letter(&[
+                    ("kind", "quarantine"),
+                    ("contract", address.as_str()),
+                    ("reason", "its workers died three times within an hour"),
+                ])
+                .await?;
+        }
+    }
+    queue.erase_hosting(address, worker).await
+}
+
+/// Tells the apis of every job in the dead inbox whether it may have been started.
+async fn answer_all(queue: &Queue, worker: WorkerId) -> Result<usize, QueueError> {
+    let inbox = queue.keys().dead_inbox(worker);
+    let Some((delivered, pending)) = queue.progress(&inbox).await? else {
+        return Ok(0);
+    };
+    let mut answered = 0;
+    let mut from = "-".to_owned();
+    loop {
+        let entries = range(queue, &inbox, &from, PAGE).await?;
+        let Some(last) = entries.last() else {
+            return Ok(answered);
+        };
+        from = format!("({}", last.id);
+        for entry in &entries {
+            let failure = if EntryId::parse(&entry.id) > delivered {
+                Failure::not_started(FailureCode::NotHosted, "The worker died before it")
+            } else if pending.contains(&entry.id) {
+                Failure::started(FailureCode::WorkerLost, "The worker died with it")
+            } else {
+                continue;
+            };
+            answered += answer(queue, worker, entry, &failure).await?;
+        }
+    }
+}
+
+async fn answer(
+    queue: &Queue,
+    worker: WorkerId,
+    entry: &Entry,
+    failure: &Failure,
+) -> Result<usize, QueueError> {
+    let frame = match unpack_jobs(&entry.body) {
+        Ok(frame) => frame,
+        Err(error) => {
+            let inbox = queue.keys().dead_inbox(worker);
+            queue.bury(&inbox, &entry.body, &error.to_string()).await?;
+            return Ok(0);
+        }
+    };
+    let Some(api) = frame.api else { return Ok(0) };
+    let replies: Vec<_> = frame
+        .jobs
+        .iter()
+        .map(|job| Reply {
+            id: job.id,
+            generation: None,
+            ran_us: None,
+            outcome: Err(failure.clone()),
+        })
+        .map(|reply| encode_item(&reply))
+        .collect();
+    let count = replies.len();
+    queue
+        .settle(worker, &[(api, pack_replies(worker, replies))], &[])
+        .await?;
+    Ok(count)
+}
+
+impl Queue {
+    /// Offers a contract to all workers; nobody awaits the outcome.
+    pub async fn offer(&self, load: Load) -> Result<(), QueueError> {
+        let engine = load.spec.engine;
+        let envelope = Envelope {
+            id: JobId(0),
+            // However long it takes until a worker has room.
+            deadline: u64::MAX,
+            attempt: 1,
+            trace: None,
+            job: Job::Load(load),
+        };
+        self.place(engine, None, &envelope).await
+    }
+
+    /// Workers that have not reported for longer than a lease.
+    async fn silent_workers(&self) -> Result<Vec<WorkerId>, QueueError> {
+        let lease = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX);
+        let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
+            .arg(self.keys().workers())
+            .arg("-inf")
+            .arg(self.clock().now_ms().saturating_sub(lease))
+            .query_async(&mut self.hot())
+            .await?;
+        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// Declares a worker dead if its lease has ended, and puts its inbox aside. False when it lives,
+    /// or when somebody else is clearing up.
+    async fn begin_reaping(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+             if not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[1]) then return 0 end
+             if redis.call('EXISTS', KEYS[2]) == 1 then
+                 redis.call('RENAME', KEYS[2], KEYS[3])
+             end
+             return 1",
+        );
+        let keys = self.keys();
+        Ok(script
+            .key(keys.lease(worker))
+            .key(keys.inbox(worker))
+            .key(keys.dead_inbox(worker))
+            .key(keys.reap_lock(worker))
+            .arg(u64::try_from(LOCK.as_millis()).unwrap_or(u64::MAX))
+            .invoke_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Lets the next one go on with clearing up at once.
+    async fn interrupt_reaping(&self, worker: WorkerId) -> Result<(), QueueError> {
+        Ok(redis::cmd("DEL")
+            .arg(self.keys().reap_lock(worker))
+            .query_async(&mut self.cold().await?)
+            .await?)
+    }
+
+    /// Strikes apis off the list whose keys have expired.
+    async fn forget_silent_apis(&self) -> Result<(), QueueError> {
+        let kept = u64::try_from(API_KEYS.as_millis()).unwrap_or(u64::MAX);
+        let since = self.clock().now_ms().saturating_sub(kept);
+        Ok(redis::cmd("ZREMRANGEBYSCORE")
+            .arg(self.keys().apis())
+            .arg("-inf")
+            .arg(since)
+            .query_async(&mut self.hot())
+            .await?)
+    }
+
+    /// Removes the evidence, and with it all that is known of the worker.
+    async fn end_reaping(&self, worker: WorkerId) -> Result<(), QueueError> {
+        let keys = self.keys();
+        let mut connection = self.cold().await?;
+        redis::cmd("ZREM")
+            .arg(keys.workers())
+            .arg(worker.to_string())
+            .query_async::<()>(&mut connection)
+            .await?;
+        Ok(redis::cmd("DEL")
+            .arg(keys.dead_inbox(worker))
+            .arg(keys.own(worker))
+            .arg(keys.info(worker))
+            .arg(keys.reap_lock(worker))
+            .query_async(&mut connection)
+            .await?)
+    }
+
+    /// How far a dead worker had come: the last entry that it was given, and those of them that it
+    /// has not acknowledged. None when it had no inbox.
+    async fn progress(
+        &self,
+        inbox: &str,
+    ) -> Result<Option<(EntryId, HashSet<String>)>, QueueError> {
+        let mut connection = self.cold().await?;
+        let groups: Result<Vec<std::collections::HashMap<String, redis::Value>>, _> =
+            redis::cmd("XINFO")
+                .arg(&["GROUPS", inbox])
+                .query_async(&mut connection)
+                .await;
+        let Some(delivered) = groups.ok().and_then(|mut groups| {
+            redis::from_redis_value::<String>(groups.pop()?.remove("last-delivered-id")?).ok()
+        }) else {
+            return Ok(None);
+        };
+        let mut pending = HashSet::new();
+        let mut from = "-".to_owned();
+        loop {
+            let page: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
+                .arg(&[inbox, GROUP, &from, "+"])
+                .arg(PAGE)
+                .arg(CONSUMER)
+                .query_async(&mut connection)
+                .await?;
+            let Some((last, ..)) = page.last() else { break };
+            from = format!("({last}");
+            pending.extend(page.into_iter().map(|(id, ..)| id));
+        }
+        Ok(Some((EntryId::parse(&delivered), pending)))
+    }
+}

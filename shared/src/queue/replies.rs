@@ -1,0 +1,133 @@
+//! An api's reply stream: workers append frames of replies, the api alone reads and trims it.
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+
+use super::connection::BLOCK;
+use super::stream::{GROUP, entries};
+use super::{Queue, QueueError};
+use crate::backoff::Backoff;
+use crate::id::{ApiId, WorkerId};
+
+/// Entries of a reply stream at most, about. An api that reads at all never comes near it.
+const MAX_LENGTH: usize = 20_000;
+
+/// Entries that an api reads at once.
+const READ_COUNT: usize = 256;
+
+impl Queue {
+    /// Appends frames of replies, then acknowledges inbox entries of `worker`: one round trip.
+    ///
+    /// Repeating it after an error is safe: an api drops a second reply to the same job. A reply
+    /// to an api that is gone is dropped by Redis.
+    pub async fn settle(
+        &self,
+        worker: WorkerId,
+        replies: &[(ApiId, Vec<u8>)],
+        acknowledge: &[String],
+    ) -> Result<(), QueueError> {
+        if replies.is_empty() && acknowledge.is_empty() {
+            return Ok(());
+        }
+        let mut pipe = redis::pipe();
+        for (api, frame) in replies {
+            pipe.cmd("XADD")
+                .arg(self.keys().replies(*api))
+                .arg(&["NOMKSTREAM", "MAXLEN", "~"])
+                .arg(MAX_LENGTH)
+                .arg(&["*", "b"])
+                .arg(frame)
+                .ignore();
+        }
+        if !acknowledge.is_empty() {
+            let inbox = self.keys().inbox(worker);
+            pipe.cmd("XACK")
+                .arg(&inbox)
+                .arg(GROUP)
+                .arg(acknowledge)
+                .ignore();
+            pipe.cmd("XDEL").arg(&inbox).arg(acknowledge).ignore();
+        }
+        Ok(pipe.query_async(&mut self.hot()).await?)
+    }
+
+    /// Removes from a reply stream what stands before `last`, which was read.
+    pub async fn trim_replies(&self, api: ApiId, last: &str) -> Result<(), QueueError> {
+        Ok(redis::cmd("XTRIM")
+            .arg(self.keys().replies(api))
+            .arg(&["MINID", last])
+            .query_async(&mut self.hot())
+            .await?)
+    }
+}
+
+/// Reads one api's reply stream, over a connection of its own.
+#[derive(Debug)]
+pub struct Reader {
+    queue: Queue,
+    stream: String,
+    connection: Option<MultiplexedConnection>,
+    last: String,
+    backoff: Backoff,
+}
+
+impl Reader {
+    /// Reads the replies to `api`, from the first one.
+    pub fn new(queue: Queue, api: ApiId) -> Self {
+        let stream = queue.keys().replies(api);
+        Self {
+            queue,
+            stream,
+            connection: None,
+            last: "0-0".to_owned(),
+            backoff: Backoff::redis(),
+        }
+    }
+
+    /// Waits up to two seconds for frames; none came if the answer is empty. Trouble with Redis is
+    /// logged and waited out; nothing is lost by it, since reading goes on where it stood.
+    pub async fn read(&mut self) -> Vec<Vec<u8>> {
+        match self.try_read().await {
+            Ok(frames) => {
+                self.backoff.reset();
+                frames
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the replies");
+                self.connection = None;
+                self.backoff.wait().await;
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether the last read succeeded.
+    pub fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The last entry that was read.
+    pub fn last(&self) -> &str {
+        &self.last
+    }
+
+    async fn try_read(&mut self) -> Result<Vec<Vec<u8>>, QueueError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(self.queue.blocking().await?),
+        };
+        let reply: Value = redis::cmd("XREAD")
+            .arg("COUNT")
+            .arg(READ_COUNT)
+            .arg("BLOCK")
+            .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX))
+            .arg(&["STREAMS", &self.stream, &self.last])
+            .query_async(connection)
+            .await?;
+        let entries = entries(reply)?;
+        if let Some(entry) = entries.last() {
+            self.last.clone_from(&entry.id);
+        }
+        Ok(entries.into_iter().map(|entry| entry.body).collect())
+    }
+}

@@ -1,0 +1,85 @@
+//! A redis-server of its own for each test.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use shared::config::RedisConfig;
+use shared::queue::Queue;
+use tempfile::TempDir;
+
+/// A running Redis; it ends with the value.
+pub(crate) struct Redis {
+    server: Child,
+    config: RedisConfig,
+    _folder: TempDir,
+}
+
+impl Redis {
+    /// Starts a server that listens on a Unix socket only.
+    pub(crate) fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let socket = folder.path().join("redis.sock");
+        let server = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no"])
+            .arg("--unixsocket")
+            .arg(&socket)
+            .arg("--dir")
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed by scripts/setup");
+        let url = format!("redis+unix://{}", socket.display());
+        let config = RedisConfig {
+            url,
+            prefix: "test:".to_owned(),
+        };
+        Self {
+            server,
+            config,
+            _folder: folder,
+        }
+    }
+
+    /// Connects, once the server answers.
+    pub(crate) async fn queue(&self) -> Queue {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Queue::connect(&self.config).await {
+                Ok(queue) => return queue,
+                Err(error) => assert!(Instant::now() < deadline, "Redis does not answer: {error}"),
+            }
+        }
+    }
+
+    /// Sends a command.
+    pub(crate) async fn command(&self, parts: &[&str]) {
+        let client = redis::Client::open(self.config.url.as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let (name, arguments) = parts.split_first().unwrap();
+        let command = redis::cmd(name).arg(arguments).to_owned();
+        command
+            .query_async::<redis::Value>(&mut connection)
+            .await
+            .unwrap();
+    }
+
+    /// Every key that there is.
+    pub(crate) async fn keys(&self) -> Vec<String> {
+        let client = redis::Client::open(self.config.url.as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        keys.sort();
+        keys
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}

@@ -1,0 +1,192 @@
+//! What a contract may try: each deed tells how far it came.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::process::{Child, Command};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::http::Reply;
+
+/// How long an attempt to connect is made.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether nobody is answered any more.
+static HUNG: AtomicBool = AtomicBool::new(false);
+
+/// What was eaten stays in memory.
+static EATEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+fn text(body: &str) -> &str {
+    body.trim_matches('"')
+}
+
+fn quoted(text: &str) -> String {
+    let plain: String = text
+        .chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            '\n' => vec!['\\', 'n'],
+            '\t' => vec!['\\', 't'],
+            c if c.is_control() => vec![' '],
+            c => vec![c],
+        })
+        .collect();
+    format!("\"{plain}\"")
+}
+
+fn told<T>(outcome: Result<T, impl std::fmt::Display>) -> Reply {
+    match outcome {
+        Ok(_) => Reply::json("\"done\""),
+        Err(error) => Reply::json(&quoted(&error.to_string())),
+    }
+}
+
+/// The kernel's view of this process.
+pub fn whoami() -> Reply {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let first = fs::read_to_string("/proc/1/cmdline").unwrap_or_default();
+    let mut fields = vec![format!("\"Init\":{}", quoted(&first.replace('\0', " ")))];
+    for line in status.lines() {
+        if let Some((name, value)) = line.split_once(':') {
+            fields.push(format!("{}:{}", quoted(name), quoted(value.trim())));
+        }
+    }
+    Reply::json(&format!("{{{}}}", fields.join(",")))
+}
+
+/// Answers nobody any more; the kernel still accepts connections.
+pub fn hang() -> Reply {
+    HUNG.store(true, Ordering::SeqCst);
+    hang_if_told();
+    Reply::json("\"never\"")
+}
+
+/// Never returns once the contract hangs.
+pub fn hang_if_told() {
+    while HUNG.load(Ordering::SeqCst) {
+        thread::park();
+    }
+}
+
+/// Uses all cores for so many milliseconds; tells how many rounds that were.
+pub fn burn(body: &str) -> Reply {
+    let end = Instant::now() + Duration::from_millis(body.parse().unwrap_or(0));
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut rounds = 0_u64;
+                while Instant::now() < end {
+                    rounds += 1;
+                }
+                rounds
+            })
+        })
+        .collect();
+    let rounds: u64 = threads
+        .into_iter()
+        .filter_map(|thread| thread.join().ok())
+        .sum();
+    Reply::json(&rounds.to_string())
+}
+
+/// Takes so many MiB and keeps them.
+pub fn eat(body: &str) -> Reply {
+    let megabytes: usize = body.parse().unwrap_or(0);
+    for _ in 0..megabytes {
+        if let Ok(mut eaten) = EATEN.lock() {
+            eaten.push(vec![1; 1 << 20]);
+        }
+    }
+    Reply::json(&megabytes.to_string())
+}
+
+/// Starts so many processes; tells how many there were.
+pub fn fork(body: &str) -> Reply {
+    let mut children: Vec<Child> = Vec::new();
+    for _ in 0..body.parse().unwrap_or(0) {
+        match Command::new("/contract-server").arg("sleep").spawn() {
+            Ok(child) => children.push(child),
+            Err(_) => break,
+        }
+    }
+    let count = children.len();
+    for mut child in children {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    Reply::json(&count.to_string())
+}
+
+/// Opens so many files at once; tells how many there were.
+pub fn files(body: &str) -> Reply {
+    let files: Vec<_> = (0..body.parse().unwrap_or(0))
+        .map_while(|_| fs::File::open("/proc/self/status").ok())
+        .collect();
+    Reply::json(&files.len().to_string())
+}
+
+/// Prints so many MiB.
+pub fn chatter(body: &str) -> Reply {
+    let line = "x".repeat(1023) + "\n";
+    let mut out = std::io::stdout().lock();
+    for _ in 0..1024 * body.parse().unwrap_or(0) {
+        if out.write_all(line.as_bytes()).is_err() {
+            break;
+        }
+    }
+    Reply::json("\"done\"")
+}
+
+/// `"PATH MIB"`: writes a file of so many MiB; tells how many fitted.
+pub fn write(body: &str) -> Reply {
+    let (path, megabytes) = text(body).split_once(' ').unwrap_or((text(body), "1"));
+    let mut file = match fs::OpenOptions::new().create(true).append(true).open(path) {
+        Ok(file) => file,
+        Err(error) => return Reply::json(&quoted(&error.to_string())),
+    };
+    let piece = vec![1; 1 << 20];
+    let most = megabytes.parse().unwrap_or(1);
+    let fitted = (0..most)
+        .take_while(|_| file.write_all(&piece).is_ok())
+        .count();
+    Reply::json(&fitted.to_string())
+}
+
+/// The beginning of a file.
+pub fn read(body: &str) -> Reply {
+    match fs::read_to_string(text(body)) {
+        Ok(content) => Reply::json(&quoted(content.get(..20_000).unwrap_or(&content))),
+        Err(error) => Reply::status(500, &quoted(&error.to_string())),
+    }
+}
+
+/// `"ADDRESS:PORT"`: connects, and that is all.
+pub fn connect(body: &str) -> Reply {
+    match text(body).parse::<SocketAddr>() {
+        Ok(address) => told(TcpStream::connect_timeout(&address, PATIENCE)),
+        Err(error) => Reply::status(500, &quoted(&error.to_string())),
+    }
+}
+
+/// `"NAME"`: resolves it.
+pub fn resolve(body: &str) -> Reply {
+    told((text(body), 80).to_socket_addrs().and_then(|mut found| {
+        found
+            .next()
+            .ok_or_else(|| std::io::Error::other("no address"))
+    }))
+}
+
+/// `"ADDRESS:PORT"`: sends a datagram and waits for an answer.
+pub fn udp(body: &str) -> Reply {
+    let asked = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(b"?", text(body))?;
+        socket.recv(&mut [0; 16])
+    });
+    told(asked)
+}

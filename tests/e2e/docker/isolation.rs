@@ -1,0 +1,212 @@
+//! What a contract reaches: nothing but who calls it. Each attempt has a control that shows that it
+//! would be seen.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use super::world::{World, farm};
+
+#[tokio::test]
+async fn a_contract_has_no_privileges() {
+    let mut world = World::start().await;
+    world.load_servers(&["a"]).await;
+    let seen = world.call("a", "whoami", Value::Null).await;
+    for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(seen[field], "0000000000000000", "{field}");
+    }
+    assert_eq!(seen["NoNewPrivs"], "1");
+    assert_eq!(seen["Seccomp"], "2", "filtered by the daemon's profile");
+    let init = seen["Init"].as_str().unwrap();
+    assert!(init.contains("docker-init"), "{init}");
+
+    let container = world.container("a").await;
+    let host = container.host_config.unwrap();
+    assert_eq!(host.privileged, Some(false));
+    assert_eq!(host.readonly_rootfs, Some(true));
+    assert_eq!(host.binds.unwrap_or_default(), [""; 0]);
+    assert_eq!(host.memory_swap, host.memory);
+    for mode in [host.pid_mode, host.uts_mode, host.userns_mode] {
+        assert_eq!(mode.unwrap_or_default(), "");
+    }
+    assert_eq!(host.ipc_mode.as_deref(), Some("private"));
+    assert!(container.mounts.unwrap_or_default().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn privileges_are_the_operators_to_set() {
+    let builder = farm()
+        .env("CONTAINER_CAPABILITIES", "NET_BIND_SERVICE, CHOWN")
+        .env("CONTAINER_USER", "1234:1234")
+        .env("CONTAINER_INIT", "false")
+        .env("CONTAINER_NEW_PRIVILEGES", "true")
+        .env("CONTAINER_READONLY", "false")
+        .env("CONTAINER_MEMORY_MB", "64")
+        .env("CONTAINER_SUBNETS", "10.214.7.0/24");
+    let mut world = World::of(builder).await;
+    world.load_servers(&["a"]).await;
+    let seen = world.call("a", "whoami", Value::Null).await;
+    assert_eq!(seen["CapBnd"], "0000000000000401");
+    assert_eq!(seen["Uid"], "1234\t1234\t1234\t1234");
+    assert_eq!(seen["NoNewPrivs"], "0");
+    assert_eq!(seen["Init"], "/contract-server serve ");
+    let host = world.container("a").await.host_config.unwrap();
+    assert_eq!(
+        (host.memory, host.readonly_rootfs),
+        (Some(64 << 20), Some(false))
+    );
+    let ip = world.ip("a").await;
+    assert!(ip.starts_with("10.214.7."), "{ip}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_contract_reaches_no_other_and_not_the_host() {
+    let mut world = World::start().await;
+    world.load_servers(&["spy", "victim"]).await;
+    let victim = format!("{}:8080", world.ip("victim").await);
+    // Control: the host reaches it.
+    TcpStream::connect(&victim).await.unwrap();
+    let said = world.call("spy", "connect", json!(victim)).await;
+    assert_ne!(said, "done", "another contract");
+    // Control: a contract can connect, to itself.
+    let own = format!("{}:8080", world.ip("spy").await);
+    assert_eq!(world.call("spy", "connect", json!(own)).await, "done");
+
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let gateway = gateway(&world, "spy").await;
+    let service = format!("{gateway}:{}", listener.local_addr().unwrap().port());
+    let said = world.call("spy", "connect", json!(service)).await;
+    assert_ne!(said, "done", "the host's services");
+    let refused = listener.accept().unwrap_err().kind();
+    assert_eq!(
+        refused,
+        std::io::ErrorKind::WouldBlock,
+        "a connection arrived"
+    );
+    // Control: the same listener at the same address, asked by the host.
+    TcpStream::connect(&service).await.unwrap();
+    listener.accept().unwrap();
+
+    let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
+    let service = format!("{gateway}:{}", socket.local_addr().unwrap().port());
+    assert_ne!(world.call("spy", "udp", json!(service)).await, "done");
+    let mut datagram = [0; 8];
+    let heard = tokio::time::timeout(Duration::from_millis(100), socket.recv(&mut datagram));
+    assert!(heard.await.is_err(), "a datagram arrived");
+    world.stop().await;
+}
+
+/// The host's address in a contract's network: the first of the eight.
+async fn gateway(world: &World, address: &str) -> Ipv4Addr {
+    let ip: Ipv4Addr = world.ip(address).await.parse().expect("an address is one");
+    Ipv4Addr::from((u32::from(ip) & !7) + 1)
+}
+
+/// The host's rules of one chain.
+fn rules(chain: &str) -> Vec<String> {
+    let output = std::process::Command::new("iptables")
+        .args(["-S", chain])
+        .output()
+        .expect("iptables can be run");
+    let text = String::from_utf8(output.stdout).expect("rules are ASCII");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Nothing is sent anywhere: that there is no way to anywhere is seen in the tables.
+#[tokio::test]
+async fn there_is_no_way_to_the_outside_and_no_resolver() {
+    let mut world = World::start().await;
+    world.load_servers(&["a"]).await;
+    let name = world.container_name("a").await;
+    let network = world.docker.inspect_network(&name, None).await.unwrap();
+    assert_eq!(network.internal, Some(true));
+    // Older daemons set a default route in spite of that. It leads to the host, which drops what is
+    // for the network's outside: the metadata service's address as well as any other.
+    let bridge = world.bridge("a").await;
+    assert!(bridge.starts_with("exb-c"), "{bridge}");
+    let closed = "-A FORWARD -i exb-c+ -j DROP";
+    let forward = rules("FORWARD");
+    assert!(forward.iter().any(|rule| rule == closed), "{forward:#?}");
+    let of_docker = rules("DOCKER-ISOLATION-STAGE-1");
+    let drops = |rule: &&String| rule.contains(&format!("-i {bridge} ")) && rule.ends_with("DROP");
+    assert!(of_docker.iter().find(drops).is_some(), "{of_docker:#?}");
+    let input = rules("INPUT");
+    let answers = "-A INPUT -i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP";
+    assert!(input.iter().any(|rule| rule == answers), "{input:#?}");
+
+    let answer = world
+        .client()
+        .execute("a", "read", &json!("/proc/net/ipv6_route"))
+        .await;
+    if answer.status == 200 {
+        let all = answer.data();
+        let of_ethernet = all
+            .as_str()
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains("eth"));
+        assert_eq!(of_ethernet.count(), 0, "{all}");
+    }
+    let host = world.container("a").await.host_config.unwrap();
+    assert_eq!(
+        host.dns.unwrap(),
+        ["127.0.0.1"],
+        "what the daemon would ask for the contract"
+    );
+    let resolvers = world.call("a", "read", json!("/etc/resolv.conf")).await;
+    let resolvers = resolvers.as_str().unwrap();
+    let servers = resolvers
+        .lines()
+        .filter(|line| line.starts_with("nameserver"));
+    assert_eq!(
+        servers.collect::<Vec<_>>(),
+        ["nameserver 127.0.0.11"],
+        "the daemon's own"
+    );
+    // Control: the daemon's resolver works, for what the daemon knows itself.
+    let own = world.container_name("a").await;
+    assert_eq!(world.call("a", "resolve", json!(own)).await, "done");
+    // A name that exists nowhere: the resolver finds nobody to ask, and may take its time.
+    let unknown = json!("execution.invalid");
+    let answer = world.client().execute("a", "resolve", &unknown).await;
+    assert!(
+        answer.status == 504 || answer.data() != "done",
+        "{answer:?}"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_outside_network_is_the_operators_to_give() {
+    let wanted = json!({"limits": {"network": true}});
+    let mut strict = World::start().await;
+    let image = strict.image(super::recipe::Recipe::new()).await;
+    let answer = strict.load_with("a", &image, wanted.clone()).await;
+    let text = answer.error_text(422, "invalid_executable");
+    assert!(text.contains("CONTAINER_ALLOW_EGRESS"), "{text}");
+    assert_eq!(strict.things().await, [""; 0]);
+
+    let open = World::of(farm().env("CONTAINER_ALLOW_EGRESS", "true")).await;
+    for (address, more, internal) in [("asks", wanted, false), ("does-not", json!({}), true)] {
+        open.load_with(address, &image, more).await.is_done();
+        let name = open.container_name(address).await;
+        let network = open.docker.inspect_network(&name, None).await.unwrap();
+        assert_eq!(network.internal, Some(internal));
+        let start = if internal { "exb-c" } else { "exb-o" };
+        let bridge = open.bridge(address).await;
+        assert!(bridge.starts_with(start), "{bridge}");
+    }
+    // Not even then the host: with a control as above.
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let gateway = gateway(&open, "asks").await;
+    let service = format!("{gateway}:{}", listener.local_addr().unwrap().port());
+    TcpStream::connect(&service).await.unwrap();
+    assert_ne!(open.call("asks", "connect", json!(service)).await, "done");
+    open.stop().await;
+    strict.stop().await;
+}

@@ -1,0 +1,190 @@
+//! A worker that is in a container itself: it joins the networks of its contracts, in which the
+//! host has no address.
+
+use std::net::Ipv4Addr;
+
+use bollard::models::{ContainerCreateBody, HostConfig, NetworkCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::recipe::Recipe;
+use super::world::{World, docker_host, unix_socket};
+use crate::support::programs;
+use crate::support::wait::{self, PATIENCE};
+
+/// A worker in a container, on a network from which it reaches the farm's Redis.
+struct Contained {
+    name: String,
+    forwarding: JoinHandle<()>,
+}
+
+impl Contained {
+    async fn start(world: &mut World) -> Self {
+        let name = format!("execution-test-{}", Uuid::new_v4().simple());
+        let request = NetworkCreateRequest {
+            name: name.clone(),
+            ..NetworkCreateRequest::default()
+        };
+        let made = world.docker.create_network(request).await;
+        made.expect("a network can be made");
+        let network = world.docker.inspect_network(&name, None).await;
+        let ipam = network.ok().and_then(|network| network.ipam?.config);
+        let gateway = ipam.and_then(|configs| configs.first()?.gateway.clone());
+        let gateway = gateway.expect("a network has a gateway");
+        let gateway = gateway.split('/').next().unwrap_or_default();
+        let (port, forwarding) = forward(gateway, world.farm().redis.port()).await;
+
+        let image = world.image(Recipe::new()).await;
+        let body = ContainerCreateBody {
+            image: Some(image),
+            entrypoint: Some(vec!["/programs/execution-worker".to_owned()]),
+            cmd: Some(Vec::new()),
+            env: Some(vec![
+                format!("REDIS_URL=redis://{gateway}:{port}/"),
+                "WORKER_ENGINES=docker".to_owned(),
+                "DOCKER_HOST=unix:///docker.sock".to_owned(),
+                "CONTAINER_SUBNETS=10.217.0.0/16".to_owned(),
+            ]),
+            host_config: Some(HostConfig {
+                network_mode: Some(name.clone()),
+                binds: Some(binds()),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let made = world.docker.create_container(Some(options), body).await;
+        made.expect("a container can be made");
+        let started = world.docker.start_container(&name, None).await;
+        started.expect("the container can be started");
+        Self { name, forwarding }
+    }
+
+    /// Ends the worker as an operator does, and removes it.
+    async fn stop(self, world: &World) {
+        let options = StopContainerOptionsBuilder::new().t(30).build();
+        let stopped = world.docker.stop_container(&self.name, Some(options)).await;
+        stopped.expect("the container can be stopped");
+        let found = world.docker.inspect_container(&self.name, None).await;
+        let code = found.ok().and_then(|found| found.state?.exit_code);
+        assert_eq!(code, Some(0), "the worker did not end well");
+        let options = RemoveContainerOptionsBuilder::new().v(true).build();
+        let removed = world
+            .docker
+            .remove_container(&self.name, Some(options))
+            .await;
+        removed.expect("the container can be removed");
+        let removed = world.docker.remove_network(&self.name).await;
+        removed.expect("the network can be removed");
+        self.forwarding.abort();
+    }
+}
+
+impl Drop for Contained {
+    /// After a failure, as `World` does it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let script = "docker rm --force --volumes $NAME; docker network rm $NAME";
+            let _ = std::process::Command::new("sh")
+                .args(["-c", script])
+                .env("NAME", &self.name)
+                .output();
+        }
+    }
+}
+
+/// The program, the libraries that it is linked to, and the daemon's socket.
+fn binds() -> Vec<String> {
+    let programs = programs::folder();
+    let mut binds = vec![
+        format!("{}:/programs:ro", programs.display()),
+        format!("{}:/docker.sock", unix_socket(&docker_host())),
+    ];
+    binds.extend(["/lib", "/lib64", "/usr/lib"].map(|folder| format!("{folder}:{folder}:ro")));
+    binds
+}
+
+/// Passes connections to the gateway on to the farm's Redis, which is on the loopback interface.
+async fn forward(gateway: &str, redis: u16) -> (u16, JoinHandle<()>) {
+    let listener = TcpListener::bind((gateway, 0)).await;
+    let listener = listener.expect("the gateway is the host's address");
+    let port = listener.local_addr().map(|address| address.port());
+    let forwarding = tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if let Ok(mut to) = TcpStream::connect(("127.0.0.1", redis)).await {
+                    // Ends when either side does.
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                }
+            });
+        }
+    });
+    (port.expect("a listener has a port"), forwarding)
+}
+
+/// How many ways the host knows into a contract's network.
+async fn host_routes(world: &World, address: &str) -> usize {
+    let bridge = world.bridge(address).await;
+    let routes = std::fs::read_to_string("/proc/net/route").expect("/proc is mounted");
+    let begins = |line: &&str| line.split_whitespace().next() == Some(bridge.as_str());
+    routes.lines().filter(begins).count()
+}
+
+#[tokio::test]
+async fn a_worker_in_a_container_joins_its_contracts() {
+    let mut world = World::start().await;
+    world.farm().workers[0].terminate().await;
+    let worker = Contained::start(&mut world).await;
+    wait::until_true("the worker to join", PATIENCE, async || {
+        world.farm().redis.workers("exec:").await.len() == 1
+    })
+    .await;
+    world.load_servers(&["spy", "victim"]).await;
+    assert_eq!(world.call("spy", "count", Value::Null).await, 1);
+
+    let name = world.container_name("spy").await;
+    let network = world.docker.inspect_network(&name, None).await.unwrap();
+    assert_eq!(network.internal, Some(true));
+    let members = network.containers.unwrap();
+    let mut members: Vec<_> = members
+        .values()
+        .map(|member| member.name.as_deref())
+        .collect();
+    members.sort_unstable();
+    assert_eq!(members, [Some(name.as_str()), Some(worker.name.as_str())]);
+
+    // The host is not in it, so that it is of no use to the contract as a gateway either.
+    assert_eq!(host_routes(&world, "spy").await, 0);
+    let ip = world.ip("spy").await;
+    assert!(ip.starts_with("10.217."), "{ip}");
+    let gateway = Ipv4Addr::from((u32::from(ip.parse::<Ipv4Addr>().unwrap()) & !7) + 1);
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let victim = world.ip("victim").await;
+    for target in [format!("{gateway}:{port}"), format!("{victim}:8080")] {
+        let said = world.call("spy", "connect", json!(target)).await;
+        assert_ne!(said, "done", "{target}");
+    }
+    // Control: to itself it can connect.
+    assert_eq!(
+        world
+            .call("spy", "connect", json!(format!("{ip}:8080")))
+            .await,
+        "done"
+    );
+
+    world.client().unload("spy").await.is_done();
+    assert!(world.docker.inspect_network(&name, None).await.is_err());
+    worker.stop(&world).await;
+    assert_eq!(world.things().await, [""; 0]);
+    world.farm().add_worker().await;
+    assert_eq!(world.call("victim", "count", Value::Null).await, 1);
+    // Control: now the host is.
+    assert_eq!(host_routes(&world, "victim").await, 1);
+    world.stop().await;
+}

@@ -1,0 +1,186 @@
+//! Images that come as a tar: they add an image, and do nothing else to the daemon.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use super::recipe::{Recipe, pack};
+use super::world::{World, base64, farm};
+
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("a Vec takes every byte");
+    encoder.finish().expect("a Vec takes every byte")
+}
+
+#[tokio::test]
+async fn a_tar_becomes_a_contract_and_its_image_goes_with_the_last_one() {
+    let world = World::start().await;
+    let recipe = Recipe::new();
+    let plain = base64(&recipe.tar());
+    let wrapped: Vec<&str> = plain
+        .as_bytes()
+        .chunks(76)
+        .map(|c| str::from_utf8(c).unwrap())
+        .collect();
+    let tars = [
+        ("plain", plain.clone()),
+        ("wrapped", wrapped.join("\r\n")),
+        ("gzip", base64(&gzip(&recipe.tar()))),
+    ];
+    for (address, executable) in &tars {
+        world.load(address, executable).await.is_done();
+        assert_eq!(world.call(address, "count", Value::Null).await, 1);
+        let shown = world.client().contract(address).await;
+        assert_eq!(shown["image"], recipe.id());
+    }
+    for (address, _) in &tars {
+        assert!(
+            world.has_image(&recipe.id()).await,
+            "{address} still needs it"
+        );
+        world.client().unload(address).await.is_done();
+    }
+    assert!(!world.has_image(&recipe.id()).await);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_tar_does_not_move_a_tag() {
+    let mut world = World::start().await;
+    let theirs = world.image(Recipe::new()).await;
+    let before = world.docker.inspect_image(&theirs).await.unwrap().id;
+    let thief = Recipe::new().tag(&theirs);
+    world.load("a", &base64(&thief.tar())).await.is_done();
+    let after = world.docker.inspect_image(&theirs).await.unwrap().id;
+    assert_eq!(before, after);
+    // Control: the daemon itself would have moved it.
+    world.import(&thief.tar()).await;
+    let moved = world.docker.inspect_image(&theirs).await.unwrap().id;
+    assert_eq!(moved.as_deref(), Some(thief.id().as_str()));
+    // An image that somebody has named stays, although it came as a tar.
+    world.client().unload("a").await.is_done();
+    assert!(world.has_image(&thief.id()).await);
+    world.forget_later(&before.unwrap());
+    world.stop().await;
+}
+
+/// A tar with one header changed, which the `tar` crate would not write.
+fn with_entry(path: &[u8], kind: tar::EntryType) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path);
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_cksum();
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append(&header, std::io::empty())
+        .expect("a Vec takes every byte");
+    for (path, content) in Recipe::new().files() {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, path, content.as_slice())
+            .expect("a Vec takes every byte");
+    }
+    tar.into_inner().expect("a Vec takes every byte")
+}
+
+fn without(path: &str) -> Vec<u8> {
+    let mut files = Recipe::new().with_own_layer().files();
+    files.retain(|(name, _)| name != path);
+    pack(&files)
+}
+
+fn with(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut files = Recipe::new().files();
+    match files.iter_mut().find(|(name, _)| name == path) {
+        Some(file) => file.1 = content.to_vec(),
+        None => files.push((path.to_owned(), content.to_vec())),
+    }
+    pack(&files)
+}
+
+/// The manifest's one image, twice.
+fn two_images() -> Vec<u8> {
+    let mut files = Recipe::new().files();
+    let manifest: Value = serde_json::from_slice(&files[2].1).expect("the manifest is JSON");
+    files[2].1 = json!([manifest[0], manifest[0]]).to_string().into_bytes();
+    pack(&files)
+}
+
+/// How large a tar of these tests may be.
+const LIMIT: usize = 8_000_000;
+
+/// Loads each of the tars; checks that it is refused, with these words.
+async fn are_refused(cases: &[(&str, Vec<u8>, &str)]) {
+    let world = World::of(farm().env("CONTAINER_TAR_LIMIT_BYTES", &LIMIT.to_string())).await;
+    for (what, tar, said) in cases {
+        let answer = world.load("a", &base64(tar)).await;
+        assert_eq!(answer.status, 422, "{what}: {answer:?}");
+        let text = answer.error_text(422, "invalid_executable");
+        assert!(text.contains(said), "{what}: {text}");
+    }
+    assert_eq!(world.things().await, [""; 0]);
+    // The worker goes on, and takes what is right.
+    let answer = world.load("a", &base64(&gzip(&Recipe::new().tar()))).await;
+    answer.is_done();
+    assert_eq!(world.call("a", "echo", json!(1)).await, 1);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_tar_that_is_more_than_an_image_is_refused() {
+    use tar::EntryType::{Block, Link, Regular, Symlink};
+    are_refused(&[
+        ("a path up", with_entry(b"../file", Regular), "leads out"),
+        (
+            "an absolute path",
+            with_entry(b"/etc/file", Regular),
+            "leads out",
+        ),
+        (
+            "a symbolic link",
+            with_entry(b"link", Symlink),
+            "no plain file",
+        ),
+        ("a hard link", with_entry(b"link", Link), "no plain file"),
+        ("a device", with_entry(b"device", Block), "no plain file"),
+        ("no manifest", without("manifest.json"), "no manifest.json"),
+        ("two images", two_images(), "2 images"),
+        ("no layer", without("layer/layer.tar"), "cannot be loaded"),
+        (
+            "a broken manifest",
+            with("manifest.json", b"{"),
+            "manifest.json",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_tar_that_is_too_large_or_none_is_refused() {
+    let zeros = vec![0; LIMIT + 1_000_000];
+    let whole = Recipe::new().tar();
+    let half = whole[..whole.len() / 2].to_vec();
+    let text = b"no tar at all, but long enough to be one".repeat(40);
+    let layer = |content: &[u8]| with("layer/layer.tar", content);
+    are_refused(&[
+        ("too large", with("zeros", &zeros), "8000000"),
+        ("a bomb", gzip(&with("zeros", &zeros)), "8000000"),
+        (
+            "a layer that is a bomb",
+            layer(&gzip(&zeros)),
+            "unpacks to more",
+        ),
+        (
+            "a layer of another kind",
+            layer(b"BZh91AY&SY"),
+            "other than gzip",
+        ),
+        ("no tar", text, "neither"),
+        ("a cut tar", half, "neither"),
+        ("a cut gzip", gzip(&whole)[..1000].to_vec(), "neither"),
+    ])
+    .await;
+}

@@ -1,0 +1,266 @@
+//! A farm that has a Docker daemon, and what must not be left of it there.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    ImportImageOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
+    RemoveImageOptionsBuilder,
+};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::recipe::Recipe;
+use crate::support::client::{Answer, Client};
+use crate::support::farm::{Builder, Farm};
+
+/// A farm whose workers offer Docker contracts, and nothing else.
+pub(super) struct World {
+    pub(super) farm: Option<Farm>,
+    pub(super) docker: Docker,
+    name: String,
+    host: String,
+    images: Vec<String>,
+}
+
+/// The daemon's address, as the programs are told it.
+pub(super) fn docker_host() -> String {
+    std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned())
+}
+
+/// The path of a daemon's socket.
+pub(super) fn unix_socket(host: &str) -> &str {
+    host.strip_prefix("unix://")
+        .expect("the daemon is on this machine")
+}
+
+/// Reaches a daemon, which must be there.
+pub(super) async fn reach(host: &str) -> Docker {
+    let docker = Docker::connect_with_host(host)
+        .unwrap_or_else(|error| panic!("{error}; `scripts/setup --docker` starts a daemon"));
+    let reached = docker.negotiate_version().await;
+    reached.unwrap_or_else(|error| panic!("{error}; `scripts/setup --docker` starts a daemon"))
+}
+
+/// A farm with short limits: a load ends in 20 s, a container that is asked to end does so at once.
+pub(super) fn farm() -> Builder {
+    Farm::builder()
+        .env("WORKER_ENGINES", "docker")
+        .env("CONTAINER_SWEEP_MS", "500")
+}
+
+impl World {
+    /// One api, one worker.
+    pub(super) async fn start() -> Self {
+        Self::of(farm()).await
+    }
+
+    /// A farm built to order, on the machine's daemon.
+    pub(super) async fn of(builder: Builder) -> Self {
+        Self::on(&docker_host(), builder).await
+    }
+
+    /// A farm built to order, on a daemon of the test's own.
+    pub(super) async fn on(host: &str, builder: Builder) -> Self {
+        let docker = reach(host).await;
+        let farm = builder.env("DOCKER_HOST", host).start().await;
+        Self {
+            name: farm.redis.text("exec:farm").await,
+            farm: Some(farm),
+            docker,
+            host: host.to_owned(),
+            images: Vec::new(),
+        }
+    }
+
+    pub(super) fn farm(&mut self) -> &mut Farm {
+        self.farm.as_mut().expect("only stop takes it")
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        self.farm.as_ref().expect("only stop takes it").client()
+    }
+
+    /// Puts an image onto the daemon, under a name of its own.
+    pub(super) async fn image(&mut self, recipe: Recipe) -> String {
+        let tag = format!("execution-test/{}:1", Uuid::new_v4().simple());
+        self.import(&recipe.tag(&tag).tar()).await;
+        self.images.push(tag.clone());
+        tag
+    }
+
+    /// What `docker load` does.
+    pub(super) async fn import(&self, tar: &[u8]) {
+        let options = ImportImageOptionsBuilder::new().build();
+        let body = bollard::body_full(tar.to_vec().into());
+        let mut steps = self.docker.import_image(options, body, None);
+        while let Some(step) = steps.next().await {
+            step.expect("the image can be loaded");
+        }
+    }
+
+    /// An image that is to be removed when the world ends.
+    pub(super) fn forget_later(&mut self, image: &str) {
+        self.images.push(image.to_owned());
+    }
+
+    /// Whether the daemon has this image.
+    pub(super) async fn has_image(&self, image: &str) -> bool {
+        self.docker.inspect_image(image).await.is_ok()
+    }
+
+    /// Loads a contract.
+    pub(super) async fn load(&self, address: &str, executable: &str) -> Answer {
+        self.load_with(address, executable, json!({})).await
+    }
+
+    /// Loads a contract, with more fields of the request.
+    pub(super) async fn load_with(&self, address: &str, executable: &str, more: Value) -> Answer {
+        let mut body = json!({
+            "contractAddress": address, "executable": executable, "engine": "docker",
+        });
+        let fields = body.as_object_mut().expect("it was made as one");
+        fields.extend(more.as_object().expect("more fields").clone());
+        self.client().post("/loadSmartContract", &body).await
+    }
+
+    /// Loads contracts that serve.
+    pub(super) async fn load_servers(&mut self, addresses: &[&str]) {
+        let image = self.image(Recipe::new()).await;
+        for address in addresses {
+            self.load(address, &image).await.is_done();
+        }
+    }
+
+    /// A call that must succeed.
+    pub(super) async fn call(&self, address: &str, method: &str, argument: Value) -> Value {
+        let client = self.client();
+        client.execute(address, method, &argument).await.data()
+    }
+
+    /// The containers of a contract: all that there are, running or not.
+    pub(super) async fn containers(&self, address: &str) -> Vec<ContainerInspectResponse> {
+        let labels = [format!("execution.address={address}"), self.label()];
+        let filter = HashMap::from([("label", labels.to_vec())]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filter);
+        let found = self.docker.list_containers(Some(options.build())).await;
+        let mut containers = Vec::new();
+        for container in found.expect("the daemon answers") {
+            let id = container.id.expect("a container has an id");
+            // It may be gone meanwhile.
+            containers.extend(self.docker.inspect_container(&id, None).await);
+        }
+        containers
+    }
+
+    /// The one container of a contract.
+    pub(super) async fn container(&self, address: &str) -> ContainerInspectResponse {
+        let mut found = self.containers(address).await;
+        assert_eq!(found.len(), 1, "{address}: {found:#?}");
+        found.remove(0)
+    }
+
+    /// The name of a contract's one container, which is its network's, too.
+    pub(super) async fn container_name(&self, address: &str) -> String {
+        let container = self.container(address).await;
+        let name = container.name.expect("a container has a name");
+        name.trim_start_matches('/').to_owned()
+    }
+
+    /// The address of a contract's one container.
+    pub(super) async fn ip(&self, address: &str) -> String {
+        let container = self.container(address).await;
+        let networks = container.network_settings.and_then(|all| all.networks);
+        let mut networks = networks.expect("a container has a network").into_values();
+        let ip = networks.next().and_then(|network| network.ip_address);
+        assert!(networks.next().is_none(), "{address} has two networks");
+        ip.expect("a running container has an address")
+    }
+
+    /// The name of the host's interface in a contract's network.
+    pub(super) async fn bridge(&self, address: &str) -> String {
+        let name = self.container_name(address).await;
+        let network = self.docker.inspect_network(&name, None).await;
+        let options = network.ok().and_then(|network| network.options);
+        let mut options = options.expect("a contract's network has options");
+        let bridge = options.remove("com.docker.network.bridge.name");
+        bridge.expect("a contract's bridge has a name")
+    }
+
+    fn label(&self) -> String {
+        format!("execution.farm={}", self.name)
+    }
+
+    /// The names of all containers and networks of this farm.
+    pub(super) async fn things(&self) -> Vec<String> {
+        let filter = HashMap::from([("label", vec![self.label()])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filter);
+        let containers = self.docker.list_containers(Some(options.build())).await;
+        let options = ListNetworksOptionsBuilder::new().filters(&filter).build();
+        let networks = self.docker.list_networks(Some(options)).await;
+        let containers = containers.expect("the daemon answers").into_iter();
+        let networks = networks.expect("the daemon answers").into_iter();
+        containers
+            .map(|container| format!("container {:?}", container.names))
+            .chain(networks.map(|network| format!("network {:?}", network.name)))
+            .collect()
+    }
+
+    /// Ends the farm, and fails when anything of it is left.
+    pub(super) async fn stop(mut self) {
+        let farm = self.farm.take().expect("only stop takes it");
+        farm.stop().await;
+        self.is_clean().await;
+    }
+
+    /// As [`World::stop`], after a worker was killed.
+    pub(super) async fn stop_whatever_is_in_redis(mut self) {
+        let farm = self.farm.take().expect("only stop takes it");
+        farm.stop_whatever_is_in_redis().await;
+        self.is_clean().await;
+    }
+
+    async fn is_clean(&mut self) {
+        let things = self.things().await;
+        assert!(things.is_empty(), "left: {things:?}");
+        for image in self.images.drain(..) {
+            let options = RemoveImageOptionsBuilder::new().build();
+            let removed = self.docker.remove_image(&image, Some(options), None).await;
+            removed.unwrap_or_else(|error| panic!("{image} cannot be removed: {error}"));
+        }
+    }
+}
+
+impl Drop for World {
+    /// After a failure: the containers would outlive the farm. The daemon is asked by its own
+    /// program, since nothing can be awaited here.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // The workers first, or they would make the containers anew.
+        drop(self.farm.take());
+        let script = "docker ps --all --quiet --filter label=$LABEL | xargs --no-run-if-empty docker rm --force --volumes
+            docker network ls --quiet --filter label=$LABEL | xargs --no-run-if-empty docker network rm
+            for image in $IMAGES; do docker rmi $image; done";
+        let _ = std::process::Command::new("sh")
+            .args(["-c", script])
+            .env("DOCKER_HOST", &self.host)
+            .env("LABEL", self.label())
+            .env("IMAGES", self.images.join(" "))
+            .output();
+    }
+}
+
+/// An executable in the form of a tar.
+pub(super) fn base64(tar: &[u8]) -> String {
+    BASE64_STANDARD.encode(tar)
+}

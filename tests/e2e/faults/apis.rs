@@ -1,0 +1,212 @@
+//! Apis die, lose a connection, and are left by their callers.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::{builder, generations, load_books, shared};
+use crate::support::books::Repeats;
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::load::{Load, Pace};
+use crate::support::proxy::{Proxy, Role, Weather};
+use crate::support::wait::{self, PATIENCE};
+
+#[tokio::test]
+async fn fault_15_kill_an_api_with_calls_in_flight() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let apis: Vec<String> = farm
+        .redis_command(&["ZRANGE", "exec:apis", "0", "-1"])
+        .await;
+    let [doomed] = &apis[..] else {
+        panic!("one api was started: {apis:?}")
+    };
+    farm.join_api_with(&[]).await;
+    let addresses = load_books(farm.client(), 2).await;
+    let load = Load::start(&farm.clients[1..], &addresses[..1], Pace::STEADY);
+    let retrying = Load::retrying(1_000_000, &farm.clients, &addresses[1..], Pace::STEADY);
+    load.flows().await;
+    // A large argument lies in a key of the api's own.
+    let mut lost = JoinSet::new();
+    for number in 0..20 {
+        let (client, address) = (farm.client().clone(), addresses[0].clone());
+        lost.spawn(async move {
+            let argument =
+                json!({ "id": 2_000_000 + number, "ms": 1_000, "pad": "x".repeat(100_000) });
+            let path = format!("/execute/{address}/wait");
+            let request = client.request(reqwest::Method::POST, &path).json(&argument);
+            crate::support::client::try_send(request).await.ok()
+        });
+    }
+    wait::until_true("the calls to run", PATIENCE, async || {
+        farm.clients[1].contract(&addresses[0]).await["queueDepth"].as_u64() >= Some(20)
+    })
+    .await;
+    farm.apis[0].kill().await;
+    assert!(
+        lost.join_all().await.iter().all(Option::is_none),
+        "a dead api has answered"
+    );
+    load.flows().await;
+    farm.clients.remove(0);
+    let client = farm.client().clone();
+    load.end().await.balance(&client, &["ok"]).await;
+    let books = retrying.end().await;
+    books
+        .balance_with(&client, &["ok"], Repeats::ByCallers)
+        .await;
+    wait::until_none(Duration::from_secs(75), async || {
+        let mut keys = farm.redis.keys().await;
+        keys.retain(|key| key.contains(doomed.as_str()));
+        let known: Vec<String> = farm
+            .redis_command(&["ZRANGE", "exec:apis", "0", "-1"])
+            .await;
+        keys.extend(known.into_iter().filter(|api| api == doomed));
+        keys
+    })
+    .await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_16_the_reply_connection_of_an_api_is_cut_for_3_s() {
+    let _machine = shared().await;
+    let (mut farm, proxy, addresses) = api_behind_proxy().await;
+    let client = farm.client().clone();
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    for weather in [Weather::Cut, Weather::Silent] {
+        proxy.role(Role::Replies, weather);
+        wait::lasts(Duration::from_secs(3)).await;
+        proxy.heal();
+        eprintln!("{weather:?} to full pace: {:.2?}", load.flows().await);
+    }
+    load.end().await.balance(&client, &["ok"]).await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts have moved"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_17_the_enqueue_connection_of_an_api_is_cut_under_load() {
+    let _machine = shared().await;
+    let (mut farm, proxy, addresses) = api_behind_proxy().await;
+    let client = farm.client().clone();
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    for _ in 0..5 {
+        proxy.role(Role::Append, Weather::Cut);
+        wait::lasts(Duration::from_millis(200)).await;
+        proxy.heal();
+        wait::lasts(Duration::from_millis(500)).await;
+    }
+    load.flows().await;
+    // A slow way is no broken one.
+    proxy.role(Role::Append, Weather::Late(Duration::from_millis(20)));
+    wait::lasts(Duration::from_secs(2)).await;
+    proxy.heal();
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_17_the_enqueue_connection_of_an_api_falls_silent() {
+    let _machine = shared().await;
+    let (mut farm, proxy, addresses) = api_behind_proxy().await;
+    let client = farm.client().clone();
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    // Frames are sent again elsewhere, and what was swallowed arrives afterwards all the same.
+    proxy.present(Role::Append, Weather::Silent);
+    wait::lasts(Duration::from_secs(3)).await;
+    proxy.heal();
+    load.flows().await;
+    let books = load.end().await;
+    books.balance(&client, &["ok", "queue_unavailable"]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// A farm whose only api has its way to Redis in the test's hands.
+async fn api_behind_proxy() -> (Farm, Proxy, Vec<String>) {
+    let mut farm = builder().apis(0).start().await;
+    let proxy = Proxy::start(farm.redis.port()).await;
+    farm.join_api_with(&[("REDIS_URL", &proxy.url())]).await;
+    let addresses = load_books(farm.client(), 2).await;
+    (farm, proxy, addresses)
+}
+
+#[tokio::test]
+async fn fault_29_callers_hang_up_before_their_calls_start() {
+    let _machine = shared().await;
+    let mut farm = builder()
+        .env("MAX_IN_FLIGHT_PER_CONTRACT", "8")
+        .start()
+        .await;
+    let client = farm.client().clone();
+    let address = load_books(&client, 1).await.remove(0);
+    // The second call is in the page already, and waits there for the first one.
+    let mut running = JoinSet::new();
+    for id in [1, 2] {
+        let ms = if id == 1 { 1_500 } else { 1 };
+        running.spawn(work(client.clone(), address.clone(), id, ms));
+        depth_is(&client, &address, id).await;
+    }
+    let mut leaving = JoinSet::new();
+    for id in 3..=8 {
+        leaving.spawn(work(client.clone(), address.clone(), id, 1));
+    }
+    depth_is(&client, &address, 8).await;
+    client
+        .execute(&address, "add", &json!(9))
+        .await
+        .error(503, "overloaded");
+    leaving.shutdown().await;
+    // Their permits are back as soon as it is noticed: others are let in.
+    let others = (11..=16).map(async |id| {
+        let argument = json!({ "id": id, "ms": 1 });
+        let answer = wait::until("a permit", Duration::from_secs(1), async || {
+            let answer = client.execute(&address, "work", &argument).await;
+            Some(answer).filter(|answer| answer.status != 503)
+        });
+        assert_eq!(answer.await.data()["times"], 1);
+    });
+    join_all(others).await;
+    running.join_all().await;
+    let ids = json!((1..=16).collect::<Vec<_>>());
+    let known = client.execute(&address, "known", &ids).await.data();
+    assert_eq!(
+        known,
+        json!([1, 2, 11, 12, 13, 14, 15, 16]),
+        "a call was run that nobody awaited"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+async fn work(client: Client, address: String, id: u64, ms: u64) {
+    let argument = json!({ "id": id, "ms": ms });
+    assert_eq!(
+        client.execute(&address, "work", &argument).await.data()["times"],
+        1,
+        "{id}"
+    );
+}
+
+async fn depth_is(client: &Client, address: &str, depth: u64) {
+    wait::until_true("the calls to wait", PATIENCE, async || {
+        client.contract(address).await["queueDepth"] == depth
+    })
+    .await;
+}

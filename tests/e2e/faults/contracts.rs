@@ -1,0 +1,126 @@
+//! Loads, unloads and calls of one contract get into each other's way.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::{builder, load_books, shared};
+use crate::support::client::Client;
+use crate::support::wait::{self, PATIENCE};
+
+/// How often a race is run.
+const ROUNDS: usize = 5;
+
+#[tokio::test]
+async fn fault_26_two_loads_of_one_address_at_once() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).workers(2).start().await;
+    let [one, two] = [farm.clients[0].clone(), farm.clients[1].clone()];
+    for round in 0..ROUNDS {
+        let address = format!("c{round}");
+        let executables = if round % 2 == 0 {
+            ["{ who: () => 'a' }", "{ who: () => 'a' }"]
+        } else {
+            ["{ who: () => 'a' }", "{ who: () => 'b' }"]
+        };
+        let (first, second) = tokio::join!(
+            one.load(&address, executables[0]),
+            two.load(&address, executables[1])
+        );
+        first.is_done();
+        second.is_done();
+        let mut told = BTreeSet::new();
+        for client in [&one, &two, &one, &two] {
+            let answer = client.call(&address, "who").await;
+            told.insert((answer.data().to_string(), answer.generation()));
+        }
+        assert_eq!(told.len(), 1, "two owners: {told:?}");
+        assert_eq!(one.host(&address).await, two.host(&address).await);
+    }
+    // One page each, no more.
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_27_unload_while_calls_run() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    let address = load_books(&client, 1).await.remove(0);
+    // The second call is in the page already, and waits there for the first one.
+    let mut running = JoinSet::new();
+    for (id, ms) in [(1, 1_000), (2, 1)] {
+        running.spawn(work(client.clone(), address.clone(), id, ms));
+        depth_is(&client, &address, id).await;
+    }
+    let mut queued = JoinSet::new();
+    for id in 3..=22 {
+        let (client, address) = (client.clone(), address.clone());
+        queued.spawn(async move { client.execute(&address, "add", &json!(id)).await });
+    }
+    depth_is(&client, &address, 22).await;
+    client.unload(&address).await.is_done();
+    for answer in running.join_all().await {
+        assert_eq!(answer.data()["times"], 1);
+    }
+    for answer in queued.join_all().await {
+        assert_eq!(
+            answer.error(404, "contract_not_loaded")["started"],
+            false,
+            "{answer:?}"
+        );
+    }
+    client
+        .call(&address, "add")
+        .await
+        .error(404, "contract_not_loaded");
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+async fn work(client: Client, address: String, id: u64, ms: u64) -> crate::support::client::Answer {
+    let argument = json!({ "id": id, "ms": ms });
+    client.execute(&address, "work", &argument).await
+}
+
+async fn depth_is(client: &Client, address: &str, depth: u64) {
+    wait::until_true("the calls to wait", PATIENCE, async || {
+        client.contract(address).await["queueDepth"] == depth
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn fault_28_a_stale_route() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).workers(2).start().await;
+    let [caller, other] = [farm.clients[0].clone(), farm.clients[1].clone()];
+    other.must_load("moves", "{ echo: (a) => a }").await;
+    let mut moved = 0;
+    let mut slowest = Duration::ZERO;
+    for round in 0..20 {
+        // The caller's api knows from now on where the contract is.
+        let before = other.host("moves").await;
+        assert_eq!(
+            caller.execute("moves", "echo", &json!(round)).await.data(),
+            round
+        );
+        other.unload("moves").await.is_done();
+        other.must_load("moves", "{ echo: (a) => a }").await;
+        moved += usize::from(other.host("moves").await != before);
+        let start = Instant::now();
+        assert_eq!(
+            caller.execute("moves", "echo", &json!(round)).await.data(),
+            round
+        );
+        slowest = slowest.max(start.elapsed());
+    }
+    assert!(moved > 0, "the contract has never moved");
+    eprintln!("{moved} moves, the slowest call after one took {slowest:.1?}");
+    assert!(slowest < Duration::from_secs(1));
+    farm.is_quiet().await;
+    farm.stop().await;
+}

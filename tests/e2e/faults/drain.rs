@@ -1,0 +1,189 @@
+//! Programs are told to end, and workers come and go.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+
+use super::{builder, generations, load_books, shared, standby};
+use crate::support::client::{Client, try_send};
+use crate::support::farm::Farm;
+use crate::support::load::{Load, Pace};
+use crate::support::wait::{self, PATIENCE};
+
+#[tokio::test]
+async fn fault_13_end_a_worker_under_load() {
+    let _machine = shared().await;
+    let (mut farm, addresses) = standby(builder(), 4).await;
+    let client = farm.client().clone();
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let told = Instant::now();
+    farm.workers[0].terminate().await;
+    eprintln!("drain of 4 contracts: {:.2?}", told.elapsed());
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    let after = generations(&client, &addresses).await;
+    assert!(
+        after
+            .iter()
+            .zip(before)
+            .all(|(after, before)| *after > before)
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_13_drain_a_worker_with_50_contracts_on_request() {
+    let _machine = shared().await;
+    let mut farm = builder().workers(0).start().await;
+    let first = farm.join().await;
+    let addresses = load_books(farm.client(), 50).await;
+    let second = farm.join().await;
+    let client = farm.client().clone();
+    let workers = client.workers().await;
+    let told = workers
+        .iter()
+        .find(|worker| worker["id"] == first.id)
+        .expect("it is listed");
+    assert_eq!(told["state"], "ready");
+    assert_eq!((&told["used"], &told["capacity"]), (&json!(50), &json!(64)));
+    assert_eq!(told["engines"], json!(["javascript"]));
+    assert!(told["version"].is_string(), "{told}");
+
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let asked = Instant::now();
+    assert_eq!(client.drain(&first.id).await.status, 202);
+    let status = farm.workers[first.index].end(PATIENCE).await;
+    eprintln!("drain of 50 contracts: {:.2?}", asked.elapsed());
+    assert!(status.success(), "{status}");
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    let workers = client.workers().await;
+    assert_eq!(workers.len(), 1, "{workers:?}");
+    assert_eq!(
+        (&workers[0]["id"], &workers[0]["used"]),
+        (&json!(second.id), &json!(50))
+    );
+    client.drain(&first.id).await.error(404, "worker_not_found");
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_13_a_second_signal_is_decisive() {
+    let _machine = shared().await;
+    let mut farm = with_a_call_that_never_ends("60000").await;
+    farm.workers[0].signal(Signal::SIGTERM);
+    // It has understood the first one when it takes no contract any more.
+    let client = farm.client().clone();
+    wait::until_true("the drain to begin", PATIENCE, async || {
+        let workers = client.workers().await;
+        workers.iter().all(|worker| worker["state"] == "draining")
+    })
+    .await;
+    assert!(
+        farm.workers[0].ended().is_none(),
+        "it did not wait for the call"
+    );
+    ends_within(farm, Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn fault_13_the_grace_period_is_decisive() {
+    let _machine = shared().await;
+    let farm = with_a_call_that_never_ends("1000").await;
+    ends_within(farm, Duration::from_secs(2)).await;
+}
+
+/// A farm with a call under way that takes longer than anybody will wait.
+async fn with_a_call_that_never_ends(grace_ms: &str) -> Farm {
+    let farm = builder()
+        .env("SHUTDOWN_GRACE_MS", grace_ms)
+        .env("EXECUTE_TIMEOUT_MS", "60000")
+        .start()
+        .await;
+    let client = farm.client().clone();
+    client
+        .must_load("slow", "{ never: () => new Promise(() => {}) }")
+        .await;
+    tokio::spawn(try_send(
+        client.request(Method::POST, "/execute/slow/never"),
+    ));
+    is_running(&client, "slow").await;
+    farm
+}
+
+/// Tells the worker to end; it must have ended soon.
+async fn ends_within(mut farm: Farm, limit: Duration) {
+    let told = Instant::now();
+    farm.workers[0].signal(Signal::SIGTERM);
+    farm.workers[0].end(limit).await;
+    eprintln!("ended {:.2?} after the decision", told.elapsed());
+    farm.apis[0].kill().await;
+    farm.stop_whatever_is_in_redis().await;
+}
+
+#[tokio::test]
+async fn fault_14_end_an_api_under_load() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).start().await;
+    let addresses = load_books(farm.client(), 2).await;
+    let load = Load::retrying(1, &farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let slow = tokio::spawn(slow_call(farm.client().clone(), addresses[0].clone()));
+    is_running(&farm.clients[1], &addresses[0]).await;
+    farm.apis[0].terminate().await;
+    assert_eq!(slow.await.expect("the caller does not panic"), 1);
+    load.flows().await;
+    farm.clients.remove(0);
+    load.end().await.balance(farm.client(), &["ok"]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// A call that is under way for a second and a half.
+async fn slow_call(client: Client, address: String) -> u64 {
+    let argument = json!({ "id": 1_000_000, "ms": 1_500 });
+    let answer = client.execute(&address, "wait", &argument).await;
+    answer.data()["times"].as_u64().expect("a number")
+}
+
+async fn is_running(client: &Client, address: &str) {
+    wait::until_true("the call to run", PATIENCE, async || {
+        client.contract(address).await["queueDepth"] != 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn fault_33_scale_from_1_to_3_to_1_under_load() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).workers(0).start().await;
+    let first = farm.join().await;
+    let addresses = load_books(farm.client(), 6).await;
+    let client = farm.client().clone();
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let second = farm.join().await;
+    let third = farm.join().await;
+    for leaving in [&first, &second] {
+        load.flows().await;
+        farm.workers[leaving.index].terminate().await;
+    }
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    for address in &addresses {
+        assert_eq!(
+            client.host(address).await.as_ref(),
+            Some(&third.id),
+            "{address}"
+        );
+    }
+    farm.is_quiet().await;
+    farm.stop().await;
+}

@@ -1,0 +1,134 @@
+//! What does harm again and again is put aside.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{FAILOVER, builder, generations, load_books, shared};
+use crate::support::books::CONTRACT;
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::wait::{self, PATIENCE};
+
+#[tokio::test]
+async fn fault_12_a_contract_whose_worker_dies_three_times() {
+    let _machine = shared().await;
+    // One contract per worker: nobody else is hosted by those that die.
+    let mut farm = builder()
+        .workers(0)
+        .env("WORKER_CAPACITY", "1")
+        .start()
+        .await;
+    let mut members = vec![farm.join().await, farm.join().await];
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 2).await;
+    let before = client.generation(&addresses[1]).await;
+    for death in 1..=3 {
+        let host = client.host(&addresses[0]).await.expect("it has a host");
+        members.push(farm.join().await);
+        let member = members
+            .iter()
+            .find(|member| member.id == host)
+            .expect("a worker of the farm");
+        farm.workers[member.index].kill().await;
+        let answer = wait::until("an answer", FAILOVER, async || {
+            Some(client.execute(&addresses[0], "add", &json!(death)).await)
+        })
+        .await;
+        if death < 3 {
+            assert_eq!(answer.data()["count"], 1, "{answer:?}");
+        } else {
+            assert_eq!(answer.error(503, "contract_quarantined")["started"], false);
+        }
+    }
+    assert_eq!(client.contract(&addresses[0]).await["state"], "quarantined");
+    let untouched = client.execute(&addresses[1], "add", &json!(1)).await;
+    assert_eq!(
+        (untouched.data()["count"].clone(), untouched.generation()),
+        (json!(1), before)
+    );
+
+    // Whoever loads it again has had a look at it.
+    client.must_load(&addresses[0], CONTRACT).await;
+    assert_eq!(
+        client.execute(&addresses[0], "add", &json!(9)).await.data()["count"],
+        1
+    );
+    assert_eq!(client.contract(&addresses[0]).await["state"], "ready");
+    forget_the_dead_letter(&farm, &addresses[0]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_12_a_contract_whose_page_crashes_five_times() {
+    const QUARANTINE: Duration = Duration::from_secs(4);
+    let _machine = shared().await;
+    let mut farm = builder()
+        .env("CHROMIUM_HEAP_MB", "64")
+        .env("QUARANTINE_MS", "4000")
+        .start()
+        .await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 2).await;
+    let before = generations(&client, &addresses).await;
+    // Calls that run over their limit cost a page as well, but do not count.
+    for _ in 0..2 {
+        client
+            .call(&addresses[1], "forever")
+            .await
+            .error(504, "execution_timeout");
+    }
+    let quarantined = wait::until("the quarantine", PATIENCE, async || {
+        let answer = client.call(&addresses[0], "fill").await;
+        Some(answer).filter(|answer| answer.status != 500)
+    })
+    .await;
+    let since = Instant::now();
+    quarantined.error(503, "contract_quarantined");
+    assert_eq!(client.contract(&addresses[0]).await["state"], "quarantined");
+    assert_eq!(
+        client.execute(&addresses[1], "add", &json!(1)).await.data()["count"],
+        1
+    );
+    assert!(client.generation(&addresses[1]).await > before[1]);
+    // It ends by itself.
+    let answer = wait::until("the end of the quarantine", PATIENCE, async || {
+        let answer = client.execute(&addresses[0], "add", &json!(1)).await;
+        if answer.status != 200 {
+            answer.error(503, "contract_quarantined");
+        }
+        Some(answer).filter(|answer| answer.status == 200)
+    })
+    .await;
+    let lasted = since.elapsed();
+    eprintln!("a quarantine of {QUARANTINE:?} has lasted {lasted:.2?}");
+    assert!(lasted > QUARANTINE / 2, "{lasted:?}");
+    assert!(answer.generation() > before[0]);
+    forget_the_dead_letter(&farm, &addresses[0]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// There is one, and it names the contract.
+async fn forget_the_dead_letter(farm: &Farm, address: &str) {
+    let client: &Client = farm.client();
+    let letters = client.dead_letters().await;
+    let of_kind: Vec<&Value> = letters
+        .iter()
+        .filter(|letter| letter["kind"] == "quarantine")
+        .collect();
+    let [letter] = of_kind[..] else {
+        panic!("one contract was put aside: {letters:#?}")
+    };
+    assert!(letter.to_string().contains(address), "{letter}");
+    assert_eq!(letters.len(), 1, "{letters:#?}");
+    let path = format!(
+        "/dead-letters/{}",
+        letter["id"].as_str().expect("an id is text")
+    );
+    let delete = client.request(reqwest::Method::DELETE, &path);
+    crate::support::client::send(delete).await.is_done();
+    farm.redis_command::<()>(&["DEL", "exec:dead-letters"])
+        .await;
+}

@@ -1,0 +1,221 @@
+//! Redis goes away and comes back, with or without what it knew.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use super::{FAILOVER, generations, load_books, shared};
+use crate::support::books::Repeats;
+use crate::support::chaos::{freeze, thaw};
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::load::{Load, Pace};
+use crate::support::wait::{self, PATIENCE};
+
+/// How soon a call is refused while the queue is known to be down.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// How soon that is known.
+const KNOWN: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn fault_18_kill_redis_for_2_s() {
+    let _machine = shared().await;
+    let mut farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "8000")
+        .apis(2)
+        .start()
+        .await;
+    farm.keep_redis_data().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 3).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let pending = pending_call(&client, &addresses[0], 4_000).await;
+    let killed = Instant::now();
+    farm.redis.process.kill().await;
+    let open = is_refused_at_once(&client, &addresses[0]).await;
+    eprintln!(
+        "kill of Redis until calls are refused at once: {:.2?}",
+        open - killed
+    );
+    are_refused_at_once(&client, &addresses[0], killed + Duration::from_secs(2)).await;
+    let back = Instant::now();
+    farm.restart_redis_with_data().await;
+    answers(&client, &addresses[0]).await;
+    eprintln!(
+        "Redis back (its own start included) to the first answer: {:.2?}",
+        back.elapsed()
+    );
+    load.flows().await;
+    assert_eq!(pending.await.expect("the caller does not panic"), 1);
+    let books = load.end().await;
+    books.balance(&client, &["ok", "queue_unavailable"]).await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts were not kept"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_19_redis_comes_back_empty() {
+    let _machine = shared().await;
+    let mut farm = Farm::builder().env("REAP_GRACE_MS", "3000").start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 3).await;
+    farm.join().await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    // These are in the inbox when it is lost.
+    freeze(&mut farm.workers[0]);
+    let calls = (0..30).map(|number| {
+        let (client, address) = (client.clone(), addresses[number % 3].clone());
+        tokio::spawn(async move {
+            client
+                .execute(&address, "add", &json!(1_000_000 + number))
+                .await
+        })
+    });
+    let pending: Vec<_> = calls.collect();
+    wait::until_true("the calls to be in the queue", PATIENCE, async || {
+        farm.backlog().await > 0
+    })
+    .await;
+    farm.restart_redis().await;
+    thaw(&mut farm.workers[0]);
+    let back = Instant::now();
+    for call in pending {
+        assert_eq!(call.await.expect("the caller does not panic").status, 200);
+    }
+    let took = back.elapsed();
+    eprintln!("an empty Redis until the pending calls are answered: {took:.2?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    load.flows().await;
+    let books = load.end().await;
+    books
+        .balance_with(&client, &["ok", "queue_unavailable"], Repeats::Allowed)
+        .await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts were not kept"
+    );
+
+    // What their next host needs is there again, too.
+    farm.redis_is_older_than(Duration::from_secs(3)).await;
+    farm.workers[0].kill().await;
+    let killed = Instant::now();
+    for address in &addresses {
+        answers(&client, address).await;
+    }
+    assert!(killed.elapsed() < FAILOVER, "{:?}", killed.elapsed());
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_20_redis_down_for_60_s() {
+    let _machine = shared().await;
+    let mut farm = Farm::builder().workers(2).start().await;
+    farm.keep_redis_data().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 6).await;
+    for address in &addresses {
+        client.execute(address, "add", &json!(1)).await.data();
+    }
+    let before = (
+        generations(&client, &addresses).await,
+        hosts(&client, &addresses).await,
+    );
+    farm.redis.process.kill().await;
+    let killed = Instant::now();
+    let open = is_refused_at_once(&client, &addresses[0]).await;
+    assert!(open - killed < KNOWN);
+    wait::lasts(Duration::from_mins(1).saturating_sub(killed.elapsed())).await;
+    let back = Instant::now();
+    farm.restart_redis_with_data().await;
+    for address in &addresses {
+        answers(&client, address).await;
+    }
+    eprintln!(
+        "Redis back after 60 s until all contracts answer: {:.2?}",
+        back.elapsed()
+    );
+    // Longer than a lease, so that whoever would be reaped by mistake has been.
+    wait::lasts(Duration::from_secs(6)).await;
+    let after = (
+        generations(&client, &addresses).await,
+        hosts(&client, &addresses).await,
+    );
+    assert_eq!(after, before, "contracts were not kept");
+    for address in &addresses {
+        let known = client.execute(address, "known", &json!([1])).await;
+        assert_eq!(known.data(), json!([1]), "state was lost");
+    }
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// A call that is under way for so long; gives how often the page has run it.
+async fn pending_call(client: &Client, address: &str, ms: u64) -> tokio::task::JoinHandle<Value> {
+    let (caller, to) = (client.clone(), address.to_owned());
+    let argument = json!({ "id": 1_000_000, "ms": ms });
+    let call = tokio::spawn(async move {
+        caller.execute(&to, "wait", &argument).await.data()["times"].clone()
+    });
+    wait::until_true("the call to run", PATIENCE, async || {
+        client.contract(address).await["queueDepth"] != 0
+    })
+    .await;
+    call
+}
+
+/// Waits until a call is refused at once; gives when. Callers that would have to wait hang up: the
+/// first ones are taken before anybody knows.
+pub(super) async fn is_refused_at_once(client: &Client, address: &str) -> Instant {
+    wait::until("a call to be refused at once", KNOWN, async || {
+        let call = client.call(address, "repeated");
+        let answer = tokio::time::timeout(AT_ONCE, call).await.ok()?;
+        (answer.status != 200).then(|| {
+            answer.error(503, "queue_unavailable");
+            Instant::now()
+        })
+    })
+    .await
+}
+
+/// Waits until the contract answers.
+async fn answers(client: &Client, address: &str) {
+    wait::until_true("the contract to answer", PATIENCE, async || {
+        client.execute(address, "known", &json!([])).await.status == 200
+    })
+    .await;
+}
+
+/// While Redis is known to be down, callers do not wait.
+async fn are_refused_at_once(client: &Client, address: &str, until: Instant) {
+    let mut times = Vec::new();
+    while Instant::now() < until {
+        let sent = Instant::now();
+        let answer = client.execute(address, "known", &json!([])).await;
+        times.push(sent.elapsed());
+        answer.error(503, "queue_unavailable");
+    }
+    times.sort_unstable();
+    let [half, most] = [50, 95].map(|part| times[(times.len() - 1) * part / 100]);
+    eprintln!(
+        "{} calls while Redis was down: p50 {half:.1?}, p95 {most:.1?}",
+        times.len()
+    );
+    assert!(most < AT_ONCE, "{most:?}");
+}
+
+async fn hosts(client: &Client, addresses: &[String]) -> Vec<Option<String>> {
+    join_all(addresses.iter().map(|address| client.host(address))).await
+}

@@ -1,0 +1,169 @@
+//! Redis is there, but not well.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::redis_down::is_refused_at_once;
+use super::{builder, generations, load_books, shared};
+use crate::support::books::CONTRACT;
+use crate::support::chaos::{freeze, thaw};
+use crate::support::client::Client;
+use crate::support::load::{Load, Pace};
+use crate::support::process::Process;
+use crate::support::programs;
+use crate::support::redis_server::RedisServer;
+use crate::support::wait::{self, PATIENCE};
+
+#[tokio::test]
+async fn fault_21_freeze_redis_for_3_s() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).workers(2).start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 4).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let frozen = Instant::now();
+    freeze(&mut farm.redis.process);
+    let opened = is_refused_at_once(&client, &addresses[0]).await - frozen;
+    eprintln!("freeze of Redis until calls are refused at once: {opened:.2?}");
+    wait::lasts(Duration::from_secs(3).saturating_sub(frozen.elapsed())).await;
+    thaw(&mut farm.redis.process);
+    eprintln!("thaw to full pace: {:.2?}", load.flows().await);
+    load.end()
+        .await
+        .balance(&client, &["ok", "queue_unavailable"])
+        .await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts have moved"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_22_the_memory_of_redis_is_full() {
+    let _machine = shared().await;
+    let mut farm = builder().workers(2).start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 4).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+
+    // Over four fifths, but not full: what is under way is finished, nothing new is let in.
+    let used = farm.used_memory().await;
+    farm.config_set("maxmemory", &(used + used / 10).to_string())
+        .await;
+    is_refused_as_overloaded(&client, &addresses[0]).await;
+    // Really full. Longer than a lease: the workers live on.
+    farm.config_set("maxmemory", &(used / 2).to_string()).await;
+    wait::lasts(Duration::from_secs(7)).await;
+    assert_ne!(
+        client
+            .execute(&addresses[0], "known", &json!([]))
+            .await
+            .status,
+        200
+    );
+    let workers = farm.redis.workers("exec:").await;
+    for worker in &workers {
+        let lives: bool = farm
+            .redis_command(&["EXISTS", &format!("exec:{{w:{worker}}}:lease")])
+            .await;
+        assert!(lives, "{worker} has lost its lease");
+    }
+    farm.config_set("maxmemory", "0").await;
+    eprintln!("room again to full pace: {:.2?}", load.flows().await);
+    load.end()
+        .await
+        .balance(&client, &["ok", "overloaded", "queue_unavailable"])
+        .await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts have moved"
+    );
+    client.must_load("another", CONTRACT).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+async fn is_refused_as_overloaded(client: &Client, address: &str) {
+    let refused = wait::until("calls to be refused", PATIENCE, async || {
+        let answer = client.execute(address, "known", &json!([])).await;
+        Some(answer).filter(|answer| answer.status != 200)
+    })
+    .await;
+    assert_eq!(refused.error(503, "overloaded")["started"], false);
+    client
+        .load("another", CONTRACT)
+        .await
+        .error(503, "overloaded");
+}
+
+#[tokio::test]
+async fn fault_23_scripts_flushed_and_clients_killed_for_30_s() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).workers(2).start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 4).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let start = Instant::now();
+    let mut rounds = 0;
+    while start.elapsed() < Duration::from_secs(30) {
+        farm.script_flush().await;
+        farm.client_kill().await;
+        rounds += 1;
+        wait::lasts(Duration::from_millis(500)).await;
+    }
+    eprintln!(
+        "{rounds} rounds; then to full pace: {:.2?}",
+        load.flows().await
+    );
+    let books = load.end().await;
+    let (all, well) = (books.calls.len(), books.succeeded());
+    books.balance(&client, &["ok", "queue_unavailable"]).await;
+    assert!(well * 10 >= all * 9, "{well} of {all} have succeeded");
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts have moved"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_24_a_wrong_eviction_policy() {
+    let _machine = shared().await;
+    let folder = TempDir::new().expect("a folder can be made");
+    let mut redis =
+        RedisServer::start_on(programs::free_port(), "volatile-ttl", folder.path()).await;
+    for mut command in [programs::api(), programs::worker()] {
+        command
+            .env("REDIS_URL", redis.url())
+            .env("EXECUTION_API_PORT", "0")
+            .env("TMPDIR", folder.path());
+        let mut process = Process::start("refuses", command, folder.path());
+        let status = process.end(PATIENCE).await;
+        let log = process.log();
+        assert!(
+            status.code().is_some_and(|code| code != 0),
+            "{status}: {log}"
+        );
+        assert!(
+            log.contains("maxmemory-policy") && log.contains("volatile-ttl"),
+            "{log}"
+        );
+        assert!(!log.contains("panicked"), "{log}");
+    }
+    assert_eq!(redis.keys().await, Vec::<String>::new());
+    redis.process.terminate().await;
+}

@@ -1,0 +1,114 @@
+//! Pages and browsers die.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{builder, generations, load_books, shared};
+use crate::support::client::Client;
+use crate::support::load::{Load, Pace};
+use crate::support::processes::Seen;
+use crate::support::wait::{self, PATIENCE};
+
+#[tokio::test]
+async fn fault_09_kill_the_renderer_of_a_page() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 3).await;
+    let work = async {
+        let argument = json!({ "id": 0, "ms": 500 });
+        client
+            .execute(&addresses[0], "work", &argument)
+            .await
+            .data();
+    };
+    let renderer = farm.busy_renderer(0, work).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses[1..], Pace::STEADY);
+    load.flows().await;
+    let killed = Instant::now();
+    renderer.kill();
+    let answer = answers_anew(&client, &addresses[0], before[0]).await;
+    let took = killed.elapsed();
+    eprintln!("kill of a page to its next answer: {took:.2?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(answer, before[0] + 1);
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    assert_eq!(
+        generations(&client, &addresses[1..]).await,
+        before[1..],
+        "neighbours were lost"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_09_a_page_out_of_memory() {
+    let _machine = shared().await;
+    let mut farm = builder().env("CHROMIUM_HEAP_MB", "64").start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 2).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses[1..], Pace::STEADY);
+    load.flows().await;
+    client
+        .call(&addresses[0], "fill")
+        .await
+        .error(500, "contract_crashed");
+    let crashed = Instant::now();
+    answers_anew(&client, &addresses[0], before[0]).await;
+    let took = crashed.elapsed();
+    eprintln!("a page out of memory to its next answer: {took:.2?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    assert_eq!(
+        generations(&client, &addresses[1..]).await,
+        before[1..],
+        "neighbours were lost"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// Calls until a younger generation answers, which must succeed; gives it.
+async fn answers_anew(client: &Client, address: &str, before: u64) -> u64 {
+    wait::until("a fresh page", PATIENCE, async || {
+        let answer = client.execute(address, "add", &json!(1)).await;
+        assert!([200, 500].contains(&answer.status), "{answer:?}");
+        Some(answer)
+            .filter(|answer| answer.status == 200)
+            .map(|answer| answer.generation())
+            .filter(|now| *now > before)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn fault_10_kill_the_browser() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 10).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let browsers = farm.browsers(0);
+    assert_eq!(browsers.len(), 1, "{browsers:#?}");
+    let killed = Instant::now();
+    browsers.iter().for_each(Seen::kill);
+    for (address, before) in addresses.iter().zip(before) {
+        answers_anew(&client, address, before).await;
+    }
+    let took = killed.elapsed();
+    eprintln!("kill of the browser until all 10 contracts answer: {took:.2?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    farm.all_run();
+    farm.is_quiet().await;
+    farm.stop().await;
+}

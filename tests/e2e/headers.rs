@@ -1,0 +1,111 @@
+//! What stands in the headers of an answer.
+
+use serde_json::json;
+
+use crate::support::client::{Answer, send};
+use crate::support::farm::Farm;
+
+const CONTRACT: &str = "{ echo: (a) => a, fails: () => { throw new Error('on purpose') } }";
+
+#[tokio::test]
+async fn a_request_id_is_kept_or_made() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    let paths = [
+        "/execute/abcd/echo",
+        "/execute/abcd/fails",
+        "/execute/other/echo",
+        "/no/such/route",
+    ];
+    for path in paths {
+        let request = client.request(reqwest::Method::POST, path);
+        let answer = send(request.header("x-request-id", "my-Request.7")).await;
+        assert_eq!(
+            answer.header("x-request-id"),
+            Some("my-Request.7"),
+            "{path}"
+        );
+
+        // Nobody else's text of any length goes into the answer and the logs.
+        let long = "x".repeat(1000);
+        let request = client.request(reqwest::Method::POST, path);
+        let answer = send(request.header("x-request-id", &long)).await;
+        assert!(
+            answer.header("x-request-id").is_some_and(|id| id != long),
+            "{path}"
+        );
+
+        let (one, two) = (
+            client.post(path, &json!(1)).await,
+            client.post(path, &json!(1)).await,
+        );
+        let made = [one.header("x-request-id"), two.header("x-request-id")];
+        assert!(
+            made.iter().all(|id| id.is_some_and(|id| id.len() >= 8)),
+            "{made:?}"
+        );
+        assert_ne!(made[0], made[1]);
+    }
+    farm.stop().await;
+}
+
+/// The durations in `Server-Timing`, in milliseconds, by name.
+fn timing(answer: &Answer) -> Vec<(String, f64)> {
+    let header = answer
+        .header("server-timing")
+        .unwrap_or_else(|| panic!("none in {answer:?}"));
+    header
+        .split(',')
+        .map(|metric| {
+            let (name, duration) = metric
+                .trim()
+                .split_once(";dur=")
+                .expect("name;dur=duration");
+            (
+                name.to_owned(),
+                duration.parse().expect("a duration is a number"),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_call_tells_how_long_it_waited_and_ran() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    // Half a second of work, so that what is measured cannot be nothing.
+    let executable = "{
+        quick: () => 1,
+        works: () => { const end = performance.now() + 500; while (performance.now() < end); },
+        fails: () => { throw new Error('on purpose') },
+    }";
+    client.must_load("abcd", executable).await;
+    for method in ["quick", "works", "fails"] {
+        let answer = client.call("abcd", method).await;
+        let [(queue, waited), (exec, ran)] = &timing(&answer)[..] else {
+            panic!("not two durations: {answer:?}")
+        };
+        assert_eq!((queue.as_str(), exec.as_str()), ("queue", "exec"));
+        assert!(*waited >= 0.0 && *ran >= 0.0, "{answer:?}");
+        if method == "works" {
+            assert!(*ran >= 400.0, "{answer:?}");
+        }
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_tells_the_generation_of_the_state_that_it_saw() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    let listed = client.generation("abcd").await;
+    assert_eq!(client.call("abcd", "echo").await.generation(), listed);
+    assert_eq!(client.call("abcd", "fails").await.generation(), listed);
+    client.must_load("abcd", "{ echo: () => 'new' }").await;
+    let answer = client.call("abcd", "echo").await;
+    assert!(answer.generation() > listed);
+    assert_eq!(answer.generation(), client.generation("abcd").await);
+    farm.stop().await;
+}

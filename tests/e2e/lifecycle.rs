@@ -1,0 +1,271 @@
+//! How processes end: browsers and pages come back, programs leave nothing behind.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::processes::{self, Seen};
+use crate::support::traffic::Traffic;
+use crate::support::wait::{self, PATIENCE};
+
+const COUNTER: &str = "
+let calls = 0;
+function count() { calls += 1; return calls }
+function echo(a) { return a }
+function slow() { return new Promise((resolve) => setTimeout(resolve, 1500, 'done')) }
+function init() { return { count, echo, slow } }
+";
+
+/// Loads contracts, calls each one, and gives their generations.
+async fn load_all(client: &Client, addresses: &[&str]) -> Vec<u64> {
+    let mut generations = Vec::new();
+    for address in addresses {
+        client.must_load(address, COUNTER).await;
+        let answer = client.call(address, "count").await;
+        assert_eq!(answer.data(), 1);
+        generations.push(answer.generation());
+    }
+    generations
+}
+
+/// Checks that the contracts answer, from fresh pages.
+async fn all_are_fresh(client: &Client, addresses: &[&str], before: &[u64]) {
+    for (address, before) in addresses.iter().zip(before) {
+        let answer = wait::until("the contract to answer", PATIENCE, async || {
+            Some(client.call(address, "count").await).filter(|answer| answer.status == 200)
+        })
+        .await;
+        assert_eq!(answer.data(), 1, "{address}: {answer:?}");
+        assert!(answer.generation() > *before, "{address}: {answer:?}");
+    }
+}
+
+async fn all_are_gone(processes: &[Seen]) {
+    wait::until_true("the processes to end", PATIENCE, async || {
+        !processes.iter().any(Seen::runs)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_browser_comes_back() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    let addresses = ["one", "two"];
+    let before = load_all(client, &addresses).await;
+    let browsers = farm.browsers(0);
+    assert_eq!(browsers.len(), 1, "{browsers:#?}");
+    let traffic = Traffic::start(&farm.clients, "one", "echo");
+    traffic.flows().await;
+    browsers[0].kill();
+    all_are_gone(&browsers).await;
+    traffic.flows().await;
+    // A call that stood on the lost page was run again: nobody noticed.
+    for answer in traffic.end().await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    all_are_fresh(client, &addresses, &before).await;
+    assert_eq!(farm.browsers(0).len(), 1);
+    assert_eq!(farm.profiles().len(), 1, "{:?}", farm.profiles());
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_page_comes_back() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    let addresses = ["one", "two"];
+    let before = load_all(client, &addresses).await;
+    let (browsers, renderers) = (farm.browsers(0), farm.renderers(0));
+    assert!(
+        renderers.len() >= 2,
+        "each contract has its own process: {renderers:#?}"
+    );
+    let traffic = Traffic::start(&farm.clients, "one", "echo");
+    traffic.flows().await;
+    for renderer in &renderers {
+        renderer.kill();
+    }
+    traffic.flows().await;
+    for answer in traffic.end().await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    all_are_fresh(client, &addresses, &before).await;
+    assert_eq!(farm.browsers(0), browsers, "the browser itself did not end");
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn an_unloaded_contract_leaves_no_process() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    load_all(client, &["kept"]).await;
+    let before = farm.renderers(0).len();
+    let addresses = ["one", "two", "three"];
+    load_all(client, &addresses).await;
+    assert!(farm.renderers(0).len() >= before + addresses.len());
+    for address in addresses {
+        client.unload(address).await.is_done();
+    }
+    wait::until_true("the pages' processes to end", PATIENCE, async || {
+        farm.renderers(0).len() <= before
+    })
+    .await;
+    assert_eq!(client.call("kept", "count").await.data(), 2);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_hands_its_contracts_over_and_leaves_nothing() {
+    let mut farm = Farm::builder().apis(2).start().await;
+    let client = farm.client().clone();
+    let addresses = ["one", "two", "three", "four"];
+    let before = load_all(&client, &addresses).await;
+    let (first_profiles, seen) = (
+        farm.profiles(),
+        processes::descendants(farm.workers[0].pid()),
+    );
+    let host = client
+        .host("one")
+        .await
+        .expect("a loaded contract has a host");
+    assert!(
+        farm.redis
+            .keys()
+            .await
+            .iter()
+            .any(|key| key.contains(&host))
+    );
+    farm.add_worker().await;
+
+    let traffic = Traffic::start(&farm.clients, "one", "echo");
+    traffic.flows().await;
+    farm.workers[0].terminate().await;
+    let running: Vec<&Seen> = seen.iter().filter(|process| process.runs()).collect();
+    assert!(running.is_empty(), "processes are left: {running:#?}");
+    assert!(
+        !farm
+            .profiles()
+            .iter()
+            .any(|profile| first_profiles.contains(profile))
+    );
+    let keys = farm.redis.keys().await;
+    assert!(
+        !keys.iter().any(|key| key.contains(&host)),
+        "keys are left: {keys:?}"
+    );
+    let workers = farm.redis.workers("exec:").await;
+    assert!(workers.len() == 1 && workers[0] != host, "{workers:?}");
+
+    all_are_fresh(&client, &addresses, &before).await;
+    for address in addresses {
+        assert_eq!(
+            client.host(address).await.as_ref(),
+            workers.first(),
+            "{address}"
+        );
+    }
+    traffic.flows().await;
+    for answer in traffic.end().await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn contracts_outlive_the_last_worker() {
+    let mut farm = Farm::start().await;
+    let client = farm.client().clone();
+    let before = load_all(&client, &["abcd"]).await;
+    farm.workers[0].terminate().await;
+    wait::until_true(
+        "the api to say that it cannot serve",
+        PATIENCE,
+        async || client.get("/readyz").await.status == 503,
+    )
+    .await;
+    assert_eq!(client.get("/healthz").await.status, 200);
+    let contract = client.contract("abcd").await;
+    assert_eq!(
+        (&contract["state"], &contract["host"]),
+        (&json!("unplaced"), &json!(null))
+    );
+    farm.add_worker().await;
+    all_are_fresh(&client, &["abcd"], &before).await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_finishes_what_runs_before_it_ends() {
+    let mut farm = Farm::start().await;
+    let client = farm.client().clone();
+    load_all(&client, &["abcd"]).await;
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.call("abcd", "slow").await }
+    });
+    wait::until_true("the call to run", PATIENCE, async || {
+        client.contract("abcd").await["queueDepth"] == 1
+    })
+    .await;
+    farm.workers[0].terminate().await;
+    assert_eq!(slow.await.unwrap().data(), "done");
+    farm.add_worker().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_leaves_no_process_and_no_profile() {
+    let mut farm = Farm::start().await;
+    load_all(farm.client(), &["one", "two"]).await;
+    let seen = processes::descendants(farm.workers[0].pid());
+    assert!(
+        seen.iter().any(Seen::is_browser) && seen.iter().any(Seen::is_renderer),
+        "{seen:#?}"
+    );
+    assert!(!farm.profiles().is_empty());
+    farm.workers[0].kill().await;
+    all_are_gone(&seen).await;
+    wait::until_true("the profiles to go", PATIENCE, async || {
+        farm.profiles().is_empty()
+    })
+    .await;
+    farm.stop_whatever_is_in_redis().await;
+}
+
+#[tokio::test]
+async fn an_api_finishes_what_runs_before_it_ends() {
+    let mut farm = Farm::builder().apis(2).start().await;
+    let client = farm.client().clone();
+    load_all(&client, &["abcd"]).await;
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.call("abcd", "slow").await }
+    });
+    wait::until_true("the call to run", PATIENCE, async || {
+        farm.clients[1].contract("abcd").await["queueDepth"] == 1
+    })
+    .await;
+    farm.apis[0].terminate().await;
+    assert_eq!(slow.await.unwrap().data(), "done");
+    // The other one goes on.
+    let rest = farm.clients.split_off(1);
+    farm.clients = rest;
+    assert_eq!(farm.client().call("abcd", "count").await.data(), 2);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_a_program_as_well() {
+    let mut farm = Farm::start().await;
+    load_all(farm.client(), &["abcd"]).await;
+    farm.client().unload("abcd").await.is_done();
+    let (worker, api) = (&mut farm.workers[0], &mut farm.apis[0]);
+    worker.signal(Signal::SIGINT);
+    assert!(worker.end(PATIENCE).await.success(), "{}", worker.log());
+    api.signal(Signal::SIGINT);
+    assert!(api.end(PATIENCE).await.success(), "{}", api.log());
+    farm.clients.clear();
+    farm.stop().await;
+}

@@ -1,0 +1,249 @@
+//! Limits of size and number: what is over them is refused, and says so.
+
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::client::send;
+use crate::support::farm::Farm;
+use crate::support::wait::{self, PATIENCE};
+
+const ECHO: &str = "{ echo: (a) => a }";
+
+/// JSON text of a string, `bytes` long with its quotes.
+fn text(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let farm = Farm::builder()
+        .env("EXECUTE_BODY_LIMIT_BYTES", "10000")
+        .env("LOAD_BODY_LIMIT_BYTES", "200000")
+        .start()
+        .await;
+    let client = farm.client();
+    client.must_load("abcd", ECHO).await;
+    let path = "/execute/abcd/echo";
+    assert_eq!(client.post_text(path, text(10_000)).await.status, 200);
+    client
+        .post_text(path, text(10_001))
+        .await
+        .error(413, "payload_too_large");
+    // Nobody says beforehand how long this one is.
+    let request = client
+        .request(Method::POST, path)
+        .header(CONTENT_TYPE, "application/json");
+    let chunks = (0..11).map(|_| Ok::<_, std::io::Error>(text(1_000)));
+    let long = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
+    send(request.body(long))
+        .await
+        .error(413, "payload_too_large");
+
+    let long = |spaces: usize| format!("{{{} echo: (a) => a }}", " ".repeat(spaces));
+    client.must_load("long", &long(150_000)).await;
+    client
+        .load("long", &long(200_000))
+        .await
+        .error(413, "payload_too_large");
+    assert_eq!(client.execute("long", "echo", &json!(1)).await.data(), 1);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_still_sends_learns_that_it_is_too_much() {
+    let farm = Farm::builder()
+        .env("EXECUTE_BODY_LIMIT_BYTES", "10000")
+        .env("LOAD_BODY_LIMIT_BYTES", "10000")
+        .start()
+        .await;
+    let client = farm.client();
+    // More than the buffers between two programs hold: it is refused while it is being sent.
+    for path in ["/execute/abcd/echo", "/loadSmartContract"] {
+        let answer = client.post_text(path, text(5_000_000)).await;
+        answer.error(413, "payload_too_large");
+        let chunks = (0..50).map(|_| Ok::<_, std::io::Error>(text(100_000)));
+        let request = client
+            .request(Method::POST, path)
+            .header(CONTENT_TYPE, "application/json");
+        let long = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
+        send(request.body(long))
+            .await
+            .error(413, "payload_too_large");
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_awaited() {
+    let farm = Farm::builder().env("BODY_TIMEOUT_MS", "200").start().await;
+    let client = farm.client();
+    client.must_load("abcd", ECHO).await;
+    for path in [
+        "/loadSmartContract",
+        "/unloadSmartContract",
+        "/execute/abcd/echo",
+    ] {
+        let request = client
+            .request(Method::POST, path)
+            .header(CONTENT_TYPE, "application/json");
+        let stuck = futures::stream::pending::<Result<String, std::io::Error>>();
+        let answer = send(request.body(reqwest::Body::wrap_stream(stuck))).await;
+        answer.error(408, "request_timeout");
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_result_over_the_limit_is_refused() {
+    let farm = Farm::builder()
+        .env("RESULT_LIMIT_BYTES", "1000")
+        .start()
+        .await;
+    let client = farm.client();
+    let executable = "{ text: (n) => 'x'.repeat(n), later: async (n) => 'x'.repeat(n) }";
+    client.must_load("whole", executable).await;
+    for (address, limits, allowed) in [
+        ("plain", json!({}), 1_000),
+        ("lowered", json!({ "resultBytes": 100 }), 100),
+        ("raised", json!({ "resultBytes": 1_000_000 }), 1_000),
+    ] {
+        let load =
+            json!({ "contractAddress": address, "executable": executable, "limits": limits });
+        client.post("/loadSmartContract", &load).await.is_done();
+        for method in ["text", "later"] {
+            // With its quotes.
+            let fits = client.execute(address, method, &json!(allowed - 2)).await;
+            assert_eq!(fits.status, 200, "{address} {method}: {fits:?}");
+            let over = client.execute(address, method, &json!(allowed - 1)).await;
+            over.error(500, "result_too_large");
+        }
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn without_room_no_contract_is_loaded() {
+    let farm = Farm::builder()
+        .apis(2)
+        .workers(2)
+        .env("WORKER_CAPACITY", "1")
+        // Far beyond what a client waits: the answer comes at once, not at the deadline.
+        .env("LOAD_DEADLINE_MS", "600000")
+        .start()
+        .await;
+    let [one, two] = &farm.clients[..] else {
+        unreachable!("two apis were asked for")
+    };
+    one.must_load("first", ECHO).await;
+    two.must_load("second", ECHO).await;
+    for client in &farm.clients {
+        client.load("third", ECHO).await.error(503, "no_capacity");
+        client
+            .call("third", "echo")
+            .await
+            .error(404, "contract_not_loaded");
+    }
+    one.unload("second").await.is_done();
+    two.must_load("third", ECHO).await;
+    assert_eq!(one.execute("third", "echo", &json!(3)).await.data(), 3);
+    assert_eq!(one.execute("first", "echo", &json!(1)).await.data(), 1);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_worker_no_contract_is_loaded() {
+    let farm = Farm::builder()
+        .workers(0)
+        .env("LOAD_DEADLINE_MS", "600000")
+        .start()
+        .await;
+    let client = farm.client();
+    assert_eq!(client.get("/readyz").await.status, 503);
+    assert_eq!(client.get("/healthz").await.status, 200);
+    client.load("abcd", ECHO).await.error(503, "no_capacity");
+    client
+        .call("abcd", "echo")
+        .await
+        .error(404, "contract_not_loaded");
+    assert_eq!(client.contracts().await, Vec::<Value>::new());
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn over_the_requests_in_flight_a_call_is_refused() {
+    let farm = Farm::builder().env("MAX_IN_FLIGHT", "2").start().await;
+    let client = farm.client();
+    let executable = "{
+        slow: () => new Promise((resolve) => setTimeout(resolve, 1500, 'done')),
+        quick: () => 1,
+    }";
+    client.must_load("abcd", executable).await;
+    let mut slow = JoinSet::new();
+    for _ in 0..2 {
+        let client = client.clone();
+        slow.spawn(async move { client.call("abcd", "slow").await });
+    }
+    wait::until_true("both calls to run", PATIENCE, async || {
+        client.contract("abcd").await["queueDepth"] == 2
+    })
+    .await;
+    client.call("abcd", "quick").await.error(503, "overloaded");
+    client.load("other", ECHO).await.error(503, "overloaded");
+    client.unload("abcd").await.error(503, "overloaded");
+    // Whether the process lives can still be asked.
+    assert_eq!(client.get("/healthz").await.status, 200);
+    assert_eq!(client.get("/readyz").await.status, 200);
+    for answer in slow.join_all().await {
+        assert_eq!(answer.data(), "done");
+    }
+    assert_eq!(client.call("abcd", "quick").await.data(), 1);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn over_the_queue_of_a_contract_a_call_is_refused() {
+    let farm = Farm::builder()
+        .env("CONTRACT_QUEUE_LIMIT", "5")
+        .start()
+        .await;
+    let client = farm.client();
+    // While it works, calls gather.
+    let executable = "{
+        works: () => { const end = performance.now() + 1000; while (performance.now() < end); },
+        quick: (a) => a,
+    }";
+    client.must_load("abcd", executable).await;
+    client.must_load("other", ECHO).await;
+    let mut calls = JoinSet::new();
+    calls.spawn({
+        let client = client.clone();
+        async move { (Value::Null, client.call("abcd", "works").await) }
+    });
+    for number in 0..600 {
+        let client = client.clone();
+        calls.spawn(async move {
+            (
+                json!(number),
+                client.execute("abcd", "quick", &json!(number)).await,
+            )
+        });
+    }
+    let other = client.execute("other", "echo", &json!(1)).await;
+    assert_eq!(other.data(), 1);
+    let (answered, refused): (Vec<_>, Vec<_>) = calls
+        .join_all()
+        .await
+        .into_iter()
+        .partition(|(_, answer)| answer.status == 200);
+    assert!(!answered.is_empty() && !refused.is_empty());
+    for (argument, answer) in answered {
+        assert_eq!(answer.data(), argument);
+    }
+    for (_, answer) in refused {
+        answer.error(503, "overloaded");
+    }
+    assert_eq!(client.execute("abcd", "quick", &json!(2)).await.data(), 2);
+    farm.stop().await;
+}

@@ -1,0 +1,156 @@
+//! Several apis and workers on one Redis are one service.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+
+/// Every contract tells its own name, so that an answer of another one is seen.
+fn named(name: &str) -> String {
+    format!(
+        "let calls = 0;
+         function who(a) {{ calls += 1; return ['{name}', a] }}
+         function calls_so_far() {{ return calls }}
+         function init() {{ return {{ who, calls_so_far }} }}"
+    )
+}
+
+/// Loads contracts `c0`.. through all clients by turns, all at the same time.
+async fn load_many(clients: &[Client], count: usize) {
+    let mut loads = JoinSet::new();
+    for number in 0..count {
+        let client = clients[number % clients.len()].clone();
+        loads.spawn(async move {
+            let address = format!("c{number}");
+            (client.load(&address, &named(&address)).await, address)
+        });
+    }
+    for (loaded, address) in loads.join_all().await {
+        assert_eq!(loaded.status, 204, "{address}: {loaded:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_apis_and_two_workers_share_twenty_contracts() {
+    let farm = Farm::builder().apis(2).workers(2).start().await;
+    load_many(&farm.clients, 20).await;
+    let mut hosts = BTreeMap::new();
+    for number in 0..20 {
+        let host = farm
+            .client()
+            .host(&format!("c{number}"))
+            .await
+            .expect("a host");
+        *hosts.entry(host).or_insert(0) += 1;
+    }
+    assert_eq!(hosts.len(), 2, "{hosts:?}");
+    assert!(hosts.values().all(|contracts| *contracts >= 5), "{hosts:?}");
+
+    // 200 calls at the same time: each gets the answer to its own argument, from its own contract.
+    let mut calls = JoinSet::new();
+    for number in 0..200 {
+        let client = farm.clients[number % 2].clone();
+        let address = format!("c{}", number % 20);
+        calls.spawn(async move {
+            let argument = json!({ "number": number, "text": format!("n{number}") });
+            let answer = client.execute(&address, "who", &argument).await;
+            assert_eq!(answer.data(), json!([address, argument]));
+        });
+    }
+    calls.join_all().await;
+    for number in 0..20 {
+        let calls = farm.clients[number % 2]
+            .call(&format!("c{number}"), "calls_so_far")
+            .await;
+        assert_eq!(calls.data(), 10, "c{number}");
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn concurrent_calls_of_one_contract_get_their_own_answers() {
+    let farm = Farm::builder().apis(2).start().await;
+    let client = farm.client();
+    let executable = "{
+        now: (a) => ['now', a],
+        later: async (a) => { await null; return ['later', a] },
+        fails: (a) => { throw new Error('no ' + a) },
+    }";
+    client.must_load("busy", executable).await;
+    let mut calls = JoinSet::new();
+    for number in 0..200 {
+        let client = farm.clients[number % 2].clone();
+        calls.spawn(async move {
+            let argument = json!(number);
+            match number % 3 {
+                0 => assert_eq!(
+                    client.execute("busy", "now", &argument).await.data(),
+                    json!(["now", number])
+                ),
+                1 => assert_eq!(
+                    client.execute("busy", "later", &argument).await.data(),
+                    json!(["later", number])
+                ),
+                _ => assert_eq!(
+                    client
+                        .execute("busy", "fails", &argument)
+                        .await
+                        .error_text(500, "execution_failed"),
+                    format!("Error: no {number}")
+                ),
+            }
+        });
+    }
+    calls.join_all().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn every_api_tells_the_same() {
+    let farm = Farm::builder().apis(2).workers(2).start().await;
+    let [one, two] = &farm.clients[..] else {
+        unreachable!("two apis were asked for")
+    };
+    one.must_load("abcd", &named("abcd")).await;
+    assert_eq!(
+        two.execute("abcd", "who", &json!(1)).await.data(),
+        json!(["abcd", 1])
+    );
+    assert_eq!(
+        one.execute("abcd", "who", &json!(2)).await.data(),
+        json!(["abcd", 2])
+    );
+    assert_eq!(two.call("abcd", "calls_so_far").await.data(), 2);
+    let told: [Value; 2] = [one.contract("abcd").await, two.contract("abcd").await];
+    assert_eq!(told[0]["host"], told[1]["host"]);
+    assert_eq!(told[0]["generation"], told[1]["generation"]);
+
+    // Both know by now where it is; both must learn that it is gone, and come again.
+    two.unload("abcd").await.is_done();
+    one.call("abcd", "who")
+        .await
+        .error(404, "contract_not_loaded");
+    two.call("abcd", "who")
+        .await
+        .error(404, "contract_not_loaded");
+    assert_eq!(one.contracts().await, Vec::<Value>::new());
+    two.must_load("abcd", &named("again")).await;
+    assert_eq!(
+        one.execute("abcd", "who", &json!(3)).await.data(),
+        json!(["again", 3])
+    );
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn farms_share_a_redis_by_their_prefix() {
+    let farm = Farm::builder().prefix("other:").start().await;
+    farm.client().must_load("abcd", &named("abcd")).await;
+    let keys = farm.redis.keys().await;
+    assert!(!keys.is_empty());
+    assert!(keys.iter().all(|key| key.starts_with("other:")), "{keys:?}");
+    farm.stop().await;
+}

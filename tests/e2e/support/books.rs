@@ -1,0 +1,247 @@
+//! What callers have noted, and what must be true of it whatever went wrong meanwhile.
+//!
+//! - **I1** every call was answered, by its deadline and a second
+//! - **I2** no page has run a call twice
+//! - **I3** what succeeded was run
+//! - **I4** what was answered `"started": false` was not run
+//! - and no contract was ever answered for by two hosts at a time
+//!
+//! The contract `books.js` keeps the other half of the books: a page's own, that begin anew with
+//! every generation.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::client::{Answer, Client};
+
+/// The contract.
+pub(crate) const CONTRACT: &str = include_str!("books.js");
+
+/// The service's own deadline of a call.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many ids a page is asked about at once.
+const ASKED: usize = 5_000;
+
+/// One call as its caller saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) sent: Instant,
+    pub(crate) ended: Instant,
+    /// None when the connection broke.
+    pub(crate) answer: Option<Answer>,
+    /// How often it was sent before, by a caller who saw the connection break.
+    pub(crate) broken: u64,
+}
+
+impl Call {
+    pub(crate) fn succeeded(&self) -> bool {
+        self.answer
+            .as_ref()
+            .is_some_and(|answer| answer.status == 200)
+    }
+
+    /// How long it took.
+    pub(crate) fn took(&self) -> Duration {
+        self.ended - self.sent
+    }
+
+    /// `ok`, or an error's code.
+    pub(crate) fn outcome(&self) -> String {
+        match &self.answer {
+            None => "no answer".to_owned(),
+            Some(answer) if answer.status == 200 => "ok".to_owned(),
+            Some(answer) => answer.json()["code"]
+                .as_str()
+                .unwrap_or("no code")
+                .to_owned(),
+        }
+    }
+
+    /// Whether the answer says that it was certainly not run.
+    fn never_started(&self) -> bool {
+        let error = self.answer.as_ref().filter(|answer| answer.status != 200);
+        error.is_some_and(|answer| answer.json()["started"] == false)
+    }
+
+    /// The generation that has answered.
+    fn generation(&self) -> Option<u64> {
+        let answer = self.answer.as_ref().filter(|_| self.succeeded())?;
+        Some(answer.generation())
+    }
+}
+
+/// Whether one page may have run one call twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    Never,
+    /// When its caller has sent it again.
+    ByCallers,
+    /// When Redis forgot that a JavaScript call was answered.
+    Allowed,
+}
+
+/// All calls of a load.
+pub(crate) struct Books {
+    pub(crate) calls: Vec<Call>,
+}
+
+impl Books {
+    pub(crate) fn new(calls: Vec<Call>) -> Self {
+        Self { calls }
+    }
+
+    /// Checks everything that is always true, and that no call ended but in the `allowed` ways.
+    pub(crate) async fn balance(&self, client: &Client, allowed: &[&str]) {
+        self.balance_with(client, allowed, Repeats::Never).await;
+    }
+
+    /// The same, where a page may have run a call twice.
+    pub(crate) async fn balance_with(&self, client: &Client, allowed: &[&str], repeats: Repeats) {
+        eprintln!("{self}");
+        for call in &self.calls {
+            let outcome = call.outcome();
+            assert!(allowed.contains(&outcome.as_str()), "{outcome}: {call:#?}");
+            assert!(
+                call.took() <= DEADLINE + Duration::from_secs(1),
+                "I1, took {:?}: {call:#?}",
+                call.took()
+            );
+            call.is_its_own_answer(repeats);
+        }
+        self.one_host_at_a_time();
+        for (address, calls) in self.by_contract() {
+            audit(client, address, &calls, repeats).await;
+        }
+    }
+
+    fn by_contract(&self) -> BTreeMap<&str, Vec<&Call>> {
+        let mut contracts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for call in &self.calls {
+            contracts
+                .entry(call.address.as_str())
+                .or_default()
+                .push(call);
+        }
+        contracts
+    }
+
+    /// A call that is sent after another one was answered is never answered by an older
+    /// generation.
+    fn one_host_at_a_time(&self) {
+        for calls in self.by_contract().into_values() {
+            let mut told: Vec<_> = calls
+                .iter()
+                .filter_map(|call| Some((call.ended, call.generation()?)))
+                .collect();
+            told.sort_unstable();
+            let mut sent: Vec<_> = calls
+                .iter()
+                .filter_map(|call| Some((call.sent, call.generation()?, call)))
+                .collect();
+            sent.sort_unstable_by_key(|(at, ..)| *at);
+            let (mut told, mut newest) = (told.into_iter().peekable(), 0);
+            for (at, generation, call) in sent {
+                while let Some((_, known)) = told.next_if(|(ended, _)| *ended < at) {
+                    newest = newest.max(known);
+                }
+                assert!(
+                    generation >= newest,
+                    "{newest} had answered before: {call:#?}"
+                );
+            }
+        }
+    }
+
+    /// The calls that succeeded.
+    pub(crate) fn succeeded(&self) -> usize {
+        self.calls.iter().filter(|call| call.succeeded()).count()
+    }
+
+    /// The calls sent in a span of time.
+    pub(crate) fn sent_between(&self, from: Instant, to: Instant) -> Vec<&Call> {
+        let calls = self.calls.iter();
+        calls
+            .filter(|call| (from..to).contains(&call.sent))
+            .collect()
+    }
+}
+
+impl Call {
+    fn is_its_own_answer(&self, repeats: Repeats) {
+        if !self.succeeded() {
+            return;
+        }
+        let data = self.answer.as_ref().expect("it succeeded").data();
+        assert_eq!(data["id"], self.id, "somebody else's answer: {self:#?}");
+        let most = match repeats {
+            Repeats::Never => 1,
+            Repeats::ByCallers => 1 + self.broken,
+            Repeats::Allowed => u64::MAX,
+        };
+        let times = data["times"].as_u64().expect("the contract counts");
+        assert!(
+            (1..=most).contains(&times),
+            "I2, run {times} times: {self:#?}"
+        );
+    }
+}
+
+/// Compares the callers' notes with those of the page that the contract has now.
+async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats) {
+    let repeated = client.call(address, "repeated").await;
+    let generation = repeated.generation();
+    if repeats == Repeats::Never {
+        assert_eq!(repeated.data(), json!([]), "I2, run twice: {address}");
+    }
+    let answered_now = |call: &&&Call| call.generation() == Some(generation);
+    let ids = |calls: Vec<&&Call>| calls.iter().map(|call| call.id).collect::<Vec<_>>();
+    let succeeded = ids(calls.iter().filter(answered_now).collect());
+    let refused = ids(calls.iter().filter(|call| call.never_started()).collect());
+    for ids in succeeded.chunks(ASKED) {
+        let run = client.execute(address, "known", &json!(ids)).await;
+        assert_eq!(run.generation(), generation, "the page was lost meanwhile");
+        assert_eq!(
+            run.data(),
+            json!(ids),
+            "I3, succeeded without being run: {address}"
+        );
+    }
+    for ids in refused.chunks(ASKED) {
+        let run = client.execute(address, "known", &json!(ids)).await;
+        assert_eq!(
+            run.data(),
+            Value::Array(Vec::new()),
+            "I4, run after all: {address}"
+        );
+    }
+}
+
+/// The time within which a part of all calls was answered: `percent(99, ..)` is the p99.
+pub(crate) fn percent<'a>(part: usize, calls: impl IntoIterator<Item = &'a Call>) -> Duration {
+    let mut times: Vec<_> = calls.into_iter().map(Call::took).collect();
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    times.get(last * part / 100).copied().unwrap_or_default()
+}
+
+impl fmt::Display for Books {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut outcomes: HashMap<String, usize> = HashMap::new();
+        for call in &self.calls {
+            *outcomes.entry(call.outcome()).or_default() += 1;
+        }
+        let outcomes = BTreeMap::from_iter(outcomes);
+        let [p50, p95, p99, longest] = [50, 95, 99, 100].map(|part| percent(part, &self.calls));
+        write!(
+            f,
+            "{} calls {outcomes:?}, p50 {p50:.1?}, p95 {p95:.1?}, p99 {p99:.1?}, longest {longest:.2?}",
+            self.calls.len()
+        )
+    }
+}

@@ -1,0 +1,254 @@
+//! A thin HTTP client: requests as a caller sends them, answers as they come.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+/// No request may take longer, whatever happens; far above every deadline of the service.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Talks to one api.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Client {
+    /// A client for the api on `port` of the loopback interface.
+    pub(crate) fn new(port: u16) -> Self {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(LIMIT)
+            .build()
+            .expect("a client without TLS can always be made");
+        Self {
+            http,
+            base: format!("http://127.0.0.1:{port}"),
+        }
+    }
+
+    /// A request still to be furnished; see [`send`].
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    /// `GET path`
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        send(self.request(Method::GET, path)).await
+    }
+
+    /// `POST path` with a JSON body.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// `POST path` with a body that is sent as it is, and called JSON.
+    pub(crate) async fn post_text(&self, path: &str, body: impl Into<String>) -> Answer {
+        let request = self
+            .request(Method::POST, path)
+            .header(CONTENT_TYPE, "application/json");
+        send(request.body(body.into())).await
+    }
+
+    /// Loads a contract.
+    pub(crate) async fn load(&self, address: &str, executable: &str) -> Answer {
+        let body = json!({ "contractAddress": address, "executable": executable });
+        self.post("/loadSmartContract", &body).await
+    }
+
+    /// Loads a contract that must be taken.
+    pub(crate) async fn must_load(&self, address: &str, executable: &str) {
+        self.load(address, executable).await.is_done();
+    }
+
+    /// Unloads a contract.
+    pub(crate) async fn unload(&self, address: &str) -> Answer {
+        self.post(
+            "/unloadSmartContract",
+            &json!({ "contractAddress": address }),
+        )
+        .await
+    }
+
+    /// Calls a method with an argument.
+    pub(crate) async fn execute(&self, address: &str, method: &str, argument: &Value) -> Answer {
+        self.post(&format!("/execute/{address}/{method}"), argument)
+            .await
+    }
+
+    /// Calls a method without an argument.
+    pub(crate) async fn call(&self, address: &str, method: &str) -> Answer {
+        send(self.request(Method::POST, &format!("/execute/{address}/{method}"))).await
+    }
+
+    /// `GET /contracts`, which must be answered.
+    pub(crate) async fn contracts(&self) -> Vec<Value> {
+        let answer = self.get("/contracts").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+            .json()
+            .as_array()
+            .expect("the list of contracts is an array")
+            .clone()
+    }
+
+    /// `GET /contracts/{address}`, which must be answered.
+    pub(crate) async fn contract(&self, address: &str) -> Value {
+        let answer = self.get(&format!("/contracts/{address}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// `GET /workers`, which must be answered.
+    pub(crate) async fn workers(&self) -> Vec<Value> {
+        self.list("/workers").await
+    }
+
+    /// `GET /dead-letters`, which must be answered.
+    pub(crate) async fn dead_letters(&self) -> Vec<Value> {
+        self.list("/dead-letters").await
+    }
+
+    async fn list(&self, path: &str) -> Vec<Value> {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+            .json()
+            .as_array()
+            .expect("a list is an array")
+            .clone()
+    }
+
+    /// Asks a worker to hand over what it has and to end.
+    pub(crate) async fn drain(&self, worker: &str) -> Answer {
+        send(self.request(Method::POST, &format!("/workers/{worker}/drain"))).await
+    }
+
+    /// The contract's generation, as the list of contracts tells it.
+    pub(crate) async fn generation(&self, address: &str) -> u64 {
+        let contract = self.contract(address).await;
+        contract["generation"]
+            .as_u64()
+            .expect("a generation is a number")
+    }
+
+    /// The worker that hosts the contract, if one does.
+    pub(crate) async fn host(&self, address: &str) -> Option<String> {
+        self.contract(address).await["host"]
+            .as_str()
+            .map(str::to_owned)
+    }
+}
+
+/// Sends a request.
+///
+/// # Panics
+/// When no answer comes: a request without an answer is always a failure.
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
+    try_send(request).await.expect("every request is answered")
+}
+
+/// Sends a request to an api that may be going down.
+pub(crate) async fn try_send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let response = request.send().await?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Ok(Answer {
+        status,
+        headers,
+        body: response.text().await?,
+    })
+}
+
+impl Answer {
+    /// The body, which must be JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The result of a call, which must have succeeded.
+    #[track_caller]
+    pub(crate) fn data(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        let body = self.json();
+        let fields = body.as_object().expect("the answer of a call is an object");
+        assert!(
+            fields.len() == 1 && fields.contains_key("data"),
+            "not only data: {self:?}"
+        );
+        body["data"].clone()
+    }
+
+    /// A header, as text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// `Contract-Generation`
+    #[track_caller]
+    pub(crate) fn generation(&self) -> u64 {
+        let text = self.header("contract-generation");
+        text.and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("none in {self:?}"))
+    }
+
+    /// Checks that something was done that has no result.
+    #[track_caller]
+    pub(crate) fn is_done(&self) {
+        assert_eq!((self.status, self.body.as_str()), (204, ""), "{self:?}");
+    }
+
+    /// Checks that this is an error in the form that every error has, and gives its body.
+    #[track_caller]
+    pub(crate) fn error(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(
+            self.header(CONTENT_TYPE.as_str()),
+            Some("application/json"),
+            "{self:?}"
+        );
+        let body = self.json();
+        assert_eq!(body["code"], code, "{self:?}");
+        assert!(
+            body["error"].as_str().is_some_and(|text| text.len() > 3),
+            "{self:?}"
+        );
+        assert!(
+            body["requestId"].as_str().is_some_and(|id| !id.is_empty()),
+            "{self:?}"
+        );
+        assert_eq!(
+            body["requestId"].as_str(),
+            self.header("x-request-id"),
+            "{self:?}"
+        );
+        assert!(status == 400 || body.get("fields").is_none(), "{self:?}");
+        if status == 503 {
+            let seconds = self
+                .header(RETRY_AFTER.as_str())
+                .and_then(|text| text.parse().ok());
+            assert!(seconds.is_some_and(|seconds: u32| seconds > 0), "{self:?}");
+        }
+        body
+    }
+
+    /// Checks that this is an error, and gives its text.
+    #[track_caller]
+    pub(crate) fn error_text(&self, status: u16, code: &str) -> String {
+        let body = self.error(status, code);
+        body["error"]
+            .as_str()
+            .expect("checked to be text")
+            .to_owned()
+    }
+}

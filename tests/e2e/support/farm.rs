@@ -1,0 +1,290 @@
+//! A farm for one test: a Redis, apis and workers, and nothing that another test could touch.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::process::Process;
+use super::processes::{self, Seen};
+use super::redis_server::RedisServer;
+use super::wait::{self, PATIENCE};
+use super::{leftovers, programs};
+
+/// What a farm consists of; see [`Farm::builder`].
+pub(crate) struct Builder {
+    apis: usize,
+    workers: usize,
+    prefix: String,
+    env: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// How many apis; 1 unless told.
+    pub(crate) fn apis(self, apis: usize) -> Self {
+        Self { apis, ..self }
+    }
+
+    /// How many workers; 1 unless told.
+    pub(crate) fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// What stands before every key of the farm.
+    pub(crate) fn prefix(self, prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            ..self
+        }
+    }
+
+    /// A variable for every program.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Starts everything and waits until it can serve.
+    pub(crate) async fn start(self) -> Farm {
+        let folder = TempDir::with_prefix("execution-e2e-").expect("a folder can be made");
+        // The browsers run as another user, who must get through to the profiles.
+        let profiles = folder.path().join("profiles");
+        fs::create_dir(&profiles).expect("the farm's folder can be written");
+        open_to_all(folder.path(), 0o755);
+        open_to_all(&profiles, 0o1777);
+        let redis = RedisServer::start(folder.path()).await;
+        let mut farm = Farm {
+            redis,
+            apis: Vec::new(),
+            clients: Vec::new(),
+            workers: Vec::new(),
+            prefix: self.prefix,
+            env: self.env,
+            profiles,
+            folder,
+            ended: false,
+        };
+        for _ in 0..self.apis {
+            farm.spawn_api(&[]);
+        }
+        for _ in 0..self.workers {
+            farm.spawn_worker(&[]);
+        }
+        farm.serves(self.workers).await;
+        farm
+    }
+}
+
+fn open_to_all(folder: &Path, mode: u32) {
+    fs::set_permissions(folder, Permissions::from_mode(mode)).expect("an own folder can be opened");
+}
+
+/// A running farm. End it with [`Farm::stop`].
+pub(crate) struct Farm {
+    pub(crate) redis: RedisServer,
+    pub(crate) apis: Vec<Process>,
+    /// One for each api.
+    pub(crate) clients: Vec<Client>,
+    pub(crate) workers: Vec<Process>,
+    prefix: String,
+    env: Vec<(String, String)>,
+    profiles: PathBuf,
+    folder: TempDir,
+    ended: bool,
+}
+
+impl Farm {
+    /// A farm of one api and one worker, unless told otherwise.
+    pub(crate) fn builder() -> Builder {
+        Builder {
+            apis: 1,
+            workers: 1,
+            prefix: "exec:".to_owned(),
+            env: Vec::new(),
+        }
+    }
+
+    /// A farm of one api and one worker.
+    pub(crate) async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// A client of the first api.
+    pub(crate) fn client(&self) -> &Client {
+        &self.clients[0]
+    }
+
+    /// The folder of everything that the farm writes.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What stands before every key.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Starts one more api, with variables of its own.
+    pub(crate) fn spawn_api(&mut self, env: &[(&str, &str)]) {
+        let port = programs::free_port();
+        let mut command = programs::api();
+        command.env("EXECUTION_API_PORT", port.to_string());
+        let name = format!("api-{}", self.apis.len());
+        self.apis.push(self.spawn(&name, command, env));
+        self.clients.push(Client::new(port));
+    }
+
+    /// Starts one more worker, with variables of its own.
+    pub(crate) fn spawn_worker(&mut self, env: &[(&str, &str)]) {
+        let name = format!("worker-{}", self.workers.len());
+        let worker = self.spawn(&name, programs::worker(), env);
+        self.workers.push(worker);
+    }
+
+    fn spawn(&self, name: &str, mut command: Command, env: &[(&str, &str)]) -> Process {
+        command
+            .env("REDIS_URL", self.redis.url())
+            .env("REDIS_PREFIX", &self.prefix)
+            .env("TMPDIR", &self.profiles)
+            .env("RUST_LOG", "info")
+            // What a test does not need cannot disturb it.
+            .env("WORKER_ENGINES", "javascript")
+            .env("NO_COLOR", "1")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .envs(env.iter().copied());
+        Process::start(name, command, self.folder.path())
+    }
+
+    /// Starts one more worker and waits until it has joined.
+    pub(crate) async fn add_worker(&mut self) {
+        let workers = self.redis.workers(&self.prefix).await.len() + 1;
+        self.spawn_worker(&[]);
+        self.serves(workers).await;
+    }
+
+    /// Starts an empty Redis where the last one was.
+    pub(crate) async fn restart_redis(&mut self) {
+        self.redis.process.kill().await;
+        let port = self.redis.port();
+        self.redis = RedisServer::start_on(port, "noeviction", self.folder.path()).await;
+    }
+
+    /// Waits until `workers` have registered and every api says that it can serve.
+    async fn serves(&mut self, workers: usize) {
+        wait::until_true("the workers to register", PATIENCE, async || {
+            self.all_run();
+            self.redis.workers(&self.prefix).await.len() == workers
+        })
+        .await;
+        // Without a worker no api is ready.
+        let path = if workers == 0 { "/healthz" } else { "/readyz" };
+        wait::until_true("the apis to serve", PATIENCE, async || {
+            self.all_run();
+            for client in &self.clients {
+                let answer = super::client::try_send(client.request(reqwest::Method::GET, path));
+                if !answer.await.is_ok_and(|answer| answer.status == 200) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// Fails when a program has ended that nobody told to.
+    pub(crate) fn all_run(&mut self) {
+        for process in self.apis.iter_mut().chain(&mut self.workers) {
+            if let Some(status) = process.ended_early() {
+                panic!("{} ended early: {status}", process.name());
+            }
+        }
+    }
+
+    /// The browsers of one worker.
+    pub(crate) fn browsers(&self, worker: usize) -> Vec<Seen> {
+        let mut all = processes::descendants(self.workers[worker].pid());
+        all.retain(Seen::is_browser);
+        all
+    }
+
+    /// The processes of one worker that run pages.
+    pub(crate) fn renderers(&self, worker: usize) -> Vec<Seen> {
+        let mut all = processes::descendants(self.workers[worker].pid());
+        all.retain(Seen::is_renderer);
+        all
+    }
+
+    /// What the workers have put into the folder for temporary files.
+    pub(crate) fn profiles(&self) -> Vec<String> {
+        leftovers::files(&self.profiles)
+    }
+
+    /// Unloads what is loaded, ends everything, and fails when anything is left.
+    pub(crate) async fn stop(mut self) {
+        if let Some(client) = self.clients.first() {
+            for contract in client.contracts().await {
+                let address = contract["contractAddress"]
+                    .as_str()
+                    .expect("an address is text");
+                client.unload(address).await.is_done();
+            }
+        }
+        let seen = self.end_programs().await;
+        let keys = leftovers::keys(&self.redis, &self.prefix).await;
+        assert!(keys.is_empty(), "keys are left: {keys:?}");
+        self.end(&seen).await;
+    }
+
+    /// As [`Farm::stop`], but after a failure that may leave keys: a worker that was killed cannot
+    /// take its own away, and what is not reached cannot be unloaded.
+    pub(crate) async fn stop_whatever_is_in_redis(mut self) {
+        let seen = self.end_programs().await;
+        self.end(&seen).await;
+    }
+
+    /// Ends the programs that still run; gives what belonged to the farm before.
+    async fn end_programs(&mut self) -> Vec<Seen> {
+        let seen = processes::of_folder(self.folder.path());
+        for process in self.workers.iter_mut().chain(&mut self.apis) {
+            if process.ended().is_none() {
+                process.terminate().await;
+            }
+        }
+        seen
+    }
+
+    async fn end(&mut self, seen: &[Seen]) {
+        self.redis.process.terminate().await;
+        let processes = leftovers::processes(seen, self.folder.path());
+        assert!(processes.is_empty(), "processes are left: {processes:#?}");
+        let files = self.profiles();
+        assert!(files.is_empty(), "files are left: {files:?}");
+        self.ended = true;
+    }
+}
+
+impl Drop for Farm {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        for process in processes::of_folder(self.folder.path()) {
+            process.kill();
+        }
+        if std::thread::panicking() {
+            for process in self
+                .apis
+                .iter()
+                .chain(&self.workers)
+                .chain([&self.redis.process])
+            {
+                eprintln!("--- {}\n{}", process.name(), process.log());
+            }
+        } else {
+            panic!("a farm was dropped without stop()");
+        }
+    }
+}

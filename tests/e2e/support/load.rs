@@ -1,0 +1,219 @@
+//! Callers that keep calling at a steady pace while something goes wrong, and note every answer.
+//!
+//! The pace is given, not "as fast as possible": so a machine that is busy otherwise does not
+//! change what is expected. What is made of the notes is [`super::books`]'s.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderName;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use super::books::{Books, Call};
+use super::client::{Answer, Client, try_send};
+use super::wait::{self, PATIENCE};
+
+/// How many callers, and how often each of them calls. A caller waits for its answer before it
+/// calls again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) callers: u32,
+    pub(crate) every: Duration,
+}
+
+impl Pace {
+    /// 200 calls per second.
+    pub(crate) const STEADY: Self = Self {
+        callers: 40,
+        every: Duration::from_millis(200),
+    };
+
+    /// Calls per second.
+    fn rate(self) -> f64 {
+        f64::from(self.callers) / self.every.as_secs_f64()
+    }
+}
+
+/// How a caller behaves when it gets no answer, or one that tells it to go elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    /// It notes that.
+    Noting,
+    /// It tries the next api, as a load balancer would.
+    Retrying,
+}
+
+const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
+
+/// How long a retrying caller tries.
+const RETRY_FOR: Duration = Duration::from_secs(10);
+
+/// Callers at work.
+pub(crate) struct Load {
+    pace: Pace,
+    shared: Arc<Shared>,
+    callers: JoinSet<Vec<Call>>,
+}
+
+struct Shared {
+    clients: Vec<Client>,
+    addresses: Vec<String>,
+    manners: Manners,
+    next: AtomicU64,
+    succeeded: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl Load {
+    /// Starts calling `add` of every contract through every client.
+    pub(crate) fn start(clients: &[Client], addresses: &[String], pace: Pace) -> Self {
+        Self::launch(1, clients, addresses, pace, Manners::Noting)
+    }
+
+    /// The same, with ids from `first` on, and callers that try the next api when one is gone.
+    pub(crate) fn retrying(
+        first: u64,
+        clients: &[Client],
+        addresses: &[String],
+        pace: Pace,
+    ) -> Self {
+        Self::launch(first, clients, addresses, pace, Manners::Retrying)
+    }
+
+    fn launch(
+        first: u64,
+        clients: &[Client],
+        addresses: &[String],
+        pace: Pace,
+        manners: Manners,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            clients: clients.to_vec(),
+            addresses: addresses.to_vec(),
+            manners,
+            next: AtomicU64::new(first),
+            succeeded: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        });
+        let callers = (0..pace.callers).map(|number| caller(number, pace, shared.clone()));
+        Self {
+            pace,
+            callers: callers.collect(),
+            shared,
+        }
+    }
+
+    /// Calls that have succeeded so far.
+    pub(crate) fn succeeded(&self) -> usize {
+        self.shared.succeeded.load(Ordering::Relaxed)
+    }
+
+    /// Waits until calls succeed at the pace; gives how long that took from now on (I6: within
+    /// 15 s, nine in ten).
+    pub(crate) async fn flows(&self) -> Duration {
+        const WINDOW: Duration = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut seen = std::collections::VecDeque::from([(start, self.succeeded())]);
+        wait::until_none(PATIENCE / 2, async || {
+            let (now, count) = (Instant::now(), self.succeeded());
+            seen.push_back((now, count));
+            while seen.get(1).is_some_and(|(then, _)| now - *then >= WINDOW) {
+                seen.pop_front();
+            }
+            let (then, before) = seen[0];
+            let (calls, window) = (count - before, now - then);
+            // Counts of calls are far below what a float holds exactly.
+            let rate = f64::from(u32::try_from(calls).unwrap_or(u32::MAX)) / window.as_secs_f64();
+            let flows = window >= WINDOW && rate >= 0.9 * self.pace.rate();
+            let told = || format!("{calls} calls have succeeded in {window:?}, {count} before");
+            (!flows).then(told).into_iter().collect()
+        })
+        .await;
+        start.elapsed().saturating_sub(WINDOW)
+    }
+
+    /// Lets every caller finish, and gives what they have noted.
+    pub(crate) async fn end(self) -> Books {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        Books::new(self.callers.join_all().await.concat())
+    }
+}
+
+async fn caller(number: u32, pace: Pace, shared: Arc<Shared>) -> Vec<Call> {
+    let first = tokio::time::Instant::now() + pace.every * number / pace.callers;
+    let mut due = interval_at(first, pace.every);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut calls = Vec::new();
+    loop {
+        due.tick().await;
+        if shared.ended.load(Ordering::Relaxed) {
+            return calls;
+        }
+        let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        let call = shared
+            .call(id, usize::try_from(number).unwrap_or_default())
+            .await;
+        if call.succeeded() {
+            shared.succeeded.fetch_add(1, Ordering::Relaxed);
+        }
+        calls.push(call);
+    }
+}
+
+impl Shared {
+    async fn call(&self, id: u64, caller: usize) -> Call {
+        let index = usize::try_from(id).unwrap_or_default();
+        let address = &self.addresses[index % self.addresses.len()];
+        let first = Instant::now();
+        let (mut client, mut broken) = (caller, 0);
+        loop {
+            let sent = Instant::now();
+            let answer = self.clients[client % self.clients.len()]
+                .try_execute(address, "add", id)
+                .await;
+            let elsewhere = answer.as_ref().is_none_or(goes_elsewhere);
+            if self.manners == Manners::Retrying && elsewhere && first.elapsed() < RETRY_FOR {
+                client += 1;
+                broken += u64::from(answer.is_none());
+                wait::lasts(Duration::from_millis(20)).await;
+                continue;
+            }
+            return Call {
+                id,
+                address: address.clone(),
+                sent,
+                ended: Instant::now(),
+                answer: answer.map(slim),
+                broken,
+            };
+        }
+    }
+}
+
+/// Keeps of an answer what is looked at later: there are many.
+fn slim(mut answer: Answer) -> Answer {
+    if answer.status == 200 {
+        let generation = answer.headers.remove(GENERATION);
+        answer.headers = generation
+            .map(|value| (GENERATION, value))
+            .into_iter()
+            .collect();
+    }
+    answer
+}
+
+fn goes_elsewhere(answer: &Answer) -> bool {
+    answer.status == 503 && answer.json()["code"] == "draining"
+}
+
+impl Client {
+    /// Calls a method of an api that may be going down; none when it gives no answer.
+    pub(crate) async fn try_execute(&self, address: &str, method: &str, id: u64) -> Option<Answer> {
+        let path = format!("/execute/{address}/{method}");
+        let request = self.request(reqwest::Method::POST, &path).json(&json!(id));
+        try_send(request).await.ok()
+    }
+}

@@ -1,0 +1,70 @@
+//! Where the programs under test are, and the environment in which they are started.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// The variables of the caller that the programs may see; everything else would make a test
+/// depend on whose shell it runs in.
+const INHERITED: [&str; 5] = [
+    "PATH",
+    "HOME",
+    "CHROMIUM_PATH",
+    "CHROMIUM_USER",
+    "RUST_BACKTRACE",
+];
+
+/// A command for `execution-api`, with a clean environment.
+pub(crate) fn api() -> Command {
+    program("execution-api")
+}
+
+/// A command for `execution-worker`, with a clean environment.
+pub(crate) fn worker() -> Command {
+    program("execution-worker")
+}
+
+/// The folder of the profile, two above `target/PROFILE/deps/e2e-HASH`.
+pub(crate) fn folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("cargo puts tests in target/PROFILE/deps");
+    folder.to_owned()
+}
+
+fn program(name: &str) -> Command {
+    let path = folder().join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: build the programs first",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    command.env_clear();
+    for variable in INHERITED {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
+    }
+    command
+}
+
+/// A port of the loopback interface that nobody listens on.
+///
+/// Below the range from which the system serves port 0 and outgoing connections, so that none of
+/// those takes it before the program that it is meant for.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Two runs at the same time start at different places.
+    let start = u16::try_from(std::process::id().wrapping_mul(97) % u32::from(COUNT))
+        .expect("a remainder is below its divisor");
+    (0..COUNT)
+        .map(|_| FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("one of 20,000 ports is free")
+}

@@ -1,0 +1,275 @@
+//! A TCP proxy between one program and Redis, that cuts, delays or swallows what passes through.
+//!
+//! A program holds several connections, each for a use of its own; the proxy tells them apart by
+//! the commands that it sees on them ([`Role`]).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::wait::{self, PATIENCE};
+
+/// What becomes of the bytes on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weather {
+    /// They pass.
+    Fair,
+    /// They pass, so much later.
+    Late(Duration),
+    /// They do not pass, and nobody is told: a black hole. Afterwards they arrive after all.
+    Silent,
+    /// The connection is closed, as is every new one.
+    Cut,
+}
+
+/// What a program uses a connection for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    /// An api reads its replies.
+    Replies,
+    /// A worker reads its inbox.
+    Inbox,
+    /// Frames are appended: jobs by an api, replies by a worker.
+    Append,
+}
+
+/// A running proxy; it ends when it is dropped.
+pub(crate) struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    links: Mutex<Vec<Arc<Link>>>,
+    rules: Mutex<Rules>,
+    /// Whether a command was held back.
+    held: watch::Sender<bool>,
+}
+
+struct Rules {
+    all: Weather,
+    role: Option<(Role, Weather)>,
+    hold: Option<&'static str>,
+}
+
+struct Link {
+    roles: Mutex<HashSet<Role>>,
+    weather: watch::Sender<Weather>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            all: Weather::Fair,
+            role: None,
+            hold: None,
+        }
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy to `target` on the loopback interface.
+    pub(crate) async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("the loopback interface has a free port");
+        let port = listener
+            .local_addr()
+            .expect("a bound listener has an address")
+            .port();
+        let shared = Arc::new(Shared::default());
+        let accepting = tokio::spawn(accept(listener, target, shared.clone()));
+        Self {
+            port,
+            shared,
+            accepting,
+        }
+    }
+
+    /// What a program is given as `REDIS_URL`.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// The weather on every connection, present and to come.
+    pub(crate) fn all(&self, weather: Weather) {
+        lock(&self.shared.rules).all = weather;
+        self.shared.spread(|_| true, weather);
+    }
+
+    /// The weather on every connection of this role, present and to come.
+    pub(crate) fn role(&self, role: Role, weather: Weather) {
+        lock(&self.shared.rules).role = Some((role, weather));
+        self.shared.spread(|link| link.has(role), weather);
+    }
+
+    /// The weather on the present connections of this role; new ones are fair. Gives their number.
+    pub(crate) fn present(&self, role: Role, weather: Weather) -> usize {
+        self.shared.spread(|link| link.has(role), weather)
+    }
+
+    /// Ends every fault.
+    pub(crate) fn heal(&self) {
+        *lock(&self.shared.rules) = Rules::default();
+        self.shared.spread(|_| true, Weather::Fair);
+    }
+
+    /// Lets everything pass up to the next command of this name, and from there on nothing on its
+    /// connection.
+    pub(crate) fn hold_before(&self, command: &'static str) {
+        lock(&self.shared.rules).hold = Some(command);
+    }
+
+    /// Waits until such a command was held.
+    pub(crate) async fn holds(&self) {
+        wait::until_true("a command to be held", PATIENCE, async || {
+            *self.shared.held.borrow()
+        })
+        .await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Shared {
+    fn spread(&self, concerns: impl Fn(&Link) -> bool, weather: Weather) -> usize {
+        let mut links = lock(&self.links);
+        // Nobody listens to a link that has ended.
+        links.retain(|link| link.weather.receiver_count() > 0);
+        let concerned = links.iter().filter(|link| concerns(link));
+        concerned.fold(0, |count, link| {
+            link.weather.send_replace(weather);
+            count + 1
+        })
+    }
+
+    /// Looks at what a program sends; gives how much of it passes.
+    fn inspect(&self, link: &Link, bytes: &[u8]) -> usize {
+        link.learn(bytes);
+        let mut rules = lock(&self.rules);
+        if let Some(start) = rules.hold.and_then(|name| find_command(bytes, name)) {
+            rules.hold = None;
+            link.weather.send_replace(Weather::Silent);
+            self.held.send_replace(true);
+            return start;
+        }
+        // What made a new connection known still passes: the program cannot know whether it did.
+        if let Some((role, weather)) = rules.role
+            && link.has(role)
+        {
+            link.weather.send_replace(weather);
+        }
+        bytes.len()
+    }
+}
+
+impl Link {
+    fn has(&self, role: Role) -> bool {
+        lock(&self.roles).contains(&role)
+    }
+
+    fn learn(&self, bytes: &[u8]) {
+        let mut roles = lock(&self.roles);
+        if contains(bytes, b"\r\nXREAD\r\n") {
+            roles.insert(Role::Replies);
+        }
+        if contains(bytes, b"\r\nXREADGROUP\r\n") && contains(bytes, b"}:in\r\n") {
+            roles.insert(Role::Inbox);
+        }
+        if contains(bytes, b"\r\nXADD\r\n") {
+            roles.insert(Role::Append);
+        }
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Where the command of this name begins: `*COUNT`, then its name.
+fn find_command(bytes: &[u8], name: &str) -> Option<usize> {
+    let name = format!("${}\r\n{name}\r\n", name.len());
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name.as_bytes())?;
+    bytes[..at].iter().rposition(|byte| *byte == b'*')
+}
+
+async fn accept(listener: TcpListener, target: u16, shared: Arc<Shared>) {
+    let mut links = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = listener.accept() => {
+                links.spawn(connect(stream, target, shared.clone()));
+            }
+            Some(_) = links.join_next() => {}
+        }
+    }
+}
+
+async fn connect(near: TcpStream, target: u16, shared: Arc<Shared>) {
+    // Nobody listens when Redis is down: then the program's connection is closed at once.
+    let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else {
+        return;
+    };
+    for stream in [&near, &far] {
+        stream.set_nodelay(true).expect("a socket takes the option");
+    }
+    let link = Arc::new(Link {
+        roles: Mutex::default(),
+        weather: watch::Sender::new(lock(&shared.rules).all),
+    });
+    let weather = [link.weather.subscribe(), link.weather.subscribe()];
+    lock(&shared.links).push(link.clone());
+    let (near_read, near_write) = near.into_split();
+    let (far_read, far_write) = far.into_split();
+    let [up, down] = weather;
+    tokio::select! {
+        () = pump(near_read, far_write, up, |bytes| shared.inspect(&link, bytes)) => {}
+        () = pump(far_read, near_write, down, <[u8]>::len) => {}
+    }
+}
+
+/// Carries bytes one way until an end closes, or the connection is cut.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+    passes: impl Fn(&[u8]) -> usize,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let now = *weather.borrow_and_update();
+        let read = tokio::select! {
+            read = from.read(&mut buffer), if matches!(now, Weather::Fair | Weather::Late(_)) => read,
+            Ok(()) = weather.changed(), if now != Weather::Cut => continue,
+            else => return,
+        };
+        let Ok(count @ 1..) = read else {
+            return;
+        };
+        if let Weather::Late(time) = now {
+            wait::lasts(time).await;
+        }
+        let passing = passes(&buffer[..count]);
+        if to.write_all(&buffer[..passing]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,167 @@
+//! A call that runs over its limit is ended; whoever stands beside it does not notice.
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::wait::PATIENCE;
+
+const CONTRACT: &str = "
+let calls = 0;
+const spin = () => Promise.resolve().then(spin);
+const init = () => ({
+    echo: (a) => { calls += 1; return a },
+    later: async (a) => { await null; return a },
+    calls: () => calls,
+    loop: () => { for (;;); },
+    loop_later: async () => { await null; for (;;); },
+    microtasks: () => spin(),
+    never: () => new Promise(() => {}),
+});";
+
+/// Calls the culprit among many healthy calls, of its own contract and of another one. Gives the
+/// text of the culprit's error.
+async fn among_healthy_calls(client: &Client, culprit: &str) -> String {
+    let mut healthy = JoinSet::new();
+    let mut call = |address: &'static str, method: &'static str, number: usize| {
+        let client = client.clone();
+        healthy.spawn(async move {
+            let answer = client.execute(address, method, &json!(number)).await;
+            assert_eq!(answer.data(), number, "{address} {method}");
+        });
+    };
+    for number in 0..50 {
+        call("abcd", "echo", number);
+        call("abcd", "later", number);
+        call("other", "echo", number);
+    }
+    let ended = tokio::spawn({
+        let (client, culprit) = (client.clone(), culprit.to_owned());
+        async move { client.call("abcd", &culprit).await }
+    });
+    for number in 50..100 {
+        call("abcd", "echo", number);
+        call("abcd", "later", number);
+        call("other", "echo", number);
+    }
+    healthy.join_all().await;
+    let ended = ended.await.expect("the caller does not panic");
+    ended.error_text(504, "execution_timeout")
+}
+
+#[tokio::test]
+async fn an_endless_loop_fails_alone() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    client.must_load("other", CONTRACT).await;
+    let [before, beside] = [
+        client.generation("abcd").await,
+        client.generation("other").await,
+    ];
+    let text = among_healthy_calls(client, "loop").await;
+    assert!(text.contains("2000 ms"), "{text}");
+    // One fresh page, with fresh state; the other contract keeps its own.
+    let answer = client.call("abcd", "calls").await;
+    assert_eq!(answer.generation(), before + 1);
+    assert!(
+        answer.data().as_u64().is_some_and(|calls| calls <= 100),
+        "{answer:?}"
+    );
+    let answer = client.call("other", "calls").await;
+    assert_eq!(answer.generation(), beside);
+    assert_eq!(answer.data(), 100);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_never_ends_in_any_other_way_fails_alone() {
+    let farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "1000")
+        .start()
+        .await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    client.must_load("other", CONTRACT).await;
+    let beside = client.generation("other").await;
+    for culprit in ["never", "loop_later", "microtasks"] {
+        let before = client.generation("abcd").await;
+        let text = among_healthy_calls(client, culprit).await;
+        assert!(text.contains("1000 ms"), "{culprit}: {text}");
+        let answer = client.execute("abcd", "echo", &json!(1)).await;
+        assert_eq!(answer.data(), 1);
+        assert!(answer.generation() > before, "{culprit}");
+    }
+    let answer = client.call("other", "calls").await;
+    assert_eq!(answer.generation(), beside);
+    assert_eq!(answer.data(), 300);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn several_endless_loops_at_once_fail_and_nothing_else() {
+    let farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "300")
+        .start()
+        .await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    let mut calls = JoinSet::new();
+    for number in 0..60 {
+        let client = client.clone();
+        calls.spawn(async move {
+            if number % 20 == 10 {
+                client
+                    .call("abcd", "loop")
+                    .await
+                    .error(504, "execution_timeout");
+            } else {
+                let answer = client.execute("abcd", "echo", &json!(number)).await;
+                assert_eq!(answer.data(), number);
+            }
+        });
+    }
+    calls.join_all().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn no_caller_waits_longer_than_the_deadline() {
+    // The contract may take its time, the caller may not.
+    let farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "60000")
+        .env("EXECUTE_DEADLINE_MS", "500")
+        .start()
+        .await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    let answer = tokio::time::timeout(PATIENCE, client.call("abcd", "never")).await;
+    answer
+        .expect("an answer long before the contract's own limit")
+        .error(504, "execution_timeout");
+    assert_eq!(client.execute("abcd", "echo", &json!(1)).await.data(), 1);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_contract_can_lower_its_limit_but_not_raise_it() {
+    let farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "1000")
+        .start()
+        .await;
+    let client = farm.client();
+    for (address, limit, applied) in [("lower", 200, "200 ms"), ("higher", 60_000, "1000 ms")] {
+        let load = json!({
+            "contractAddress": address, "executable": CONTRACT, "limits": { "timeoutMs": limit },
+        });
+        client.post("/loadSmartContract", &load).await.is_done();
+        for culprit in ["loop", "never"] {
+            let answer = client.call(address, culprit).await;
+            let text = answer.error_text(504, "execution_timeout");
+            assert!(text.contains(applied), "{address} {culprit}: {text}");
+        }
+        assert_eq!(client.execute(address, "echo", &json!(1)).await.data(), 1);
+    }
+    farm.stop().await;
+}

@@ -1,0 +1,1 @@
+//! Nothing here: this package is its tests, see `e2e/`.

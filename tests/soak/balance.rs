@@ -1,0 +1,32 @@
+//! What the book-keepers' calls came to.
+
+use crate::support::books::{Books, Repeats};
+use crate::support::client::Client;
+
+/// How a call may end while faults strike; each of them is an answer.
+const ALLOWED: [&str; 8] = [
+    "ok",
+    "contract_crashed",
+    "contract_quarantined",
+    "execution_timeout",
+    "no_capacity",
+    "outcome_unknown",
+    "overloaded",
+    "queue_unavailable",
+];
+
+/// Of all calls, how many must have succeeded: percent.
+const MOST: usize = 60;
+
+/// Checks the books; gives them as a line.
+pub(crate) async fn of_calls(books: &Books, client: &Client) -> String {
+    books
+        .balance_with(client, &ALLOWED, Repeats::ByCallers)
+        .await;
+    let (all, well) = (books.calls.len(), books.succeeded());
+    assert!(
+        well * 100 >= all * MOST,
+        "only {well} of {all} calls have succeeded"
+    );
+    format!("{books}, each answered once")
+}

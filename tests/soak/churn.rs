@@ -1,0 +1,133 @@
+//! Callers besides the book-keepers: contracts that come and go, calls that throw, that give a
+//! promise, and that never end. Whatever goes wrong, each request is answered in a known way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::dice::Dice;
+use crate::support::client::{Client, try_send};
+use crate::support::wait;
+
+const CALLERS: usize = 3;
+
+const CONTRACT: &str = "{
+    echo: (a) => a,
+    later: async (a) => { await null; return a },
+    fails: () => { throw new Error('no') },
+    forever: () => { for (;;); },
+}";
+
+/// How a request may end while faults strike.
+const KNOWN: [u16; 8] = [200, 204, 404, 500, 502, 503, 504, NO_ANSWER];
+
+/// Its api was killed.
+const NO_ANSWER: u16 = 0;
+
+/// A load may wait as long as the api's deadline and a second.
+const LIMIT: Duration = Duration::from_secs(31);
+
+type Counts = BTreeMap<u16, usize>;
+
+/// The callers at work.
+pub(crate) struct Churn {
+    ended: Arc<AtomicBool>,
+    callers: JoinSet<Counts>,
+}
+
+/// How many requests ended how.
+pub(crate) struct Churned(Counts);
+
+impl Churn {
+    pub(crate) fn start(clients: &[Client], mut dice: Dice) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let callers = (0..CALLERS).map(|caller| {
+            let (clients, dice, ended) = (clients.to_vec(), dice.fork(), ended.clone());
+            come_and_go(caller, clients, dice, ended)
+        });
+        Self {
+            callers: callers.collect(),
+            ended,
+        }
+    }
+
+    pub(crate) async fn end(self) -> Churned {
+        self.ended.store(true, Ordering::Relaxed);
+        let mut all = Counts::new();
+        for (status, count) in self.callers.join_all().await.into_iter().flatten() {
+            *all.entry(status).or_default() += count;
+        }
+        Churned(all)
+    }
+}
+
+async fn come_and_go(
+    caller: usize,
+    clients: Vec<Client>,
+    mut dice: Dice,
+    ended: Arc<AtomicBool>,
+) -> Counts {
+    let mut counts = Counts::new();
+    for round in 0_u64.. {
+        if ended.load(Ordering::Relaxed) {
+            break;
+        }
+        // The same address twice in a row: now and then a contract is loaded over another one.
+        let address = format!("churn-{caller}-{}", round / 2);
+        let executable = format!("{CONTRACT}//{round}");
+        let load = json!({ "contractAddress": address, "executable": executable });
+        let client = dice.pick(&clients);
+        let mut requests = vec![
+            client
+                .request(Method::POST, "/loadSmartContract")
+                .json(&load),
+        ];
+        for _ in 0..dice.below(10) {
+            let method = *dice.pick(&["echo", "later", "fails", "echo", "later", "forever"]);
+            let path = format!("/execute/{address}/{method}");
+            requests.push(
+                dice.pick(&clients)
+                    .request(Method::POST, &path)
+                    .json(&round),
+            );
+        }
+        let unload = json!({ "contractAddress": address });
+        let client = dice.pick(&clients);
+        requests.push(
+            client
+                .request(Method::POST, "/unloadSmartContract")
+                .json(&unload),
+        );
+        requests.push(client.request(Method::GET, "/contracts"));
+        for request in requests {
+            *counts.entry(status_of(request).await).or_default() += 1;
+            wait::lasts(dice.up_to(Duration::from_millis(200))).await;
+        }
+    }
+    counts
+}
+
+async fn status_of(request: RequestBuilder) -> u16 {
+    let sent = Instant::now();
+    let answer = try_send(request).await;
+    assert!(
+        sent.elapsed() <= LIMIT,
+        "I1, took {:?}: {answer:?}",
+        sent.elapsed()
+    );
+    let status = answer.as_ref().map_or(NO_ANSWER, |answer| answer.status);
+    assert!(KNOWN.contains(&status), "{answer:?}");
+    status
+}
+
+impl fmt::Display for Churned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "other requests by status {:?}", self.0)
+    }
+}

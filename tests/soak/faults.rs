@@ -1,0 +1,116 @@
+//! What may strike. Each fault ends before the next one; whether the farm has recovered from it by
+//! then is left to chance.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::dice::Dice;
+use crate::fleet::Fleet;
+use crate::support::chaos::{freeze, thaw};
+use crate::support::proxy::Weather;
+use crate::support::wait;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    KillWorker,
+    DrainWorker,
+    FreezeWorker,
+    CutWorker,
+    KillBrowser,
+    KillRenderer,
+    KillApi,
+    EndApi,
+    CutApi,
+    KillRedis,
+    FreezeRedis,
+    KillClients,
+}
+
+pub(crate) const ALL: [Fault; 12] = [
+    Fault::KillWorker,
+    Fault::DrainWorker,
+    Fault::FreezeWorker,
+    Fault::CutWorker,
+    Fault::KillBrowser,
+    Fault::KillRenderer,
+    Fault::KillApi,
+    Fault::EndApi,
+    Fault::CutApi,
+    Fault::KillRedis,
+    Fault::FreezeRedis,
+    Fault::KillClients,
+];
+
+/// The longest that a connection is cut or a worker frozen: longer than a lease.
+const LONG: Duration = Duration::from_secs(8);
+
+/// The longest that Redis is away.
+const SHORT: Duration = Duration::from_secs(3);
+
+pub(crate) async fn strike(fleet: &mut Fleet, fault: Fault, dice: &mut Dice) {
+    let worker = dice.below(fleet.workers.len());
+    let api = dice.below(fleet.apis.len());
+    match fault {
+        Fault::KillWorker => {
+            fleet.end_worker(worker, Signal::SIGKILL).await;
+            fleet.add_worker().await;
+        }
+        Fault::DrainWorker => {
+            fleet.add_worker().await;
+            fleet.end_worker(worker, Signal::SIGTERM).await;
+        }
+        Fault::FreezeWorker => {
+            freeze(fleet.worker(worker));
+            wait::lasts(dice.up_to(LONG)).await;
+            thaw(fleet.worker(worker));
+        }
+        Fault::CutWorker => {
+            fleet.workers[worker].proxy.all(weather(dice));
+            wait::lasts(dice.up_to(LONG)).await;
+            fleet.workers[worker].proxy.heal();
+        }
+        Fault::KillBrowser | Fault::KillRenderer => kill_below(fleet, worker, fault, dice),
+        Fault::KillApi => fleet.replace_api(api, Signal::SIGKILL).await,
+        Fault::EndApi => fleet.replace_api(api, Signal::SIGTERM).await,
+        Fault::CutApi => {
+            fleet.apis[api].proxy.all(weather(dice));
+            wait::lasts(dice.up_to(LONG)).await;
+            fleet.apis[api].proxy.heal();
+        }
+        Fault::KillRedis => {
+            fleet.farm.redis.process.kill().await;
+            wait::lasts(dice.up_to(SHORT)).await;
+            fleet.farm.restart_redis_with_data().await;
+        }
+        Fault::FreezeRedis => {
+            freeze(&mut fleet.farm.redis.process);
+            wait::lasts(dice.up_to(SHORT)).await;
+            thaw(&mut fleet.farm.redis.process);
+        }
+        Fault::KillClients => {
+            fleet.farm.script_flush().await;
+            fleet.farm.client_kill().await;
+        }
+    }
+}
+
+fn weather(dice: &mut Dice) -> Weather {
+    *dice.pick(&[
+        Weather::Cut,
+        Weather::Silent,
+        Weather::Late(Duration::from_millis(300)),
+    ])
+}
+
+fn kill_below(fleet: &Fleet, worker: usize, fault: Fault, dice: &mut Dice) {
+    let index = fleet.workers[worker].index;
+    let victims = match fault {
+        Fault::KillBrowser => fleet.farm.browsers(index),
+        _ => fleet.farm.renderers(index),
+    };
+    // A browser may just be on its way up again.
+    if !victims.is_empty() {
+        dice.pick(&victims).kill();
+    }
+}

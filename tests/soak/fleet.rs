@@ -1,0 +1,151 @@
+//! The farm of the soak: each program has a way to Redis of its own, that can be cut, and an api
+//! that was replaced is found where the old one was.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::books::CONTRACT;
+use crate::support::client::{Client, send};
+use crate::support::farm::Farm;
+use crate::support::process::Process;
+use crate::support::programs::free_port;
+use crate::support::proxy::Proxy;
+use crate::support::wait::PATIENCE;
+
+/// Contracts that keep books.
+const CONTRACTS: usize = 8;
+
+/// How long the farm may take to heal: what an api leaves behind that was killed goes after a
+/// minute.
+const HEALED: Duration = Duration::from_secs(90);
+
+const WORKERS: usize = 3;
+const APIS: usize = 2;
+
+/// One program at work.
+pub(crate) struct Post {
+    /// Its place among the farm's processes.
+    pub(crate) index: usize,
+    pub(crate) proxy: Proxy,
+}
+
+/// A farm, and who works in it at the moment.
+pub(crate) struct Fleet {
+    pub(crate) farm: Farm,
+    pub(crate) workers: Vec<Post>,
+    pub(crate) apis: Vec<Post>,
+    ports: Vec<u16>,
+}
+
+impl Fleet {
+    /// Starts everything and loads the contracts.
+    pub(crate) async fn start() -> (Self, Vec<String>) {
+        let farm = Farm::builder()
+            .apis(0)
+            .workers(0)
+            // Shorter than their defaults, so that a soak meets them often.
+            .env("REAP_GRACE_MS", "3000")
+            .env("QUARANTINE_MS", "2000")
+            .start()
+            .await;
+        farm.keep_redis_data().await;
+        let mut fleet = Self {
+            farm,
+            workers: Vec::new(),
+            apis: Vec::new(),
+            ports: (0..APIS).map(|_| free_port()).collect(),
+        };
+        for _ in 0..WORKERS {
+            fleet.add_worker().await;
+        }
+        for place in 0..APIS {
+            let post = fleet.open_api(place).await;
+            fleet.apis.push(post);
+        }
+        fleet.farm.clients = fleet.clients();
+        let addresses: Vec<String> = (0..CONTRACTS).map(|number| format!("c{number}")).collect();
+        for address in &addresses {
+            fleet.farm.client().must_load(address, CONTRACT).await;
+        }
+        (fleet, addresses)
+    }
+
+    /// One for each api, whichever process it is.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        self.ports.iter().map(|port| Client::new(*port)).collect()
+    }
+
+    /// One more worker.
+    pub(crate) async fn add_worker(&mut self) {
+        let proxy = Proxy::start(self.farm.redis.port()).await;
+        let member = self.farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
+        self.workers.push(Post {
+            index: member.index,
+            proxy,
+        });
+    }
+
+    async fn open_api(&mut self, place: usize) -> Post {
+        let proxy = Proxy::start(self.farm.redis.port()).await;
+        let port = self.ports[place].to_string();
+        let env = [("REDIS_URL", proxy.url()), ("EXECUTION_API_PORT", port)];
+        let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
+        self.farm.spawn_api(&env);
+        // The farm thinks that it listens elsewhere.
+        self.farm.clients.pop();
+        let client = Client::new(self.ports[place]);
+        self.farm.api_answers(&client).await;
+        Post {
+            index: self.farm.apis.len() - 1,
+            proxy,
+        }
+    }
+
+    pub(crate) fn worker(&mut self, place: usize) -> &mut Process {
+        &mut self.farm.workers[self.workers[place].index]
+    }
+
+    pub(crate) fn api(&mut self, place: usize) -> &mut Process {
+        &mut self.farm.apis[self.apis[place].index]
+    }
+
+    /// Ends a worker and waits for that; gives whether it ended well.
+    pub(crate) async fn end_worker(&mut self, place: usize, signal: Signal) {
+        let post = self.workers.remove(place);
+        let process = &mut self.farm.workers[post.index];
+        process.signal(signal);
+        let status = process.end(PATIENCE).await;
+        assert!(
+            signal == Signal::SIGKILL || status.success(),
+            "{}: {status}",
+            process.name()
+        );
+    }
+
+    /// Puts another api where one was.
+    pub(crate) async fn replace_api(&mut self, place: usize, signal: Signal) {
+        let process = self.api(place);
+        process.signal(signal);
+        let status = process.end(PATIENCE).await;
+        assert!(signal == Signal::SIGKILL || status.success(), "{status}");
+        self.apis[place] = self.open_api(place).await;
+    }
+
+    /// Waits until the farm has healed, and ends it; fails on whatever is left.
+    pub(crate) async fn close(mut self) {
+        self.farm.is_quiet_within(HEALED).await;
+        for letter in self.farm.client().dead_letters().await {
+            let path = format!(
+                "/dead-letters/{}",
+                letter["id"].as_str().expect("an id is text")
+            );
+            let delete = self.farm.client().request(reqwest::Method::DELETE, &path);
+            send(delete).await.is_done();
+        }
+        self.farm
+            .redis_command::<()>(&["DEL", "exec:dead-letters"])
+            .await;
+        self.farm.stop().await;
+    }
+}

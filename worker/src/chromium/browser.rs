@@ -1,0 +1,373 @@
+//! One running browser: its connection, the tasks that serve it, and the news of its pages' deaths.
+//!
+//! A browser is dead as soon as any of its tasks ends or panics, its guard ends, or it does not
+//! answer any more. Everything that belongs to it then ends; another one is `Chromium`'s business.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chromiumoxide::Handler;
+use chromiumoxide::cdp::IntoEventKind;
+use chromiumoxide::cdp::browser_protocol::browser::GetVersionParams;
+use chromiumoxide::cdp::browser_protocol::fetch::{
+    EnableParams, EventRequestPaused, RequestPattern,
+};
+use chromiumoxide::cdp::browser_protocol::system_info::GetProcessInfoParams;
+use chromiumoxide::cdp::browser_protocol::target::{
+    EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
+};
+use chromiumoxide::error::CdpError;
+use chromiumoxide::handler::HandlerConfig;
+use chromiumoxide::listeners::EventStream;
+use chromiumoxide::types::Command;
+use futures::StreamExt;
+use futures::stream::{BoxStream, select};
+use nix::unistd::Pid;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::ChromiumConfig;
+use super::cdp::{COMMAND_LIMIT, Trouble, within};
+use super::interceptor::{Documents, intercept};
+use super::launch::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
+use super::process::Process;
+use super::reaper::{self, Remains};
+
+/// How often a browser is asked whether it still answers, and how long it may take to.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A browser, as its pages see it.
+#[derive(Debug)]
+pub(super) struct Browser {
+    cdp: chromiumoxide::Browser,
+    dead: CancellationToken,
+    pages: AtomicUsize,
+    remains: mpsc::UnboundedSender<Remains>,
+    watched: Mutex<HashMap<TargetId, Watched>>,
+    /// How many pages each renderer may be of.
+    claims: Mutex<HashMap<Process, usize>>,
+    /// What may be fetched from it.
+    pub(super) documents: Documents,
+    /// Held while a page is made: what processes are new then are the page's.
+    pub(super) births: tokio::sync::Mutex<()>,
+}
+
+/// A page whose end is waited for.
+#[derive(Debug)]
+struct Watched {
+    /// Its only document.
+    url: String,
+    death: oneshot::Sender<String>,
+}
+
+/// What may be the end of a page.
+struct Ending {
+    target: TargetId,
+    /// It is the end only when the document is not at this address.
+    url: Option<String>,
+    reason: String,
+}
+
+/// The owner of a browser, who waits for its end and brings it about.
+#[derive(Debug)]
+pub(super) struct Running {
+    browser: Arc<Browser>,
+    guarded: Guarded,
+    tasks: TaskTracker,
+}
+
+impl Browser {
+    /// Starts a browser and everything that serves it.
+    pub(super) async fn launch(config: &ChromiumConfig) -> Result<Running, LaunchError> {
+        let (guarded, address, stderr) = Guarded::start(config).await?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(drain(stderr));
+        let dead = CancellationToken::new();
+        let connecting = Self::connect(&address, config, &tasks, &dead);
+        let outcome = tokio::time::timeout(LAUNCH_LIMIT, connecting).await;
+        let error = match outcome {
+            Ok(Ok(browser)) => {
+                tasks.close();
+                return Ok(Running {
+                    browser,
+                    guarded,
+                    tasks,
+                });
+            }
+            Ok(Err(trouble)) => trouble.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        end(guarded, &tasks, &dead).await;
+        Err(LaunchError::Connect(error))
+    }
+
+    async fn connect(
+        address: &str,
+        config: &ChromiumConfig,
+        tasks: &TaskTracker,
+        dead: &CancellationToken,
+    ) -> Result<Arc<Self>, Trouble> {
+        // Above every deadline that is kept here, so that it never strikes first.
+        let request_timeout = LAUNCH_LIMIT + config.call_limit * 2 + config.load_limit * 2;
+        let handler_config = HandlerConfig {
+            viewport: None,
+            ignore_https_errors: false,
+            request_timeout,
+            ..HandlerConfig::default()
+        };
+        let connection = chromiumoxide::Browser::connect_with_config(address, handler_config);
+        let (cdp, handler) = within(LAUNCH_LIMIT, "connecting", connection).await?;
+        let (remains, queue) = mpsc::unbounded_channel();
+        let browser = Arc::new(Self {
+            cdp,
+            dead: dead.clone(),
+            pages: AtomicUsize::new(0),
+            remains,
+            watched: Mutex::default(),
+            claims: Mutex::default(),
+            documents: Documents::default(),
+            births: tokio::sync::Mutex::default(),
+        });
+        serve(tasks, dead, drive(handler, dead.clone()));
+        let requests = browser.listen::<EventRequestPaused>().await?;
+        serve(tasks, dead, intercept(Arc::clone(&browser), requests));
+        let pattern = RequestPattern {
+            url_pattern: Some("*".to_owned()),
+            ..Default::default()
+        };
+        browser
+            .execute(EnableParams::builder().pattern(pattern).build())
+            .await?;
+        let endings = browser.endings().await?;
+        serve(tasks, dead, Arc::clone(&browser).announce(endings));
+        serve(tasks, dead, reaper::run(Arc::clone(&browser), queue));
+        serve(tasks, dead, Arc::clone(&browser).heartbeat());
+        Ok(browser)
+    }
+
+    /// Sends a command to the browser as a whole.
+    pub(super) async fn execute<C: Command>(&self, command: C) -> Result<C::Response, Trouble> {
+        self.execute_within(COMMAND_LIMIT, command).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(super) async fn execute_within<C: Command>(
+        &self,
+        limit: Duration,
+        command: C,
+    ) -> Result<C::Response, Trouble> {
+        let name = command.identifier();
+        within(limit, name, self.cdp.execute(command))
+            .await
+            .map(|answer| answer.result)
+    }
+
+    /// The connection itself, for what is no plain command.
+    pub(super) fn connection(&self) -> &chromiumoxide::Browser {
+        &self.cdp
+    }
+
+    /// Cancelled when the browser is dead.
+    pub(super) fn dead(&self) -> &CancellationToken {
+        &self.dead
+    }
+
+    /// How many pages it has, those included that are being made or closed.
+    pub(super) fn pages(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Counts one page more.
+    pub(super) fn page_begins(&self) {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one page less.
+    pub(super) fn page_ended(&self) {
+        self.pages.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The renderer processes that there are.
+    pub(super) async fn renderers(&self) -> Result<HashSet<Process>, Trouble> {
+        let processes = self
+            .execute(GetProcessInfoParams::default())
+            .await?
+            .process_info;
+        let renderers = processes
+            .iter()
+            .filter(|process| process.r#type == "renderer");
+        Ok(renderers
+            .filter_map(|process| Process::find(Pid::from_raw(process.id.try_into().ok()?)))
+            .collect())
+    }
+
+    /// Notes that a page may live in these processes.
+    pub(super) fn claim(&self, renderers: &HashSet<Process>) {
+        let mut claims = locked(&self.claims);
+        for renderer in renderers {
+            *claims.entry(*renderer).or_default() += 1;
+        }
+    }
+
+    /// Takes a claim back; gives those processes that nobody else has one to.
+    pub(super) fn release(&self, mut renderers: HashSet<Process>) -> HashSet<Process> {
+        let mut claims = locked(&self.claims);
+        renderers.retain(|renderer| {
+            let others = claims.get(renderer).map_or(0, |count| count - 1);
+            if others == 0 {
+                claims.remove(renderer);
+            } else {
+                claims.insert(*renderer, others);
+            }
+            others == 0
+        });
+        renderers
+    }
+
+    /// Has what is left of a page closed.
+    pub(super) fn reap(&self, remains: Remains) {
+        // Fails when the browser is dead, and every page with it.
+        _ = self.remains.send(remains);
+    }
+
+    /// Tells when a page dies, with the reason. An error means that the browser did.
+    pub(super) fn watch(&self, target: TargetId, url: String) -> oneshot::Receiver<String> {
+        let (death, news) = oneshot::channel();
+        locked(&self.watched).insert(target, Watched { url, death });
+        news
+    }
+
+    /// Watches a page no longer.
+    pub(super) fn forget(&self, target: &TargetId) {
+        locked(&self.watched).remove(target);
+    }
+
+    async fn listen<E: IntoEventKind + Unpin>(&self) -> Result<EventStream<E>, Trouble> {
+        within(COMMAND_LIMIT, "listening", self.cdp.event_listener::<E>()).await
+    }
+
+    /// Whatever may be the end of a page.
+    async fn endings(&self) -> Result<BoxStream<'static, Ending>, Trouble> {
+        let crashed = self
+            .listen::<EventTargetCrashed>()
+            .await?
+            .map(|event| Ending {
+                target: event.target_id.clone(),
+                url: None,
+                reason: format!("its process ended: {} ({})", event.status, event.error_code),
+            });
+        let destroyed = self
+            .listen::<EventTargetDestroyed>()
+            .await?
+            .map(|event| Ending {
+                target: event.target_id.clone(),
+                url: None,
+                reason: "its page was closed".to_owned(),
+            });
+        let changed = self
+            .listen::<EventTargetInfoChanged>()
+            .await?
+            .map(|event| Ending {
+                target: event.target_info.target_id.clone(),
+                url: Some(event.target_info.url.clone()),
+                reason: "it replaced its document".to_owned(),
+            });
+        Ok(select(select(crashed, destroyed), changed).boxed())
+    }
+
+    async fn announce(self: Arc<Self>, mut endings: BoxStream<'static, Ending>) {
+        while let Some(Ending {
+            target,
+            url,
+            reason,
+        }) = endings.next().await
+        {
+            let mut watched = locked(&self.watched);
+            // A change of the title or of the address' fragment leaves the document alone.
+            let lives_on = |page: &Watched| url.as_ref().is_some_and(|u| u.starts_with(&page.url));
+            if watched.get(&target).is_some_and(|page| !lives_on(page))
+                && let Some(page) = watched.remove(&target)
+            {
+                // Nobody may be interested any more.
+                _ = page.death.send(reason);
+            }
+        }
+    }
+
+    /// Ends when the browser does not answer any more.
+    async fn heartbeat(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            let version = self.execute_within(HEARTBEAT_LIMIT, GetVersionParams::default());
+            if let Err(trouble) = version.await {
+                tracing::warn!(%trouble, "a browser does not answer");
+                return;
+            }
+        }
+    }
+}
+
+impl Running {
+    /// The browser.
+    pub(super) fn browser(&self) -> Arc<Browser> {
+        Arc::clone(&self.browser)
+    }
+
+    /// Waits for the browser's death; what is left of it then is for [`Self::end`]. Cancel safe.
+    pub(super) async fn closed(&mut self) {
+        tokio::select! {
+            () = self.browser.dead.cancelled() => {}
+            () = self.guarded.ended() => self.browser.dead.cancel(),
+        }
+    }
+
+    /// Ends the browser, its processes and its tasks, and waits for all of it.
+    pub(super) async fn end(self) {
+        end(self.guarded, &self.tasks, &self.browser.dead).await;
+    }
+}
+
+async fn end(guarded: Guarded, tasks: &TaskTracker, dead: &CancellationToken) {
+    dead.cancel();
+    guarded.end().await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Runs a task that the browser cannot live without: its end, a panic too, is the browser's.
+fn serve(
+    tasks: &TaskTracker,
+    dead: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let dead = dead.clone();
+    tasks.spawn(async move {
+        let _end = dead.clone().drop_guard();
+        dead.run_until_cancelled(task).await;
+    });
+}
+
+/// Moves what is said to and from the browser. Dropping the handler fails every pending command.
+async fn drive(mut handler: Handler, dead: CancellationToken) {
+    // Dropped before the handler: whoever sees a command fail sees the browser dead.
+    let _end = dead.drop_guard();
+    while let Some(event) = handler.next().await {
+        match event {
+            // Dropped; whoever waits for it has a deadline.
+            Ok(()) | Err(CdpError::InvalidMessage(..)) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a browser's connection broke");
+                return;
+            }
+        }
+    }
+}
+
+/// The tables are whole between any two statements, so a panic elsewhere does them no harm.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,255 @@
+//! The JavaScript engine: contracts in pages of Chromium, one page, one browser context and one
+//! renderer process each.
+//!
+//! [`Chromium`] keeps a number of browser processes running and places pages in them; a
+//! [`ContractPage`] is one contract. From the outside in:
+//!
+//! - `guard`, `launch`, `process`: processes. Nothing of a browser outlives the worker.
+//! - `browser`, `interceptor`, `reaper`: one browser, what its pages may fetch (nothing), how pages end.
+//! - `page`, `cdp`: one page, from its making to the loaded contract.
+//! - `harness`: the code in the page that makes the calls, and what is said to it.
+//! - `instance`: calls, their clocks, and what becomes of them.
+//!
+//! This is the only place that knows Chromium and chromiumoxide. What a contract is to the farm,
+//! its queue and its re-runs belong to `crate::contracts`.
+
+mod browser;
+mod cdp;
+mod guard;
+mod harness;
+mod instance;
+mod interceptor;
+mod launch;
+mod page;
+mod process;
+mod reaper;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
+use browser::Browser;
+pub use guard::{check_user, run_if_asked};
+pub use instance::ContractPage;
+pub use launch::{LaunchError, find};
+
+/// How browsers are started, and the limits of what runs in them.
+#[derive(Debug, Clone)]
+pub struct ChromiumConfig {
+    /// The browser's program (not a shell wrapper). None: looked for in the usual places.
+    pub executable: Option<PathBuf>,
+    /// Whom browsers run as when the worker is root.
+    pub user: String,
+    /// How many browser processes share the contracts; at least one.
+    pub browsers: usize,
+    /// How long one call may run. The original service's limit is 2 seconds.
+    pub call_limit: Duration,
+    /// How long a page may take to be made, and again an executable to be evaluated.
+    pub load_limit: Duration,
+    /// How many bytes of JSON one result may have.
+    pub result_limit: u32,
+    /// The heap of one contract's JavaScript, in MiB; a page that needs more dies.
+    pub heap_mb: u32,
+    /// The program that [`run_if_asked`] is the first statement of: this one, but for tests.
+    pub guard: PathBuf,
+}
+
+impl Default for ChromiumConfig {
+    fn default() -> Self {
+        Self {
+            executable: None,
+            user: "nobody".to_owned(),
+            browsers: 1,
+            call_limit: Duration::from_secs(2),
+            load_limit: Duration::from_secs(5),
+            result_limit: 1 << 20,
+            heap_mb: 128,
+            guard: "/proc/self/exe".into(),
+        }
+    }
+}
+
+/// The browsers of a worker. A cheap handle: clones are the same browsers.
+#[derive(Debug, Clone)]
+pub struct Chromium {
+    config: Arc<ChromiumConfig>,
+    fleet: watch::Receiver<Fleet>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The browsers that are up. A slot is empty while its browser is being started again.
+#[derive(Debug, Default)]
+struct Fleet {
+    slots: Vec<Option<Arc<Browser>>>,
+    /// Why the last start of a browser failed.
+    trouble: Option<String>,
+}
+
+impl Fleet {
+    /// The living browser with the fewest pages.
+    fn emptiest(&self) -> Option<Arc<Browser>> {
+        // A death is known to the browser before its slot is emptied.
+        let alive = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|b| !b.dead().is_cancelled());
+        alive.min_by_key(|browser| browser.pages()).cloned()
+    }
+}
+
+impl Chromium {
+    /// Starts the browsers; ready when all of them are up, failed when one cannot be started, which
+    /// is mostly a matter of the installation. Afterwards they are started again whenever they die.
+    pub async fn start(config: ChromiumConfig) -> Result<Self, LaunchError> {
+        let count = config.browsers.max(1);
+        let config = Arc::new(config);
+        let launches = (0..count).map(|_| Browser::launch(&config));
+        let mut up = Vec::with_capacity(count);
+        let mut failed = None;
+        for outcome in futures::future::join_all(launches).await {
+            match outcome {
+                Ok(browser) => up.push(browser),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            futures::future::join_all(up.into_iter().map(browser::Running::end)).await;
+            return Err(error);
+        }
+        let slots = up.iter().map(|running| Some(running.browser())).collect();
+        let (fleet, view) = watch::channel(Fleet {
+            slots,
+            trouble: None,
+        });
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let fleet = Arc::new(fleet);
+        for (index, running) in up.into_iter().enumerate() {
+            let slot = Slot {
+                index,
+                config: Arc::clone(&config),
+                fleet: Arc::clone(&fleet),
+            };
+            tasks.spawn(slot.keep_up(running, stop.clone()));
+        }
+        tasks.close();
+        Ok(Self {
+            config,
+            fleet: view,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Ends every browser and with it every page; returns when no process and no file is left.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// The emptiest browser; waits for one while none is up.
+    async fn browser(&self) -> Result<Arc<Browser>, StartError> {
+        let mut fleet = self.fleet.clone();
+        let up = fleet.wait_for(|fleet| fleet.emptiest().is_some());
+        let up = timeout(self.config.load_limit, up).await;
+        if let Ok(Ok(fleet)) = up
+            && let Some(browser) = fleet.emptiest()
+        {
+            return Ok(browser);
+        }
+        let trouble = self.fleet.borrow().trouble.clone();
+        let trouble = trouble.unwrap_or_else(|| "it is being started again".to_owned());
+        Err(StartError::Unavailable(format!(
+            "no browser is up: {trouble}"
+        )))
+    }
+}
+
+impl Engine for Chromium {
+    type Instance = ContractPage;
+
+    /// Takes at most the load limit three times over: to wait for a browser, to make the page, to
+    /// evaluate the executable; and the same once more when the browser dies under it.
+    async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
+        let limits = &plan.spec.limits;
+        let load = |browser| ContractPage::load(browser, &self.config, limits, plan.executable);
+        let browser = self.browser().await?;
+        match load(Arc::clone(&browser)).await {
+            Err(StartError::Unavailable(_)) if browser.dead().is_cancelled() => {
+                load(self.browser().await?).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Five breaks within a minute: whatever such a contract does, it is not what it is for.
+    fn restart_limit(&self) -> RestartLimit {
+        RestartLimit {
+            losses: 5,
+            within: Duration::from_mins(1),
+        }
+    }
+}
+
+/// Keeps one browser running.
+struct Slot {
+    index: usize,
+    config: Arc<ChromiumConfig>,
+    fleet: Arc<watch::Sender<Fleet>>,
+}
+
+impl Slot {
+    /// Until `stop`: waits for the browser's death, starts the next.
+    async fn keep_up(self, mut running: browser::Running, stop: CancellationToken) {
+        loop {
+            let died = stop.run_until_cancelled(running.closed()).await.is_some();
+            self.publish(None);
+            if died {
+                tracing::warn!(browser = self.index, "a browser died; starting it again");
+            }
+            running.end().await;
+            let Some(next) = self.start_again(&stop).await else {
+                return;
+            };
+            self.publish(Some(next.browser()));
+            running = next;
+        }
+    }
+
+    /// Tries until it succeeds or `stop` comes, with growing pauses. A start under way is not broken
+    /// off: its processes are to be awaited.
+    async fn start_again(&self, stop: &CancellationToken) -> Option<browser::Running> {
+        let mut pause = Duration::from_millis(100);
+        while !stop.is_cancelled() {
+            match Browser::launch(&self.config).await {
+                Ok(running) => return Some(running),
+                Err(error) => {
+                    tracing::error!(browser = self.index, %error, "a browser does not start");
+                    let trouble = Some(error.to_string());
+                    self.fleet.send_modify(|fleet| fleet.trouble = trouble);
+                }
+            }
+            // Jitter, so that several browsers do not fight for the machine in step.
+            let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
+            stop.run_until_cancelled(tokio::time::sleep(jittered)).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+        None
+    }
+
+    fn publish(&self, browser: Option<Arc<Browser>>) {
+        self.fleet.send_modify(|fleet| {
+            if browser.is_some() {
+                fleet.trouble = None;
+            }
+            fleet.slots[self.index] = browser;
+        });
+    }
+}

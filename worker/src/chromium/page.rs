@@ -1,0 +1,270 @@
+//! One page, from its making to the loaded contract in it.
+//!
+//! What a page may cost in time while it is made, and how an executable becomes a contract, is
+//! decided here; the calls are `instance`'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chromiumoxide::cdp::browser_protocol::target::{
+    CreateBrowserContextParams, CreateTargetParams, SetAutoAttachParams,
+};
+use chromiumoxide::cdp::browser_protocol::{log, network, page, performance};
+use chromiumoxide::cdp::js_protocol::runtime::{
+    self, CompileScriptParams, EvaluateParams, TerminateExecutionParams,
+};
+use chromiumoxide::error::CdpError;
+use chromiumoxide::types::Command;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::browser::Browser;
+use super::cdp::{COMMAND_LIMIT, CallFunction, Trouble, within};
+use super::harness::{self, Loaded};
+use super::reaper::Lease;
+use crate::sandbox::StartError;
+
+/// The harness of one page, and the way to it. Clones are the same one.
+#[derive(Debug, Clone)]
+pub(super) struct Harness {
+    page: chromiumoxide::Page,
+    object_id: String,
+}
+
+/// The harness' answer, or why there is none. Without a deadline, and pending for ever once the page
+/// is dead: its user knows of both.
+pub(super) type Reply = BoxFuture<'static, Result<String, String>>;
+
+impl Harness {
+    /// Starts the calls of a batch, as `harness::encode` writes it.
+    pub(super) fn run(&self, batch: String) -> Reply {
+        let function = "function(a){\"use strict\";return this.run(a)}";
+        self.call(self.function(function).argument(batch))
+    }
+
+    /// Waits for promises to settle.
+    pub(super) fn collect(&self) -> Reply {
+        let function = self.function("function(){\"use strict\";return this.collect()}");
+        self.call(function.awaiting())
+    }
+
+    /// What may not have arrived.
+    pub(super) fn status(&self) -> Reply {
+        self.call(self.function("function(){\"use strict\";return this.status()}"))
+    }
+
+    /// Evaluates an executable.
+    fn load(&self, source: &str, is_literal: bool) -> Reply {
+        let function = "function(a,b){\"use strict\";return this.load(a,b)}";
+        self.call(
+            self.function(function)
+                .argument(source)
+                .argument(is_literal),
+        )
+    }
+
+    /// Ends whatever JavaScript runs; works on a page that answers nothing else.
+    pub(super) async fn terminate(&self, limit: Duration) -> Result<(), Trouble> {
+        execute(&self.page, limit, TerminateExecutionParams::default())
+            .await
+            .map(drop)
+    }
+
+    fn function(&self, declaration: &'static str) -> CallFunction {
+        CallFunction::new(self.object_id.clone(), declaration)
+    }
+
+    fn call(&self, call: CallFunction) -> Reply {
+        let page = self.page.clone();
+        async move {
+            match page.execute(call).await {
+                Ok(answer) => Ok(answer.result.into_text()?),
+                // Page or browser are gone: their death is announced, with the reason.
+                Err(CdpError::ChannelSendError(_)) => std::future::pending().await,
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// A page with its harness, and nothing of a contract yet.
+pub(super) struct Page {
+    pub(super) harness: Harness,
+    /// Ends with the page, with the reason.
+    pub(super) death: BoxFuture<'static, String>,
+    lease: Lease,
+}
+
+impl Page {
+    /// Makes a page in a context and, with Chromium's site isolation, a process of its own.
+    pub(super) async fn open(
+        browser: Arc<Browser>,
+        limit: Duration,
+        result_limit: u32,
+    ) -> Result<Self, Trouble> {
+        let Ok(turn) = timeout(limit, browser.births.lock()).await else {
+            return Err(Trouble::Silent("the making of other pages".into(), limit));
+        };
+        let context = CreateBrowserContextParams::builder()
+            .dispose_on_detach(true)
+            .build();
+        let context = browser.execute(context).await?.browser_context_id;
+        let mut lease = Lease::new(Arc::clone(&browser), context.clone());
+
+        let before = browser.renderers().await?;
+        let document = browser.documents.issue();
+        let mut target = CreateTargetParams::new(document.url.clone());
+        target.browser_context_id = Some(context);
+        let new_page = browser.connection().new_page(target);
+        let page = within(limit, "Target.createTarget", new_page).await?;
+        lease.add_target(page.target_id().clone());
+        let death = browser.watch(page.target_id().clone(), document.url.clone());
+        let after = browser.renderers().await?;
+        lease.add_renderers(after.difference(&before).copied().collect());
+        drop(turn);
+
+        silence(&page).await?;
+        let evaluate = EvaluateParams::new(harness::expression(&document.url, result_limit));
+        let object = execute(&page, COMMAND_LIMIT, evaluate).await?.result;
+        let Some(object_id) = object.object_id else {
+            let reason = "the page shows another document".to_owned();
+            return Err(Trouble::Refused("the harness".into(), reason));
+        };
+        let dead = browser.dead().clone().cancelled_owned();
+        let death = async move {
+            tokio::select! {
+                biased;
+                Ok(reason) = death => reason,
+                () = dead => "its browser ended".to_owned(),
+            }
+        };
+        let harness = Harness {
+            page,
+            object_id: object_id.into(),
+        };
+        Ok(Self {
+            harness,
+            death: death.boxed(),
+            lease,
+        })
+    }
+
+    /// Evaluates an executable; gives its endpoints.
+    pub(super) async fn load(
+        &mut self,
+        executable: &str,
+        limit: Duration,
+    ) -> Result<Vec<String>, StartError> {
+        let evaluating = timeout(limit, evaluate(&self.harness, executable));
+        tokio::select! {
+            biased;
+            outcome = evaluating => outcome.unwrap_or_else(|_| {
+                let limit = limit.as_millis();
+                Err(StartError::Invalid(format!("The executable ran longer than {limit} ms")))
+            }),
+            reason = &mut self.death => Err(if self.lease.browser().dead().is_cancelled() {
+                StartError::Unavailable(reason)
+            } else {
+                StartError::Invalid(format!("The executable ended its page: {reason}"))
+            }),
+        }
+    }
+
+    /// Closes the page; returns when nothing of it is left.
+    pub(super) async fn close(self) {
+        self.lease.close().await;
+    }
+}
+
+/// Turns off what a contract could use to flood the worker with events, and takes away the history
+/// through which it could leave its document.
+async fn silence(page: &chromiumoxide::Page) -> Result<(), Trouble> {
+    // Sent together, answered together.
+    tokio::try_join!(
+        execute(page, COMMAND_LIMIT, SetAutoAttachParams::new(false, false)),
+        execute(page, COMMAND_LIMIT, log::DisableParams::default()),
+        execute(page, COMMAND_LIMIT, network::DisableParams::default()),
+        execute(page, COMMAND_LIMIT, performance::DisableParams::default()),
+        execute(page, COMMAND_LIMIT, runtime::DisableParams::default()),
+        execute(
+            page,
+            COMMAND_LIMIT,
+            page::ResetNavigationHistoryParams::default()
+        ),
+        execute(page, COMMAND_LIMIT, page::DisableParams::default()),
+    )
+    .map(drop)
+}
+
+async fn execute<C: Command>(
+    page: &chromiumoxide::Page,
+    limit: Duration,
+    command: C,
+) -> Result<C::Response, Trouble> {
+    let name = command.identifier();
+    within(limit, name, page.execute(command))
+        .await
+        .map(|answer| answer.result)
+}
+
+/// Tries the forms that an executable may have. What looks like an object may still be a script that
+/// begins with a block; when it is neither, the error is that of the form it looks like.
+async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
+    let broken =
+        |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
+    let is_literal = harness::looks_like_literal(source);
+    let mut first = None;
+    for literal in [true, false] {
+        if literal && !is_literal {
+            continue;
+        }
+        let answer = harness.load(source, literal).await.map_err(broken)?;
+        match Loaded::parse(&answer).map_err(|error| broken(error.to_string()))? {
+            Loaded::Contract(endpoints) => return Ok(endpoints),
+            failed => first = first.or(Some(failed)),
+        }
+    }
+    Err(StartError::Invalid(match first {
+        Some(Loaded::Threw(text)) => {
+            syntax_error(harness, source, is_literal).await.unwrap_or(text)
+        }
+        _ => "The executable has no endpoints: it must be an object literal with functions in it, or \
+              define a function init that returns such an object"
+            .to_owned(),
+    }))
+}
+
+/// Where a source does not compile: `SyntaxError: .. (line 2, column 5)`, counted from one. `eval` does
+/// not tell, so it is compiled again, which runs nothing.
+async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Option<String> {
+    let prefix = if is_literal { "0," } else { "" };
+    let compile = CompileScriptParams::new(format!("{prefix}{source}"), "", false);
+    execute(
+        &harness.page,
+        COMMAND_LIMIT,
+        runtime::EnableParams::default(),
+    )
+    .await
+    .ok()?;
+    let details = execute(&harness.page, COMMAND_LIMIT, compile)
+        .await
+        .ok()?
+        .exception_details?;
+    let description = details.exception?.description?;
+    let message = description.lines().next()?;
+    let indent = if details.line_number == 0 {
+        prefix.len()
+    } else {
+        0
+    };
+    let column = usize::try_from(details.column_number)
+        .ok()?
+        .checked_sub(indent)?
+        + 1;
+    Some(format!(
+        "{message} (line {}, column {column})",
+        details.line_number + 1
+    ))
+}

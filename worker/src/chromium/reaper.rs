@@ -1,0 +1,153 @@
+//! How pages end: all of them here, whether they are closed, dropped, or never came to be.
+//!
+//! Closing is three steps, because a page that is busy in the engine's own code (a sort of ten million
+//! numbers) hears nobody: the target is closed, its browser context disposed of, and a renderer that
+//! lives on is killed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chromiumoxide::cdp::browser_protocol::browser::BrowserContextId;
+use chromiumoxide::cdp::browser_protocol::target::{
+    CloseTargetParams, DisposeBrowserContextParams, TargetId,
+};
+use futures::StreamExt;
+use nix::sys::signal::{Signal, kill};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::browser::Browser;
+use super::process::Process;
+
+/// How long each step of closing may take, and a renderer live after it.
+const STEP_LIMIT: Duration = Duration::from_secs(1);
+/// How often a renderer is looked at that should be gone. It is no child of this process, so
+/// nothing tells of its end.
+const GLANCE: Duration = Duration::from_millis(10);
+/// Pages that are closed at the same time, per browser.
+const CONCURRENCY: usize = 32;
+
+/// What there is of a page in its browser.
+#[derive(Debug)]
+pub(super) struct Remains {
+    context: BrowserContextId,
+    target: Option<TargetId>,
+    renderers: HashSet<Process>,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// A page's place in a browser. Dropping it has the page closed in the background.
+#[derive(Debug)]
+pub(super) struct Lease {
+    browser: Arc<Browser>,
+    remains: Option<Remains>,
+}
+
+impl Lease {
+    /// Takes charge of a browser context.
+    pub(super) fn new(browser: Arc<Browser>, context: BrowserContextId) -> Self {
+        browser.page_begins();
+        let renderers = HashSet::new();
+        Self {
+            browser,
+            remains: Some(Remains {
+                context,
+                target: None,
+                renderers,
+                done: None,
+            }),
+        }
+    }
+
+    /// Takes charge of the context's page as well.
+    pub(super) fn add_target(&mut self, target: TargetId) {
+        if let Some(remains) = &mut self.remains {
+            remains.target = Some(target);
+        }
+    }
+
+    /// Takes charge of the processes that came up with the page.
+    pub(super) fn add_renderers(&mut self, renderers: HashSet<Process>) {
+        self.browser.claim(&renderers);
+        if let Some(remains) = &mut self.remains {
+            remains.renderers = renderers;
+        }
+    }
+
+    /// The browser that the page lives in.
+    pub(super) fn browser(&self) -> &Arc<Browser> {
+        &self.browser
+    }
+
+    /// Closes the page; returns when it is gone, and its process too.
+    pub(super) async fn close(mut self) {
+        let (done, gone) = oneshot::channel();
+        if let Some(mut remains) = self.remains.take() {
+            remains.done = Some(done);
+            self.browser.reap(remains);
+            // An error means that the browser died, and the page with it.
+            _ = gone.await;
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(remains) = self.remains.take() {
+            self.browser.reap(remains);
+        }
+    }
+}
+
+/// Closes whatever is handed in, until the browser is gone.
+pub(super) async fn run(browser: Arc<Browser>, remains: mpsc::UnboundedReceiver<Remains>) {
+    futures::stream::unfold(remains, async |mut queue| {
+        Some((queue.recv().await?, queue))
+    })
+    .for_each_concurrent(CONCURRENCY, |remains| reap(&browser, remains))
+    .await;
+}
+
+async fn reap(browser: &Browser, remains: Remains) {
+    let Remains {
+        context,
+        target,
+        renderers,
+        done,
+    } = remains;
+    if let Some(target) = target {
+        browser.forget(&target);
+        if let Err(trouble) = browser
+            .execute_within(STEP_LIMIT, CloseTargetParams::new(target))
+            .await
+        {
+            tracing::debug!(%trouble, "a page did not close");
+        }
+    }
+    let dispose = DisposeBrowserContextParams::new(context);
+    if let Err(trouble) = browser.execute_within(STEP_LIMIT, dispose).await {
+        tracing::debug!(%trouble, "a browser context was not disposed of");
+    }
+    see_off(browser.release(renderers)).await;
+    browser.page_ended();
+    if let Some(done) = done {
+        // Nobody may be waiting any more.
+        _ = done.send(());
+    }
+}
+
+/// Waits for the processes' end, and brings it about when it does not come.
+async fn see_off(renderers: HashSet<Process>) {
+    let deadline = Instant::now() + STEP_LIMIT;
+    while renderers.iter().any(|renderer| renderer.is_alive()) {
+        if Instant::now() > deadline {
+            for renderer in renderers.iter().filter(|renderer| renderer.is_alive()) {
+                tracing::debug!(pid = %renderer.pid, "killing a renderer that outlived its page");
+                _ = kill(renderer.pid, Signal::SIGKILL);
+            }
+            return;
+        }
+        sleep(GLANCE).await;
+    }
+}

@@ -1,0 +1,109 @@
+//! What an operator can set, by environment variables; checked before anything starts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shared::config::{ConfigError, Env, RedisConfig};
+use shared::job::Engine;
+use shared::queue::reaper::ReaperConfig;
+
+use crate::chromium::{self, ChromiumConfig};
+use crate::docker::DockerConfig;
+
+const MIB: u32 = 1024 * 1024;
+
+/// The worker's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `REDIS_URL`, `REDIS_PREFIX`.
+    pub redis: RedisConfig,
+    /// `WORKER_CAPACITY`: contracts hosted at once, by default 64. A JavaScript contract takes
+    /// about 13 MB.
+    pub capacity: usize,
+    /// `CONTRACT_QUEUE_LIMIT`: calls of one contract that may wait, by default 4096.
+    pub queue_limit: usize,
+    /// `SHUTDOWN_GRACE_MS`: how long calls under way may take to finish after SIGTERM, by default
+    /// 20 s.
+    pub shutdown_grace: Duration,
+    /// `REAP_GRACE_MS`, `QUARANTINE_MS`.
+    pub reaper: ReaperConfig,
+    /// The JavaScript sandbox, if `WORKER_ENGINES` (by default `javascript,docker`) names it.
+    pub chromium: Option<ChromiumConfig>,
+    /// The sandbox of images, if `WORKER_ENGINES` names it. It is left out where no daemon can be
+    /// reached, unless it is the only one.
+    pub docker: Option<DockerConfig>,
+}
+
+impl Config {
+    /// Reads the variables.
+    pub fn from_env(env: Env) -> Result<Self, ConfigError> {
+        let engines = engines(env)?;
+        let calls = CallLimits {
+            time: env.millis("EXECUTE_TIMEOUT_MS", 2000, 10..=600_000)?,
+            result: env.number("RESULT_LIMIT_BYTES", MIB, 4..=64 * MIB)?,
+        };
+        let offered = |engine| engines.contains(&engine);
+        Ok(Self {
+            redis: RedisConfig::from_env(env)?,
+            capacity: env.number("WORKER_CAPACITY", 64, 1..=10_000)?,
+            queue_limit: env.number("CONTRACT_QUEUE_LIMIT", 4096, 1..=1_000_000)?,
+            shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 20_000, 0..=3_600_000)?,
+            reaper: ReaperConfig::from_env(env)?,
+            chromium: offered(Engine::Javascript)
+                .then(|| chromium_config(env, calls))
+                .transpose()?,
+            docker: offered(Engine::Docker)
+                .then(|| DockerConfig::from_env(env, calls))
+                .transpose()?,
+        })
+    }
+}
+
+/// What every sandbox bounds its calls with.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLimits {
+    /// `EXECUTE_TIMEOUT_MS`: how long one call may run, by default 2 s, the original service's.
+    pub time: Duration,
+    /// `RESULT_LIMIT_BYTES`: how many bytes of JSON one result may have, by default 1 MiB.
+    pub result: u32,
+}
+
+fn engines(env: Env) -> Result<Vec<Engine>, ConfigError> {
+    const NAME: &str = "WORKER_ENGINES";
+    let Some(text) = env.text(NAME) else {
+        return Ok(Engine::ALL.to_vec());
+    };
+    let mut engines = Vec::new();
+    for name in text.split(',') {
+        let engine = name.trim().parse();
+        let engine = engine.map_err(|reason: String| ConfigError::new(NAME, &text, reason))?;
+        if !engines.contains(&engine) {
+            engines.push(engine);
+        }
+    }
+    Ok(engines)
+}
+
+/// `CHROMIUM_PATH` (by default found), `CHROMIUM_USER` (`nobody`, only used by root),
+/// `CHROMIUM_PROCESSES` (1), `CHROMIUM_HEAP_MB` (128, per contract), `LOAD_TIMEOUT_MS` (5000).
+fn chromium_config(env: Env, calls: CallLimits) -> Result<ChromiumConfig, ConfigError> {
+    let executable = env.text("CHROMIUM_PATH").map(PathBuf::from);
+    let path = || env.text("CHROMIUM_PATH").unwrap_or_default();
+    chromium::find(executable.as_deref())
+        .map_err(|error| ConfigError::new("CHROMIUM_PATH", path(), error))?;
+    let user = env
+        .text("CHROMIUM_USER")
+        .unwrap_or_else(|| "nobody".to_owned());
+    chromium::check_user(&user)
+        .map_err(|error| ConfigError::new("CHROMIUM_USER", user.clone(), error))?;
+    Ok(ChromiumConfig {
+        executable,
+        user,
+        browsers: env.number("CHROMIUM_PROCESSES", 1, 1..=64)?,
+        heap_mb: env.number("CHROMIUM_HEAP_MB", 128, 16..=4096)?,
+        call_limit: calls.time,
+        load_limit: env.millis("LOAD_TIMEOUT_MS", 5000, 100..=600_000)?,
+        result_limit: calls.result,
+        ..ChromiumConfig::default()
+    })
+}

@@ -1,0 +1,219 @@
+//! One container with its network: made, awaited, removed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
+};
+use futures::StreamExt;
+use shared::backoff::Backoff;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::events::Watch;
+use super::image::Image;
+use super::{Docker, error, labels, privileges};
+use crate::sandbox::{Blueprint, StartError};
+
+/// How long one attempt to connect may take: the container is on this host.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How much of a failed container's output is shown: lines, then bytes of them.
+const LOG_LINES: &str = "10";
+const LOG_BYTES: usize = 1500;
+
+/// How long its output is read.
+const LOG_LIMIT: Duration = Duration::from_secs(2);
+
+/// A container that listens. To be ended with [`Container::remove`].
+#[derive(Debug)]
+pub(super) struct Container {
+    docker: Docker,
+    name: String,
+    pub(super) image: Image,
+    /// Where the contract listens.
+    pub(super) address: SocketAddr,
+    pub(super) watch: Watch,
+}
+
+impl Container {
+    /// Makes a container and waits until it accepts connections. Leaves nothing when it fails.
+    pub(super) async fn start(docker: &Docker, plan: Blueprint<'_>) -> Result<Self, StartError> {
+        let deadline = Instant::now() + docker.config.load_limit;
+        let getting = docker.image(plan.executable, plan.image);
+        let image = timeout_at(deadline, getting).await.map_err(|_| {
+            StartError::Unavailable("the image could not be had in time".to_owned())
+        })??;
+        let name = labels::fresh_name(plan.address);
+        let mut watch = docker.watched.watch(&name);
+        match docker
+            .bring_up(&name, &image, plan, deadline, &mut watch)
+            .await
+        {
+            Ok(address) => Ok(Self {
+                docker: docker.clone(),
+                name,
+                image,
+                address,
+                watch,
+            }),
+            Err(error) => {
+                docker.remove_contract(&name, Some(&image)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops the container (SIGTERM, then SIGKILL after the grace period) and removes all that
+    /// belongs to it. What the daemon does not do now is done by the next sweep.
+    pub(super) async fn remove(self) {
+        let grace = self.docker.config.stop_grace;
+        let options = StopContainerOptionsBuilder::new().t(grace).build();
+        if let Err(trouble) = self
+            .docker
+            .daemon
+            .stop_container(&self.name, Some(options))
+            .await
+        {
+            tracing::debug!(container = self.name, %trouble, "a container could not be stopped");
+        }
+        self.docker
+            .remove_contract(&self.name, Some(&self.image))
+            .await;
+    }
+}
+
+impl Docker {
+    async fn bring_up(
+        &self,
+        name: &str,
+        image: &Image,
+        plan: Blueprint<'_>,
+        deadline: Instant,
+        watch: &mut Watch,
+    ) -> Result<SocketAddr, StartError> {
+        let address = timeout_at(deadline, self.launch(name, image, plan)).await;
+        let address = address.map_err(|_| {
+            StartError::Unavailable("the container could not be made in time".to_owned())
+        })??;
+        let port = image.port;
+        let ended = tokio::select! {
+            how = watch.death() => format!("The container does not live: {how}"),
+            up = timeout_at(deadline, listens(address, port)) => match up {
+                Ok(address) => return Ok(address),
+                Err(_) => format!("The container did not listen on port {port} in time"),
+            },
+        };
+        Err(StartError::Invalid(format!(
+            "{ended}{}",
+            self.last_words(name).await
+        )))
+    }
+
+    /// Makes and starts; gives the container's address, unless it has died already.
+    async fn launch(
+        &self,
+        name: &str,
+        image: &Image,
+        plan: Blueprint<'_>,
+    ) -> Result<Option<IpAddr>, StartError> {
+        let egress = plan.spec.limits.network == Some(true);
+        if egress && !self.config.allow_egress {
+            return Err(StartError::Invalid(
+                "Contracts may not use the network here (CONTAINER_ALLOW_EGRESS)".to_owned(),
+            ));
+        }
+        let labels = self
+            .owner
+            .labels(plan.address, plan.generation, image.from_tar);
+        self.make_network(name, labels.clone(), egress).await?;
+        let body = privileges::container(&self.config, image, name, labels, egress);
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let made = self.daemon.create_container(Some(options), body).await;
+        made.map_err(|trouble| refusal("make", &trouble))?;
+        let started = self.daemon.start_container(name, None).await;
+        started.map_err(|trouble| refusal("start", &trouble))?;
+        self.find_address(name).await
+    }
+
+    async fn find_address(&self, name: &str) -> Result<Option<IpAddr>, StartError> {
+        let found = self.daemon.inspect_container(name, None).await;
+        let found = found.map_err(|trouble| error::unavailable("look at a container", &trouble))?;
+        let mut networks = found
+            .network_settings
+            .and_then(|settings| settings.networks);
+        let endpoint = networks.as_mut().and_then(|networks| networks.remove(name));
+        Ok(endpoint.and_then(|endpoint| endpoint.ip_address?.parse().ok()))
+    }
+
+    /// What the container printed last, for the caller of a load that failed.
+    async fn last_words(&self, name: &str) -> String {
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .tail(LOG_LINES)
+            .build();
+        let lines = self.daemon.logs(name, Some(options));
+        let text = lines
+            .filter_map(async |line| line.ok())
+            .fold(String::new(), async |text, line| text + &line.to_string());
+        let text = timeout(LOG_LIMIT, text).await.unwrap_or_default();
+        let text = text.trim();
+        if text.is_empty() {
+            return ", and it printed nothing".to_owned();
+        }
+        let start = text.ceil_char_boundary(text.len().saturating_sub(LOG_BYTES));
+        format!(", and it printed last: {}", &text[start..])
+    }
+
+    /// Removes a container with its volumes, its network, and its image if that came out of a tar.
+    /// Trouble is logged: a sweep tries again.
+    pub(super) async fn remove_contract(&self, name: &str, image: Option<&Image>) {
+        let removed = async {
+            let options = RemoveContainerOptionsBuilder::new()
+                .force(true)
+                .v(true)
+                .build();
+            error::unless_missing(self.daemon.remove_container(name, Some(options)).await)?;
+            self.remove_network(name).await?;
+            if let Some(image) = image.filter(|image| image.from_tar) {
+                self.remove_tar_image(&image.id).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(trouble) = removed.await {
+            tracing::warn!(container = name, %trouble, "a container could not be removed");
+        }
+    }
+}
+
+/// Waits until something accepts connections there. For ever, if there is no address: then the
+/// container has died, and somebody else tells.
+async fn listens(address: Option<IpAddr>, port: u16) -> SocketAddr {
+    let Some(address) = address else {
+        return std::future::pending().await;
+    };
+    let address = SocketAddr::new(address, port);
+    let mut backoff = Backoff::new(Duration::from_millis(4), Duration::from_millis(200));
+    while !matches!(
+        timeout(CONNECT_LIMIT, TcpStream::connect(address)).await,
+        Ok(Ok(_))
+    ) {
+        backoff.wait().await;
+    }
+    address
+}
+
+/// The daemon refuses what the image wants to run, or is in trouble itself.
+fn refusal(what: &str, trouble: &Error) -> StartError {
+    const OF_THE_IMAGE: [&str; 2] = ["OCI runtime create failed", "unable to find user"];
+    let reason = error::text(trouble);
+    if error::status(trouble) == Some(400) || OF_THE_IMAGE.iter().any(|of| reason.contains(of)) {
+        StartError::Invalid(format!("Docker cannot {what} the container: {reason}"))
+    } else {
+        error::unavailable(&format!("{what} a container"), trouble)
+    }
+}

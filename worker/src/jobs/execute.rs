@@ -1,0 +1,71 @@
+//! Brings a call into its contract's queue.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use shared::id::ContractAddress;
+use shared::job::{Argument, Execute};
+use shared::reply::{Failure, FailureCode};
+
+use crate::Worker;
+use crate::contracts::Call;
+use crate::settle::Delivery;
+
+pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery) {
+    let Execute {
+        address,
+        method,
+        argument,
+    } = execute;
+    match argument {
+        Argument::None => hand_in(worker, &address, method, None, delivery),
+        Argument::Json(json) => hand_in(worker, &address, method, Some(json), delivery),
+        Argument::Stored(name) => {
+            let worker = worker.clone();
+            worker.life.clone().spawn("argument", async move {
+                match fetch(&worker, &name).await {
+                    Ok(json) => hand_in(&worker, &address, method, Some(json), delivery),
+                    Err(failure) => delivery.refuse(failure),
+                }
+            });
+        }
+    }
+}
+
+fn hand_in(
+    worker: &Worker,
+    address: &ContractAddress,
+    method: String,
+    argument: Option<Box<RawValue>>,
+    delivery: Delivery,
+) {
+    match worker.contracts.get(address) {
+        Some(host) => host.call(Call {
+            method,
+            argument,
+            delivery,
+            losses: 0,
+        }),
+        None => delivery.refuse(not_hosted()),
+    }
+}
+
+/// The worker does not have the contract: the caller's route is old.
+pub(super) fn not_hosted() -> Failure {
+    Failure::not_started(FailureCode::NotHosted, "The contract is not hosted here")
+}
+
+/// Reads an argument that was too large for a frame.
+async fn fetch(worker: &Worker, name: &str) -> Result<Box<RawValue>, Failure> {
+    let expired = |message: &str| Failure::not_started(FailureCode::Expired, message);
+    match worker.queue.fetch_body(name).await {
+        Ok(Some(text)) => {
+            RawValue::from_string(text).map_err(|_| expired("The stored argument is damaged"))
+        }
+        Ok(None) => Err(expired("The stored argument has expired")),
+        Err(error) => {
+            tracing::warn!(%error, "cannot fetch an argument");
+            Err(expired("The stored argument cannot be read"))
+        }
+    }
+}

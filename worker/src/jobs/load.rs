@@ -1,0 +1,288 @@
+//! Makes a contract ready to be called: a new one from the placement stream, or another
+//! executable for one that is hosted here.
+
+use std::sync::Arc;
+
+use shared::id::ContractAddress;
+use shared::job::{Engine as EngineName, Load};
+use shared::queue::QueueError;
+use shared::queue::contracts::Claim;
+use shared::reply::{Failure, FailureCode, Output};
+
+use super::execute::not_hosted;
+use crate::Worker;
+use crate::contracts::host::{HostTask, Hosting};
+use crate::contracts::{Host, HostEnds, Place};
+use crate::sandbox::{Blueprint, Engine, Instance, StartError};
+use crate::settle::{Delivery, Ran};
+
+/// Why a contract is not ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The caller is told.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// Redis is in trouble.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+impl From<StartError> for LoadError {
+    fn from(error: StartError) -> Self {
+        Self::Failed(match error {
+            StartError::Invalid(message) => {
+                Failure::started(FailureCode::InvalidExecutable, message)
+            }
+            StartError::Unavailable(message) => {
+                Failure::not_started(FailureCode::SandboxUnavailable, message)
+            }
+        })
+    }
+}
+
+/// A load that came through the inbox: the contract should be hosted here.
+pub(crate) async fn reload(worker: Arc<Worker>, load: Load, delivery: Delivery) {
+    let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
+        (EngineName::Javascript, Some(engine), _) => reload_with(&worker, engine, &load).await,
+        (EngineName::Docker, _, Some(engine)) => reload_with(&worker, engine, &load).await,
+        (engine, ..) => Err(no_engine(engine)),
+    };
+    delivery.settle(outcome_of(&load, outcome), Ran::default());
+}
+
+/// A load that came through the placement stream: the contract is to be hosted here.
+pub(crate) async fn host(
+    worker: &Arc<Worker>,
+    load: &Load,
+    place: Place,
+) -> Result<Output, Failure> {
+    let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
+        (EngineName::Javascript, Some(engine), _) => host_with(worker, engine, load, place).await,
+        (EngineName::Docker, _, Some(engine)) => host_with(worker, engine, load, place).await,
+        (engine, ..) => Err(no_engine(engine)),
+    };
+    outcome_of(load, outcome)
+}
+
+fn no_engine(engine: EngineName) -> LoadError {
+    let message = format!("This worker does not offer {engine} contracts");
+    Failure::not_started(FailureCode::NoCapacity, message).into()
+}
+
+fn outcome_of(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Failure> {
+    match outcome {
+        Ok(()) => Ok(Output::Done),
+        Err(LoadError::Failed(failure)) => Err(failure),
+        Err(LoadError::Queue(error)) => {
+            tracing::warn!(contract = %load.address, %error, "cannot load");
+            let message = "The queue is unavailable";
+            Err(Failure::not_started(
+                FailureCode::SandboxUnavailable,
+                message,
+            ))
+        }
+    }
+}
+
+/// Switches a hosted contract over to another executable; no call falls between.
+async fn reload_with<E: Engine>(
+    worker: &Arc<Worker>,
+    engine: &E,
+    load: &Load,
+) -> Result<(), LoadError> {
+    let address = &load.address;
+    let _turn = worker.contracts.turn(address).await;
+    let Some(old) = worker.contracts.get(address) else {
+        // The registry names this worker, wrongly: the next look must find the contract free.
+        worker.queue.disown(address, worker.id).await?;
+        return Err(not_hosted().into());
+    };
+    if old.spec == load.spec {
+        return Ok(());
+    }
+    let executable = fetch(worker, load).await?;
+    let next = old.status.generation() + 1;
+    let instance = engine.start(blueprint(load, &executable, next)).await?;
+    let generation = match claim(worker, load).await {
+        Ok(generation) => generation,
+        Err(error) => {
+            instance.close().await;
+            return Err(error);
+        }
+    };
+    let (host, ends) = worker.contracts.successor(&old, load.spec.clone());
+    host.keep_executable(executable.clone());
+    serve(
+        worker,
+        engine,
+        load,
+        executable,
+        (generation, ends),
+        instance,
+    )
+    .await;
+    worker.contracts.switch(address, host);
+    if old.spec.digest != load.spec.digest {
+        worker.queue.release_blob(&old.spec.digest, address).await?;
+    }
+    tracing::info!(contract = %address, generation, "switched to another executable");
+    Ok(())
+}
+
+/// Hosts a contract that is new here.
+async fn host_with<E: Engine>(
+    worker: &Arc<Worker>,
+    engine: &E,
+    load: &Load,
+    place: Place,
+) -> Result<(), LoadError> {
+    let address = &load.address;
+    let _turn = worker.contracts.turn(address).await;
+    if worker.contracts.get(address).is_some() {
+        // Two loads of one address at once: the second finds its way through the inbox.
+        return Err(not_hosted().into());
+    }
+    let generation = claim(worker, load).await?;
+    let (host, ends) = worker.contracts.open(address, load.spec.clone(), place);
+    match prepare(worker, engine, load, generation).await {
+        Ok((executable, instance)) => {
+            host.keep_executable(executable.clone());
+            serve(
+                worker,
+                engine,
+                load,
+                executable,
+                (generation, ends),
+                instance,
+            )
+            .await;
+            worker.announce().await;
+            tracing::info!(contract = %address, generation, engine = %load.spec.engine, "loaded");
+            Ok(())
+        }
+        Err(error) => {
+            give_up(worker, address, &host, ends).await;
+            Err(error)
+        }
+    }
+}
+
+async fn prepare<E: Engine>(
+    worker: &Worker,
+    engine: &E,
+    load: &Load,
+    generation: u64,
+) -> Result<(Arc<str>, E::Instance), LoadError> {
+    let executable = fetch(worker, load).await?;
+    let instance = engine
+        .start(blueprint(load, &executable, generation))
+        .await?;
+    Ok((executable, instance))
+}
+
+/// A contract's first instance on this worker.
+fn blueprint<'a>(load: &'a Load, executable: &'a str, generation: u64) -> Blueprint<'a> {
+    Blueprint {
+        address: &load.address,
+        generation,
+        spec: &load.spec,
+        executable,
+        image: None,
+    }
+}
+
+/// Takes back what hosting a contract began with.
+async fn give_up(worker: &Worker, address: &ContractAddress, host: &Host, mut ends: HostEnds) {
+    if let Err(error) = worker.queue.forget(address, Some(worker.id)).await {
+        tracing::warn!(contract = %address, %error, "cannot withdraw a failed load");
+    }
+    drop(worker.contracts.remove(address));
+    ends.calls.close();
+    while let Ok(call) = ends.calls.try_recv() {
+        host.status.call_refused();
+        call.delivery.refuse(not_hosted());
+    }
+}
+
+/// Makes this worker the contract's owner; gives the new generation.
+async fn claim(worker: &Worker, load: &Load) -> Result<u64, LoadError> {
+    let Load { address, spec } = load;
+    let mut displaced = None;
+    loop {
+        match worker
+            .queue
+            .claim(address, worker.id, displaced, spec)
+            .await?
+        {
+            Claim::Granted(generation) => return Ok(generation),
+            Claim::OwnedBy(owner) if worker.queue.is_alive(owner).await? => {
+                return Err(not_hosted().into());
+            }
+            Claim::OwnedBy(owner) => displaced = Some(owner),
+        }
+    }
+}
+
+/// Gets the executable and keeps it in the store for as long as the contract is loaded.
+async fn fetch(worker: &Worker, load: &Load) -> Result<Arc<str>, LoadError> {
+    let missing = || Failure::not_started(FailureCode::ExecutableMissing, "It is not in the store");
+    let digest = &load.spec.digest;
+    let blob = worker.queue.fetch_blob(digest).await?.ok_or_else(missing)?;
+    let text = String::from_utf8(blob).map_err(|_| {
+        Failure::started(
+            FailureCode::InvalidExecutable,
+            "The executable is not UTF-8 text",
+        )
+    })?;
+    Ok(text.into())
+}
+
+/// Starts the host task.
+async fn serve<E: Engine>(
+    worker: &Arc<Worker>,
+    engine: &E,
+    load: &Load,
+    executable: Arc<str>,
+    (generation, ends): (u64, HostEnds),
+    instance: E::Instance,
+) {
+    let endpoints = instance.endpoints().unwrap_or_default();
+    note(worker, load, &executable, endpoints, instance.image()).await;
+    let hosting = Hosting {
+        engine: engine.clone(),
+        address: load.address.clone(),
+        spec: load.spec.clone(),
+        executable,
+        generation,
+    };
+    let task = HostTask::new(worker.clone(), hosting, ends);
+    worker.life.spawn("contract", task.run(instance));
+}
+
+/// Records what the next host of the contract will need. The contract serves without it, too.
+async fn note(
+    worker: &Worker,
+    load: &Load,
+    executable: &str,
+    endpoints: &[String],
+    image: Option<&str>,
+) {
+    let Load { address, spec } = load;
+    let noted = async {
+        if !worker.queue.keep_blob(&spec.digest, address).await? {
+            // It expired meanwhile.
+            let executable = executable.as_bytes();
+            worker
+                .queue
+                .store_blob(&spec.digest, executable, address)
+                .await?;
+        }
+        worker
+            .queue
+            .note_sandbox(address, worker.id, endpoints, image)
+            .await
+    };
+    if let Err(error) = noted.await {
+        tracing::warn!(contract = %address, %error, "could not record a load");
+    }
+}

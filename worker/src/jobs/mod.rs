@@ -1,0 +1,6 @@
+//! What each kind of job does to this worker; a file per kind.
+
+pub(crate) mod execute;
+pub(crate) mod inspect;
+pub(crate) mod load;
+pub(crate) mod unload;

@@ -1,0 +1,204 @@
+//! Owns the sandboxes: pulls the jobs of the contracts that it hosts, runs them, answers.
+//!
+//! A worker serves no contract traffic over HTTP and knows nothing of callers: it reads its inbox
+//! ([`runner`]) and the placement streams ([`placement`]), keeps the hosted contracts
+//! ([`contracts`]), and settles what ended ([`settle`]).
+
+mod cancelled;
+pub mod chromium;
+pub mod config;
+mod contracts;
+pub mod docker;
+mod fence;
+mod heartbeat;
+mod jobs;
+mod orphans;
+mod placement;
+mod runner;
+pub mod sandbox;
+mod settle;
+mod shutdown;
+
+use std::sync::Arc;
+
+use shared::id::WorkerId;
+use shared::job::Engine;
+use shared::lifecycle::Lifecycle;
+use shared::queue::leases::WorkerInfo;
+use shared::queue::{Queue, QueueError, reaper};
+
+use crate::cancelled::Cancelled;
+use crate::chromium::{Chromium, LaunchError};
+use crate::config::Config;
+use crate::contracts::Contracts;
+use crate::docker::{Docker, DockerError};
+use crate::fence::Fence;
+use crate::settle::Settler;
+
+/// Why a worker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The queue cannot be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Chromium cannot be used.
+    #[error(transparent)]
+    Chromium(#[from] LaunchError),
+    /// Docker cannot be used, and there is nothing else to offer.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+}
+
+/// What every part of the worker can reach.
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) queue: Queue,
+    pub(crate) contracts: Contracts,
+    pub(crate) settler: Settler,
+    pub(crate) life: Lifecycle,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) cancelled: Cancelled,
+    /// For how long a contract that breaks what hosts it is hosted by nobody.
+    pub(crate) quarantine_ms: u64,
+    /// The sandboxes that it offers.
+    pub(crate) chromium: Option<Chromium>,
+    pub(crate) docker: Option<Docker>,
+}
+
+impl Worker {
+    /// The names of what it offers.
+    pub(crate) fn engines(&self) -> Vec<Engine> {
+        let javascript = self.chromium.as_ref().map(|_| Engine::Javascript);
+        let docker = self.docker.as_ref().map(|_| Engine::Docker);
+        javascript.into_iter().chain(docker).collect()
+    }
+
+    /// What it tells of itself.
+    pub(crate) fn info(&self) -> WorkerInfo {
+        WorkerInfo {
+            engines: self.engines(),
+            capacity: self.contracts.capacity(),
+            used: self.contracts.len(),
+            draining: self.life.is_draining(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Tells at once that the number of its contracts has changed.
+    pub(crate) async fn announce(&self) {
+        if let Err(error) = self.queue.report_worker(self.id, &self.info()).await {
+            tracing::warn!(%error, "could not announce a change");
+        }
+    }
+}
+
+/// Makes the worker known.
+async fn register(worker: &Worker) -> Result<String, QueueError> {
+    let farm = worker.queue.farm().await?;
+    worker.queue.register_worker(worker.id).await?;
+    worker
+        .queue
+        .report_worker(worker.id, &worker.info())
+        .await?;
+    Ok(farm)
+}
+
+/// Hosts contracts until `life` drains, hands them back to the queue and leaves nothing behind.
+pub async fn run(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
+    let queue = Queue::connect(&config.redis).await?;
+    let (settler, settling) = Settler::new(queue.clone());
+    let sandboxes = Sandboxes::start(&config, &queue, settler.worker()).await?;
+    let worker = Arc::new(Worker {
+        id: settler.worker(),
+        queue,
+        contracts: Contracts::new(config.capacity, config.queue_limit),
+        settler,
+        life: life.clone(),
+        fence: Arc::new(Fence::new()),
+        cancelled: Cancelled::default(),
+        quarantine_ms: config.reaper.quarantine_ms(),
+        chromium: sandboxes.chromium.clone(),
+        docker: sandboxes.docker.clone(),
+    });
+    let farm = match register(&worker).await {
+        Ok(farm) => farm,
+        Err(error) => {
+            sandboxes.shutdown().await;
+            return Err(error.into());
+        }
+    };
+    tracing::info!(worker = %worker.id, engines = ?worker.engines(), "worker is ready");
+
+    life.spawn("settler", settling.run(worker.fence.clone(), life.clone()));
+    life.spawn("heartbeat", heartbeat::beat(worker.clone(), farm));
+    life.spawn("presence", heartbeat::show_presence(worker.clone()));
+    life.spawn(
+        "reaper",
+        reaper::run(worker.queue.clone(), config.reaper, life.clone()),
+    );
+    life.spawn("runner", runner::run(worker.clone()));
+    for engine in worker.engines() {
+        life.spawn("placement", placement::run(worker.clone(), engine));
+    }
+    if let Some(docker) = &worker.docker {
+        life.spawn("orphans", orphans::sweep(worker.clone(), docker.clone()));
+    }
+
+    life.draining().await;
+    shutdown::hand_over(&worker).await;
+    life.stop();
+    let (id, queue) = (worker.id, worker.queue.clone());
+    // The settler ends when nobody can settle anything any more.
+    drop(worker);
+    life.join().await;
+    sandboxes.shutdown().await;
+    if let Err(error) = queue.remove_worker(id).await {
+        tracing::warn!(%error, "could not remove this worker's keys: they expire by themselves");
+    }
+    Ok(())
+}
+
+/// The engines that run.
+struct Sandboxes {
+    chromium: Option<Chromium>,
+    docker: Option<Docker>,
+}
+
+impl Sandboxes {
+    /// Starts the engines that are configured. Docker is left out where no daemon can be reached,
+    /// unless nothing else is asked for.
+    async fn start(config: &Config, queue: &Queue, worker: WorkerId) -> Result<Self, WorkerError> {
+        let mut docker = None;
+        if let Some(wanted) = &config.docker {
+            let farm = queue.farm().await?;
+            match Docker::start(wanted.clone(), farm, worker).await {
+                Ok(started) => docker = Some(started),
+                Err(error) if config.chromium.is_none() => return Err(error.into()),
+                Err(error) => tracing::warn!(%error, "Docker contracts are not offered"),
+            }
+        }
+        let mut sandboxes = Self {
+            chromium: None,
+            docker,
+        };
+        if let Some(wanted) = &config.chromium {
+            match Chromium::start(wanted.clone()).await {
+                Ok(started) => sandboxes.chromium = Some(started),
+                Err(error) => {
+                    sandboxes.shutdown().await;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(sandboxes)
+    }
+
+    async fn shutdown(&self) {
+        if let Some(chromium) = &self.chromium {
+            chromium.shutdown().await;
+        }
+        if let Some(docker) = &self.docker {
+            docker.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The `execution-worker` program: configuration, log, signals; then [`execution_worker::run`].
+
+use std::process::ExitCode;
+
+use execution_worker::chromium;
+use execution_worker::config::Config;
+use shared::config::Env;
+use shared::lifecycle::{Lifecycle, Signals};
+
+fn main() -> ExitCode {
+    // The same program guards its browsers: see `chromium`.
+    if let Some(code) = chromium::run_if_asked() {
+        return code;
+    }
+    let env = Env::process();
+    let config = match shared::telemetry::start(env).and_then(|()| Config::from_env(env)) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("execution-worker: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match work(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "execution-worker cannot run");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn work(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = Signals::listen()?;
+    let life = Lifecycle::new();
+    let following = tokio::spawn(life.clone().follow_signals(signals, config.shutdown_grace));
+    let worked = execution_worker::run(config, life.clone()).await;
+    life.stop();
+    following.await?;
+    worked?;
+    if life.has_failed() {
+        return Err("a part of it failed".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Takes contracts to host from an engine's placement stream, while there is room.
+
+use std::sync::Arc;
+
+use shared::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
+use shared::id::ApiId;
+use shared::job::{Engine, Job, Load};
+use shared::queue::QueueError;
+use shared::queue::contracts::Route;
+use shared::queue::placement::{Reader, Received};
+use shared::reply::{Failure, FailureCode};
+use tokio::sync::Semaphore;
+
+use crate::contracts::Place;
+use crate::{Worker, jobs};
+
+/// Loads under way at once, per engine: making sandboxes is work for every core.
+const LOADS_UNDER_WAY: usize = 4;
+
+/// Runs until the process drains.
+pub(crate) async fn run(worker: Arc<Worker>, engine: Engine) {
+    let mut reader = Reader::new(worker.queue.clone(), engine, worker.id);
+    let loads = Arc::new(Semaphore::new(LOADS_UNDER_WAY));
+    while !worker.life.is_draining() {
+        let permits = async {
+            let load = loads.clone().acquire_owned().await;
+            (
+                load.expect("the semaphore is never closed"),
+                worker.contracts.place().await,
+            )
+        };
+        let (load_permit, place) = tokio::select! {
+            permits = permits => permits,
+            () = worker.life.draining() => break,
+        };
+        // Not to be dropped half-way: what it was about to bring would be lost.
+        let Some(received) = reader.read().await else {
+            continue;
+        };
+        let (worker, tasks) = (worker.clone(), worker.life.clone());
+        tasks.spawn("load", async move {
+            settle(&worker, engine, received, place).await;
+            drop(load_permit);
+        });
+    }
+    let all = u32::try_from(LOADS_UNDER_WAY).unwrap_or(u32::MAX);
+    drop(loads.acquire_many(all).await);
+    if let Err(error) = worker.queue.leave_placement(engine, worker.id).await {
+        tracing::warn!(%engine, %error, "could not leave the placement group");
+    }
+}
+
+/// Carries one load out, answers it, and removes it from the stream.
+async fn settle(worker: &Arc<Worker>, engine: Engine, received: Received, place: Place) {
+    let Received { entry, frame } = received;
+    if let Err(error) = carry_out(worker, engine, &frame, place).await {
+        // It stays pending: the contract is placed again by whoever clears up.
+        tracing::error!(%error, entry, "a load could not be settled");
+        return;
+    }
+    if let Err(error) = worker.queue.placed(engine, &entry).await {
+        tracing::warn!(%error, entry, "could not remove a settled load");
+    }
+}
+
+async fn carry_out(
+    worker: &Arc<Worker>,
+    engine: Engine,
+    frame: &[u8],
+    place: Place,
+) -> Result<(), QueueError> {
+    let JobFrame { api, jobs, .. } = match unpack_jobs(frame) {
+        Ok(frame) => frame,
+        Err(error) => {
+            tracing::error!(%error, "a load that cannot be read");
+            let stream = worker.queue.keys().placement(engine);
+            return worker.queue.bury(&stream, frame, &error.to_string()).await;
+        }
+    };
+    let mut place = Some(place);
+    for envelope in jobs {
+        let Job::Load(load) = &envelope.job else {
+            continue;
+        };
+        if worker.life.is_draining() {
+            worker.queue.place(engine, api, &envelope).await?;
+        } else if let Some(place) = place.take() {
+            load_one(worker, api, &envelope, load, place).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn load_one(
+    worker: &Arc<Worker>,
+    api: Option<ApiId>,
+    envelope: &Envelope,
+    load: &Load,
+    place: Place,
+) -> Result<(), QueueError> {
+    if envelope.deadline <= worker.queue.clock().now_ms() {
+        return Ok(());
+    }
+    let Some(api) = api else {
+        return adopt(worker, load, place).await;
+    };
+    let outcome = jobs::load::host(worker, load, place).await;
+    let reply = Reply {
+        id: envelope.id,
+        generation: None,
+        ran_us: None,
+        outcome,
+    };
+    let frame = pack_replies(worker.id, [encode_item(&reply)]);
+    worker.queue.settle(worker.id, &[(api, frame)], &[]).await
+}
+
+/// Takes over a contract whose host is gone. Nobody awaits it: it is as it was loaded, or it is
+/// left alone.
+async fn adopt(worker: &Arc<Worker>, load: &Load, place: Place) -> Result<(), QueueError> {
+    match worker.queue.route(&load.address).await? {
+        Route::Unplaced(record) if record.spec == load.spec => {}
+        _ => return Ok(()),
+    }
+    match jobs::load::host(worker, load, place).await {
+        Err(Failure { code, message, .. }) if code != FailureCode::NotHosted => {
+            tracing::error!(contract = %load.address, message, "could not take a contract over");
+        }
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! A small driver of contracts, and what the tests share.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use execution_worker::chromium::{Chromium, ChromiumConfig, ContractPage};
+use execution_worker::sandbox::{
+    Blueprint, CallId, Engine, Event, Instance, Invocation, StartError,
+};
+use serde_json::value::RawValue;
+use shared::job::{ContractSpec, Limits};
+use shared::reply::{Failure, FailureCode};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+/// Longer than anything here takes on a slow and busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// The browser that most tests share; its guard ends it when the tests' process ends.
+static SHARED: LazyLock<Chromium> = LazyLock::new(|| {
+    let config = ChromiumConfig {
+        call_limit: Duration::from_secs(20),
+        ..config()
+    };
+    RUNTIME.block_on(Chromium::start(config)).unwrap()
+});
+
+/// Runs a test on the runtime that the shared browser belongs to.
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    // Not from within the runtime, which it blocks on.
+    LazyLock::force(&SHARED);
+    RUNTIME.block_on(async { timeout(PATIENCE * 2, test).await.expect("the test hangs") })
+}
+
+pub(crate) fn shared() -> &'static Chromium {
+    &SHARED
+}
+
+/// The defaults, with the guard in the worker's program.
+pub(crate) fn config() -> ChromiumConfig {
+    ChromiumConfig {
+        guard: env!("CARGO_BIN_EXE_execution-worker").into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn spec(limits: Limits) -> ContractSpec {
+    ContractSpec {
+        engine: shared::job::Engine::Javascript,
+        digest: "0".repeat(64),
+        limits,
+        idempotent: false,
+    }
+}
+
+/// Limits with only a time in them.
+pub(crate) fn within_ms(timeout_ms: u32) -> Limits {
+    Limits {
+        timeout_ms: Some(timeout_ms),
+        ..Limits::default()
+    }
+}
+
+/// One loaded contract.
+pub(crate) struct Contract {
+    pub(crate) page: ContractPage,
+    next: u32,
+}
+
+/// What became of one call.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Done(Result<String, Failure>),
+    NotStarted,
+    Lost(String),
+}
+
+impl Fate {
+    pub(crate) fn code(&self) -> Option<FailureCode> {
+        if let Self::Done(Err(failure)) = self {
+            Some(failure.code)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn result(&self) -> Option<&str> {
+        if let Self::Done(Ok(json)) = self {
+            Some(json)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+}
+
+impl Contract {
+    pub(crate) async fn load(source: &str) -> Self {
+        Self::try_load(shared(), Limits::default(), source)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn load_with(limits: Limits, source: &str) -> Self {
+        Self::try_load(shared(), limits, source).await.unwrap()
+    }
+
+    pub(crate) async fn try_load(
+        engine: &Chromium,
+        limits: Limits,
+        source: &str,
+    ) -> Result<Self, StartError> {
+        let plan = Blueprint {
+            address: &"tested".parse().unwrap(),
+            generation: 1,
+            spec: &spec(limits),
+            executable: source,
+            image: None,
+        };
+        Ok(Self {
+            page: engine.start(plan).await?,
+            next: 0,
+        })
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.page.endpoints().unwrap().to_vec()
+    }
+
+    /// Calls a method without an argument.
+    pub(crate) async fn get(&mut self, method: &str) -> Result<String, Failure> {
+        match self.run(&[(method, None)]).await.remove(0) {
+            Fate::Done(outcome) => outcome,
+            other => panic!("{method}: {other:?}"),
+        }
+    }
+
+    /// Calls a method with an argument.
+    pub(crate) async fn call(&mut self, method: &str, argument: &str) -> Result<String, Failure> {
+        match self.run(&[(method, Some(argument))]).await.remove(0) {
+            Fate::Done(outcome) => outcome,
+            other => panic!("{method}({argument}): {other:?}"),
+        }
+    }
+
+    /// Submits the calls together and waits until each of them has its end, or the page.
+    pub(crate) async fn run(&mut self, calls: &[(&str, Option<&str>)]) -> Vec<Fate> {
+        let first = self.submit(calls);
+        let mut fates = BTreeMap::new();
+        let mut lost = None;
+        while lost.is_none() && fates.len() < calls.len() {
+            lost = self.wait(&mut fates).await;
+        }
+        (first..self.next)
+            .map(|id| {
+                fates
+                    .remove(&id)
+                    .unwrap_or_else(|| Fate::Lost(lost.clone().unwrap()))
+            })
+            .collect()
+    }
+
+    /// Submits calls; gives the number of the first.
+    pub(crate) fn submit(&mut self, calls: &[(&str, Option<&str>)]) -> u32 {
+        let first = self.next;
+        let arguments: Vec<Option<Box<RawValue>>> = calls
+            .iter()
+            .map(|(_, json)| json.map(|json| RawValue::from_string(json.to_owned()).unwrap()))
+            .collect();
+        let invocations: Vec<_> = (first..)
+            .zip(calls.iter().zip(&arguments))
+            .map(|(id, ((method, _), argument))| Invocation {
+                id: CallId(id),
+                method,
+                argument: argument.as_deref(),
+            })
+            .collect();
+        assert!(
+            invocations.len() <= self.page.room(),
+            "no room: {}",
+            self.page.room()
+        );
+        self.page.submit(&invocations);
+        self.next += u32::try_from(calls.len()).unwrap();
+        first
+    }
+
+    /// Uses the names of the last calls again.
+    pub(crate) fn rewind(&mut self, calls: u32) {
+        self.next -= calls;
+    }
+
+    /// Notes what happens next; gives the reason when the page is lost.
+    pub(crate) async fn wait(&mut self, fates: &mut BTreeMap<u32, Fate>) -> Option<String> {
+        let events = timeout(PATIENCE, self.page.next())
+            .await
+            .expect("nothing happens");
+        assert!(!events.is_empty());
+        for event in events {
+            let (call, fate) = match event {
+                Event::Done { call, outcome, .. } => {
+                    (call, Fate::Done(outcome.map(|json| json.get().to_owned())))
+                }
+                Event::NotStarted(call) => (call, Fate::NotStarted),
+                Event::Lost { reason } => return Some(reason),
+            };
+            assert!(fates.insert(call.0, fate).is_none(), "{call:?} ended twice");
+        }
+        None
+    }
+
+    /// Waits for the page's end.
+    pub(crate) async fn lost(&mut self) -> String {
+        loop {
+            if let Some(reason) = self.wait(&mut BTreeMap::new()).await {
+                return reason;
+            }
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        timeout(PATIENCE, self.page.close())
+            .await
+            .expect("the page does not close");
+    }
+}
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "not so: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

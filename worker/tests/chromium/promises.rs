@@ -1,0 +1,190 @@
+//! Results that come later.
+
+use std::collections::BTreeMap;
+
+use execution_worker::sandbox::Instance;
+use shared::reply::FailureCode;
+
+use crate::driver::{Contract, Fate, run, within_ms};
+
+#[test]
+fn a_promise_gives_what_it_settles_to() {
+    let table = [
+        ("Promise.resolve(1)", Ok("1")),
+        ("(async () => ({ a: await 2 }))()", Ok(r#"{"a":2}"#)),
+        (
+            "new Promise((r) => setTimeout(r, 20, 'late'))",
+            Ok(r#""late""#),
+        ),
+        ("({ then: (r) => r(3) })", Ok("3")),
+        (
+            "({ then: (r) => setTimeout(r, 5, { then: (s) => s(4) }) })",
+            Ok("4"),
+        ),
+        ("Promise.resolve(undefined)", Ok("null")),
+        (
+            "(() => { const f = () => 1; f.then = (r) => r(5); return f })()",
+            Ok("5"),
+        ),
+        (
+            "Promise.reject(new TypeError('no'))",
+            Err((FailureCode::ExecutionFailed, "TypeError: no")),
+        ),
+        (
+            "(async () => { throw 'bare' })()",
+            Err((FailureCode::ExecutionFailed, "bare")),
+        ),
+        (
+            "({ then: (_, no) => no(new Error('x')) })",
+            Err((FailureCode::ExecutionFailed, "Error: x")),
+        ),
+        (
+            "({ then() { throw new Error('y') } })",
+            Err((FailureCode::ExecutionFailed, "Error: y")),
+        ),
+        (
+            "({ get then() { throw new Error('z') } })",
+            Err((FailureCode::ExecutionFailed, "Error: z")),
+        ),
+        (
+            "Promise.resolve(() => 1)",
+            Err((FailureCode::ResultNotJson, "a function has no JSON form")),
+        ),
+    ];
+    run(async {
+        let mut contract = Contract::load("{ eval: (source) => (0, eval)(source) }").await;
+        for (source, expected) in table {
+            let argument = serde_json::to_string(source).unwrap();
+            let outcome = contract.call("eval", &argument).await;
+            let outcome = outcome.as_deref().map_err(|f| (f.code, f.message.as_str()));
+            assert_eq!(outcome, expected, "{source}");
+        }
+        contract.close().await;
+    });
+}
+
+#[test]
+fn a_slow_call_does_not_hold_up_a_quick_one() {
+    run(async {
+        let source = "{ slow: () => new Promise((r) => { release = () => r('slow') }),
+                        quick: () => 'quick', release: () => release() };
+                      var release;";
+        let mut contract = Contract::load(source).await;
+        let slow = contract.submit(&[("slow", None)]);
+        for _ in 0..3 {
+            assert_eq!(contract.get("quick").await.unwrap(), "\"quick\"");
+        }
+        let release = contract.submit(&[("release", None)]);
+        let mut fates = BTreeMap::new();
+        while fates.len() < 2 {
+            assert_eq!(contract.wait(&mut fates).await, None);
+        }
+        assert_eq!(fates[&slow].result(), Some("\"slow\""));
+        assert_eq!(fates[&release].result(), Some("null"));
+        contract.close().await;
+    });
+}
+
+#[test]
+fn many_promises_settle_in_any_order() {
+    run(async {
+        let source = "{ f: (n) => new Promise((r) => setTimeout(r, (n * 7) % 13, n)) }";
+        let mut contract = Contract::load(source).await;
+        let arguments: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        let calls: Vec<_> = arguments.iter().map(|a| ("f", Some(a.as_str()))).collect();
+        let fates = contract.run(&calls).await;
+        for (n, fate) in fates.iter().enumerate() {
+            if !matches!(fate, Fate::NotStarted) {
+                assert_eq!(fate.result(), Some(n.to_string().as_str()));
+            }
+        }
+        contract.close().await;
+    });
+}
+
+/// While the worker waits for one promise, the results of others that settle at once come before the
+/// answer to the message that started them.
+#[test]
+fn promises_that_settle_at_once_beside_one_that_waits() {
+    run(async {
+        let source = "{ slow: () => new Promise((r) => { release = () => r('slow') }),
+                        quick: async (a) => a, release: () => release() }; var release";
+        let mut contract = Contract::load(source).await;
+        let slow = contract.submit(&[("slow", None)]);
+        let mut fates = BTreeMap::new();
+        for n in 0..200 {
+            let quick = contract.submit(&[("quick", Some("1")), ("quick", Some("2"))]);
+            while !fates.contains_key(&(quick + 1)) || !fates.contains_key(&quick) {
+                assert_eq!(contract.wait(&mut fates).await, None, "round {n}");
+            }
+            assert_eq!(fates[&quick].result(), Some("1"));
+            assert_eq!(fates[&(quick + 1)].result(), Some("2"));
+        }
+        while contract.page.room() == 0 {
+            assert_eq!(contract.wait(&mut fates).await, None);
+        }
+        contract.submit(&[("release", None)]);
+        while !fates.contains_key(&slow) {
+            assert_eq!(contract.wait(&mut fates).await, None);
+        }
+        contract.close().await;
+    });
+}
+
+/// A page that is kept busy does not put off the end of a promise for ever.
+#[test]
+fn a_promise_that_never_settles_is_ended_under_load() {
+    run(async {
+        let source = "{ never: () => new Promise(() => {}), quick: () => 1 }";
+        let mut contract = Contract::load_with(within_ms(500), source).await;
+        let never = contract.submit(&[("never", None)]);
+        let mut fates = BTreeMap::new();
+        let mut lost = None;
+        while lost.is_none() {
+            while contract.page.room() > 0 {
+                contract.submit(&[("quick", None)]);
+            }
+            lost = contract.wait(&mut fates).await;
+        }
+        assert_eq!(fates[&never].code(), Some(FailureCode::ExecutionTimeout));
+        contract.close().await;
+    });
+}
+
+#[test]
+fn a_promise_that_never_settles_is_ended_alone() {
+    run(async {
+        let source = "{ never: () => new Promise(() => {}), quick: () => 1,
+                        late: () => new Promise((r) => setTimeout(r, 700, 2)) }";
+        let mut contract = Contract::load_with(within_ms(1000), source).await;
+        let never = contract.submit(&[("never", None)]);
+        let mut fates = BTreeMap::new();
+        assert_eq!(contract.get("quick").await.unwrap(), "1");
+        let late = contract.submit(&[("late", None)]);
+        assert_eq!(contract.wait(&mut fates).await, None);
+        assert_eq!(fates[&late].result(), Some("2"));
+        let young = contract.submit(&[("late", None)]);
+        let reason = contract.wait(&mut fates).await.expect("the page is closed");
+        assert_eq!(reason, "a call ran longer than its limit");
+        // Blamed is the one that was overdue, not the one that stood beside it.
+        assert_eq!(fates[&never].code(), Some(FailureCode::ExecutionTimeout));
+        assert!(!fates.contains_key(&young));
+        contract.close().await;
+    });
+}
+
+#[test]
+fn a_lone_promise_that_never_settles_is_a_timeout() {
+    run(async {
+        let source = "{ never: () => new Promise(() => {}) }";
+        let mut contract = Contract::load_with(within_ms(300), source).await;
+        let fate = contract.run(&[("never", None)]).await.remove(0);
+        let Fate::Done(Err(failure)) = fate else {
+            panic!("{fate:?}")
+        };
+        assert_eq!(failure.code, FailureCode::ExecutionTimeout);
+        assert_eq!(failure.message, "The call ran longer than 300 ms");
+        assert!(failure.started);
+        contract.close().await;
+    });
+}
