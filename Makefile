@@ -7,7 +7,7 @@ export WORKERS
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak lint fmt clean setup build contract-server
+.PHONY: help run test faults soak lint fmt clean setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -15,16 +15,14 @@ help: ## List the targets
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
 	@scripts/farm
 
-test: setup contract-server ## Run all tests (those of Docker contracts need a daemon: it is started)
-	@scripts/setup --docker
-	$(CARGO) build --locked --release --workspace --all-targets
+test: build-tests ## Run all tests (those of Docker contracts need a daemon: it is started)
 	$(CARGO) test --locked --release --workspace -- --skip faults::
 
-faults: build ## Kill, freeze and cut off the processes of real farms (five minutes)
-	$(CARGO) test --locked --release --package tests --test e2e -- faults::
+faults: build-tests ## Kill, freeze and cut off the processes of real farms (five minutes)
+	$(CARGO) test --locked --release --workspace --test e2e -- faults::
 
-soak: build ## Strike a loaded farm with random faults (SOAK_SECONDS=600, SOAK_SEED=n)
-	$(CARGO) test --locked --release --package tests --test soak
+soak: build-tests ## Strike a loaded farm with random faults (SOAK_SECONDS=600, SOAK_SEED=n)
+	$(CARGO) test --locked --release --workspace --test soak
 
 lint: ## Check the formatting and run clippy; any warning fails
 	$(CARGO) fmt --all --check
@@ -45,6 +43,11 @@ setup:
 
 build: setup
 	$(CARGO) build --locked --release --workspace --bins
+
+# The tests run the programs that are built here.
+build-tests: setup contract-server
+	@scripts/setup --docker
+	$(CARGO) build --locked --release --workspace --all-targets
 
 # What the tests' images are made of: one static program, for the machine's own target.
 contract-server:

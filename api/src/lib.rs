@@ -19,6 +19,8 @@ mod state;
 use std::sync::Arc;
 
 use axum::serve::ListenerExt;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use shared::id::ApiId;
 use shared::lifecycle::Lifecycle;
 use shared::queue::{Queue, QueueError, reaper};
@@ -44,7 +46,17 @@ pub enum ServeError {
 }
 
 /// Serves on `listener` until `life` drains and every request under way is answered.
-pub async fn run(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
+///
+/// Boxed, so that all of it is compiled here, once, instead of in the program that awaits it.
+pub fn run(
+    config: Config,
+    listener: TcpListener,
+    life: Lifecycle,
+) -> BoxFuture<'static, Result<(), ServeError>> {
+    serve(config, listener, life).boxed()
+}
+
+async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
     let queue = Queue::connect(&config.redis).await?;
     let api = ApiId::random();
     queue.api_heartbeat(api).await?;

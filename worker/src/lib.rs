@@ -21,6 +21,8 @@ mod shutdown;
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use shared::id::WorkerId;
 use shared::job::Engine;
 use shared::lifecycle::Lifecycle;
@@ -104,7 +106,13 @@ async fn register(worker: &Worker) -> Result<String, QueueError> {
 }
 
 /// Hosts contracts until `life` drains, hands them back to the queue and leaves nothing behind.
-pub async fn run(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
+///
+/// Boxed, so that all of it is compiled here, once, instead of in the program that awaits it.
+pub fn run(config: Config, life: Lifecycle) -> BoxFuture<'static, Result<(), WorkerError>> {
+    work(config, life).boxed()
+}
+
+async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let queue = Queue::connect(&config.redis).await?;
     let (settler, settling) = Settler::new(queue.clone());
     let sandboxes = Sandboxes::start(&config, &queue, settler.worker()).await?;

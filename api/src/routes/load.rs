@@ -46,8 +46,10 @@ pub(crate) async fn load(
     let config = &state.config;
     let deadline = state.queue.clock().after(config.load_deadline);
     let body = read_body(&headers, body, config.load_body_limit, config.body_timeout).await?;
-    let (load, executable) = parse(json(&body)?, config.engine)?;
-    drop(body);
+    let engine = config.engine;
+    // Tens of megabytes may have to be parsed, decoded and hashed: not beside other callers' calls.
+    let checking = tokio::task::spawn_blocking(move || parse(json(&body)?, engine));
+    let (load, executable) = checking.await.expect("checking does not panic")?;
     let trace = trace_context(&headers);
     let ticket = |job| Ticket {
         job,

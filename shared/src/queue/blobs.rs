@@ -24,7 +24,7 @@ pub fn digest(executable: &[u8]) -> String {
 
 impl Queue {
     /// Puts an executable into the store for `ttl`, within which a worker must [keep](Self::keep_blob)
-    /// it. What is kept already stays kept.
+    /// it. What is kept already stays kept, and is not sent again.
     pub async fn stage_blob(
         &self,
         digest: &str,
@@ -33,21 +33,26 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let key = self.keys().blob(digest);
         let seconds = ttl.as_secs().max(1);
-        redis::pipe()
-            .cmd("SET")
-            .arg(&key)
-            .arg(executable)
-            .arg("EX")
-            .arg(seconds)
-            .arg("NX")
-            .ignore()
+        let mut connection = self.cold().await?;
+        let (_, is_there): (u8, bool) = redis::pipe()
             .cmd("EXPIRE")
             .arg(&key)
             .arg(seconds)
             .arg("GT")
-            .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .cmd("EXISTS")
+            .arg(&key)
+            .query_async(&mut connection)
             .await?;
+        if !is_there {
+            redis::cmd("SET")
+                .arg(&key)
+                .arg(executable)
+                .arg("EX")
+                .arg(seconds)
+                .arg("NX")
+                .query_async::<()>(&mut connection)
+                .await?;
+        }
         Ok(())
     }
 

@@ -39,6 +39,7 @@
   const NativePromise = Promise;
   const promisePrototype = Promise.prototype;
 
+  let source = ""; // What has arrived of the executable.
   let contract; // `this` of every call.
   let endpoints = create(null); // Name to function.
   let running = NONE;
@@ -245,10 +246,16 @@
     return "endpoints [" + names + "]";
   }
 
-  // Evaluates an executable: an object literal, or a script that defines `init`. Adds "threw TEXT"
+  // Takes the next piece of the executable; gives how much there is.
+  function feed(piece) {
+    source += piece;
+    return "" + source.length;
+  }
+
+  // Evaluates the executable: an object literal, or a script that defines `init`. Adds "threw TEXT"
   // to the answers of `adopt`. An indirect eval, so it is global code; `init` is looked up within,
   // where also a `const` is seen.
-  function load(source, isLiteral) {
+  function load(isLiteral) {
     try {
       // The comma makes the brace an object's and not a block's, and leaves the end of the source
       // alone: a semicolon and comments may stand there.
@@ -260,5 +267,5 @@
     }
   }
 
-  return freeze({ __proto__: null, run, collect, status, load });
+  return freeze({ __proto__: null, run, collect, status, feed, load });
 })

@@ -21,9 +21,9 @@ const CONTENT_SECURITY_POLICY: &str = "sandbox allow-scripts; default-src 'none'
      script-src 'unsafe-eval' 'wasm-unsafe-eval'; form-action 'none'; base-uri 'none'; \
      frame-ancestors 'none'";
 
-/// Every feature that Chromium 156 knows (`document.featurePolicy.features()`); later ones are
+/// Every feature that Chromium 148 to 156 know (`document.featurePolicy.features()`); later ones are
 /// stopped by the layers beside this one.
-const FEATURES: &str = "accelerometer aria-notify autoplay browsing-topics camera captured-surface-control \
+const FEATURES: &str = "accelerometer aria-notify attribution-reporting autoplay browsing-topics camera captured-surface-control \
      ch-device-memory ch-downlink ch-dpr ch-ect ch-prefers-color-scheme \
      ch-prefers-reduced-motion ch-prefers-reduced-transparency ch-rtt ch-save-data ch-ua \
      ch-ua-arch ch-ua-bitness ch-ua-form-factors ch-ua-full-version ch-ua-full-version-list \
@@ -32,11 +32,12 @@ const FEATURES: &str = "accelerometer aria-notify autoplay browsing-topics camer
      compute-pressure cross-origin-isolated deferred-fetch deferred-fetch-minimal \
      digital-credentials-create digital-credentials-get display-capture encrypted-media \
      fullscreen gamepad geolocation gyroscope hid identity-credentials-get idle-detection \
-     interest-cohort keyboard-map language-detector language-model local-fonts local-network \
+     interest-cohort join-ad-interest-group keyboard-map language-detector language-model local-fonts local-network \
      local-network-access loopback-network magnetometer media-playback-while-not-visible \
      microphone midi on-device-speech-recognition otp-credentials payment picture-in-picture \
-     private-state-token-issuance private-state-token-redemption publickey-credentials-create \
-     publickey-credentials-get screen-wake-lock serial speaker-selection storage-access \
+     private-aggregation private-state-token-issuance private-state-token-redemption \
+     publickey-credentials-create publickey-credentials-get run-ad-auction screen-wake-lock serial \
+     shared-storage shared-storage-select-url speaker-selection storage-access \
      summarizer sync-xhr translator unload usb window-management xr-spatial-tracking";
 
 /// Requests that are decided at the same time: a contract that navigates without end must not

@@ -25,6 +25,10 @@ use super::harness::{self, Loaded};
 use super::reaper::Lease;
 use crate::sandbox::StartError;
 
+/// How much of an executable goes in one message, in bytes. A browser reads one message at a time,
+/// about 20 ms for a megabyte: so long do the calls of its other pages wait.
+const PIECE: usize = 256 << 10;
+
 /// The harness of one page, and the way to it. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Harness {
@@ -54,14 +58,16 @@ impl Harness {
         self.call(self.function("function(){\"use strict\";return this.status()}"))
     }
 
-    /// Evaluates an executable.
-    fn load(&self, source: &str, is_literal: bool) -> Reply {
-        let function = "function(a,b){\"use strict\";return this.load(a,b)}";
-        self.call(
-            self.function(function)
-                .argument(source)
-                .argument(is_literal),
-        )
+    /// Hands over the next piece of an executable.
+    fn feed(&self, piece: &str) -> Reply {
+        let function = "function(a){\"use strict\";return this.feed(a)}";
+        self.call(self.function(function).argument(piece))
+    }
+
+    /// Evaluates the executable that was handed over.
+    fn load(&self, is_literal: bool) -> Reply {
+        let function = "function(a){\"use strict\";return this.load(a)}";
+        self.call(self.function(function).argument(is_literal))
     }
 
     /// Ends whatever JavaScript runs; works on a page that answers nothing else.
@@ -214,13 +220,16 @@ async fn execute<C: Command>(
 async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
+    for piece in pieces(source, PIECE) {
+        harness.feed(piece).await.map_err(broken)?;
+    }
     let is_literal = harness::looks_like_literal(source);
     let mut first = None;
     for literal in [true, false] {
         if literal && !is_literal {
             continue;
         }
-        let answer = harness.load(source, literal).await.map_err(broken)?;
+        let answer = harness.load(literal).await.map_err(broken)?;
         match Loaded::parse(&answer).map_err(|error| broken(error.to_string()))? {
             Loaded::Contract(endpoints) => return Ok(endpoints),
             failed => first = first.or(Some(failed)),
@@ -234,6 +243,15 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
               define a function init that returns such an object"
             .to_owned(),
     }))
+}
+
+/// Cuts a text into pieces of at most `size` bytes, between characters.
+fn pieces(mut text: &str, size: usize) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let (piece, rest) = text.split_at(text.floor_char_boundary(size));
+        text = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Where a source does not compile: `SyntaxError: .. (line 2, column 5)`, counted from one. `eval` does
@@ -267,4 +285,17 @@ async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Opti
         "{message} (line {}, column {column})",
         details.line_number + 1
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces;
+
+    #[test]
+    fn pieces_are_the_whole_text_cut_between_characters() {
+        let cut = |text, size| pieces(text, size).collect::<Vec<_>>();
+        assert_eq!(cut("abcde", 2), ["ab", "cd", "e"]);
+        assert_eq!(cut("aüb", 2), ["a", "ü", "b"]);
+        assert!(cut("", 2).is_empty());
+    }
 }
