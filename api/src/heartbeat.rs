@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shared::id::ApiId;
 use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
-use shared::queue::leases::HEARTBEAT;
+use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
 
 use crate::reply_router::Waiters;
 
@@ -25,7 +25,10 @@ pub(crate) async fn beat(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: 
                 let lost = waiters.lose_all();
                 tracing::warn!(lost, "the reply stream was gone");
             }
-            Err(error) => tracing::warn!(%error, "no heartbeat"),
+            Err(error) => {
+                tracing::warn!(%error, "no heartbeat");
+                interval.reset_after(HEARTBEAT_RETRY);
+            }
         }
     }
 }

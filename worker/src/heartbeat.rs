@@ -7,7 +7,7 @@ use shared::backoff::Backoff;
 use shared::id::ContractAddress;
 use shared::queue::QueueError;
 use shared::queue::contracts::ContractRecord;
-use shared::queue::leases::HEARTBEAT;
+use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::reply::FailureCode;
 use tokio::time::Instant;
 
@@ -25,6 +25,7 @@ pub(crate) async fn beat(worker: Arc<Worker>, mut farm: String) {
         }
         if let Err(error) = beat_once(&worker, &mut farm).await {
             tracing::warn!(%error, "no heartbeat");
+            interval.reset_after(HEARTBEAT_RETRY);
         }
     }
 }

@@ -14,6 +14,10 @@ use crate::job::Engine;
 /// How often a process says that it lives.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// How soon one that failed is sent again: a connection that breaks in the rhythm of the heartbeats
+/// must not cost the lease.
+pub const HEARTBEAT_RETRY: Duration = Duration::from_millis(150);
+
 /// How long a worker counts as alive after its last heartbeat.
 pub const LEASE: Duration = Duration::from_secs(5);
 

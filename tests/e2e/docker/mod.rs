@@ -4,6 +4,7 @@
 //! program in `tests/contract-server`. A daemon must run: `scripts/setup --docker` sees to that.
 
 mod calls;
+mod faults;
 mod isolation;
 mod limits;
 mod load;

@@ -1,50 +1,11 @@
 //! Containers, daemons and workers die, and what follows.
 
-use std::path::Path;
-use std::process::Command;
-
-use bollard::query_parameters::KillContainerOptionsBuilder;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use super::faults::{becomes, kill};
 use super::recipe::Recipe;
-use super::world::{World, base64, farm};
-use crate::support::process::Process;
+use super::world::{World, farm};
 use crate::support::wait::{self, PATIENCE};
-
-async fn kill(world: &World, address: &str) {
-    let name = world.container_name(address).await;
-    let options = KillContainerOptionsBuilder::new().signal("KILL").build();
-    world
-        .docker
-        .kill_container(&name, Some(options))
-        .await
-        .expect("the daemon answers");
-}
-
-async fn becomes(world: &World, address: &str, field: &str, value: Value) {
-    wait::until_true(&format!("{field} = {value}"), PATIENCE, async || {
-        world.client().contract(address).await[field] == value
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_killed_container_is_made_anew() {
-    let mut world = World::start().await;
-    world.load_servers(&["a", "b"]).await;
-    let image = world.client().contract("a").await["image"].clone();
-    for generation in 2..4 {
-        assert_eq!(world.call("a", "count", Value::Null).await, 1);
-        kill(&world, "a").await;
-        becomes(&world, "a", "generation", json!(generation)).await;
-    }
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-    assert_eq!(world.client().contract("a").await["image"], image);
-    assert_eq!(world.client().generation("b").await, 1);
-    assert_eq!(world.containers("a").await.len(), 1);
-    world.stop().await;
-}
 
 #[tokio::test]
 async fn a_call_that_was_running_is_run_again_only_if_it_may_be() {
@@ -97,26 +58,6 @@ async fn a_container_that_dies_again_and_again_is_quarantined() {
 }
 
 #[tokio::test]
-async fn the_next_worker_removes_what_a_killed_one_left() {
-    let mut world = World::start().await;
-    world.load_servers(&["a", "b"]).await;
-    let recipe = Recipe::new();
-    world.load("tar", &base64(&recipe.tar())).await.is_done();
-    assert_eq!(world.things().await.len(), 6);
-    world.farm().workers[0].kill().await;
-    world.farm().add_worker().await;
-    wait::until_true("the orphans to go", PATIENCE, async || {
-        world.things().await.is_empty()
-    })
-    .await;
-    wait::until_true("the image to go", PATIENCE, async || {
-        !world.has_image(&recipe.id()).await
-    })
-    .await;
-    world.stop_whatever_is_in_redis().await;
-}
-
-#[tokio::test]
 async fn a_living_workers_containers_are_no_orphans() {
     let mut world = World::start().await;
     world.load_servers(&["a"]).await;
@@ -144,73 +85,6 @@ async fn a_worker_that_ends_takes_its_containers_along() {
     assert_eq!(world.call("a", "count", Value::Null).await, 1);
     assert_eq!(world.client().generation("a").await, 2);
     world.stop().await;
-}
-
-/// A daemon of the test's own, which it can end: without rules in the host's firewall, so that it
-/// does not disturb the machine's daemon.
-fn start_daemon(folder: &Path) -> Process {
-    let mut command = Command::new("dockerd");
-    command
-        .arg("--host")
-        .arg(format!("unix://{}", folder.join("docker.sock").display()))
-        .arg("--data-root")
-        .arg(folder.join("data"))
-        .arg("--exec-root")
-        .arg(folder.join("exec"))
-        .arg("--pidfile")
-        .arg(folder.join("docker.pid"))
-        .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"]);
-    Process::start("dockerd", command, folder)
-}
-
-#[tokio::test]
-async fn the_daemon_goes_and_everything_comes_back_with_it() {
-    let folder = TempDir::with_prefix("execution-docker-").unwrap();
-    let host = format!("unix://{}", folder.path().join("docker.sock").display());
-    let mut daemon = start_daemon(folder.path());
-    reached(&host).await;
-    let builder = farm().env("CONTAINER_SUBNETS", "10.215.0.0/16");
-    let mut world = World::on(&host, builder).await;
-    world.load_servers(&["a"]).await;
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-
-    daemon.terminate().await;
-    wait::until_true("calls to be refused", PATIENCE, async || {
-        world.client().call("a", "count").await.status == 503
-    })
-    .await;
-    world
-        .client()
-        .call("a", "count")
-        .await
-        .error(503, "no_capacity");
-    let answer = world.load("b", "execution-test/any").await;
-    answer.error(503, "no_capacity");
-
-    let mut daemon = start_daemon(folder.path());
-    reached(&host).await;
-    wait::until_true("the contract to serve", PATIENCE, async || {
-        world.client().call("a", "echo").await.status == 200
-    })
-    .await;
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-    assert!(world.client().generation("a").await >= 2);
-    // What the daemon could not remove when it was gone goes with the next sweep of orphans.
-    wait::until_true("one container to be left", PATIENCE, async || {
-        world.containers("a").await.len() == 1
-    })
-    .await;
-    world.stop().await;
-    daemon.terminate().await;
-}
-
-async fn reached(host: &str) {
-    wait::until_true("the daemon to answer", PATIENCE, async || {
-        let docker = bollard::Docker::connect_with_host(host);
-        let Ok(docker) = docker else { return false };
-        docker.ping().await.is_ok()
-    })
-    .await;
 }
 
 #[tokio::test]
