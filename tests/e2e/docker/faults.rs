@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 
 use super::recipe::Recipe;
 use super::world::{World, base64, farm};
+use crate::support::chaos::freeze;
 use crate::support::process::Process;
 use crate::support::wait::{self, PATIENCE};
 
-/// Calls that run when the worker dies, and calls that wait for their turn.
+/// Calls that run when the worker dies, and calls that it has not been given yet.
 const RUNNING: usize = 2;
 const QUEUED: usize = 10;
 
@@ -38,12 +39,18 @@ async fn fault_03_kill_a_worker_under_load() {
         running.spawn(async move { client.execute("a", "sleep", &json!(20_000)).await });
     }
     becomes(&world, "a", "queueDepth", json!(RUNNING)).await;
+    // It does not even read any more, so there is no doubt about what comes now.
+    freeze(&mut world.farm().workers[0]);
+    let before = world.farm().backlog().await;
     let mut queued = JoinSet::new();
     for number in 0..QUEUED {
         let client = world.client().clone();
         queued.spawn(async move { client.execute("a", "note", &json!(number)).await });
     }
-    becomes(&world, "a", "queueDepth", json!(RUNNING + QUEUED)).await;
+    wait::until_true("calls to wait in the inbox", PATIENCE, async || {
+        world.farm().backlog().await > before
+    })
+    .await;
     world.farm().workers[0].kill().await;
 
     for answer in running.join_all().await {
