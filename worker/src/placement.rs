@@ -12,6 +12,7 @@ use shared::reply::{Failure, FailureCode};
 use tokio::sync::Semaphore;
 
 use crate::contracts::Place;
+use crate::jobs::load::Reason;
 use crate::{Worker, jobs};
 
 /// Loads under way at once, per engine: making sandboxes is work for every core.
@@ -104,7 +105,7 @@ async fn load_one(
     let Some(api) = api else {
         return adopt(worker, load, place).await;
     };
-    let outcome = jobs::load::host(worker, load, place).await;
+    let outcome = jobs::load::host(worker, load, place, Reason::Asked).await;
     let reply = Reply {
         id: envelope.id,
         generation: None,
@@ -122,7 +123,7 @@ async fn adopt(worker: &Arc<Worker>, load: &Load, place: Place) -> Result<(), Qu
         Route::Unplaced(record) if record.spec == load.spec => {}
         _ => return Ok(()),
     }
-    match jobs::load::host(worker, load, place).await {
+    match jobs::load::host(worker, load, place, Reason::Orphaned).await {
         Err(Failure { code, message, .. }) if code != FailureCode::NotHosted => {
             tracing::error!(contract = %load.address, message, "could not take a contract over");
         }

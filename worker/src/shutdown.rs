@@ -6,9 +6,21 @@ use shared::id::ContractAddress;
 use shared::job::Load;
 use shared::queue::QueueError;
 use shared::reply::FailureCode;
+use tokio::sync::Semaphore;
 
 use crate::Worker;
 use crate::contracts::Host;
+
+/// Contracts that are on their way to another worker at once: those wait for their turn with their
+/// calls, while the others are still served here.
+const UNDER_WAY: usize = 4;
+
+/// How long a contract may be on its way before the next ones are no longer held back: there seems to be
+/// no room for them.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a contract has arrived.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often it is tried to close an inbox that still has entries.
 const CLOSE_EVERY: Duration = Duration::from_millis(20);
@@ -18,13 +30,12 @@ const CLOSE_EVERY: Duration = Duration::from_millis(20);
 pub(crate) async fn hand_over(worker: &Worker) {
     let work = async {
         worker.announce().await;
+        let room = Semaphore::new(UNDER_WAY);
         let hosts = worker.contracts.all();
-        futures::future::join_all(
-            hosts
-                .iter()
-                .map(|(address, host)| hand_over_one(worker, address, host)),
-        )
-        .await;
+        let moves = hosts
+            .iter()
+            .map(|(address, host)| hand_over_one(worker, address, host, &room));
+        futures::future::join_all(moves).await;
         close_inbox(worker).await;
     };
     tokio::select! {
@@ -33,14 +44,41 @@ pub(crate) async fn hand_over(worker: &Worker) {
     }
 }
 
-async fn hand_over_one(worker: &Worker, address: &ContractAddress, host: &Host) {
+async fn hand_over_one(
+    worker: &Worker,
+    address: &ContractAddress,
+    host: &Host,
+    under_way: &Semaphore,
+) {
+    // Closed once it makes no sense to wait.
+    let permit = under_way.acquire().await;
     let _turn = worker.contracts.turn(address).await;
     if let Err(error) = release(worker, address, host).await {
         tracing::warn!(contract = %address, %error, "cannot hand a contract over");
     }
     let place = worker.contracts.remove(address);
-    host.stop(FailureCode::Draining).await;
+    let arrival = async {
+        if permit.is_ok() && !arrives(worker, address).await {
+            under_way.close();
+        }
+    };
+    tokio::join!(host.stop(FailureCode::Draining), arrival);
     drop(place);
+}
+
+/// Whether another worker takes the contract soon.
+async fn arrives(worker: &Worker, address: &ContractAddress) -> bool {
+    let looking = async {
+        loop {
+            match worker.queue.contract(address).await {
+                Ok(Some(record)) if record.owner.is_none() => {}
+                // Unloaded meanwhile, or taken; without Redis nothing arrives anywhere.
+                _ => return,
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.is_ok()
 }
 
 /// Makes the contract free, then offers it.

@@ -229,6 +229,29 @@ impl Queue {
         self.end_hosting(&script, address, Some(worker)).await
     }
 
+    /// As [`Self::disown`], and the contract is what it was `before` it was claimed.
+    pub async fn restore(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        before: &ContractSpec,
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+             redis.call('HSET', KEYS[1], 'owner', '', 'spec', ARGV[2])
+             return 1",
+        );
+        let spec = serde_json::to_string(before).map_err(|e| unexpected(address, &e))?;
+        let done: bool = script
+            .key(self.keys().contract(address))
+            .arg(worker.to_string())
+            .arg(spec)
+            .invoke_async(&mut self.cold().await?)
+            .await?;
+        self.erase_hosting(address, worker).await?;
+        Ok(done)
+    }
+
     /// Whether a free contract is to be offered now: nobody else has done so lately. Whoever is told
     /// so must do it.
     pub async fn is_offer_due(&self, address: &ContractAddress) -> Result<bool, QueueError> {

@@ -18,7 +18,7 @@ use crate::support::wait::{self, PATIENCE};
 const UNHARMED: Duration = Duration::from_millis(250);
 
 /// How soon a call is refused.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// One caller's worth of calls, each measured.
 const SPARSE: Pace = Pace {

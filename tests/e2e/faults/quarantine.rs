@@ -110,6 +110,34 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
     farm.stop().await;
 }
 
+#[tokio::test]
+async fn fault_12_a_contract_that_the_next_worker_cannot_load() {
+    /// Takes a while to be evaluated.
+    const SLOW: &str = "const end = Date.now() + 2000; while (Date.now() < end);
+        function init() { return { one: () => 1 } }";
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    client.must_load("slow", SLOW).await;
+    let impatient = farm.join_with(&[("LOAD_TIMEOUT_MS", "1000")]).await;
+    farm.workers[0].kill().await;
+    let answer = wait::until("the quarantine", PATIENCE, async || {
+        let answer = client.call("slow", "one").await;
+        Some(answer).filter(|answer| answer.json()["code"] == "contract_quarantined")
+    })
+    .await;
+    answer.error(503, "contract_quarantined");
+    // It is still known, and is itself again where there is time enough for it.
+    assert_eq!(client.contract("slow").await["state"], "quarantined");
+    farm.join().await;
+    farm.workers[impatient.index].terminate().await;
+    client.must_load("slow", SLOW).await;
+    assert_eq!(client.call("slow", "one").await.data(), 1);
+    forget_the_dead_letter(&farm, "slow").await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
 /// There is one, and it names the contract.
 async fn forget_the_dead_letter(farm: &Farm, address: &str) {
     let client: &Client = farm.client();

@@ -16,7 +16,7 @@ use shared::reply::{ContractState, Failure, FailureCode, Output};
 use super::restart::{GiveUp, Losses};
 use super::{Call, HostEnds, Stop};
 use crate::Worker;
-use crate::sandbox::{CallId, Engine, Event, Instance, Invocation};
+use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, StartError};
 use crate::settle::Ran;
 
 /// Calls taken off the queue ahead of the sandbox: enough to fill what it takes at once.
@@ -95,10 +95,23 @@ impl<E: Engine> HostTask<E> {
         }
     }
 
-    /// Serves until the host is stopped, or replaced and done.
-    pub(crate) async fn run(mut self, mut instance: E::Instance) {
+    /// Serves until the host is stopped, or replaced and done. Where there is no `first` sandbox, it
+    /// is taken for lost.
+    pub(crate) async fn run(mut self, first: Result<E::Instance, StartError>) {
         let mut calls = Calls::default();
+        let mut next = self.first(first);
         loop {
+            let mut instance = match next.take() {
+                Some(instance) => instance,
+                None => match self.restart(&mut calls).await {
+                    Ok(fresh) => fresh,
+                    Err(GiveUp::Quarantine) => {
+                        self.quarantine().await;
+                        return self.refuse_waiting(calls, FailureCode::NotHosted);
+                    }
+                    Err(GiveUp::Stop(code)) => return self.refuse_waiting(calls, code),
+                },
+            };
             self.announce(&instance);
             let life = self.worker.life.clone();
             let served = tokio::select! {
@@ -121,15 +134,17 @@ impl<E: Engine> HostTask<E> {
                     instance.close().await;
                 }
             }
-            match self.restart(&mut calls).await {
-                Ok(fresh) => instance = fresh,
-                Err(GiveUp::Quarantine) => {
-                    self.quarantine().await;
-                    return self.refuse_waiting(calls, FailureCode::NotHosted);
-                }
-                Err(GiveUp::Stop(code)) => return self.refuse_waiting(calls, code),
-            }
         }
+    }
+
+    fn first(&mut self, started: Result<E::Instance, StartError>) -> Option<E::Instance> {
+        if started.is_err() {
+            self.ends.status.enter(ContractState::Restarting);
+        }
+        if let Err(StartError::Invalid(_)) = &started {
+            self.losses.note();
+        }
+        started.ok()
     }
 
     fn announce(&mut self, instance: &E::Instance) {

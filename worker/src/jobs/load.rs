@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use shared::id::ContractAddress;
 use shared::job::{Engine as EngineName, Load};
 use shared::queue::QueueError;
-use shared::queue::contracts::Claim;
+use shared::queue::contracts::{Claim, ContractRecord};
 use shared::reply::{Failure, FailureCode, Output};
 
 use super::execute::not_hosted;
@@ -50,15 +49,29 @@ pub(crate) async fn reload(worker: Arc<Worker>, load: Load, delivery: Delivery) 
     delivery.settle(outcome_of(&load, outcome), Ran::default());
 }
 
+/// Why a contract is to be hosted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// Somebody loads it and awaits the outcome.
+    Asked,
+    /// Its host is gone. It has lived before, so it is not given up when it does not at once.
+    Orphaned,
+}
+
 /// A load that came through the placement stream: the contract is to be hosted here.
 pub(crate) async fn host(
     worker: &Arc<Worker>,
     load: &Load,
     place: Place,
+    reason: Reason,
 ) -> Result<Output, Failure> {
     let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
-        (EngineName::Javascript, Some(engine), _) => host_with(worker, engine, load, place).await,
-        (EngineName::Docker, _, Some(engine)) => host_with(worker, engine, load, place).await,
+        (EngineName::Javascript, Some(engine), _) => {
+            host_with(worker, engine, load, place, reason).await
+        }
+        (EngineName::Docker, _, Some(engine)) => {
+            host_with(worker, engine, load, place, reason).await
+        }
         (engine, ..) => Err(no_engine(engine)),
     };
     outcome_of(load, outcome)
@@ -118,7 +131,7 @@ async fn reload_with<E: Engine>(
         load,
         executable,
         (generation, ends),
-        instance,
+        Ok(instance),
     )
     .await;
     worker.contracts.switch(address, host);
@@ -135,6 +148,7 @@ async fn host_with<E: Engine>(
     engine: &E,
     load: &Load,
     place: Place,
+    reason: Reason,
 ) -> Result<(), LoadError> {
     let address = &load.address;
     let _turn = worker.contracts.turn(address).await;
@@ -142,42 +156,40 @@ async fn host_with<E: Engine>(
         // Two loads of one address at once: the second finds its way through the inbox.
         return Err(not_hosted().into());
     }
+    let before = worker.queue.contract(address).await?;
     let generation = claim(worker, load).await?;
     let (host, ends) = worker.contracts.open(address, load.spec.clone(), place);
-    match prepare(worker, engine, load, generation).await {
-        Ok((executable, instance)) => {
+    let started = match fetch(worker, load).await {
+        Ok(executable) => {
             host.keep_executable(executable.clone());
-            serve(
-                worker,
-                engine,
-                load,
-                executable,
-                (generation, ends),
-                instance,
-            )
-            .await;
-            worker.announce().await;
+            let plan = blueprint(load, &executable, generation);
+            Ok((engine.start(plan).await, executable))
+        }
+        Err(error) => Err(error),
+    };
+    let (instance, executable) = match (started, reason) {
+        (Ok((Err(error), _)), Reason::Asked) => {
+            give_up(worker, load, before, &host, ends).await;
+            return Err(error.into());
+        }
+        (Err(error), _) => {
+            give_up(worker, load, before, &host, ends).await;
+            return Err(error);
+        }
+        (Ok((instance, executable)), _) => (instance, executable),
+    };
+    match &instance {
+        Ok(_) => {
             tracing::info!(contract = %address, generation, engine = %load.spec.engine, "loaded");
-            Ok(())
         }
         Err(error) => {
-            give_up(worker, address, &host, ends).await;
-            Err(error)
+            tracing::warn!(contract = %address, generation, %error, "took a contract over, but it does not live yet");
         }
     }
-}
-
-async fn prepare<E: Engine>(
-    worker: &Worker,
-    engine: &E,
-    load: &Load,
-    generation: u64,
-) -> Result<(Arc<str>, E::Instance), LoadError> {
-    let executable = fetch(worker, load).await?;
-    let instance = engine
-        .start(blueprint(load, &executable, generation))
-        .await?;
-    Ok((executable, instance))
+    let ends = (generation, ends);
+    serve(worker, engine, load, executable, ends, instance).await;
+    worker.announce().await;
+    Ok(())
 }
 
 /// A contract's first instance on this worker.
@@ -191,9 +203,20 @@ fn blueprint<'a>(load: &'a Load, executable: &'a str, generation: u64) -> Bluepr
     }
 }
 
-/// Takes back what hosting a contract began with.
-async fn give_up(worker: &Worker, address: &ContractAddress, host: &Host, mut ends: HostEnds) {
-    if let Err(error) = worker.queue.forget(address, Some(worker.id)).await {
+/// Takes back what hosting a contract began with. What was loaded before stays loaded.
+async fn give_up(
+    worker: &Worker,
+    load: &Load,
+    before: Option<ContractRecord>,
+    host: &Host,
+    mut ends: HostEnds,
+) {
+    let (queue, address) = (&worker.queue, &load.address);
+    let withdrawn = match before {
+        Some(before) => queue.restore(address, worker.id, &before.spec).await,
+        None => queue.forget(address, Some(worker.id)).await,
+    };
+    if let Err(error) = withdrawn {
         tracing::warn!(contract = %address, %error, "cannot withdraw a failed load");
     }
     drop(worker.contracts.remove(address));
@@ -237,17 +260,19 @@ async fn fetch(worker: &Worker, load: &Load) -> Result<Arc<str>, LoadError> {
     Ok(text.into())
 }
 
-/// Starts the host task.
+/// Starts the host task, which tries again where there is no instance yet.
 async fn serve<E: Engine>(
     worker: &Arc<Worker>,
     engine: &E,
     load: &Load,
     executable: Arc<str>,
     (generation, ends): (u64, HostEnds),
-    instance: E::Instance,
+    instance: Result<E::Instance, StartError>,
 ) {
-    let endpoints = instance.endpoints().unwrap_or_default();
-    note(worker, load, &executable, endpoints, instance.image()).await;
+    if let Ok(instance) = &instance {
+        let endpoints = instance.endpoints().unwrap_or_default();
+        note(worker, load, &executable, endpoints, instance.image()).await;
+    }
     let hosting = Hosting {
         engine: engine.clone(),
         address: load.address.clone(),

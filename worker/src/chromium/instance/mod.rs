@@ -39,6 +39,9 @@ const PENDING: usize = 1024;
 /// A message that takes longer than this keeps the page from settling promises: a promise that is
 /// overdue by then is judged when the message is answered.
 const STUCK: Duration = Duration::from_millis(100);
+/// A clock that strikes this late tells of a worker that stood still itself. What the page answered
+/// meanwhile is then given as long again to be read, before anybody is judged.
+const STALLED: Duration = Duration::from_millis(100);
 
 /// One contract in its page.
 pub struct ContractPage {
@@ -56,6 +59,8 @@ pub struct ContractPage {
     pending: usize,
     collecting: Option<Reply>,
     clock: Pin<Box<Sleep>>,
+    /// Nobody is judged before.
+    mercy: Instant,
     /// Under way once a limit has passed.
     judging: Option<BoxFuture<'static, Verdict>>,
     over: bool,
@@ -126,6 +131,7 @@ impl ContractPage {
                 pending: 0,
                 collecting: None,
                 clock: Box::pin(sleep_until(Instant::now())),
+                mercy: Instant::now(),
                 judging: None,
                 over: false,
             }),
@@ -175,12 +181,13 @@ impl ContractPage {
             .front()
             .map(|_| self.turn + self.call_limit + slice);
         let promise = self.oldest_promise().map(|since| since + self.call_limit);
-        match (message, promise) {
+        let deadline = match (message, promise) {
             (Some(message), Some(promise)) if promise < self.turn + STUCK => {
                 Some(message.min(promise))
             }
             (message, promise) => message.or(promise),
-        }
+        };
+        deadline.map(|deadline| deadline.max(self.mercy))
     }
 
     /// Since when the oldest promise is pending.
@@ -206,6 +213,10 @@ impl ContractPage {
             }
             Step::Landed(_, Err(reason)) | Step::Collected(Err(reason)) | Step::Died(reason) => {
                 self.lose(reason)
+            }
+            Step::Overdue if self.clock.deadline().elapsed() > STALLED => {
+                self.mercy = Instant::now() + STALLED;
+                Vec::new()
             }
             Step::Overdue => {
                 self.judging = Some(self.begin_judgement());
