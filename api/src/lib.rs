@@ -10,6 +10,7 @@ mod dispatch;
 mod error;
 mod heartbeat;
 mod inboxes;
+mod openapi;
 mod reply_router;
 mod request;
 mod router;

@@ -6,7 +6,7 @@ use axum::routing::{delete, get, post};
 
 use crate::error::ApiError;
 use crate::request::identify;
-use crate::routes::{contracts, dead_letters, execute, health, load, unload, workers};
+use crate::routes::{contracts, dead_letters, docs, execute, health, load, unload, workers};
 use crate::state::AppState;
 
 /// The whole application.
@@ -30,6 +30,12 @@ pub(crate) fn router(state: AppState) -> Router {
         // For whoever runs the process.
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        // What all this is.
+        .route("/docs", get(docs::enter))
+        .route("/docs/", get(docs::page))
+        .route("/docs/{*file}", get(docs::file))
+        .route("/openapi.json", get(docs::document))
+        .route("/documentation/swagger.json", get(docs::document))
         .fallback(|| async { ApiError::RouteNotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         // Outermost: names the request and gives failures their body, whoever raised them.

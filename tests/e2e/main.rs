@@ -6,11 +6,13 @@
 
 mod contracts;
 mod docker;
+mod docs;
 mod errors;
 mod faults;
 mod headers;
 mod lifecycle;
 mod limits;
+mod openapi;
 mod outage;
 mod reload;
 mod scale;

@@ -13,9 +13,11 @@ use serde_json::value::RawValue;
 use shared::frame::Reply;
 use shared::job::{Argument, Execute, Job};
 use shared::reply::Output;
+use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
+use crate::openapi::ExecuteFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, path};
 use crate::state::AppState;
@@ -23,6 +25,47 @@ use crate::state::AppState;
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
+/// What a call gives.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "written by `data`, around text; here it is only described"
+)]
+struct Answer {
+    /// The result: any JSON value.
+    data: serde_json::Value,
+}
+
+/// Call a method of a contract
+///
+/// The body is the argument, any JSON value; an empty body is no argument.
+#[utoipa::path(
+    post,
+    path = "/execute/{contractAddress}/{method}",
+    tag = "Contracts",
+    params(
+        ("contractAddress" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "abcd"),
+        ("method" = String, Path, min_length = 1, example = "add"),
+    ),
+    request_body(
+        content = Option<serde_json::Value>,
+        example = json!({ "number1": 1, "number2": 2 }),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "What the method gave",
+            body = Answer,
+            example = json!({ "data": 3 }),
+            headers(
+                ("Server-Timing" = String, description = "Milliseconds waited and run"),
+                ("Contract-Generation" = u64, description = "Another number: the contract's state is new"),
+                ("X-Request-Id" = String, description = "The request's name, in the logs too"),
+            ),
+        ),
+        ExecuteFailures,
+    ),
+)]
 pub(crate) async fn execute(
     State(state): State<AppState>,
     parts: Result<Path<(String, String)>, PathRejection>,

@@ -12,9 +12,11 @@ use shared::id::{ContractAddress, InvalidAddress};
 use shared::image::is_reference;
 use shared::job::{ContractSpec, Engine, Limits, Load};
 use shared::queue::blobs::digest;
+use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
+use crate::openapi::LoadFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::json;
 use crate::state::AppState;
@@ -26,17 +28,46 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The body of a load: whatever the fields hold, so that each wrong one can be named.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schema(as = Load)]
 struct LoadRequest {
+    /// Lower-cased.
+    #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
+        examples("abcd"))]
     contract_address: Value,
+    /// JavaScript, an image reference, or an image's tar; plain or in base64.
+    #[schema(value_type = String, required = true, min_length = 1,
+        examples("{ add: ({number1, number2}) => number1 + number2 }"))]
     executable: Value,
+    /// Without it, the deployment's default.
+    #[schema(value_type = Option<Engine>)]
     engine: Value,
+    /// A contract can only lower the worker's own.
+    #[schema(value_type = Option<Limits>)]
     limits: Value,
+    /// How many workers host it.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1)]
     replicas: Value,
+    /// Whether a call whose worker died may be run again. JavaScript calls always may.
+    #[schema(value_type = Option<bool>)]
     idempotent: Value,
 }
 
+/// Make a contract ready to be called
+///
+/// Loading the same contract again does nothing. Another executable is made ready, then calls are
+/// switched over; no call falls between.
+#[utoipa::path(
+    post,
+    path = "/loadSmartContract",
+    tag = "Contracts",
+    request_body(content = LoadRequest, example = json!({
+        "contractAddress": "abcd",
+        "executable": "{ add: ({number1, number2}) => number1 + number2 }",
+    })),
+    responses((status = 204, description = "It can be called"), LoadFailures),
+)]
 pub(crate) async fn load(
     State(state): State<AppState>,
     headers: HeaderMap,

@@ -3,6 +3,7 @@
 
 pub(crate) mod contracts;
 pub(crate) mod dead_letters;
+pub(crate) mod docs;
 pub(crate) mod execute;
 pub(crate) mod health;
 pub(crate) mod load;

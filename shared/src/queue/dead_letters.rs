@@ -16,6 +16,7 @@ const LISTED: usize = 1000;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetter {
     /// Names it; begins with the time, in milliseconds since the epoch.
     pub id: String,

@@ -2,6 +2,7 @@
 //! what the faults need: ways to break things, a load, and books that must balance.
 
 pub(crate) mod books;
+pub(crate) mod browser;
 pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod farm;
