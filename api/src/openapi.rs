@@ -1,4 +1,4 @@
-//! What the interface looks like to a program: the OpenAPI description, made of the handlers' own.
+//! What the interface looks like to a program: the `OpenAPI` description, made of the handlers' own.
 //!
 //! Which routes there are stands in `router`, which statuses in `error`; here both come together.
 //! Nothing is described here that a handler could describe itself.
@@ -15,7 +15,7 @@ use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, OpenApi};
 
 use crate::error::{ApiError, ErrorBody, Fields};
-use crate::routes::{contracts, dead_letters, execute, health, load, unload, workers};
+use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unload, workers};
 
 /// The description as it is served.
 #[derive(OpenApi)]
@@ -38,6 +38,7 @@ use crate::routes::{contracts, dead_letters, execute, health, load, unload, work
         dead_letters::remove,
         health::alive,
         health::ready,
+        metrics::show,
     ),
     components(schemas(ErrorBody<'static>)),
     tags(
@@ -199,7 +200,7 @@ fn response(failures: &[ApiError]) -> Response {
     {
         let header = HeaderBuilder::new()
             .description(Some("Seconds after which to try again"))
-            .schema(ObjectBuilder::new().schema_type(Type::Integer));
+            .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)));
         response = response.header("Retry-After", header.build());
     }
     response.build()
@@ -208,7 +209,7 @@ fn response(failures: &[ApiError]) -> Response {
 fn text_header(description: &str) -> Header {
     HeaderBuilder::new()
         .description(Some(description))
-        .schema(ObjectBuilder::new().schema_type(Type::String))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
         .build()
 }
 

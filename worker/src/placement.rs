@@ -12,7 +12,8 @@ use shared::reply::{Failure, FailureCode};
 use tokio::sync::Semaphore;
 
 use crate::contracts::Place;
-use crate::{Worker, jobs};
+use crate::settle::Ran;
+use crate::{Worker, jobs, runner};
 
 /// Loads under way at once, per engine: making sandboxes is work for every core.
 const LOADS_UNDER_WAY: usize = 4;
@@ -104,7 +105,10 @@ async fn load_one(
     let Some(api) = api else {
         return adopt(worker, load, place).await;
     };
+    let mut span = runner::span(worker, envelope);
     let outcome = jobs::load::host(worker, load, place).await;
+    Ran::default().tell(&mut span, &outcome);
+    drop(span);
     let reply = Reply {
         id: envelope.id,
         generation: None,

@@ -56,12 +56,12 @@ struct Answer {
             status = 200,
             description = "What the method gave",
             body = Answer,
-            example = json!({ "data": 3 }),
             headers(
                 ("Server-Timing" = String, description = "Milliseconds waited and run"),
                 ("Contract-Generation" = u64, description = "Another number: the contract's state is new"),
                 ("X-Request-Id" = String, description = "The request's name, in the logs too"),
             ),
+            example = json!({ "data": 3 }),
         ),
         ExecuteFailures,
     ),
@@ -97,7 +97,11 @@ pub(crate) async fn execute(
         trace: trace_context(&headers),
     };
     let reply = state.dispatcher.run(&address, ticket).await?;
-    Ok(respond(reply, accepted.elapsed()))
+    let took = accepted.elapsed();
+    let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
+    let waited = took.saturating_sub(ran);
+    state.metrics.queue_wait.record(waited);
+    Ok(respond(reply, waited, ran))
 }
 
 /// Any JSON value, checked here and nowhere else; an empty body is no argument.
@@ -113,10 +117,9 @@ fn argument(body: &Bytes) -> Result<Argument, ApiError> {
     Ok(Argument::Json(raw))
 }
 
-fn respond(reply: Reply, took: Duration) -> Response {
+fn respond(reply: Reply, waited: Duration, ran: Duration) -> Response {
     let Reply {
         generation,
-        ran_us,
         outcome,
         ..
     } = reply;
@@ -125,9 +128,8 @@ fn respond(reply: Reply, took: Duration) -> Response {
         Ok(_) => data("null"),
         Err(failure) => ApiError::from(failure).into_response(),
     };
-    let ran = Duration::from_micros(ran_us.unwrap_or_default()).min(took);
     let headers = response.headers_mut();
-    headers.insert(SERVER_TIMING, server_timing(took.saturating_sub(ran), ran));
+    headers.insert(SERVER_TIMING, server_timing(waited, ran));
     if let Some(generation) = generation {
         headers.insert(GENERATION, HeaderValue::from(generation));
     }

@@ -7,6 +7,7 @@ pub(crate) mod docs;
 pub(crate) mod execute;
 pub(crate) mod health;
 pub(crate) mod load;
+pub(crate) mod metrics;
 pub(crate) mod unload;
 pub(crate) mod workers;
 

@@ -41,6 +41,8 @@ impl Queue {
 
     /// Records something that a person should look at.
     pub async fn record_dead_letter(&self, fields: &[(&str, &str)]) -> Result<(), QueueError> {
+        let kind = fields.iter().find(|(name, _)| *name == "kind");
+        self.counts().dead_letter(kind.map(|(_, kind)| *kind));
         Ok(redis::cmd("XADD")
             .arg(self.keys().dead_letters())
             .arg(&["MAXLEN", "~"])

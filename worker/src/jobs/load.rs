@@ -2,6 +2,7 @@
 //! executable for one that is hosted here.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use shared::id::ContractAddress;
 use shared::job::{Engine as EngineName, Load};
@@ -102,7 +103,7 @@ async fn reload_with<E: Engine>(
     }
     let executable = fetch(worker, load).await?;
     let next = old.status.generation() + 1;
-    let instance = engine.start(blueprint(load, &executable, next)).await?;
+    let instance = start(worker, engine, blueprint(load, &executable, next)).await?;
     let generation = match claim(worker, load).await {
         Ok(generation) => generation,
         Err(error) => {
@@ -174,10 +175,24 @@ async fn prepare<E: Engine>(
     generation: u64,
 ) -> Result<(Arc<str>, E::Instance), LoadError> {
     let executable = fetch(worker, load).await?;
-    let instance = engine
-        .start(blueprint(load, &executable, generation))
-        .await?;
+    let instance = start(worker, engine, blueprint(load, &executable, generation)).await?;
     Ok((executable, instance))
+}
+
+/// Makes a contract's first instance on this worker.
+async fn start<E: Engine>(
+    worker: &Worker,
+    engine: &E,
+    plan: Blueprint<'_>,
+) -> Result<E::Instance, StartError> {
+    let begun = Instant::now();
+    let started = engine.start(plan).await;
+    worker
+        .metrics
+        .of(plan.spec.engine)
+        .load
+        .record(begun.elapsed());
+    started
 }
 
 /// A contract's first instance on this worker.
