@@ -54,12 +54,6 @@ mod tests {
     #[tokio::test]
     async fn nothing_of_the_page_comes_from_elsewhere() {
         let page = served("").await;
-        for (_, rest) in page
-            .match_indices("src=\"")
-            .chain(page.match_indices("href=\""))
-        {
-            assert!(!rest.contains("//"), "{rest}");
-        }
         assert!(!page.contains("://"), "{page}");
         assert!(served("swagger-initializer.js").await.contains(DOCUMENT));
         assert!(served("swagger-ui-bundle.js").await.len() > 100_000);

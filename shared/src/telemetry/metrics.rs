@@ -28,8 +28,9 @@ const SECONDS: [f64; 16] = [
 /// Upper bounds of histograms of how many travel together.
 const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
-/// How often recorded samples are added up; until then they take memory.
-const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+/// How often recorded samples are added up. Until then they take memory, and adding many up at once
+/// holds up a thread.
+const UPKEEP_EVERY: Duration = Duration::from_millis(500);
 
 /// A metric's labels.
 pub type Labels<'a> = &'a [(&'static str, &'static str)];

@@ -234,9 +234,9 @@ impl HttpClient for Client {
             let body = Limited::new(body, ANSWER_LIMIT).collect().await?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
-        self.runtime
-            .spawn(tokio::time::timeout(EXPORT_LIMIT, exchange))
-            .await??
+        // Nothing of the runtime's, no timer either, can be made outside of it.
+        let exchange = async { tokio::time::timeout(EXPORT_LIMIT, exchange).await };
+        self.runtime.spawn(exchange).await??
     }
 }
 
