@@ -16,7 +16,7 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 	@scripts/farm
 
 test: build-tests ## Run all tests (those of Docker contracts need a daemon: it is started)
-	$(CARGO) test --locked --release --workspace -- --skip faults:: --skip openapi::
+	$(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
 
 faults: build-tests ## Kill, freeze and cut off the processes of real farms (five minutes)
 	$(CARGO) test --locked --release --workspace --test e2e -- faults::
@@ -26,7 +26,7 @@ soak: build-tests ## Strike a loaded farm with random faults (SOAK_SECONDS=600, 
 
 test-openapi: build-tests ## Try the documented interface: schemathesis, and a browser that opens /docs
 	@scripts/schemathesis
-	$(CARGO) test --locked --release --workspace --test e2e -- openapi:: docs::
+	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
 lint: ## Check the formatting and run clippy; any warning fails
 	$(CARGO) fmt --all --check

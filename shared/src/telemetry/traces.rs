@@ -242,6 +242,8 @@ impl HttpClient for Client {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -282,5 +284,51 @@ mod tests {
         let env = Env::table(|name| (name == ENDPOINT).then(|| "https://far.away".to_owned()));
         let error = TraceConfig::from_env(env).unwrap_err().to_string();
         assert!(error.starts_with(ENDPOINT), "{error}");
+    }
+
+    /// Answers one request of an exporter; gives its first line.
+    async fn collect(listener: tokio::net::TcpListener) -> String {
+        let (mut stream, _) = listener.accept().await.expect("the exporter comes");
+        let mut head = Vec::new();
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut head).await.expect("it sends") > 0);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(answer).await.expect("it listens");
+        let head = String::from_utf8_lossy(&head);
+        head.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn what_is_left_is_exported_at_the_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port is free");
+        let address = listener.local_addr().expect("a listener has an address");
+        let config = TraceConfig {
+            endpoint: Some(format!("http://{address}/")),
+        };
+        let tracer = Tracer::start(&config, "test").expect("an exporter");
+        let mut span = tracer.request("x", Some(SAMPLED));
+        assert!(
+            span.traceparent()
+                .is_some_and(|text| text.starts_with(&SAMPLED[..36]))
+        );
+        span.set("y", 1);
+        drop(span);
+        let (asked, ()) = tokio::join!(collect(listener), tracer.shutdown());
+        assert_eq!(asked, "POST /v1/traces HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn a_job_without_a_trace_has_no_span() {
+        let config = TraceConfig {
+            endpoint: Some("http://127.0.0.1:9".to_owned()),
+        };
+        let tracer = Tracer::start(&config, "test").expect("an exporter");
+        assert!(!tracer.job("x", None).is_recording());
+        assert!(!tracer.job("x", Some("nonsense")).is_recording());
+        assert!(tracer.job("x", Some(SAMPLED)).is_recording());
+        let unwanted = SAMPLED.replace("-01", "-00");
+        assert!(!tracer.job("x", Some(&unwanted)).is_recording());
     }
 }
