@@ -17,12 +17,13 @@ use crate::routes::{address, json};
 use crate::state::AppState;
 
 /// The body of an unload.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schema(as = Unload)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Unload, description = "A contract to be closed.")]
 struct UnloadRequest {
     #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
         examples("abcd"))]
+    #[serde(default)]
     contract_address: Value,
 }
 
