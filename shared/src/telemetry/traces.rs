@@ -330,5 +330,6 @@ mod tests {
         assert!(tracer.job("x", Some(SAMPLED)).is_recording());
         let unwanted = SAMPLED.replace("-01", "-00");
         assert!(!tracer.job("x", Some(&unwanted)).is_recording());
+        tracer.shutdown().await;
     }
 }
