@@ -7,22 +7,26 @@ export WORKERS
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak lint fmt clean setup build build-tests contract-server
+.PHONY: help run test faults soak test-openapi lint fmt clean setup build build-tests contract-server
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
 	@scripts/farm
 
 test: build-tests ## Run all tests (those of Docker contracts need a daemon: it is started)
-	$(CARGO) test --locked --release --workspace -- --skip faults::
+	$(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
 
 faults: build-tests ## Kill, freeze and cut off the processes of real farms (five minutes)
 	$(CARGO) test --locked --release --workspace --test e2e -- faults::
 
 soak: build-tests ## Strike a loaded farm with random faults (SOAK_SECONDS=600, SOAK_SEED=n)
 	$(CARGO) test --locked --release --workspace --test soak
+
+test-openapi: build-tests ## Try the documented interface: schemathesis, and a browser that opens /docs
+	@scripts/schemathesis
+	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
 lint: ## Check the formatting and run clippy; any warning fails
 	$(CARGO) fmt --all --check

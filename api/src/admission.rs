@@ -44,6 +44,16 @@ impl Admission {
         }
     }
 
+    /// How many requests are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// What the queue can do.
+    pub(crate) fn queue_state(&self) -> State {
+        self.breaker.state()
+    }
+
     /// Takes a permit, or refuses.
     pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
         match self.breaker.state() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use shared::config::{ConfigError, Env, RedisConfig};
 use shared::job::Engine;
 use shared::queue::reaper::ReaperConfig;
+use shared::telemetry::traces::TraceConfig;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -37,6 +38,8 @@ pub struct Config {
     pub max_in_flight_per_contract: usize,
     /// `REAP_GRACE_MS`, `QUARANTINE_MS`.
     pub reaper: ReaperConfig,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub traces: TraceConfig,
     /// `SHUTDOWN_GRACE_MS`: how long requests under way may take to finish after SIGTERM, by
     /// default 20 s.
     pub shutdown_grace: Duration,
@@ -64,6 +67,7 @@ impl Config {
                 1..=1_000_000,
             )?,
             reaper: ReaperConfig::from_env(env)?,
+            traces: TraceConfig::from_env(env)?,
             shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 20_000, 0..=3_600_000)?,
         })
     }

@@ -19,6 +19,7 @@ use shared::reply::{ContractStatus, FailureCode, Output};
 
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::metrics::DispatchMetrics;
 use crate::reply_router::{Answer, Waiters};
 
 /// How long a route is believed. A wrong one costs a second try, so this only bounds memory of
@@ -67,6 +68,7 @@ pub(crate) struct Dispatcher {
     routes: Cache<ContractAddress, Hosting>,
     inboxes: Arc<Inboxes>,
     farm: Mutex<Farm>,
+    metrics: DispatchMetrics,
 }
 
 /// The farm's name, which Redis keeps with the rest of its data.
@@ -112,6 +114,7 @@ impl Dispatcher {
         waiters: Arc<Waiters>,
         inboxes: Arc<Inboxes>,
         farm: String,
+        metrics: DispatchMetrics,
     ) -> Self {
         let routes = Cache::builder()
             .max_capacity(ROUTES)
@@ -127,7 +130,13 @@ impl Dispatcher {
                 name: farm,
                 lost: None,
             }),
+            metrics,
         }
+    }
+
+    /// How many answers have found nobody.
+    pub(crate) fn unclaimed(&self) -> u64 {
+        self.waiters.unclaimed()
     }
 
     /// Runs a job where its contract is hosted. An error is the caller's to see; a reply may
@@ -187,6 +196,7 @@ impl Dispatcher {
                 return Err(trouble);
             }
             tokio::time::sleep(pause).await;
+            self.metrics.retries.increment(1);
             envelope.attempt += 1;
         }
     }
@@ -237,11 +247,13 @@ impl Dispatcher {
     async fn host(&self, address: &ContractAddress) -> Result<Host, ApiError> {
         if let Some(hosting) = self.routes.get(address) {
             if !self.inboxes.is_suspect(hosting.worker) {
+                self.metrics.cache_hits.increment(1);
                 return Ok(Host::Worker(hosting));
             }
             // It may be another worker's by now.
             self.routes.invalidate(address);
         }
+        self.metrics.cache_misses.increment(1);
         match self.queue.route(address).await? {
             Route::NotLoaded if self.has_lost_data().await? => Ok(Host::NotNow),
             Route::NotLoaded => Ok(Host::Nobody),

@@ -9,6 +9,7 @@ use http::header::RETRY_AFTER;
 use serde::Serialize;
 use shared::queue::QueueError;
 use shared::reply::{Failure, FailureCode};
+use utoipa::ToSchema;
 
 /// The fields of a request that are wrong, and why.
 pub(crate) type Fields = BTreeMap<&'static str, String>;
@@ -66,16 +67,24 @@ pub(crate) enum ApiError {
 }
 
 /// What a failure looks like over HTTP.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct ErrorBody<'a> {
+#[schema(as = Error)]
+pub(crate) struct ErrorBody<'a> {
+    /// A sentence for a person.
     error: String,
+    /// A name for programs.
     code: &'static str,
+    /// As in the header `X-Request-Id`.
     request_id: &'a str,
+    /// False: nothing was executed, so repeating the request is safe.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<bool>, nullable = false)]
     started: Option<bool>,
+    /// What is wrong with which field.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    fields: &'a Fields,
+    #[schema(value_type = BTreeMap<String, String>, required = false)]
+    fields: BTreeMap<&'a str, &'a str>,
 }
 
 impl ApiError {
@@ -119,6 +128,14 @@ impl ApiError {
         }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.parts().0
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.parts().1
+    }
+
     /// Whether the request certainly had no effect, so that repeating it is safe.
     fn never_started(&self) -> bool {
         match self {
@@ -149,34 +166,37 @@ impl ApiError {
     }
 
     /// When to try again, in seconds: at once is of no use, and soon everything may be different.
-    fn retry_after(&self) -> u64 {
+    pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::ContractQuarantined(left) => left.as_secs().max(1),
-            _ => 1,
+            Self::ContractQuarantined(left) => Some(left.as_secs().max(1)),
+            other => (other.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+        }
+    }
+
+    /// The response's body as a caller gets it.
+    pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        let fields = match self {
+            Self::InvalidRequest(_, fields) => fields
+                .iter()
+                .map(|(name, why)| (*name, why.as_str()))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        ErrorBody {
+            error: self.to_string(),
+            code: self.code(),
+            request_id,
+            started: self.never_started().then_some(false),
+            fields,
         }
     }
 
     /// The response as a caller gets it.
     pub(crate) fn render(&self, request_id: &str) -> Response {
-        let (status, code) = self.parts();
-        let nothing = Fields::new();
-        let fields = if let Self::InvalidRequest(_, fields) = self {
-            fields
-        } else {
-            &nothing
-        };
-        let body = ErrorBody {
-            error: self.to_string(),
-            code,
-            request_id,
-            started: self.never_started().then_some(false),
-            fields,
-        };
-        let mut response = (status, axum::Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, self.retry_after().into());
+        let body = axum::Json(self.body(request_id));
+        let mut response = (self.status(), body).into_response();
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -185,7 +205,7 @@ impl ApiError {
 /// Carries the error to `router`'s outermost layer, which knows the request's id and renders it.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = self.parts().0.into_response();
+        let mut response = self.status().into_response();
         response.extensions_mut().insert(self);
         response
     }

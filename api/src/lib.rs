@@ -10,6 +10,8 @@ mod dispatch;
 mod error;
 mod heartbeat;
 mod inboxes;
+mod metrics;
+mod openapi;
 mod reply_router;
 mod request;
 mod router;
@@ -24,6 +26,8 @@ use futures::future::BoxFuture;
 use shared::id::ApiId;
 use shared::lifecycle::Lifecycle;
 use shared::queue::{Queue, QueueError, reaper};
+use shared::telemetry::metrics::Registry;
+use shared::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
 
 use crate::admission::Admission;
@@ -31,6 +35,7 @@ use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::inboxes::Inboxes;
+use crate::metrics::Metrics;
 use crate::reply_router::Waiters;
 use crate::state::AppState;
 
@@ -40,6 +45,9 @@ pub enum ServeError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// The listener broke.
     #[error("cannot accept connections: {0}")]
     Listener(#[from] std::io::Error),
@@ -57,11 +65,16 @@ pub fn run(
 }
 
 async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
-    let queue = Queue::connect(&config.redis).await?;
+    let telemetry = Telemetry {
+        registry: Registry::default(),
+        tracer: Tracer::start(&config.traces, "execution-api")?,
+    };
+    let tracer = telemetry.tracer.clone();
+    let queue = Queue::connect_counting(&config.redis, &telemetry.registry).await?;
     let api = ApiId::random();
     queue.api_heartbeat(api).await?;
     let farm = queue.farm().await?;
-    let state = start(config, &queue, (api, farm), &life);
+    let state = start(config, &queue, (api, farm), telemetry, &life);
 
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -81,7 +94,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     if let Err(error) = queue.remove_api(api).await {
         tracing::warn!(%error, "could not remove this api's keys: they expire by themselves");
     }
+    tracer.shutdown().await;
     Ok(served?)
+}
+
+/// How the process shows what it does.
+struct Telemetry {
+    registry: Registry,
+    tracer: Tracer,
 }
 
 /// Starts what runs beside the requests; gives what they need of it.
@@ -89,6 +109,7 @@ fn start(
     config: Config,
     queue: &Queue,
     (api, farm): (ApiId, String),
+    Telemetry { registry, tracer }: Telemetry,
     life: &Lifecycle,
 ) -> AppState {
     let (queue, life) = (queue.clone(), life.clone());
@@ -113,12 +134,23 @@ fn start(
     life.spawn("worker watch", inboxes.clone().watch());
     let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
     life.spawn("reaper", reaper);
+    life.spawn("metrics", registry.clone().keep_up(life.clone()));
 
-    let dispatcher = Dispatcher::new(queue.clone(), api, waiters, inboxes, farm);
+    let metrics = Metrics::new(registry);
+    let counts = metrics.dispatch.clone();
+    let dispatcher = Dispatcher::new(queue.clone(), api, waiters, inboxes, farm, counts);
     let admission = Admission::new(
         breaker,
         config.max_in_flight,
         config.max_in_flight_per_contract,
     );
-    AppState::new(config, queue, dispatcher, admission, reading, life)
+    AppState::new(
+        config,
+        queue,
+        dispatcher,
+        admission,
+        reading,
+        (metrics, tracer),
+        life,
+    )
 }

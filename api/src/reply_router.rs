@@ -35,6 +35,7 @@ type Pending = HashMap<JobId, oneshot::Sender<Answer>>;
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     last: AtomicU64,
+    unclaimed: AtomicU64,
     pending: Mutex<Pending>,
 }
 
@@ -69,8 +70,14 @@ impl Waiters {
         let waiter = self.lock().remove(&id);
         // Failing to send means that the caller left in this very moment.
         if waiter.is_none_or(|waiter| waiter.send(answer).is_err()) {
+            self.unclaimed.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(job = id.0, "an answer nobody waits for");
         }
+    }
+
+    /// How many answers have found nobody.
+    pub(crate) fn unclaimed(&self) -> u64 {
+        self.unclaimed.load(Ordering::Relaxed)
     }
 
     /// Tells every waiter that its answer will not come; gives their number.

@@ -1,22 +1,27 @@
 //! What every request has: an id, a trace, and a body within limits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
+use shared::telemetry::traces::{Span, Tracer, is_traceparent, trace_id};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::error::{ApiError, Fields};
+use crate::state::AppState;
 
 /// The header that names a request, taken from the caller or made.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The header that names the caller's trace.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A caller's own request id or trace context may have so many bytes; a longer one is ignored.
 const HEADER_LIMIT: usize = 128;
@@ -24,30 +29,113 @@ const HEADER_LIMIT: usize = 128;
 /// How much of a body that is too large is thrown away before the connection is closed on it.
 const DISCARD_LIMIT: usize = 256 * 1024 * 1024;
 
-/// Names the request in its response, and gives every failure its body.
-pub(crate) async fn identify(request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(REQUEST_ID)
-        .filter(|id| id.len() <= HEADER_LIMIT);
-    let id = match given.filter(|id| !id.is_empty() && id.to_str().is_ok()) {
-        Some(id) => id.clone(),
-        None => fresh_id(),
-    };
+/// Names the request in its response, gives every failure its body; counts, traces and logs it.
+pub(crate) async fn identify(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let begun = Instant::now();
+    let route = state
+        .metrics
+        .route(request.extensions().get::<MatchedPath>());
+    let id = request_id(request.headers());
+    let span = trace(&state.tracer, &mut request);
+    let line = Line::of(&request);
     let mut response = next.run(request).await;
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        let told = std::mem::take(response.headers_mut());
-        response = error.render(id.to_str().unwrap_or_default());
-        // What the handler has told already stays: timings, the contract's generation.
-        for (name, value) in &told {
-            response
-                .headers_mut()
-                .entry(name)
-                .or_insert_with(|| value.clone());
-        }
+    let error = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = &error {
+        response = rendered(error, &id, response);
+    }
+    let (status, took) = (response.status(), begun.elapsed());
+    let code = error.as_ref().map(ApiError::code);
+    state.metrics.answered(route, status, code, took);
+    finish(span, status, code);
+    if let Some(line) = line {
+        line.write(&id, status, code, took);
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// The caller's name for the request, or a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers
+        .get(REQUEST_ID)
+        .filter(|id| id.len() <= HEADER_LIMIT);
+    match given.filter(|id| !id.is_empty() && id.to_str().is_ok()) {
+        Some(id) => id.clone(),
+        None => fresh_id(),
+    }
+}
+
+/// A failure as a caller gets it. What the handler has told already stays: timings, the contract's
+/// generation.
+fn rendered(error: &ApiError, id: &HeaderValue, mut response: Response) -> Response {
+    let told = std::mem::take(response.headers_mut());
+    let mut rendered = error.render(id.to_str().unwrap_or_default());
+    for (name, value) in &told {
+        rendered
+            .headers_mut()
+            .entry(name)
+            .or_insert_with(|| value.clone());
+    }
+    rendered
+}
+
+/// Begins the request's span; what is done for the request becomes its child.
+fn trace(tracer: &Tracer, request: &mut Request) -> Span {
+    let mut span = tracer.request("request", trace_context(request.headers()).as_deref());
+    if let Some(context) = span.traceparent()
+        && let Ok(value) = HeaderValue::try_from(context)
+    {
+        request.headers_mut().insert(TRACEPARENT, value);
+        span.set("http.request.method", request.method().to_string());
+        span.set("url.path", request.uri().path().to_owned());
+        if let Some(route) = request.extensions().get::<MatchedPath>() {
+            span.set("http.route", route.as_str().to_owned());
+        }
+    }
+    span
+}
+
+fn finish(mut span: Span, status: StatusCode, code: Option<&'static str>) {
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if let Some(code) = code.filter(|_| status.is_server_error()) {
+        span.fail(code);
+    }
+}
+
+/// What the log tells of a request, in one line, if it is to tell anything.
+struct Line {
+    method: Method,
+    path: String,
+    trace: Option<String>,
+}
+
+impl Line {
+    fn of(request: &Request) -> Option<Self> {
+        // One look at a number where the lines are off.
+        tracing::enabled!(target: "request", tracing::Level::DEBUG).then(|| Self {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            trace: trace_context(request.headers()),
+        })
+    }
+
+    fn write(self, id: &HeaderValue, status: StatusCode, code: Option<&str>, took: Duration) {
+        tracing::debug!(
+            target: "request",
+            id = id.to_str().unwrap_or_default(),
+            method = self.method.as_str(),
+            path = self.path,
+            status = status.as_u16(),
+            code = code.unwrap_or("ok"),
+            duration_ms = took.as_secs_f64() * 1000.0,
+            trace_id = self.trace.as_deref().and_then(trace_id),
+            "answered"
+        );
+    }
 }
 
 fn fresh_id() -> HeaderValue {
@@ -58,8 +146,8 @@ fn fresh_id() -> HeaderValue {
 
 /// The caller's W3C trace context, to travel with the job.
 pub(crate) fn trace_context(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    (value.len() <= HEADER_LIMIT).then(|| value.to_owned())
+    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
+    (value.len() <= HEADER_LIMIT && is_traceparent(value)).then(|| value.to_owned())
 }
 
 /// Reads a JSON body of at most `limit` bytes that arrives within `patience`.

@@ -1,12 +1,14 @@
 //! Every route on one page, each layer with its reason.
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 
 use crate::error::ApiError;
 use crate::request::identify;
-use crate::routes::{contracts, dead_letters, execute, health, load, unload, workers};
+use crate::routes::{
+    contracts, dead_letters, docs, execute, health, load, metrics, unload, workers,
+};
 use crate::state::AppState;
 
 /// The whole application.
@@ -30,9 +32,16 @@ pub(crate) fn router(state: AppState) -> Router {
         // For whoever runs the process.
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::show))
+        // What all this is.
+        .route("/docs", get(docs::enter))
+        .route("/docs/", get(docs::page))
+        .route("/docs/{*file}", get(docs::file))
+        .route("/openapi.json", get(docs::document))
+        .route("/documentation/swagger.json", get(docs::document))
         .fallback(|| async { ApiError::RouteNotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        // Outermost: names the request and gives failures their body, whoever raised them.
-        .layer(from_fn(identify))
+        // Outermost: names the request and gives failures their body, whoever raised them; counts it.
+        .layer(from_fn_with_state(state.clone(), identify))
         .with_state(state)
 }

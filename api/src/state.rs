@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
+use shared::telemetry::traces::Tracer;
 
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::metrics::Metrics;
 use crate::reply_router::Health;
 
 /// Shared by all requests; cheap to clone.
@@ -20,6 +22,8 @@ pub(crate) struct Inner {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
     pub(crate) replies: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     pub(crate) life: Lifecycle,
 }
 
@@ -30,6 +34,7 @@ impl AppState {
         dispatcher: Dispatcher,
         admission: Admission,
         replies: Health,
+        (metrics, tracer): (Metrics, Tracer),
         life: Lifecycle,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -38,6 +43,8 @@ impl AppState {
             dispatcher,
             admission,
             replies,
+            metrics,
+            tracer,
             life,
         }))
     }

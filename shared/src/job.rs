@@ -10,6 +10,7 @@ use crate::id::{ContractAddress, JobId};
 
 /// The kind of sandbox that runs a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// Untrusted JavaScript in a Chromium page.
@@ -54,16 +55,20 @@ impl std::str::FromStr for Engine {
 /// What a contract asks for itself at load. A worker's own limits are the ceiling: a contract can
 /// only lower them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Limits {
     /// How long one call may run, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub timeout_ms: Option<u32>,
     /// How many bytes of JSON one result may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub result_bytes: Option<u32>,
     /// How many calls may run at once; of docker contracts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub concurrency: Option<u32>,
     /// Whether the contract reaches the outside network; of docker contracts only, and only where
     /// the operator allows it.

@@ -114,6 +114,7 @@ impl FailureCode {
 
 /// The life of a hosted contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ContractState {
     /// Its first sandbox is being made.
@@ -132,9 +133,11 @@ pub enum ContractState {
 
 /// What is known of one contract: an entry of `GET /contracts`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ContractStatus {
     /// The contract.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub contract_address: ContractAddress,
     /// Which sandbox runs it.
     pub engine: Engine,

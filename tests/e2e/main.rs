@@ -6,14 +6,19 @@
 
 mod contracts;
 mod docker;
+mod docs;
 mod errors;
 mod faults;
 mod headers;
 mod lifecycle;
 mod limits;
+mod logs;
+mod metrics;
 mod outage;
 mod reload;
 mod scale;
+mod schemathesis;
 mod settings;
 mod support;
 mod timeouts;
+mod traces;

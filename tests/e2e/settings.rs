@@ -35,6 +35,7 @@ async fn a_wrong_variable_is_named() {
         ("REDIS_PREFIX", "a*"),
         ("SHUTDOWN_GRACE_MS", "-1"),
         ("LOG_FORMAT", "xml"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
     ];
     let api = [
         ("EXECUTION_API_PORT", "80a"),
@@ -49,6 +50,8 @@ async fn a_wrong_variable_is_named() {
     ];
     let worker = [
         ("WORKER_CAPACITY", "many"),
+        ("EXECUTION_WORKER_PORT", "9o"),
+        ("METRICS_BY_CONTRACT", "some"),
         ("CONTRACT_QUEUE_LIMIT", "0"),
         ("EXECUTE_TIMEOUT_MS", "2s"),
         ("RESULT_LIMIT_BYTES", "1.5"),

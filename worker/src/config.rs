@@ -6,6 +6,7 @@ use std::time::Duration;
 use shared::config::{ConfigError, Env, RedisConfig};
 use shared::job::Engine;
 use shared::queue::reaper::ReaperConfig;
+use shared::telemetry::traces::TraceConfig;
 
 use crate::chromium::{self, ChromiumConfig};
 use crate::docker::DockerConfig;
@@ -17,6 +18,13 @@ const MIB: u32 = 1024 * 1024;
 pub struct Config {
     /// `REDIS_URL`, `REDIS_PREFIX`.
     pub redis: RedisConfig,
+    /// `EXECUTION_WORKER_HOST`: where an operator can ask, by default 127.0.0.1.
+    pub host: String,
+    /// `EXECUTION_WORKER_PORT`: 0 takes a free one; nobody can ask when it is not set, which is the
+    /// default, so that several workers need no ports of their own.
+    pub port: Option<u16>,
+    /// `METRICS_BY_CONTRACT`: whether metrics tell contracts apart, by default not.
+    pub metrics_by_contract: bool,
     /// `WORKER_CAPACITY`: contracts hosted at once, by default 64. A JavaScript contract takes
     /// about 13 MB.
     pub capacity: usize,
@@ -27,6 +35,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// `REAP_GRACE_MS`, `QUARANTINE_MS`.
     pub reaper: ReaperConfig,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub traces: TraceConfig,
     /// The JavaScript sandbox, if `WORKER_ENGINES` (by default `javascript,docker`) names it.
     pub chromium: Option<ChromiumConfig>,
     /// The sandbox of images, if `WORKER_ENGINES` names it. It is left out where no daemon can be
@@ -45,10 +55,19 @@ impl Config {
         let offered = |engine| engines.contains(&engine);
         Ok(Self {
             redis: RedisConfig::from_env(env)?,
+            host: env
+                .text("EXECUTION_WORKER_HOST")
+                .unwrap_or_else(|| "127.0.0.1".to_owned()),
+            port: env
+                .text("EXECUTION_WORKER_PORT")
+                .map(|_| env.parse("EXECUTION_WORKER_PORT", 0))
+                .transpose()?,
+            metrics_by_contract: env.parse("METRICS_BY_CONTRACT", false)?,
             capacity: env.number("WORKER_CAPACITY", 64, 1..=10_000)?,
             queue_limit: env.number("CONTRACT_QUEUE_LIMIT", 4096, 1..=1_000_000)?,
             shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 20_000, 0..=3_600_000)?,
             reaper: ReaperConfig::from_env(env)?,
+            traces: TraceConfig::from_env(env)?,
             chromium: offered(Engine::Javascript)
                 .then(|| chromium_config(env, calls))
                 .transpose()?,

@@ -38,7 +38,13 @@ async fn beat_once(worker: &Arc<Worker>, farm: &mut String) -> Result<(), QueueE
         // On its way out a worker has given its lease back on purpose.
         register_again(worker, farm).await?;
     }
-    worker.queue.report_worker(worker.id, &worker.info()).await
+    worker
+        .queue
+        .report_worker(worker.id, &worker.info())
+        .await?;
+    let depth = worker.queue.inbox_depth(worker.id).await?;
+    worker.metrics.inbox_depth.set(depth);
+    Ok(())
 }
 
 /// Takes the lease anew, keeps the contracts that nobody took meanwhile, closes the others. The

@@ -12,6 +12,8 @@ pub mod docker;
 mod fence;
 mod heartbeat;
 mod jobs;
+mod metrics;
+mod operator;
 mod orphans;
 mod placement;
 mod runner;
@@ -28,6 +30,9 @@ use shared::job::Engine;
 use shared::lifecycle::Lifecycle;
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{Queue, QueueError, reaper};
+use shared::telemetry::metrics::Registry;
+use shared::telemetry::traces::{TraceError, Tracer};
+use tokio::net::TcpListener;
 
 use crate::cancelled::Cancelled;
 use crate::chromium::{Chromium, LaunchError};
@@ -35,7 +40,8 @@ use crate::config::Config;
 use crate::contracts::Contracts;
 use crate::docker::{Docker, DockerError};
 use crate::fence::Fence;
-use crate::settle::Settler;
+use crate::metrics::Metrics;
+use crate::settle::{Settler, Settling};
 
 /// Why a worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,17 @@ pub enum WorkerError {
     /// Docker cannot be used, and there is nothing else to offer.
     #[error(transparent)]
     Docker(#[from] DockerError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
+    /// Nobody can ask how it fares.
+    #[error("EXECUTION_WORKER_HOST:EXECUTION_WORKER_PORT {address}: {source}")]
+    Listener {
+        /// Where it was to listen.
+        address: String,
+        /// Why it cannot.
+        source: std::io::Error,
+    },
 }
 
 /// What every part of the worker can reach.
@@ -60,6 +77,8 @@ pub(crate) struct Worker {
     pub(crate) life: Lifecycle,
     pub(crate) fence: Arc<Fence>,
     pub(crate) cancelled: Cancelled,
+    pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
     /// For how long a contract that breaks what hosts it is hosted by nobody.
     pub(crate) quarantine_ms: u64,
     /// The sandboxes that it offers.
@@ -113,7 +132,10 @@ pub fn run(config: Config, life: Lifecycle) -> BoxFuture<'static, Result<(), Wor
 }
 
 async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
-    let queue = Queue::connect(&config.redis).await?;
+    let listener = listen(&config).await?;
+    let registry = Registry::default();
+    let tracer = Tracer::start(&config.traces, "execution-worker")?;
+    let queue = Queue::connect_counting(&config.redis, &registry).await?;
     let (settler, settling) = Settler::new(queue.clone());
     let sandboxes = Sandboxes::start(&config, &queue, settler.worker()).await?;
     let worker = Arc::new(Worker {
@@ -124,6 +146,8 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
         life: life.clone(),
         fence: Arc::new(Fence::new()),
         cancelled: Cancelled::default(),
+        metrics: Metrics::new(registry.clone(), config.metrics_by_contract),
+        tracer: tracer.clone(),
         quarantine_ms: config.reaper.quarantine_ms(),
         chromium: sandboxes.chromium.clone(),
         docker: sandboxes.docker.clone(),
@@ -136,21 +160,12 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
         }
     };
     tracing::info!(worker = %worker.id, engines = ?worker.engines(), "worker is ready");
-
-    life.spawn("settler", settling.run(worker.fence.clone(), life.clone()));
-    life.spawn("heartbeat", heartbeat::beat(worker.clone(), farm));
-    life.spawn("presence", heartbeat::show_presence(worker.clone()));
-    life.spawn(
-        "reaper",
-        reaper::run(worker.queue.clone(), config.reaper, life.clone()),
+    start(
+        &worker,
+        config.reaper,
+        (settling, farm),
+        (registry, listener),
     );
-    life.spawn("runner", runner::run(worker.clone()));
-    for engine in worker.engines() {
-        life.spawn("placement", placement::run(worker.clone(), engine));
-    }
-    if let Some(docker) = &worker.docker {
-        life.spawn("orphans", orphans::sweep(worker.clone(), docker.clone()));
-    }
 
     life.draining().await;
     shutdown::hand_over(&worker).await;
@@ -163,7 +178,51 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     if let Err(error) = queue.remove_worker(id).await {
         tracing::warn!(%error, "could not remove this worker's keys: they expire by themselves");
     }
+    tracer.shutdown().await;
     Ok(())
+}
+
+/// Starts all that a worker does.
+fn start(
+    worker: &Arc<Worker>,
+    config: reaper::ReaperConfig,
+    (settling, farm): (Settling, String),
+    (registry, listener): (Registry, Option<TcpListener>),
+) {
+    let life = &worker.life;
+    life.spawn("settler", settling.run(worker.fence.clone(), life.clone()));
+    life.spawn("heartbeat", heartbeat::beat(worker.clone(), farm));
+    life.spawn("presence", heartbeat::show_presence(worker.clone()));
+    let reaper = reaper::run(worker.queue.clone(), config, life.clone());
+    life.spawn("reaper", reaper);
+    life.spawn("metrics", registry.keep_up(life.clone()));
+    if let Some(listener) = listener {
+        let serving = operator::serve(listener, Arc::downgrade(worker), life.clone());
+        life.spawn("operator", serving);
+    }
+    life.spawn("runner", runner::run(worker.clone()));
+    for engine in worker.engines() {
+        life.spawn("placement", placement::run(worker.clone(), engine));
+    }
+    if let Some(docker) = &worker.docker {
+        life.spawn("orphans", orphans::sweep(worker.clone(), docker.clone()));
+    }
+}
+
+/// Where an operator can ask, if anywhere.
+async fn listen(config: &Config) -> Result<Option<TcpListener>, WorkerError> {
+    let Some(port) = config.port else {
+        return Ok(None);
+    };
+    let refused = |source| WorkerError::Listener {
+        address: format!("{}:{port}", config.host),
+        source,
+    };
+    let listener = TcpListener::bind((config.host.as_str(), port))
+        .await
+        .map_err(refused)?;
+    tracing::info!(address = %listener.local_addr().map_err(refused)?, "listening");
+    Ok(Some(listener))
 }
 
 /// The engines that run.

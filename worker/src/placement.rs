@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 
 use crate::contracts::Place;
 use crate::jobs::load::Reason;
-use crate::{Worker, jobs};
+use crate::settle::Ran;
+use crate::{Worker, jobs, runner};
 
 /// Loads under way at once, per engine: making sandboxes is work for every core.
 const LOADS_UNDER_WAY: usize = 4;
@@ -105,7 +106,10 @@ async fn load_one(
     let Some(api) = api else {
         return adopt(worker, load, place).await;
     };
+    let mut span = runner::span(worker, envelope);
     let outcome = jobs::load::host(worker, load, place, Reason::Asked).await;
+    Ran::default().tell(&mut span, &outcome);
+    drop(span);
     let reply = Reply {
         id: envelope.id,
         generation: None,

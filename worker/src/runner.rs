@@ -8,6 +8,7 @@ use shared::id::{ApiId, JobId};
 use shared::job::Job;
 use shared::queue::inbox::{Reader, Received};
 use shared::reply::{Failure, FailureCode, Output};
+use shared::telemetry::traces::Span;
 
 use crate::settle::{Delivery, Ran};
 use crate::{Worker, jobs};
@@ -35,6 +36,7 @@ pub(crate) async fn run(worker: Arc<Worker>) {
 
 async fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
     let Received { entry, frame } = received;
+    worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {
         Ok(JobFrame { api, jobs, .. }) => {
             if jobs.is_empty() {
@@ -46,6 +48,7 @@ async fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
                 if known.is_new(api, envelope.id) {
                     start(worker, envelope, delivery);
                 } else {
+                    worker.metrics.duplicates.increment(1);
                     tracing::debug!(job = envelope.id.0, "a job that came twice");
                     delivery.dismiss();
                 }
@@ -73,7 +76,10 @@ async fn bury(worker: &Worker, entry: String, frame: &[u8], error: &FrameError) 
     }
 }
 
-fn start(worker: &Arc<Worker>, envelope: Envelope, delivery: Delivery) {
+fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
+    if envelope.trace.is_some() {
+        delivery.trace(span(worker, &envelope));
+    }
     match envelope.job {
         Job::Execute(execute) => jobs::execute::enqueue(worker, execute, delivery),
         Job::Inspect(inspect) => jobs::inspect::answer(worker, &inspect, delivery),
@@ -97,6 +103,26 @@ fn start(worker: &Arc<Worker>, envelope: Envelope, delivery: Delivery) {
             worker.life.spawn("unload", task);
         }
     }
+}
+
+/// The span of a job whose request is traced.
+pub(crate) fn span(worker: &Worker, envelope: &Envelope) -> Span {
+    let (name, address) = match &envelope.job {
+        Job::Load(load) => ("load", &load.address),
+        Job::Execute(execute) => ("execute", &execute.address),
+        Job::Unload(unload) => ("unload", &unload.address),
+        Job::Inspect(_) | Job::Cancel(_) | Job::Drain => return Span::default(),
+    };
+    let mut span = worker.tracer.job(name, envelope.trace.as_deref());
+    if span.is_recording() {
+        span.set("execution.worker", worker.id.to_string());
+        span.set("execution.attempt", i64::from(envelope.attempt));
+        span.set("execution.contract", address.to_string());
+        if let Job::Execute(execute) = &envelope.job {
+            span.set("execution.method", execute.method.clone());
+        }
+    }
+    span
 }
 
 /// The jobs seen last.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::frame::{Item, Reply, encode_item, has_room, pack_replies};
@@ -12,6 +12,7 @@ use shared::id::{ApiId, JobId, WorkerId};
 use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
 use shared::reply::{Failure, Output};
+use shared::telemetry::traces::Span;
 use tokio::sync::mpsc;
 
 use crate::fence::Fence;
@@ -35,6 +36,10 @@ pub(crate) struct Delivery {
     id: JobId,
     /// When the caller stops waiting, by Redis' clock.
     pub(crate) deadline: u64,
+    /// When the job was taken from the inbox.
+    pub(crate) received: Instant,
+    /// The job's part of its request's trace.
+    span: Span,
 }
 
 /// What else a reply tells.
@@ -46,9 +51,36 @@ pub(crate) struct Ran {
     pub(crate) time: Option<Duration>,
 }
 
+impl Ran {
+    /// Tells a span how its job ended.
+    pub(crate) fn tell<T>(self, span: &mut Span, outcome: &Result<T, Failure>) {
+        if !span.is_recording() {
+            return;
+        }
+        if let Some(generation) = self.generation {
+            span.set(
+                "execution.generation",
+                i64::try_from(generation).unwrap_or(i64::MAX),
+            );
+        }
+        if let Some(time) = self.time {
+            span.set("execution.run_ms", time.as_secs_f64() * 1000.0);
+        }
+        if let Err(failure) = outcome {
+            span.fail(failure.code.name());
+        }
+    }
+}
+
 impl Delivery {
+    /// From now on the job is traced; `span` ends with it.
+    pub(crate) fn trace(&mut self, span: Span) {
+        self.span = span;
+    }
+
     /// Answers the job.
-    pub(crate) fn settle(self, outcome: Result<Output, Failure>, ran: Ran) {
+    pub(crate) fn settle(mut self, outcome: Result<Output, Failure>, ran: Ran) {
+        ran.tell(&mut self.span, &outcome);
         let reply = self.api.map(|api| {
             let ran_us = ran
                 .time
@@ -134,12 +166,15 @@ impl Settler {
             open: AtomicUsize::new(jobs.len()),
         });
         let settler = self.clone();
+        let received = Instant::now();
         jobs.map(move |(id, deadline)| Delivery {
             settler: settler.clone(),
             entry: entry.clone(),
             api,
             id,
             deadline,
+            received,
+            span: Span::default(),
         })
     }
 

@@ -13,9 +13,18 @@ use shared::queue::contracts::{ContractRecord, Route};
 use shared::reply::{ContractState, ContractStatus};
 
 use crate::error::ApiError;
+use crate::openapi::{ContractFailures, ListFailures};
 use crate::routes::{address, path};
 use crate::state::AppState;
 
+/// What is loaded, and how it fares
+#[utoipa::path(
+    get,
+    path = "/contracts",
+    tag = "Contracts",
+    operation_id = "listContracts",
+    responses((status = 200, body = Vec<ContractStatus>), ListFailures),
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
 ) -> Result<Json<Vec<ContractStatus>>, ApiError> {
@@ -38,6 +47,17 @@ pub(crate) async fn list(
     Ok(Json(contracts.into_values().collect()))
 }
 
+/// How one contract fares
+#[utoipa::path(
+    get,
+    path = "/contracts/{contractAddress}",
+    tag = "Contracts",
+    operation_id = "showContract",
+    params(
+        ("contractAddress" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "abcd"),
+    ),
+    responses((status = 200, body = ContractStatus), ContractFailures),
+)]
 pub(crate) async fn show(
     State(state): State<AppState>,
     parts: Result<Path<String>, PathRejection>,

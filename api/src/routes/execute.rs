@@ -13,9 +13,11 @@ use serde_json::value::RawValue;
 use shared::frame::Reply;
 use shared::job::{Argument, Execute, Job};
 use shared::reply::Output;
+use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
+use crate::openapi::ExecuteFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, path};
 use crate::state::AppState;
@@ -23,6 +25,47 @@ use crate::state::AppState;
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
+/// What a call gives.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "written by `data`, around text; here it is only described"
+)]
+struct Answer {
+    /// The result: any JSON value.
+    data: serde_json::Value,
+}
+
+/// Call a method of a contract
+///
+/// The body is the argument, any JSON value; an empty body is no argument.
+#[utoipa::path(
+    post,
+    path = "/execute/{contractAddress}/{method}",
+    tag = "Contracts",
+    params(
+        ("contractAddress" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "abcd"),
+        ("method" = String, Path, min_length = 1, example = "add"),
+    ),
+    request_body(
+        content = Option<serde_json::Value>,
+        example = json!({ "number1": 1, "number2": 2 }),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "What the method gave",
+            body = Answer,
+            headers(
+                ("Server-Timing" = String, description = "Milliseconds waited and run"),
+                ("Contract-Generation" = u64, description = "Another number: the contract's state is new"),
+                ("X-Request-Id" = String, description = "The request's name, in the logs too"),
+            ),
+            example = json!({ "data": 3 }),
+        ),
+        ExecuteFailures,
+    ),
+)]
 pub(crate) async fn execute(
     State(state): State<AppState>,
     parts: Result<Path<(String, String)>, PathRejection>,
@@ -54,7 +97,11 @@ pub(crate) async fn execute(
         trace: trace_context(&headers),
     };
     let reply = state.dispatcher.run(&address, ticket).await?;
-    Ok(respond(reply, accepted.elapsed()))
+    let took = accepted.elapsed();
+    let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
+    let waited = took.saturating_sub(ran);
+    state.metrics.queue_wait.record(waited);
+    Ok(respond(reply, waited, ran))
 }
 
 /// Any JSON value, checked here and nowhere else; an empty body is no argument.
@@ -70,10 +117,9 @@ fn argument(body: &Bytes) -> Result<Argument, ApiError> {
     Ok(Argument::Json(raw))
 }
 
-fn respond(reply: Reply, took: Duration) -> Response {
+fn respond(reply: Reply, waited: Duration, ran: Duration) -> Response {
     let Reply {
         generation,
-        ran_us,
         outcome,
         ..
     } = reply;
@@ -82,9 +128,8 @@ fn respond(reply: Reply, took: Duration) -> Response {
         Ok(_) => data("null"),
         Err(failure) => ApiError::from(failure).into_response(),
     };
-    let ran = Duration::from_micros(ran_us.unwrap_or_default()).min(took);
     let headers = response.headers_mut();
-    headers.insert(SERVER_TIMING, server_timing(took.saturating_sub(ran), ran));
+    headers.insert(SERVER_TIMING, server_timing(waited, ran));
     if let Some(generation) = generation {
         headers.insert(GENERATION, HeaderValue::from(generation));
     }

@@ -12,9 +12,11 @@ use shared::id::{ContractAddress, InvalidAddress};
 use shared::image::is_reference;
 use shared::job::{ContractSpec, Engine, Limits, Load};
 use shared::queue::blobs::digest;
+use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
+use crate::openapi::LoadFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::json;
 use crate::state::AppState;
@@ -26,17 +28,52 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The body of a load: whatever the fields hold, so that each wrong one can be named.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Load, description = "A contract to be loaded.")]
 struct LoadRequest {
+    /// Lower-cased.
+    #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
+        examples("abcd"))]
+    #[serde(default)]
     contract_address: Value,
+    /// JavaScript, an image reference, or an image's tar; plain or in base64.
+    #[schema(value_type = String, required = true, min_length = 1,
+        examples("{ add: ({number1, number2}) => number1 + number2 }"))]
+    #[serde(default)]
     executable: Value,
+    /// Without it, the deployment's default.
+    #[schema(value_type = Option<Engine>)]
+    #[serde(default)]
     engine: Value,
+    /// A contract can only lower the worker's own.
+    #[schema(value_type = Option<Limits>)]
+    #[serde(default)]
     limits: Value,
+    /// How many workers host it.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1)]
+    #[serde(default)]
     replicas: Value,
+    /// Whether a call whose worker died may be run again. JavaScript calls always may.
+    #[schema(value_type = Option<bool>)]
+    #[serde(default)]
     idempotent: Value,
 }
 
+/// Make a contract ready to be called
+///
+/// Loading the same contract again does nothing. Another executable is made ready, then calls are
+/// switched over; no call falls between.
+#[utoipa::path(
+    post,
+    path = "/loadSmartContract",
+    tag = "Contracts",
+    request_body(content = LoadRequest, example = json!({
+        "contractAddress": "abcd",
+        "executable": "{ add: ({number1, number2}) => number1 + number2 }",
+    })),
+    responses((status = 204, description = "It can be called"), LoadFailures),
+)]
 pub(crate) async fn load(
     State(state): State<AppState>,
     headers: HeaderMap,
@@ -172,6 +209,10 @@ fn executable_text(value: Value) -> Result<String, String> {
 }
 
 fn limits_object(value: Value, engine: Engine) -> Result<Limits, String> {
+    // A list would be read as the fields in their order.
+    if !value.is_object() {
+        return Err("must be an object".to_owned());
+    }
     let limits: Limits = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let numbers = [limits.timeout_ms, limits.result_bytes, limits.concurrency];
     if numbers.contains(&Some(0)) {
@@ -292,6 +333,8 @@ mod tests {
             "null",
             "1",
             r#"{"contractAddress":1}"#,
+            r#"["abcd", "{ a: () => 1 }"]"#,
+            r#"{"contractAddress":"a","executable":"{a(){}}","limits":[null,null]}"#,
             r#"{"limits":{"x":1}}"#,
             "{",
         ] {

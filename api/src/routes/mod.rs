@@ -3,9 +3,11 @@
 
 pub(crate) mod contracts;
 pub(crate) mod dead_letters;
+pub(crate) mod docs;
 pub(crate) mod execute;
 pub(crate) mod health;
 pub(crate) mod load;
+pub(crate) mod metrics;
 pub(crate) mod unload;
 pub(crate) mod workers;
 
@@ -41,8 +43,13 @@ fn path<T: DeserializeOwned>(path: Result<Path<T>, PathRejection>) -> Result<T, 
         })
 }
 
-/// Reads a JSON body into a request.
+/// Reads a JSON body, an object, into a request.
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // A list would be read as the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let message = "The body is not as expected: it must be an object".to_owned();
+        return Err(ApiError::InvalidRequest(message, Fields::new()));
+    }
     serde_json::from_slice(body).map_err(|error| {
         ApiError::InvalidRequest(
             format!("The body is not as expected: {error}"),

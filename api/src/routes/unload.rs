@@ -7,20 +7,36 @@ use serde::Deserialize;
 use serde_json::Value;
 use shared::job::{Job, Unload};
 use shared::queue::contracts::Route;
+use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::ApiError;
+use crate::openapi::UnloadFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, json};
 use crate::state::AppState;
 
 /// The body of an unload.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Unload, description = "A contract to be closed.")]
 struct UnloadRequest {
+    #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
+        examples("abcd"))]
+    #[serde(default)]
     contract_address: Value,
 }
 
+/// Close a contract
+///
+/// Also done when it was not loaded.
+#[utoipa::path(
+    post,
+    path = "/unloadSmartContract",
+    tag = "Contracts",
+    request_body = UnloadRequest,
+    responses((status = 204, description = "It is not loaded"), UnloadFailures),
+)]
 pub(crate) async fn unload(
     State(state): State<AppState>,
     headers: HeaderMap,

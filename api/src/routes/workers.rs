@@ -8,22 +8,36 @@ use http::StatusCode;
 use serde::Serialize;
 use shared::id::WorkerId;
 use shared::job::{Engine, Job};
+use utoipa::ToSchema;
 
 use crate::error::ApiError;
+use crate::openapi::{DrainFailures, ListFailures};
 use crate::routes::path;
 use crate::state::AppState;
 
 /// An entry of the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct WorkerStatus {
+    #[schema(value_type = String)]
     id: WorkerId,
     engines: Vec<Engine>,
+    /// How many contracts it can host.
     capacity: usize,
+    /// How many it hosts.
     used: usize,
     version: String,
+    /// `ready`, `draining`, or `suspect`: its connection is gone.
     state: &'static str,
 }
 
+/// The workers that are alive
+#[utoipa::path(
+    get,
+    path = "/workers",
+    tag = "Farm",
+    operation_id = "listWorkers",
+    responses((status = 200, body = Vec<WorkerStatus>), ListFailures),
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
 ) -> Result<Json<Vec<WorkerStatus>>, ApiError> {
@@ -45,6 +59,14 @@ pub(crate) async fn list(
     Ok(Json(statuses.collect()))
 }
 
+/// Have a worker hand its contracts over and end
+#[utoipa::path(
+    post,
+    path = "/workers/{id}/drain",
+    tag = "Farm",
+    params(("id" = String, Path, description = "As `GET /workers` tells it")),
+    responses((status = 202, description = "It was told"), DrainFailures),
+)]
 pub(crate) async fn drain(
     State(state): State<AppState>,
     parts: Result<Path<String>, PathRejection>,

@@ -9,8 +9,10 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 
 use super::QueueError;
 use super::clock::Clock;
+use super::counts::{Counts, Observed};
 use super::keys::Keys;
 use crate::config::RedisConfig;
+use crate::telemetry::metrics::Registry;
 
 /// How long a command may take before it counts as failed. Redis answers in well under a
 /// millisecond; this is for a machine in trouble.
@@ -34,6 +36,7 @@ pub struct Queue {
     pool: Pool,
     keys: Keys,
     clock: Clock,
+    counts: Counts,
 }
 
 impl std::fmt::Debug for Queue {
@@ -47,6 +50,14 @@ impl std::fmt::Debug for Queue {
 impl Queue {
     /// Connects. Fails when Redis does not answer within some seconds.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
+        Self::connect_counting(config, &Registry::default()).await
+    }
+
+    /// Connects, and counts what happens into `registry`.
+    pub async fn connect_counting(
+        config: &RedisConfig,
+        registry: &Registry,
+    ) -> Result<Self, QueueError> {
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(5))
             .with_interval(Duration::from_secs(2))
@@ -77,6 +88,7 @@ impl Queue {
             pool,
             keys: Keys::new(&config.prefix),
             clock: Clock::default(),
+            counts: Counts::new(registry),
         };
         queue.clock.synchronise(&mut queue.hot()).await?;
         queue.check_settings().await?;
@@ -100,13 +112,22 @@ impl Queue {
 
     /// The one multiplexed connection that all hot commands share: commands of concurrent callers
     /// are pipelined, in the order in which they are sent. It reconnects by itself.
-    pub(super) fn hot(&self) -> ConnectionManager {
-        self.hot.clone()
+    pub(super) fn hot(&self) -> Observed<ConnectionManager> {
+        self.counts.observed(self.hot.clone())
+    }
+
+    /// What happens in the queue, to be counted.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// A pooled connection, for what may take longer than the hot path may wait.
-    pub(super) async fn cold(&self) -> Result<deadpool_redis::Connection, QueueError> {
-        Ok(self.pool.get().await?)
+    pub(super) async fn cold(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
+        let connection = self.pool.get().await;
+        if connection.is_err() {
+            self.counts.not_connected();
+        }
+        Ok(self.counts.observed(connection?))
     }
 
     /// A connection of its own for a subscription.
@@ -115,14 +136,18 @@ impl Queue {
     }
 
     /// A connection of its own for one reader that blocks up to [`BLOCK`].
-    pub(super) async fn blocking(&self) -> Result<MultiplexedConnection, QueueError> {
+    pub(super) async fn blocking(&self) -> Result<Observed<MultiplexedConnection>, QueueError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(BLOCK + Duration::from_secs(1)));
-        Ok(self
+        let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config)
-            .await?)
+            .await;
+        if connection.is_err() {
+            self.counts.not_connected();
+        }
+        Ok(self.counts.observed(connection?))
     }
 }
 

@@ -326,6 +326,9 @@ impl Queue {
             .arg(until)
             .invoke_async(&mut self.cold().await?)
             .await?;
+        if done {
+            self.counts().quarantined_by_losses.increment(1);
+        }
         self.erase_hosting(address, worker).await?;
         Ok(done)
     }

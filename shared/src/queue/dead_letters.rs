@@ -16,6 +16,7 @@ const LISTED: usize = 1000;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetter {
     /// Names it; begins with the time, in milliseconds since the epoch.
     pub id: String,
@@ -40,6 +41,8 @@ impl Queue {
 
     /// Records something that a person should look at.
     pub async fn record_dead_letter(&self, fields: &[(&str, &str)]) -> Result<(), QueueError> {
+        let kind = fields.iter().find(|(name, _)| *name == "kind");
+        self.counts().dead_letter(kind.map(|(_, kind)| *kind));
         Ok(redis::cmd("XADD")
             .arg(self.keys().dead_letters())
             .arg(&["MAXLEN", "~"])

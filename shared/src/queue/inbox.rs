@@ -11,6 +11,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 
 use super::connection::BLOCK;
+use super::counts::Observed;
 use super::stream::{CONSUMER, Entry, GROUP, entries};
 use super::{Queue, QueueError};
 use crate::backoff::Backoff;
@@ -134,6 +135,8 @@ async fn send(
     api: ApiId,
     jobs: Vec<Outgoing>,
 ) -> (Result<Option<u64>, QueueError>, Vec<JobId>) {
+    let size = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+    queue.counts().frame.record(size);
     let frame = pack_jobs(Some(api), jobs.iter().map(|job| &job.item));
     let ids = jobs.iter().map(|job| job.id).collect();
     let deadline = tokio::time::Instant::now() + RESEND_FOR;
@@ -175,10 +178,20 @@ pub struct Received {
 pub struct Reader {
     queue: Queue,
     inbox: String,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Observed<MultiplexedConnection>>,
     /// The last entry that was handed on. Ids grow, and an entry is delivered in their order.
     last: EntryId,
     backoff: Backoff,
+}
+
+impl Queue {
+    /// How many entries of a worker's inbox are not settled.
+    pub async fn inbox_depth(&self, worker: WorkerId) -> Result<u32, QueueError> {
+        Ok(redis::cmd("XLEN")
+            .arg(self.keys().inbox(worker))
+            .query_async(&mut self.hot())
+            .await?)
+    }
 }
 
 impl Reader {
@@ -240,7 +253,7 @@ impl Reader {
 }
 
 async fn read_group(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Observed<MultiplexedConnection>,
     inbox: &str,
     from: &str,
 ) -> Result<Vec<Entry>, QueueError> {

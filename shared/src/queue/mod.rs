@@ -43,6 +43,7 @@ pub mod blobs;
 pub mod clock;
 mod connection;
 pub mod contracts;
+mod counts;
 pub mod dead_letters;
 mod error;
 pub mod inbox;

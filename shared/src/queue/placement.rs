@@ -3,6 +3,7 @@
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
+use super::counts::Observed;
 use super::stream::{Entry, claimed, entries, is_busy_group};
 use super::{Queue, QueueError};
 use crate::backoff::Backoff;
@@ -76,7 +77,7 @@ pub struct Reader {
     queue: Queue,
     engine: Engine,
     worker: WorkerId,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Observed<MultiplexedConnection>>,
     backoff: Backoff,
 }
 
@@ -151,7 +152,7 @@ impl Reader {
 
 /// Takes a load over that a worker was given and did not settle: it died, or has given up.
 async fn abandoned(
-    connection: &mut MultiplexedConnection,
+    connection: &mut Observed<MultiplexedConnection>,
     stream: &str,
     worker: WorkerId,
 ) -> Result<Option<Received>, QueueError> {
@@ -169,7 +170,7 @@ async fn abandoned(
 }
 
 /// Connects, and makes the group where it does not exist yet.
-async fn join(queue: &Queue, stream: &str) -> Result<MultiplexedConnection, QueueError> {
+async fn join(queue: &Queue, stream: &str) -> Result<Observed<MultiplexedConnection>, QueueError> {
     let mut connection = queue.blocking().await?;
     let made = redis::cmd("XGROUP")
         .arg(&["CREATE", stream, WORKERS, "0", "MKSTREAM"])

@@ -92,6 +92,7 @@ async fn reap(queue: &Queue, worker: WorkerId, config: ReaperConfig) -> Result<(
     }
     let answered = answer_all(queue, worker).await?;
     queue.end_reaping(worker).await?;
+    queue.counts().reaps.increment(1);
     tracing::info!(%worker, contracts = contracts.len(), jobs = answered, "cleared up");
     Ok(())
 }
@@ -118,6 +119,7 @@ async fn orphan(
             }
         }
         Orphan::Quarantined => {
+            queue.counts().quarantined_by_deaths.increment(1);
             tracing::error!(contract = %address, "quarantined: its workers died three times");
             queue
                 .record_dead_letter(&[
@@ -185,6 +187,7 @@ async fn answer(
         .map(|reply| encode_item(&reply))
         .collect();
     let count = replies.len();
+    queue.counts().reaped(failure.started, count);
     queue
         .settle(worker, &[(api, pack_replies(worker, replies))], &[])
         .await?;

@@ -4,6 +4,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::connection::BLOCK;
+use super::counts::Observed;
 use super::stream::{GROUP, entries};
 use super::{Queue, QueueError};
 use crate::backoff::Backoff;
@@ -66,7 +67,7 @@ impl Queue {
 pub struct Reader {
     queue: Queue,
     stream: String,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Observed<MultiplexedConnection>>,
     last: String,
     backoff: Backoff,
 }

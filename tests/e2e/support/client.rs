@@ -38,9 +38,14 @@ impl Client {
         }
     }
 
+    /// Where a path is.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     /// A request still to be furnished; see [`send`].
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base))
+        self.http.request(method, self.url(path))
     }
 
     /// `GET path`

@@ -2,8 +2,10 @@
 //! what the faults need: ways to break things, a load, and books that must balance.
 
 pub(crate) mod books;
+pub(crate) mod browser;
 pub(crate) mod chaos;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod farm;
 pub(crate) mod leftovers;
 pub(crate) mod load;
@@ -13,5 +15,6 @@ pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod quiet;
 pub(crate) mod redis_server;
+pub(crate) mod scrape;
 pub(crate) mod traffic;
 pub(crate) mod wait;

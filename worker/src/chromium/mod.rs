@@ -90,6 +90,19 @@ struct Fleet {
     slots: Vec<Option<Arc<Browser>>>,
     /// Why the last start of a browser failed.
     trouble: Option<String>,
+    /// How many were started after a death.
+    restarts: u64,
+}
+
+/// How much of it there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    /// Browsers that are up.
+    pub(crate) browsers: usize,
+    /// Pages in them.
+    pub(crate) pages: usize,
+    /// Browsers that were started after a death.
+    pub(crate) restarts: u64,
 }
 
 impl Fleet {
@@ -128,6 +141,7 @@ impl Chromium {
         let (fleet, view) = watch::channel(Fleet {
             slots,
             trouble: None,
+            restarts: 0,
         });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let fleet = Arc::new(fleet);
@@ -146,6 +160,16 @@ impl Chromium {
             stop,
             tasks,
         })
+    }
+
+    /// How much of it there is.
+    pub(crate) fn load(&self) -> Load {
+        let fleet = self.fleet.borrow();
+        Load {
+            browsers: fleet.slots.iter().flatten().count(),
+            pages: fleet.slots.iter().flatten().map(|b| b.pages()).sum(),
+            restarts: fleet.restarts,
+        }
     }
 
     /// Ends every browser and with it every page; returns when no process and no file is left.
@@ -248,6 +272,7 @@ impl Slot {
         self.fleet.send_modify(|fleet| {
             if browser.is_some() {
                 fleet.trouble = None;
+                fleet.restarts += 1;
             }
             fleet.slots[self.index] = browser;
         });

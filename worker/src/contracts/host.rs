@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::id::ContractAddress;
 use shared::job::{ContractSpec, Engine as EngineName};
@@ -16,6 +16,7 @@ use shared::reply::{ContractState, Failure, FailureCode, Output};
 use super::restart::{GiveUp, Losses};
 use super::{Call, HostEnds, Stop};
 use crate::Worker;
+use crate::metrics::EngineMetrics;
 use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, StartError};
 use crate::settle::Ran;
 
@@ -125,6 +126,7 @@ impl<E: Engine> HostTask<E> {
                     return self.close(instance).await;
                 }
                 Served::Lost { broke } => {
+                    self.metrics().lost(broke);
                     self.ends.status.enter(ContractState::Restarting);
                     // Timeouts do not count against a contract: the argument may be to blame.
                     if broke {
@@ -213,7 +215,22 @@ impl<E: Engine> HostTask<E> {
                 })
                 .collect();
             instance.submit(&invocations);
+            self.note_batch(&batch);
             calls.running.extend(batch);
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &EngineMetrics {
+        self.worker.metrics.of(self.spec.engine)
+    }
+
+    fn note_batch(&self, batch: &[(CallId, Call)]) {
+        let metrics = self.metrics();
+        let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        metrics.batch.record(size);
+        let now = Instant::now();
+        for (_, call) in batch {
+            metrics.wait.record(now - call.delivery.received);
         }
     }
 
@@ -344,6 +361,7 @@ impl<E: Engine> HostTask<E> {
 
     fn answer(&self, call: Call, outcome: Result<Output, Failure>, time: Option<Duration>) {
         self.ends.status.call_ended(outcome.is_err());
+        self.metrics().answered(&outcome, time);
         call.delivery.settle(
             outcome,
             Ran {

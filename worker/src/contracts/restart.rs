@@ -86,7 +86,10 @@ impl<E: Engine> HostTask<E> {
             self.wait(pause, refusing).await?;
             match self.start_next().await {
                 Ok(instance) => match self.next_generation().await {
-                    Ok(()) => return Ok(instance),
+                    Ok(()) => {
+                        self.metrics().restarts.increment(1);
+                        return Ok(instance);
+                    }
                     Err(code) => {
                         instance.close().await;
                         return Err(code);

@@ -72,6 +72,15 @@ impl Status {
         (now.generation, now.endpoints.clone(), now.image.clone())
     }
 
+    pub(crate) fn state(&self) -> ContractState {
+        self.now().state
+    }
+
+    /// Calls that wait or run.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.now().generation
     }

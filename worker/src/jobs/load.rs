@@ -2,6 +2,7 @@
 //! executable for one that is hosted here.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use shared::job::{Engine as EngineName, Load};
 use shared::queue::QueueError;
@@ -115,7 +116,7 @@ async fn reload_with<E: Engine>(
     }
     let executable = fetch(worker, load).await?;
     let next = old.status.generation() + 1;
-    let instance = engine.start(blueprint(load, &executable, next)).await?;
+    let instance = start(worker, engine, blueprint(load, &executable, next)).await?;
     let generation = match claim(worker, load).await {
         Ok(generation) => generation,
         Err(error) => {
@@ -163,7 +164,7 @@ async fn host_with<E: Engine>(
         Ok(executable) => {
             host.keep_executable(executable.clone());
             let plan = blueprint(load, &executable, generation);
-            Ok((engine.start(plan).await, executable))
+            Ok((start(worker, engine, plan).await, executable))
         }
         Err(error) => Err(error),
     };
@@ -190,6 +191,22 @@ async fn host_with<E: Engine>(
     serve(worker, engine, load, executable, ends, instance).await;
     worker.announce().await;
     Ok(())
+}
+
+/// Makes a contract's first instance on this worker.
+async fn start<E: Engine>(
+    worker: &Worker,
+    engine: &E,
+    plan: Blueprint<'_>,
+) -> Result<E::Instance, StartError> {
+    let begun = Instant::now();
+    let started = engine.start(plan).await;
+    worker
+        .metrics
+        .of(plan.spec.engine)
+        .load
+        .record(begun.elapsed());
+    started
 }
 
 /// A contract's first instance on this worker.

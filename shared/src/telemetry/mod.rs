@@ -1,4 +1,8 @@
-//! Logs: one subscriber, set up once by `main`.
+//! Logs: one subscriber, set up once by `main`. Numbers: [`metrics`]. One request's way:
+//! [`traces`].
+
+pub mod metrics;
+pub mod traces;
 
 use std::io::IsTerminal;
 

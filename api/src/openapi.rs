@@ -1,0 +1,276 @@
+//! What the interface looks like to a program: the `OpenAPI` description, made of the handlers' own.
+//!
+//! Which routes there are stands in `router`, which statuses in `error`; here both come together.
+//! Nothing is described here that a handler could describe itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::example::ExampleBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Ref, Type};
+use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, OpenApi};
+
+use crate::error::{ApiError, ErrorBody, Fields};
+use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unload, workers};
+
+/// The description as it is served.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Execution Service",
+        description = "Runs smart contracts in isolation and calls them. Load one, execute its \
+            methods, unload it.\n\nEvery failure has the same body. Where it has `\"started\": \
+            false`, nothing was executed, and the request can safely be repeated.",
+    ),
+    paths(
+        load::load,
+        execute::execute,
+        unload::unload,
+        contracts::list,
+        contracts::show,
+        workers::list,
+        workers::drain,
+        dead_letters::list,
+        dead_letters::remove,
+        health::alive,
+        health::ready,
+        metrics::show,
+    ),
+    components(schemas(ErrorBody<'static>)),
+    tags(
+        (name = "Contracts", description = "Load, call, unload"),
+        (name = "Farm", description = "For whoever runs the farm"),
+        (name = "Process", description = "For whoever runs this process"),
+    ),
+)]
+pub(crate) struct Description;
+
+/// Documents the failures of a route.
+macro_rules! failures {
+    ($(#[$doc:meta])* $name:ident: $($failure:expr),+ $(,)?) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                responses(vec![$($failure),+])
+            }
+        }
+    };
+}
+
+failures!(
+    /// Of loads.
+    LoadFailures:
+        ApiError::field("executable", "is missing"),
+        ApiError::RequestTimeout,
+        ApiError::PayloadTooLarge(64 * 1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::InvalidExecutable("SyntaxError: Unexpected end of input (line 1, column 9)".into()),
+        ApiError::NoCapacity("None of 3 workers has room for another javascript contract".into()),
+        overloaded(),
+        unavailable(),
+        ApiError::Ambiguous,
+        ApiError::ExecutionTimeout("No answer came before the deadline".into()),
+);
+failures!(
+    /// Of calls.
+    ExecuteFailures:
+        ApiError::InvalidRequest("The body is not JSON: expected value at line 1 column 1".into(), Fields::new()),
+        ApiError::ContractNotLoaded,
+        ApiError::EndpointNotFound("The contract has no endpoint \"sub\"; it has add".into()),
+        ApiError::RequestTimeout,
+        ApiError::PayloadTooLarge(1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::ExecutionFailed("Error: not enough funds".into()),
+        ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
+        ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
+        ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
+        ApiError::OutcomeUnknown,
+        overloaded(),
+        ApiError::NoCapacity("No worker hosts the contract at the moment".into()),
+        unavailable(),
+        ApiError::Ambiguous,
+        ApiError::ContractQuarantined(Duration::from_mins(10)),
+        ApiError::ExecutionTimeout("The call ran longer than 2000 ms".into()),
+);
+failures!(
+    /// Of unloads.
+    UnloadFailures:
+        ApiError::field("contractAddress", "is missing"),
+        ApiError::RequestTimeout,
+        ApiError::PayloadTooLarge(1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::OutcomeUnknown,
+        overloaded(),
+        ApiError::NoCapacity("No worker hosts the contract at the moment".into()),
+        unavailable(),
+        ApiError::Ambiguous,
+        ApiError::ContractQuarantined(Duration::from_mins(10)),
+        ApiError::ExecutionTimeout("No answer came before the deadline".into()),
+);
+failures!(
+    /// Of a look at what the farm has.
+    ListFailures: unavailable()
+);
+failures!(
+    /// Of a look at one contract.
+    ContractFailures: wrong_path(), ApiError::ContractNotLoaded, unavailable()
+);
+failures!(
+    /// Of draining a worker.
+    DrainFailures:
+        wrong_path(),
+        ApiError::WorkerNotFound,
+        overloaded(),
+        unavailable(),
+        ApiError::Ambiguous,
+        ApiError::ExecutionTimeout("No answer came before the deadline".into()),
+);
+failures!(
+    /// Of removing a dead letter.
+    DeadLetterFailures: wrong_path(), ApiError::DeadLetterNotFound, unavailable()
+);
+failures!(
+    /// Why a process is not ready.
+    ReadyFailures:
+        ApiError::Draining,
+        unavailable(),
+        ApiError::NoCapacity("No worker is alive".into()),
+);
+
+fn overloaded() -> ApiError {
+    ApiError::Overloaded("Too many requests are under way".into())
+}
+
+fn unavailable() -> ApiError {
+    ApiError::QueueUnavailable("The queue is unavailable at the moment".into())
+}
+
+fn wrong_path() -> ApiError {
+    ApiError::field("contractAddress", shared::id::InvalidAddress.to_string())
+}
+
+/// One response per status: the codes that it can have, with an example each.
+fn responses(failures: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status = BTreeMap::<_, Vec<_>>::new();
+    for failure in failures {
+        by_status.entry(failure.status()).or_default().push(failure);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, failures)| (status.as_str().to_owned(), response(&failures).into()))
+        .collect()
+}
+
+fn response(failures: &[ApiError]) -> Response {
+    let mut codes: Vec<_> = failures.iter().map(ApiError::code).collect();
+    codes.dedup();
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(codes.iter().copied()));
+    let schema = AllOfBuilder::new()
+        .item(Ref::from_schema_name("Error"))
+        .item(ObjectBuilder::new().property("code", code));
+    let examples = failures.iter().map(|failure| {
+        let body = failure.body("9ae269802c43429887cc72cd6e92cc81");
+        let value = serde_json::to_value(body).unwrap_or(Value::Null);
+        let example = ExampleBuilder::new().value(Some(value)).build();
+        (failure.to_string(), RefOr::from(example))
+    });
+    let content = ContentBuilder::new()
+        .schema(Some(schema))
+        .examples_from_iter(examples)
+        .build();
+    let names: Vec<_> = codes.iter().map(|code| format!("`{code}`")).collect();
+    let mut response = ResponseBuilder::new()
+        .description(names.join(", "))
+        .content("application/json", content)
+        .header(
+            "X-Request-Id",
+            text_header("The request's name, in the logs too"),
+        );
+    if failures
+        .iter()
+        .any(|failure| failure.retry_after().is_some())
+    {
+        let header = HeaderBuilder::new()
+            .description(Some("Seconds after which to try again"))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)));
+        response = response.header("Retry-After", header.build());
+    }
+    response.build()
+}
+
+fn text_header(description: &str) -> Header {
+    HeaderBuilder::new()
+        .description(Some(description))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_is_of_the_promised_version() {
+        let json = serde_json::to_value(Description::openapi()).unwrap();
+        assert!(json["openapi"].as_str().unwrap().starts_with("3.1."));
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn references(value: &Value, found: &mut Vec<String>) {
+            match value {
+                Value::Object(fields) => {
+                    for (name, value) in fields {
+                        match value {
+                            Value::String(text) if name == "$ref" => found.push(text.clone()),
+                            _ => references(value, found),
+                        }
+                    }
+                }
+                Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+                _ => {}
+            }
+        }
+        let json = serde_json::to_value(Description::openapi()).unwrap();
+        let mut found = Vec::new();
+        references(&json, &mut found);
+        assert!(!found.is_empty());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(json.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_described_as_it_is_answered() {
+        let described = ExecuteFailures::responses();
+        let statuses: Vec<_> = described.keys().map(String::as_str).collect();
+        assert_eq!(
+            statuses,
+            [
+                "400", "404", "408", "413", "415", "500", "502", "503", "504"
+            ]
+        );
+        let response = serde_json::to_value(&described["500"]).unwrap();
+        let schema = &response["content"]["application/json"]["schema"];
+        assert_eq!(
+            schema["allOf"][1]["properties"]["code"]["enum"],
+            serde_json::json!([
+                "execution_failed",
+                "result_too_large",
+                "result_not_json",
+                "contract_crashed"
+            ])
+        );
+        let response = serde_json::to_value(&described["503"]).unwrap();
+        assert!(response["headers"]["Retry-After"].is_object());
+    }
+}

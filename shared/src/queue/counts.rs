@@ -1,0 +1,246 @@
+//! What happens in the queue, counted, and a connection that counts its failures.
+
+use std::sync::Arc;
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
+
+use crate::telemetry::metrics::{Counter, Histogram, Registry};
+
+/// What the queue counts; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Counts {
+    errors: Arc<Errors>,
+    /// Jobs in one frame.
+    pub(super) frame: Histogram,
+    /// Workers cleared up after.
+    pub(super) reaps: Counter,
+    reaped_started: Counter,
+    reaped_not_started: Counter,
+    unreadable: Counter,
+    quarantine: Counter,
+    /// Contracts whose workers died.
+    pub(super) quarantined_by_deaths: Counter,
+    /// Contracts whose sandboxes were lost.
+    pub(super) quarantined_by_losses: Counter,
+}
+
+impl Counts {
+    /// Counts into `registry`.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let jobs = |started| {
+            registry.counter(
+                "execution_reaped_jobs_total",
+                "Jobs that were in the inboxes of dead workers, answered for them.",
+                &[("started", started)],
+            )
+        };
+        let dead_letters = |kind| {
+            registry.counter(
+                "execution_dead_letters_total",
+                "What was put aside for a person to look at.",
+                &[("kind", kind)],
+            )
+        };
+        let quarantines = |cause| {
+            registry.counter(
+                "execution_quarantines_total",
+                "Contracts that are hosted by nobody for a while.",
+                &[("cause", cause)],
+            )
+        };
+        Self {
+            errors: Arc::new(Errors::new(registry)),
+            frame: registry.histogram(
+                "execution_inbox_frame_size",
+                "Jobs that travelled to a worker together.",
+                &[],
+            ),
+            reaps: registry.counter(
+                "execution_reaps_total",
+                "Dead workers that this process has cleared up after.",
+                &[],
+            ),
+            reaped_started: jobs("maybe"),
+            reaped_not_started: jobs("no"),
+            unreadable: dead_letters("unreadable"),
+            quarantine: dead_letters("quarantine"),
+            quarantined_by_deaths: quarantines("worker_deaths"),
+            quarantined_by_losses: quarantines("sandbox_losses"),
+        }
+    }
+
+    /// A connection whose failures are counted.
+    pub(super) fn observed<C>(&self, connection: C) -> Observed<C> {
+        Observed {
+            connection,
+            errors: self.errors.clone(),
+        }
+    }
+
+    /// So many jobs of a dead worker were answered for it.
+    pub(super) fn reaped(&self, maybe_started: bool, jobs: usize) {
+        let counter = if maybe_started {
+            &self.reaped_started
+        } else {
+            &self.reaped_not_started
+        };
+        counter.increment(u64::try_from(jobs).unwrap_or(u64::MAX));
+    }
+
+    /// A dead letter of this kind was recorded.
+    pub(super) fn dead_letter(&self, kind: Option<&str>) {
+        match kind {
+            Some("quarantine") => self.quarantine.increment(1),
+            _ => self.unreadable.increment(1),
+        }
+    }
+
+    /// A connection could not be made.
+    pub(super) fn not_connected(&self) {
+        self.errors.connection.increment(1);
+    }
+}
+
+/// Commands that failed, by why.
+#[derive(Debug)]
+struct Errors {
+    connection: Counter,
+    timeout: Counter,
+    refused: Counter,
+    other: Counter,
+}
+
+impl Errors {
+    fn new(registry: &Registry) -> Self {
+        let kind = |kind| {
+            registry.counter(
+                "execution_redis_errors_total",
+                "Commands that Redis did not carry out, as far as is known.",
+                &[("kind", kind)],
+            )
+        };
+        Self {
+            connection: kind("connection"),
+            timeout: kind("timeout"),
+            refused: kind("refused"),
+            other: kind("other"),
+        }
+    }
+
+    fn note(&self, error: &RedisError) {
+        if is_expected(error.code()) {
+            return;
+        }
+        let counter = if error.is_timeout() {
+            &self.timeout
+        } else if error.kind() == ErrorKind::Io {
+            &self.connection
+        } else if is_refusal(error.code()) {
+            &self.refused
+        } else {
+            &self.other
+        };
+        counter.increment(1);
+    }
+
+    fn note_answers(&self, answers: &[Value]) {
+        for answer in answers {
+            if let Value::ServerError(error) = answer {
+                self.note(&error.clone().into());
+            }
+        }
+    }
+}
+
+/// Answers that the protocol counts on.
+fn is_expected(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some("NOGROUP" | "BUSYGROUP" | "NOSCRIPT" | "UNBLOCKED")
+    )
+}
+
+/// Redis is up and does not take it.
+fn is_refusal(code: Option<&str>) -> bool {
+    matches!(
+        code,
+        Some("OOM" | "READONLY" | "LOADING" | "MISCONF" | "MASTERDOWN" | "NOAUTH" | "NOPERM")
+    )
+}
+
+/// A connection whose failures are counted.
+pub(super) struct Observed<C> {
+    connection: C,
+    errors: Arc<Errors>,
+}
+
+impl<C> std::fmt::Debug for Observed<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed").finish_non_exhaustive()
+    }
+}
+
+impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let answer = self.connection.req_packed_command(cmd).await;
+            match &answer {
+                Ok(value) => self.errors.note_answers(std::slice::from_ref(value)),
+                Err(error) => self.errors.note(error),
+            }
+            answer
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let answers = self
+                .connection
+                .req_packed_commands(pipeline, offset, count)
+                .await;
+            match &answers {
+                Ok(values) => self.errors.note_answers(values),
+                Err(error) => self.errors.note(error),
+            }
+            answers
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_protocol_counts_on_is_no_error() {
+        let registry = Registry::default();
+        let errors = Errors::new(&registry);
+        let answer = |code: &str| {
+            let line = format!("-{code} says so\r\n");
+            redis::parse_redis_value(line.as_bytes()).expect("an answer of Redis")
+        };
+        errors.note_answers(&[answer("NOGROUP"), answer("NOSCRIPT"), answer("OOM")]);
+        errors.note(&std::io::Error::from(std::io::ErrorKind::BrokenPipe).into());
+        errors.note(&std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        let text = registry.render();
+        for (kind, count) in [
+            ("refused", 1),
+            ("connection", 1),
+            ("timeout", 1),
+            ("other", 0),
+        ] {
+            let line = format!("execution_redis_errors_total{{kind=\"{kind}\"}} {count}");
+            assert!(text.contains(&line), "{line} is not in {text}");
+        }
+    }
+}

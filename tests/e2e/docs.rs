@@ -1,0 +1,70 @@
+//! `/docs`: the interface as a person sees it in a browser, and tries it.
+
+use chromiumoxide::Page;
+use serde_json::{Value, json};
+
+use crate::support::browser::{Browser, click, found, keep_screenshot};
+use crate::support::farm::Farm;
+
+/// Opens an operation, tries it with its own example, and gives status and body of the answer.
+async fn try_out(page: &Page, operation: &str) -> (String, String) {
+    let block = format!("#operations-Contracts-{operation}");
+    click(page, &format!("{block} .opblock-summary-control")).await;
+    click(page, &format!("{block} .try-out__btn")).await;
+    click(page, &format!("{block} .execute")).await;
+    let text = |selector: &str| {
+        format!("document.querySelector('{block} .live-responses-table {selector}')?.innerText")
+    };
+    let status = found(page, &text("tbody .response-col_status")).await;
+    let body = page.evaluate(text(".highlight-code code")).await;
+    let body = body.expect("an expression can be evaluated");
+    let body = body.value().and_then(Value::as_str).unwrap_or_default();
+    (
+        status.as_str().unwrap_or_default().trim().to_owned(),
+        body.to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn the_examples_work_when_tried() {
+    let farm = Farm::start().await;
+    let browser = Browser::start().await;
+    let page = browser.open(&farm.client().url("/docs")).await;
+
+    let (status, _) = try_out(&page, "load").await;
+    assert_eq!(status, "204");
+    let (status, body) = try_out(&page, "execute").await;
+    assert_eq!(status, "200", "{body}");
+    let body: Value = serde_json::from_str(&body).expect("an answer is JSON");
+    assert_eq!(body, json!({ "data": 3 }));
+    keep_screenshot(&page, "docs").await;
+
+    // Everything came from the api itself.
+    let sources = "performance.getEntriesByType('resource').map(entry => entry.name)";
+    let sources = found(&page, sources).await;
+    let sources = sources.as_array().expect("a list");
+    assert!(sources.len() > 3, "{sources:?}");
+    let own = farm.client().url("/");
+    let foreign = |source: &&Value| !source.as_str().is_some_and(|url| url.starts_with(&own));
+    assert_eq!(sources.iter().find(foreign), None);
+    browser.stop().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn the_description_is_at_the_original_services_place_too() {
+    let farm = Farm::builder().workers(0).start().await;
+    let client = farm.client();
+    let description = client.get("/openapi.json").await;
+    assert_eq!(description.status, 200);
+    let json = description.json();
+    assert!(
+        json["openapi"]
+            .as_str()
+            .is_some_and(|version| version.starts_with("3.1."))
+    );
+    assert!(json["paths"]["/loadSmartContract"]["post"].is_object());
+    let original = client.get("/documentation/swagger.json").await;
+    assert_eq!(original.json(), json);
+    farm.stop_whatever_is_in_redis().await;
+}

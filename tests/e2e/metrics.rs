@@ -1,0 +1,228 @@
+//! `/metrics` of both programs, and what names the metrics: alerts, a dashboard, a document.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::programs;
+use crate::support::scrape::Scrape;
+use crate::support::wait::{self, PATIENCE};
+
+const CONTRACT: &str = "{
+    echo: (a) => a,
+    fails: () => { throw new Error('on purpose') },
+    spins: () => { for (;;); },
+}";
+
+/// A farm whose worker can be asked, and the worker's own client.
+async fn farm(env: &[(&str, &str)]) -> (Farm, Client) {
+    let port = programs::free_port();
+    let mut builder = Farm::builder().env("EXECUTION_WORKER_PORT", &port.to_string());
+    for (name, value) in env {
+        builder = builder.env(name, value);
+    }
+    (builder.start().await, Client::new(port))
+}
+
+#[tokio::test]
+async fn what_happens_is_counted() {
+    let (farm, worker) = farm(&[("EXECUTE_TIMEOUT_MS", "300")]).await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    for number in 0..3 {
+        client.execute("abcd", "echo", &json!(number)).await.data();
+    }
+    let thrown = client.call("abcd", "fails").await;
+    thrown.error(500, "execution_failed");
+    let unknown = client.call("other", "echo").await;
+    unknown.error(404, "contract_not_loaded");
+    let overrun = client.call("abcd", "spins").await;
+    overrun.error(504, "execution_timeout");
+    // The page is made anew meanwhile.
+    client.execute("abcd", "echo", &json!(1)).await.data();
+
+    let (api, worker) = (Scrape::of(client).await, Scrape::of(&worker).await);
+    check_api(&api);
+    check_worker(&worker);
+    // No label grows with what is loaded.
+    let names_it = |series: &&String| series.contains("abcd");
+    let mut all = api.values.keys().chain(worker.values.keys());
+    assert_eq!(all.find(names_it), None);
+    farm.stop().await;
+}
+
+fn check_api(api: &Scrape) {
+    let execute = "/execute/{contractAddress}/{method}";
+    for (route, status, code, count) in [
+        ("/loadSmartContract", 204, "ok", 1),
+        (execute, 200, "ok", 4),
+        (execute, 500, "execution_failed", 1),
+        (execute, 404, "contract_not_loaded", 1),
+        (execute, 504, "execution_timeout", 1),
+    ] {
+        let labels = format!("route=\"{route}\",status=\"{status}\",code=\"{code}\"");
+        let series = format!("execution_api_requests_total{{{labels}}}");
+        assert_eq!(api.count(&series), count, "{series}");
+    }
+    let took = format!("execution_api_request_duration_seconds_count{{route=\"{execute}\"}}");
+    for (series, count) in [
+        (took.as_str(), 7),
+        ("execution_api_queue_wait_seconds_count", 6),
+        ("execution_api_queue_available", 1),
+        ("execution_api_requests_in_flight", 0),
+    ] {
+        assert_eq!(api.count(series), count, "{series}");
+    }
+    for (series, least) in [
+        (
+            "execution_api_route_cache_lookups_total{outcome=\"hit\"}",
+            4,
+        ),
+        ("execution_inbox_frame_size_count", 6),
+        ("process_resident_memory_bytes", 1 << 20),
+    ] {
+        assert!(api.count(series) >= least, "{series}");
+    }
+}
+
+fn check_worker(worker: &Scrape) {
+    let javascript = "engine=\"javascript\"";
+    for (name, label, count) in [
+        ("calls_total", "outcome=\"ok\"", 4),
+        ("calls_total", "outcome=\"execution_failed\"", 1),
+        ("calls_total", "outcome=\"execution_timeout\"", 1),
+        ("contracts", "state=\"ready\"", 1),
+        ("contracts", "state=\"restarting\"", 0),
+        ("sandbox_losses_total", "cause=\"timeout\"", 1),
+        ("sandbox_losses_total", "cause=\"crash\"", 0),
+    ] {
+        let series = format!("execution_worker_{name}{{{javascript},{label}}}");
+        assert_eq!(worker.count(&series), count, "{series}");
+    }
+    for (name, count) in [
+        ("execute_duration_seconds_count", 6),
+        ("queue_wait_seconds_count", 6),
+        ("load_duration_seconds_count", 1),
+        ("sandbox_restarts_total", 1),
+    ] {
+        let series = format!("execution_worker_{name}{{{javascript}}}");
+        assert_eq!(worker.count(&series), count, "{series}");
+    }
+    for (name, count) in [
+        ("browsers", 1),
+        ("pages", 1),
+        ("browser_restarts_total", 0),
+        ("calls_waiting", 0),
+        ("capacity", 64),
+        ("duplicate_jobs_total", 0),
+        ("lease_held", 1),
+        ("draining", 0),
+    ] {
+        assert_eq!(
+            worker.count(&format!("execution_worker_{name}")),
+            count,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_counted() {
+    let (mut farm, worker) = farm(&[]).await;
+    let ready = worker.get("/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
+    farm.redis.process.kill().await;
+    wait::until_true("the outage to be counted", PATIENCE, async || {
+        let api = Scrape::of(farm.client()).await;
+        let errors = api.count("execution_redis_errors_total{kind=\"connection\"}");
+        errors > 0 && api.count("execution_api_queue_available") == 0
+    })
+    .await;
+    wait::until_true(
+        "the worker to say that it may not act",
+        PATIENCE,
+        async || worker.get("/readyz").await.status == 503,
+    )
+    .await;
+    let scrape = Scrape::of(&worker).await;
+    assert_eq!(scrape.count("execution_worker_lease_held"), 0);
+    assert_eq!(worker.get("/healthz").await.status, 200);
+    farm.restart_redis().await;
+    wait::until_true("the worker to be ready again", PATIENCE, async || {
+        worker.get("/readyz").await.status == 200
+    })
+    .await;
+    farm.stop_whatever_is_in_redis().await;
+}
+
+#[tokio::test]
+async fn what_is_written_about_metrics_is_true() {
+    let (farm, worker) = farm(&[("METRICS_BY_CONTRACT", "true")]).await;
+    let client = farm.client();
+    client.must_load("abcd", CONTRACT).await;
+    client.execute("abcd", "echo", &json!(1)).await.data();
+    let (api, worker) = (Scrape::of(client).await, Scrape::of(&worker).await);
+    let series = "execution_worker_contract_calls_total{contract=\"abcd\",engine=\"javascript\"}";
+    assert_eq!(worker.count(series), 1);
+
+    for file in ["deploy/grafana", "deploy/prometheus"].map(files).concat() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for name in names(&text) {
+            let exists = api.has(&name) || worker.has(&name);
+            assert!(exists, "{}: there is no {name}", file.display());
+        }
+    }
+    let document = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let documented = names(&document);
+    let existing: BTreeSet<_> = api
+        .kinds
+        .keys()
+        .chain(worker.kinds.keys())
+        .cloned()
+        .collect();
+    assert_eq!(documented, existing);
+    farm.stop().await;
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests
+        .parent()
+        .expect("the package is in the repository")
+        .to_owned()
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(folder)).expect("the folder is there");
+    let files: Vec<_> = entries
+        .map(|entry| entry.expect("a folder can be read").path())
+        .collect();
+    assert!(!files.is_empty(), "nothing in {folder}");
+    files
+}
+
+/// Everything in a text that is named as metrics are.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| {
+            ["execution_api_", "execution_worker_", "process_"]
+                .iter()
+                .chain(&OF_THE_QUEUE)
+                .any(|prefix| word.starts_with(prefix))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// How the metrics of both programs begin; `execution_failed` and its like are no metrics.
+const OF_THE_QUEUE: [&str; 5] = [
+    "execution_redis_",
+    "execution_inbox_",
+    "execution_reap",
+    "execution_dead_letters_",
+    "execution_quarantines_",
+];

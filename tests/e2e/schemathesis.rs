@@ -1,0 +1,59 @@
+//! schemathesis tries what the description promises, and what it does not. Not run by `make test`
+//! but by `make test-openapi`, which installs it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::farm::Farm;
+use crate::support::process::Process;
+use crate::support::programs;
+
+/// Enough for a machine with other things to do.
+const LIMIT: Duration = Duration::from_mins(9);
+
+/// A failure of a contract is the service's 500, so a status of its own says nothing. That it is
+/// one of the documented ones, with one of the codes documented for it, is what the conformance
+/// checks say. That valid requests may be refused is a service's right.
+const CHECKS: &str = "status_code_conformance,content_type_conformance,response_headers_conformance,\
+    response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,\
+    allow_header_conformance";
+
+#[tokio::test]
+async fn the_description_holds() {
+    let mut farm = Farm::start().await;
+    // What the examples call.
+    let contract = "{ add: ({number1, number2}) => number1 + number2 }";
+    farm.client().must_load("abcd", contract).await;
+    try_out(&farm, &["--exclude-operation-id", "drain"]).await;
+    farm.all_run();
+    // It finds out whom it may drain, so this comes last.
+    try_out(&farm, &["--include-operation-id", "drain"]).await;
+    farm.stop().await;
+}
+
+/// Tries some of the operations.
+async fn try_out(farm: &Farm, which: &[&str]) {
+    let target = programs::folder();
+    let target = target.parent().expect("a profile's folder is in target");
+    let program = target.join("schemathesis/bin/schemathesis");
+    assert!(
+        program.is_file(),
+        "run `make test-openapi`: it installs schemathesis"
+    );
+    let mut command = Command::new(program);
+    command
+        .current_dir(farm.folder())
+        .env("NO_COLOR", "1")
+        .env("NO_PROXY", "*")
+        .arg("run")
+        .arg(farm.client().url("/openapi.json"))
+        .args(which)
+        .args(["--phases", "examples,coverage,fuzzing"])
+        .args(["--checks", CHECKS])
+        .args(["--max-examples", "60", "--seed", "7", "--workers", "2"])
+        .args(["--request-timeout", "45", "--suppress-health-check", "all"])
+        .args(["--continue-on-failure", "--no-shrink"]);
+    let mut run = Process::start("schemathesis", command, farm.folder());
+    let status = run.end(LIMIT).await;
+    assert!(status.success(), "{}", run.log());
+}

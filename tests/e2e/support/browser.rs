@@ -1,0 +1,125 @@
+//! A browser of a test's own, to use a page as a person does. Its sandbox is on, and it reaches
+//! nothing but this machine.
+
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use chromiumoxide::Page;
+use chromiumoxide::page::ScreenshotParams;
+use futures::StreamExt;
+use nix::unistd::{Uid, User};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::process::Process;
+use super::programs;
+use super::wait::{self, PATIENCE};
+
+const PROGRAM: &str = "/usr/lib/chromium/chromium-headless-shell";
+
+const ARGUMENTS: [&str; 7] = [
+    "--headless",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+    "--disable-gpu",
+    "--window-size=1280,1600",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "about:blank",
+];
+
+/// A running browser. End it with [`Browser::stop`].
+pub(crate) struct Browser {
+    cdp: chromiumoxide::Browser,
+    events: JoinHandle<()>,
+    process: Process,
+    profile: TempDir,
+}
+
+impl Browser {
+    /// Starts one; as nobody, since Chromium has no sandbox for root.
+    pub(crate) async fn start() -> Self {
+        let profile = TempDir::with_prefix("execution-browser-").expect("a folder can be made");
+        let process = Process::start("browser", command(profile.path()), profile.path());
+        let address = wait::until("the browser's address", PATIENCE, async || {
+            let log = process.log();
+            let (_, rest) = log.split_once("DevTools listening on ")?;
+            let (address, _) = rest.split_once('\n')?;
+            Some(address.trim().to_owned())
+        })
+        .await;
+        let (cdp, mut handler) = chromiumoxide::Browser::connect(address)
+            .await
+            .expect("a browser that listens takes connections");
+        let events = tokio::spawn(async move { while handler.next().await.is_some() {} });
+        Self {
+            cdp,
+            events,
+            process,
+            profile,
+        }
+    }
+
+    /// Opens a page.
+    pub(crate) async fn open(&self, url: &str) -> Page {
+        let page = self.cdp.new_page(url).await;
+        page.unwrap_or_else(|error| panic!("{url} cannot be opened: {error}"))
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(mut self) {
+        self.cdp.close().await.expect("a browser can be closed");
+        self.process.end(PATIENCE).await;
+        self.events.await.expect("the connection ends");
+        self.profile.close().expect("a profile can be removed");
+    }
+}
+
+fn command(profile: &Path) -> Command {
+    let program = std::env::var_os("CHROMIUM_PATH").unwrap_or_else(|| PROGRAM.into());
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("HOME", profile)
+        .args(ARGUMENTS)
+        .arg(format!("--user-data-dir={}", profile.display()));
+    if Uid::effective().is_root() {
+        let name = std::env::var("CHROMIUM_USER").unwrap_or_else(|_| "nobody".to_owned());
+        let user = User::from_name(&name).expect("users can be looked up");
+        let user = user.unwrap_or_else(|| panic!("there is no user {name}"));
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        chown(profile, Some(uid), Some(gid)).expect("root can give a folder away");
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+/// Clicks what `selector` finds, once it is there.
+pub(crate) async fn click(page: &Page, selector: &str) {
+    let element = wait::until(selector, PATIENCE, async || {
+        page.find_element(selector).await.ok()
+    })
+    .await;
+    let clicked = element.click().await;
+    clicked.unwrap_or_else(|error| panic!("{selector} cannot be clicked: {error}"));
+}
+
+/// What JavaScript finds in a page, once it finds something.
+pub(crate) async fn found(page: &Page, expression: &str) -> serde_json::Value {
+    wait::until(expression, PATIENCE, async || {
+        let result = page.evaluate(expression).await.ok()?;
+        result.value().filter(|value| !value.is_null()).cloned()
+    })
+    .await
+}
+
+/// Keeps what a page looks like in `target/screenshots`, for a person.
+pub(crate) async fn keep_screenshot(page: &Page, name: &str) {
+    let folder = programs::folder().with_file_name("screenshots");
+    std::fs::create_dir_all(&folder).expect("the target folder can be written");
+    let whole = ScreenshotParams::builder().full_page(true).build();
+    let file = folder.join(format!("{name}.png"));
+    let saved = page.save_screenshot(whole, &file).await;
+    saved.unwrap_or_else(|error| panic!("{} cannot be made: {error}", file.display()));
+}

@@ -1,0 +1,62 @@
+//! What an operator asks a worker over HTTP: whether it lives, and how it fares. No contract
+//! traffic, ever: that comes through the queue.
+
+use std::sync::Weak;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use shared::lifecycle::Lifecycle;
+use shared::telemetry::metrics;
+use tokio::net::TcpListener;
+
+use crate::Worker;
+
+/// A connection may outlive the worker, which ends when nobody holds it any more.
+type Asked = State<Weak<Worker>>;
+
+/// Serves until the process stops: a worker that drains can still be watched.
+pub(crate) async fn serve(listener: TcpListener, worker: Weak<Worker>, life: Lifecycle) {
+    let routes = Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show_metrics))
+        .with_state(worker);
+    let stopping = life.clone();
+    let requests =
+        axum::serve(listener, routes).with_graceful_shutdown(async move { life.stopping().await });
+    tokio::select! {
+        served = async { requests.await } => if let Err(error) = served {
+            tracing::error!(%error, "cannot accept connections");
+        },
+        () = stopping.stopping() => {}
+    }
+}
+
+async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// Ready: it may act, and is not on its way out.
+async fn ready(State(worker): Asked) -> (StatusCode, &'static str) {
+    match worker.upgrade() {
+        Some(worker) if worker.life.is_draining() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        }
+        Some(worker) if !worker.fence.is_closed() => (StatusCode::OK, "ready\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "no lease\n"),
+    }
+}
+
+async fn show_metrics(State(worker): Asked) -> Response {
+    match worker.upgrade() {
+        Some(worker) => {
+            let text = worker.metrics.render(&worker);
+            ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+        }
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
