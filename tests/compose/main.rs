@@ -39,13 +39,17 @@ async fn a_farm_comes_up_scales_is_struck_and_leaves_nothing() {
     let start = Instant::now();
     let said = |what: &str| eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
     let project = Project::new(&["docker-compose.yml"]);
-    project.compose(&["up", "--detach", "--build", "--scale", "worker=3"]);
+    project.up(3);
     let client = project.client();
     has_workers(&client, 3).await;
     said("one api and three workers are up");
     let addresses = load_contracts(&client).await;
     let hosts = hosts(&client, &addresses).await;
-    assert_eq!(hosts.len(), 3, "contracts spread over the workers: {hosts:?}");
+    assert_eq!(
+        hosts.len(),
+        3,
+        "contracts spread over the workers: {hosts:?}"
+    );
 
     privileges(&project).await;
     said("containers and pages are closed");
@@ -64,7 +68,7 @@ async fn a_farm_comes_up_scales_is_struck_and_leaves_nothing() {
 async fn docker_contracts_have_a_worker_of_their_own() {
     let project = Project::new(&["docker-compose.yml", "docker-compose.docker.yml"]);
     let image = contract_image();
-    project.compose(&["up", "--detach", "--build"]);
+    project.up(1);
     let client = project.client();
     has_workers(&client, 2).await;
     let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
@@ -76,11 +80,18 @@ async fn docker_contracts_have_a_worker_of_their_own() {
     for (service, mounted) in [("worker", false), ("worker-docker", true)] {
         for container in project.containers(service) {
             let mounts = container.inspect("Mounts");
-            assert_eq!(mounts.contains("docker.sock"), mounted, "{service}: {mounts}");
+            assert_eq!(
+                mounts.contains("docker.sock"),
+                mounted,
+                "{service}: {mounts}"
+            );
         }
     }
     client.must_load("page", CONTRACT).await;
-    assert_eq!(client.execute("page", "add", &json!(1)).await.data()["count"], 1);
+    assert_eq!(
+        client.execute("page", "add", &json!(1)).await.data()["count"],
+        1
+    );
     end(&project);
     let mut docker = Command::new("docker");
     let contracts = docker.args(["ps", "--all", "--quiet", "--filter"]);
@@ -129,6 +140,7 @@ async fn privileges(project: &Project) {
         renderers += inside::renderers_are_sandboxed(&worker);
     }
     assert_eq!(renderers, CONTRACTS, "a renderer for each contract");
+    inside::host_is_closed(project);
     inside::page_has_no_network(project).await;
     for service in ["redis", "api", "worker"] {
         for container in project.containers(service) {
@@ -217,11 +229,16 @@ fn contract_image() -> String {
         .expect("make contract-server was run");
     let context = tempfile::tempdir().expect("a folder can be made");
     std::fs::copy(program, context.path().join("contract-server")).expect("it can be copied");
-    let recipe = "FROM scratch\nCOPY contract-server /\nENTRYPOINT [\"/contract-server\", \"serve\"]\n";
+    let recipe =
+        "FROM scratch\nCOPY contract-server /\nENTRYPOINT [\"/contract-server\", \"serve\"]\n";
     std::fs::write(context.path().join("Dockerfile"), recipe).expect("it can be written");
     let image = format!("execution-test/contract:{}", std::process::id());
     let mut docker = Command::new("docker");
     docker.env("DOCKER_BUILDKIT", "0");
-    done(docker.args(["build", "--quiet", "--tag", &image]).arg(context.path()));
+    done(
+        docker
+            .args(["build", "--quiet", "--tag", &image])
+            .arg(context.path()),
+    );
     image
 }

@@ -7,8 +7,15 @@ use std::process::{Command, Output};
 use crate::support::client::Client;
 use crate::support::programs::free_port;
 
+/// Unless it is `no`, the images are built.
+const BUILD: &str = "COMPOSE_TEST_BUILD";
+
 /// A file of `NAME=IMAGE` lines, as `scripts/base-images` prints them.
 const BASE_IMAGES: &str = "COMPOSE_TEST_ENV_FILE";
+
+/// What the images of the tests are called, so that those that somebody uses stay theirs.
+const API: &str = "execution-test/api";
+const WORKER: &str = "execution-test/worker";
 
 /// A project. Dropping it takes everything down.
 pub(crate) struct Project {
@@ -47,9 +54,8 @@ impl Project {
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
             .args(["--project-name", &self.name])
             .env("EXECUTION_API_PORT", self.port.to_string())
-            // Images of its own, so that those that somebody uses stay theirs.
-            .env("API_TAG", "execution-test/api")
-            .env("WORKER_TAG", "execution-test/worker")
+            .env("API_TAG", API)
+            .env("WORKER_TAG", WORKER)
             .env("DOCKER_GID", socket_group())
             .env("DOCKER_BUILDKIT", "0");
         if let Ok(file) = std::env::var(BASE_IMAGES) {
@@ -59,6 +65,16 @@ impl Project {
             command.args(["--file", file]);
         }
         command
+    }
+
+    /// Builds the images and starts everything.
+    pub(crate) fn up(&self, workers: usize) {
+        let build = match std::env::var(BUILD).as_deref() {
+            Ok("no") => "--no-build",
+            _ => "--build",
+        };
+        let workers = format!("worker={workers}");
+        self.compose(&["up", "--detach", build, "--scale", &workers]);
     }
 
     /// Has so many workers run, and waits for nothing.
@@ -81,6 +97,23 @@ impl Project {
             .iter()
             .flat_map(|kind| self.list(kind, &label))
             .collect()
+    }
+
+    /// The address that a network has for its gateway.
+    pub(crate) fn gateway(&self, network: &str) -> String {
+        let format = "{{(index .IPAM.Config 0).Gateway}}";
+        let name = format!("{}_{network}", self.name);
+        let mut docker = Command::new("docker");
+        let found = done(docker.args(["network", "inspect", "--format", format, &name]));
+        found.trim().to_owned()
+    }
+
+    /// Runs a script that must succeed in a container of its own in a network.
+    pub(crate) fn run_in(&self, network: &str, script: &str) {
+        let network = format!("{}_{network}", self.name);
+        let mut docker = Command::new("docker");
+        docker.args(["run", "--rm", "--network", &network, "--entrypoint", "bash"]);
+        done(docker.args([WORKER, "-c", script]));
     }
 
     fn list(&self, what: &[&str], label: &str) -> Vec<String> {
@@ -115,23 +148,18 @@ pub(crate) struct Container {
 impl Container {
     /// Runs a script in it as whoever it runs as.
     pub(crate) fn run(&self, script: &str) -> Output {
-        self.exec(&[], script)
-    }
-
-    /// Runs a script in it as root with every capability, to see what there is.
-    pub(crate) fn look(&self, script: &str) -> String {
-        let output = self.exec(&["--user", "0", "--privileged"], script);
-        assert!(output.status.success(), "{script}: {}", said(output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn exec(&self, options: &[&str], script: &str) -> Output {
         let mut docker = Command::new("docker");
-        docker
-            .arg("exec")
-            .args(options)
-            .args([&self.id, "bash", "-c", script]);
+        docker.args(["exec", &self.id, "bash", "-c", script]);
         docker.output().expect("docker can be run")
+    }
+
+    /// Its processes: the host's numbers for them, and their command lines.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let table = done(Command::new("docker").args(["top", &self.id, "-eo", "pid,args"]));
+        let rows = table.lines().skip(1);
+        let rows = rows.filter_map(|row| row.trim().split_once(' '));
+        rows.map(|(pid, command)| (pid.parse().expect("a number"), command.to_owned()))
+            .collect()
     }
 
     /// Kills it, as when its machine was lost.
