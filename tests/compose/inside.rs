@@ -85,7 +85,7 @@ pub(crate) fn container_is_bare(container: &Container) {
         "touch /nowhere",
         "cp /bin/true /tmp/true && /tmp/true",
         "mount -t tmpfs none /mnt",
-        "getent hosts deb.debian.org",
+        "timeout 3 getent hosts deb.debian.org",
     ] {
         let output = container.run(refused);
         assert!(!output.status.success(), "{refused}: {output:?}");

@@ -125,12 +125,16 @@ async fn load_contracts(client: &Client) -> Vec<String> {
     addresses
 }
 
+/// Who hosts the contracts, as soon as each of them has a host.
 async fn hosts(client: &Client, addresses: &[String]) -> BTreeSet<String> {
-    let mut hosts = BTreeSet::new();
-    for address in addresses {
-        hosts.insert(client.host(address).await.expect("a contract has a host"));
-    }
-    hosts
+    wait::until("the contracts to be hosted", CONTAINERS, async || {
+        let mut hosts = BTreeSet::new();
+        for address in addresses {
+            hosts.insert(client.host(address).await?);
+        }
+        Some(hosts)
+    })
+    .await
 }
 
 async fn privileges(project: &Project) {
@@ -170,20 +174,11 @@ async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
 async fn death(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::retrying(1_000_000, &[client.clone()], addresses, PACE);
     load.flows().await;
-    let host = hosts(client, addresses).await;
-    let workers = project.containers("worker");
+    let before = hosts(client, addresses).await;
     // The one that was there all the time has the contracts.
-    let oldest = workers.last().expect("three workers");
-    oldest.kill();
+    project.containers("worker")[2].kill();
     wait::until_true("others to host its contracts", CONTAINERS, async || {
-        let mut now = BTreeSet::new();
-        for address in addresses {
-            match client.host(address).await {
-                Some(host) => now.insert(host),
-                None => return false,
-            };
-        }
-        now != host
+        hosts(client, addresses).await.is_disjoint(&before)
     })
     .await;
     load.flows().await;
