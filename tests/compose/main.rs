@@ -191,7 +191,12 @@ async fn restart(project: &Project, client: &Client, addresses: &[String]) {
     project.compose(&["restart", "redis"]);
     has_workers(client, 3).await;
     for address in addresses {
-        let answer = client.execute(address, "add", &json!(7)).await;
+        // Until its connections are back, the api refuses.
+        let answer = wait::until("calls to be answered", CONTAINERS, async || {
+            let answer = client.execute(address, "add", &json!(7)).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await;
         assert_eq!(answer.data()["id"], 7, "{answer:?}");
     }
 }
