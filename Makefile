@@ -7,16 +7,28 @@ export WORKERS
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults soak test-openapi lint fmt clean setup build build-tests contract-server
+.PHONY: help run test test-compose test-kubernetes test-openapi faults soak lint fmt clean setup build build-tests contract-server
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
 	@scripts/farm
 
 test: build-tests ## Run all tests (those of Docker contracts need a daemon: it is started)
+	@if command -v kubectl >/dev/null; then $(MAKE) --no-print-directory test-kubernetes; \
+		else echo 'kubectl is missing: the Kubernetes manifests are not checked' >&2; fi
 	$(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
+
+# Quick: a part of `make test` wherever kubectl is there.
+test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
+	target/python-kubernetes/bin/python tests/kubernetes/check.py
+
+test-compose: build-tests ## Build the images, bring the farm up with docker-compose, strike it (ten minutes)
+	@scripts/setup --compose
+	scripts/base-images >target/base-images.env
+	COMPOSE_TEST_ENV_FILE=$(CURDIR)/target/base-images.env $(CARGO) test --locked --release --workspace \
+		--test compose -- --nocapture --test-threads 1
 
 faults: build-tests ## Kill, freeze and cut off the processes of real farms (five minutes)
 	$(CARGO) test --locked --release --workspace --test e2e -- faults::
@@ -57,3 +69,8 @@ build-tests: setup contract-server
 contract-server:
 	cd tests/contract-server && RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked \
 		--release --target-dir target --target $$(rustc -vV | sed -n 's/^host: //p')
+
+target/python-kubernetes: tests/kubernetes/requirements.txt
+	python3 -m venv $@
+	$@/bin/pip install --quiet --requirement $<
+	@touch $@

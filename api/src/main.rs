@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use execution_api::config::Config;
 use shared::config::Env;
 use shared::lifecycle::{Lifecycle, Signals};
+use shared::probe;
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -17,6 +18,9 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if probe::is_asked() {
+        return probe::run(&config.host, config.port);
+    }
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -10,6 +10,7 @@ pub mod id;
 pub mod image;
 pub mod job;
 pub mod lifecycle;
+pub mod probe;
 pub mod queue;
 pub mod reply;
 pub mod telemetry;

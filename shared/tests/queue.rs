@@ -276,6 +276,27 @@ async fn a_contract_has_one_owner() {
     assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
 }
 
+/// However long the whole farm was away, whoever comes finds what dead workers hosted.
+#[tokio::test]
+async fn what_a_worker_hosts_does_not_expire() {
+    const EXPIRE_EVERYTHING: &str = "
+        for _, key in ipairs(redis.call('KEYS', '*')) do
+            if redis.call('PTTL', key) >= 0 then redis.call('DEL', key) end
+        end";
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    let contract = address("abcd");
+    queue
+        .claim(&contract, worker, None, &spec("1"))
+        .await
+        .unwrap();
+    assert!(queue.renew_lease(worker).await.unwrap());
+    redis.command(&["EVAL", EXPIRE_EVERYTHING, "0"]).await;
+    assert!(!queue.is_alive(worker).await.unwrap());
+    assert_eq!(queue.hosted_by(worker).await.unwrap(), [contract]);
+}
+
 #[tokio::test]
 async fn a_disowned_contract_stays_loaded() {
     let redis = Redis::start();

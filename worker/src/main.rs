@@ -6,6 +6,7 @@ use execution_worker::chromium;
 use execution_worker::config::Config;
 use shared::config::Env;
 use shared::lifecycle::{Lifecycle, Signals};
+use shared::probe;
 
 fn main() -> ExitCode {
     // The same program guards its browsers: see `chromium`.
@@ -20,10 +21,25 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if probe::is_asked() {
+        return probe_worker(env);
+    }
     match work(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "execution-worker cannot run");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks the worker in the same container, at the port where an operator would.
+fn probe_worker(env: Env) -> ExitCode {
+    let host = env.text("EXECUTION_WORKER_HOST");
+    match env.parse("EXECUTION_WORKER_PORT", 0) {
+        Ok(port) => probe::run(host.as_deref().unwrap_or("127.0.0.1"), port),
+        Err(error) => {
+            eprintln!("execution-worker: {error}");
             ExitCode::FAILURE
         }
     }

@@ -52,7 +52,9 @@ impl Keys {
         format!("{}{{w:{worker}}}:info", self.prefix)
     }
 
-    /// `{w:W}:own`: set, 600 s. The contracts that the worker hosts.
+    /// `{w:W}:own`: set, until it is empty. The contracts that the worker hosts. It does not expire:
+    /// however late somebody clears up after the worker, they must be found, or nobody ever hosts
+    /// them again.
     pub fn own(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:own", self.prefix)
     }

@@ -59,15 +59,12 @@ impl Queue {
     /// at maxmemory.
     pub async fn renew_lease(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let keys = self.keys();
-        let (renewed, _, _, time): (bool, bool, bool, (u64, u64)) = redis::pipe()
+        let (renewed, _, time): (bool, bool, (u64, u64)) = redis::pipe()
             .cmd("PEXPIRE")
             .arg(keys.lease(worker))
             .arg(millis(LEASE))
             .cmd("PEXPIRE")
             .arg(keys.inbox(worker))
-            .arg(millis(WORKER_KEYS))
-            .cmd("PEXPIRE")
-            .arg(keys.own(worker))
             .arg(millis(WORKER_KEYS))
             .cmd("TIME")
             .query_async(&mut self.hot())
@@ -274,19 +271,11 @@ impl Queue {
         address: &ContractAddress,
         worker: WorkerId,
     ) -> Result<(), QueueError> {
-        let own = self.keys().own(worker);
-        redis::pipe()
-            .cmd("SADD")
-            .arg(&own)
+        Ok(redis::cmd("SADD")
+            .arg(self.keys().own(worker))
             .arg(address.as_str())
-            .ignore()
-            .cmd("PEXPIRE")
-            .arg(&own)
-            .arg(millis(WORKER_KEYS))
-            .ignore()
-            .query_async::<()>(&mut self.cold().await?)
-            .await?;
-        Ok(())
+            .query_async(&mut self.cold().await?)
+            .await?)
     }
 
     pub(super) async fn erase_hosting(

@@ -119,9 +119,36 @@ async fn fault_32_an_orphan_of_a_dead_worker() {
     world.stop_whatever_is_in_redis().await;
 }
 
+/// A bridge for the test's own daemon: without one (`--bridge none`) it would remove docker0, which
+/// is the machine's daemon's.
+struct Bridge(String);
+
+impl Bridge {
+    fn make() -> Self {
+        let bridge = Self(format!("exd-{}", std::process::id()));
+        assert!(bridge.ip_link("add", &["type", "bridge"]));
+        bridge
+    }
+
+    /// Whether `ip` has done that.
+    fn ip_link(&self, command: &str, rest: &[&str]) -> bool {
+        let mut ip = Command::new("ip");
+        ip.args(["link", command, &self.0]).args(rest);
+        ip.status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if !self.ip_link("delete", &[]) {
+            eprintln!("the bridge {} stays", self.0);
+        }
+    }
+}
+
 /// A daemon of the test's own, which it can end: without rules in the host's firewall, so that it
 /// does not disturb the machine's daemon.
-fn start_daemon(folder: &Path) -> Process {
+fn start_daemon(folder: &Path, bridge: &Bridge) -> Process {
     let mut command = Command::new("dockerd");
     command
         .arg("--host")
@@ -132,7 +159,7 @@ fn start_daemon(folder: &Path) -> Process {
         .arg(folder.join("exec"))
         .arg("--pidfile")
         .arg(folder.join("docker.pid"))
-        .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"]);
+        .args(["--bridge", &bridge.0, "--iptables=false", "--ip-masq=false"]);
     Process::start("dockerd", command, folder)
 }
 
@@ -140,7 +167,8 @@ fn start_daemon(folder: &Path) -> Process {
 async fn fault_32_the_daemon_is_restarted() {
     let folder = TempDir::with_prefix("execution-docker-").unwrap();
     let host = format!("unix://{}", folder.path().join("docker.sock").display());
-    let mut daemon = start_daemon(folder.path());
+    let bridge = Bridge::make();
+    let mut daemon = start_daemon(folder.path(), &bridge);
     reached(&host).await;
     let builder = farm().env("CONTAINER_SUBNETS", "10.215.0.0/16");
     let mut world = World::on(&host, builder).await;
@@ -160,7 +188,7 @@ async fn fault_32_the_daemon_is_restarted() {
     let answer = world.load("b", "execution-test/any").await;
     answer.error(503, "no_capacity");
 
-    let mut daemon = start_daemon(folder.path());
+    let mut daemon = start_daemon(folder.path(), &bridge);
     reached(&host).await;
     wait::until_true("the contract to serve", PATIENCE, async || {
         world.client().call("a", "echo").await.status == 200

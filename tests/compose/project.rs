@@ -1,0 +1,197 @@
+//! One project of docker-compose: its own names, networks and volume, and nothing left of it at the
+//! end.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::client::Client;
+use crate::support::programs::free_port;
+
+/// Unless it is `no`, the images are built.
+const BUILD: &str = "COMPOSE_TEST_BUILD";
+
+/// A file of `NAME=IMAGE` lines, as `scripts/base-images` prints them.
+const BASE_IMAGES: &str = "COMPOSE_TEST_ENV_FILE";
+
+/// What the images of the tests are called, so that those that somebody uses stay theirs.
+const API: &str = "execution-test/api";
+const WORKER: &str = "execution-test/worker";
+
+/// A project. Dropping it takes everything down.
+pub(crate) struct Project {
+    name: String,
+    port: u16,
+    files: Vec<&'static str>,
+}
+
+impl Project {
+    /// Names a project that nothing runs of yet.
+    pub(crate) fn new(files: &[&'static str]) -> Self {
+        Self {
+            name: format!("execution-test-{}", std::process::id()),
+            port: free_port(),
+            files: files.to_vec(),
+        }
+    }
+
+    /// Its api, as a caller on this machine reaches it.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.port)
+    }
+
+    /// Runs docker-compose.
+    ///
+    /// # Panics
+    /// When that fails, with what was said.
+    pub(crate) fn compose(&self, arguments: &[&str]) -> String {
+        let mut command = self.command();
+        done(command.args(arguments))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("docker-compose");
+        command
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+            .args(["--project-name", &self.name])
+            .env("EXECUTION_API_PORT", self.port.to_string())
+            .env("API_TAG", API)
+            .env("WORKER_TAG", WORKER)
+            .env("DOCKER_GID", socket_group())
+            .env("DOCKER_BUILDKIT", "0");
+        if let Ok(file) = std::env::var(BASE_IMAGES) {
+            command.args(["--env-file", &file]);
+        }
+        for file in &self.files {
+            command.args(["--file", file]);
+        }
+        command
+    }
+
+    /// Builds the images and starts everything.
+    pub(crate) fn up(&self, workers: usize) {
+        let build = match std::env::var(BUILD).as_deref() {
+            Ok("no") => "--no-build",
+            _ => "--build",
+        };
+        let workers = format!("worker={workers}");
+        self.compose(&["up", "--detach", build, "--scale", &workers]);
+    }
+
+    /// Has so many workers run, and waits for nothing.
+    pub(crate) fn scale(&self, workers: usize) {
+        let workers = format!("worker={workers}");
+        self.compose(&["up", "--detach", "--no-recreate", "--scale", &workers]);
+    }
+
+    /// The running containers of a service.
+    pub(crate) fn containers(&self, service: &str) -> Vec<Container> {
+        let ids = self.list(&["ps"], &format!("com.docker.compose.service={service}"));
+        ids.into_iter().map(|id| Container { id }).collect()
+    }
+
+    /// What Docker knows of the project: containers, networks and volumes.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let label = format!("com.docker.compose.project={}", self.name);
+        let kinds: [&[&str]; 3] = [&["ps", "--all"], &["network", "ls"], &["volume", "ls"]];
+        kinds
+            .iter()
+            .flat_map(|kind| self.list(kind, &label))
+            .collect()
+    }
+
+    /// The address that a network has for its gateway.
+    pub(crate) fn gateway(&self, network: &str) -> String {
+        let format = "{{(index .IPAM.Config 0).Gateway}}";
+        let name = format!("{}_{network}", self.name);
+        let mut docker = Command::new("docker");
+        let found = done(docker.args(["network", "inspect", "--format", format, &name]));
+        found.trim().to_owned()
+    }
+
+    /// Runs a script that must succeed in a container of its own in a network.
+    pub(crate) fn run_in(&self, network: &str, script: &str) {
+        let network = format!("{}_{network}", self.name);
+        let mut docker = Command::new("docker");
+        docker.args(["run", "--rm", "--network", &network, "--entrypoint", "bash"]);
+        done(docker.args([WORKER, "-c", script]));
+    }
+
+    fn list(&self, what: &[&str], label: &str) -> Vec<String> {
+        let mine = format!("label=com.docker.compose.project={}", self.name);
+        let label = format!("label={label}");
+        let mut docker = Command::new("docker");
+        docker
+            .args(what)
+            .args(["--quiet", "--filter", &mine, "--filter", &label]);
+        done(&mut docker).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = self.command().args(["logs", "--tail", "50"]).output();
+            eprintln!("{}", logs.map(said).unwrap_or_default());
+        }
+        let down = ["down", "--volumes", "--remove-orphans", "--timeout", "10"];
+        if let Err(error) = self.command().args(down).output() {
+            eprintln!("docker-compose down: {error}");
+        }
+    }
+}
+
+/// One container.
+pub(crate) struct Container {
+    pub(crate) id: String,
+}
+
+impl Container {
+    /// Runs a script in it as whoever it runs as.
+    pub(crate) fn run(&self, script: &str) -> Output {
+        let mut docker = Command::new("docker");
+        docker.args(["exec", &self.id, "bash", "-c", script]);
+        docker.output().expect("docker can be run")
+    }
+
+    /// Its processes: the host's numbers for them, and their command lines.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let table = done(Command::new("docker").args(["top", &self.id, "-eo", "pid,args"]));
+        let rows = table.lines().skip(1);
+        let rows = rows.filter_map(|row| row.trim().split_once(' '));
+        rows.map(|(pid, command)| (pid.parse().expect("a number"), command.to_owned()))
+            .collect()
+    }
+
+    /// Kills it, as when its machine was lost.
+    pub(crate) fn kill(&self) {
+        done(Command::new("docker").args(["kill", &self.id]));
+    }
+
+    /// One field of what Docker knows of it.
+    pub(crate) fn inspect(&self, field: &str) -> String {
+        let format = format!("{{{{json .{field}}}}}");
+        let text = done(Command::new("docker").args(["inspect", "--format", &format, &self.id]));
+        text.trim().to_owned()
+    }
+}
+
+/// Runs a command that must succeed; gives what it printed.
+pub(crate) fn done(command: &mut Command) -> String {
+    let output = command.output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", said(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn said(output: Output) -> String {
+    let both = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+/// The group that may use the daemon's socket.
+fn socket_group() -> String {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/var/run/docker.sock")
+        .map(|socket| socket.gid().to_string())
+        .expect("the daemon's socket is there")
+}
