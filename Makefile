@@ -1,5 +1,9 @@
 # The entry points that a person must know; `make` lists them.
 
+# How often `make attack` attacks one farm in a row.
+ROUNDS ?= 1
+export ROUNDS
+
 # How many workers `make run` starts.
 WORKERS ?= 1
 export WORKERS
@@ -7,7 +11,7 @@ export WORKERS
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compose test-kubernetes test-openapi faults soak lint fmt clean setup build build-tests contract-server
+.PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak lint fmt clean setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,7 +22,7 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 test: build-tests ## Run all tests (those of Docker contracts need a daemon: it is started)
 	@if command -v kubectl >/dev/null; then $(MAKE) --no-print-directory test-kubernetes; \
 		else echo 'kubectl is missing: the Kubernetes manifests are not checked' >&2; fi
-	$(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
+	ATTACKS=quick $(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
 
 # Quick: a part of `make test` wherever kubectl is there.
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
@@ -29,6 +33,9 @@ test-compose: build-tests ## Build the images, bring the farm up with docker-com
 	scripts/base-images >target/base-images.env
 	COMPOSE_TEST_ENV_FILE=$(CURDIR)/target/base-images.env $(CARGO) test --locked --release --workspace \
 		--test compose -- --nocapture --test-threads 1
+
+attack: build-tests ## Attack farms as contracts and callers would; write attacks-report.md (ROUNDS=n in a row)
+	ATTACKS_REPORT=$(CURDIR)/attacks-report.md $(CARGO) test --locked --release --workspace --test attacks
 
 faults: build-tests ## Kill, freeze and cut off the processes of real farms (five minutes)
 	$(CARGO) test --locked --release --workspace --test e2e -- faults::

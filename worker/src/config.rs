@@ -8,7 +8,7 @@ use shared::job::Engine;
 use shared::queue::reaper::ReaperConfig;
 use shared::telemetry::traces::TraceConfig;
 
-use crate::chromium::{self, ChromiumConfig};
+use crate::chromium::{self, ChromiumConfig, Layers};
 use crate::docker::DockerConfig;
 
 const MIB: u32 = 1024 * 1024;
@@ -104,7 +104,9 @@ fn engines(env: Env) -> Result<Vec<Engine>, ConfigError> {
 }
 
 /// `CHROMIUM_PATH` (by default found), `CHROMIUM_USER` (`nobody`, only used by root),
-/// `CHROMIUM_PROCESSES` (1), `CHROMIUM_HEAP_MB` (128, per contract), `LOAD_TIMEOUT_MS` (5000).
+/// `CHROMIUM_PROCESSES` (1), `LOAD_TIMEOUT_MS` (5000); per contract `CHROMIUM_HEAP_MB` (128),
+/// `CHROMIUM_CONTRACT_MB` (512, outside the heap) and `IDLE_CPU_MS` (500); per browser
+/// `CHROMIUM_BROWSER_MB` (1024, its own process) and `CHROMIUM_CGROUP_MB` (4096, all of it; 0 is none).
 fn chromium_config(env: Env, calls: CallLimits) -> Result<ChromiumConfig, ConfigError> {
     let executable = env.text("CHROMIUM_PATH").map(PathBuf::from);
     let path = || env.text("CHROMIUM_PATH").unwrap_or_default();
@@ -123,6 +125,11 @@ fn chromium_config(env: Env, calls: CallLimits) -> Result<ChromiumConfig, Config
         call_limit: calls.time,
         load_limit: env.millis("LOAD_TIMEOUT_MS", 5000, 100..=600_000)?,
         result_limit: calls.result,
+        contract_mb: env.number("CHROMIUM_CONTRACT_MB", 512, 16..=65_536)?,
+        browser_mb: env.number("CHROMIUM_BROWSER_MB", 1024, 128..=65_536)?,
+        cgroup_mb: env.number("CHROMIUM_CGROUP_MB", 4096, 0..=1_048_576)?,
+        idle_cpu: env.millis("IDLE_CPU_MS", 500, 10..=600_000)?,
+        layers: Layers::from_env(env)?,
         ..ChromiumConfig::default()
     })
 }

@@ -214,13 +214,23 @@ fn limits_object(value: Value, engine: Engine) -> Result<Limits, String> {
         return Err("must be an object".to_owned());
     }
     let limits: Limits = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    let numbers = [limits.timeout_ms, limits.result_bytes, limits.concurrency];
+    let Limits {
+        timeout_ms,
+        result_bytes,
+        memory_mb,
+        concurrency,
+        network,
+    } = limits;
+    let numbers = [timeout_ms, result_bytes, memory_mb, concurrency];
     if numbers.contains(&Some(0)) {
         return Err("must be greater than 0".to_owned());
     }
-    let of_containers = limits.concurrency.is_some() || limits.network.is_some();
+    let of_containers = concurrency.is_some() || network.is_some();
     if of_containers && engine != Engine::Docker {
         return Err("concurrency and network are for docker contracts".to_owned());
+    }
+    if memory_mb.is_some() && engine != Engine::Javascript {
+        return Err("memoryMb is for javascript contracts".to_owned());
     }
     Ok(limits)
 }
@@ -254,6 +264,8 @@ fn plain(executable: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn request(body: &str) -> Result<(Load, String), ApiError> {
@@ -324,6 +336,56 @@ mod tests {
             "replicas",
         ];
         assert_eq!(names, all);
+    }
+
+    /// Whatever a caller may write as a value.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map(".{0,6}", inner, 0..4)
+                    .prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(request) = json(&body) {
+                drop(parse(request, Engine::Javascript));
+            }
+        }
+
+        #[test]
+        fn no_value_of_a_field_makes_the_reader_panic(
+            address in value(), executable in value(), engine in value(), limits in value(), more in value(),
+        ) {
+            let request = LoadRequest {
+                contract_address: address,
+                executable,
+                engine,
+                limits,
+                replicas: more.clone(),
+                idempotent: more,
+            };
+            if let Ok((load, executable)) = parse(request, Engine::Docker) {
+                prop_assert!(!executable.is_empty());
+                prop_assert_eq!(load.spec.digest, digest(executable.as_bytes()));
+            }
+        }
+
+        #[test]
+        fn a_source_is_never_taken_for_base64(source in "\\{.{0,200}\\}") {
+            prop_assert_eq!(plain(source.clone()), source);
+        }
     }
 
     #[test]

@@ -152,6 +152,7 @@ impl Farm {
             .env("RUST_LOG", "info")
             // What a test does not need cannot disturb it.
             .env("WORKER_ENGINES", "javascript")
+            .env("CHROMIUM_CGROUP_MB", "0")
             .env("NO_COLOR", "1")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .envs(env.iter().copied());

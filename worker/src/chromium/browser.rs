@@ -16,7 +16,7 @@ use chromiumoxide::cdp::browser_protocol::fetch::{
 };
 use chromiumoxide::cdp::browser_protocol::system_info::GetProcessInfoParams;
 use chromiumoxide::cdp::browser_protocol::target::{
-    EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
+    CreateTargetParams, EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
 };
 use chromiumoxide::error::CdpError;
 use chromiumoxide::handler::HandlerConfig;
@@ -31,10 +31,13 @@ use tokio_util::task::TaskTracker;
 
 use super::ChromiumConfig;
 use super::cdp::{COMMAND_LIMIT, Trouble, within};
+use super::confinement;
 use super::interceptor::{Documents, intercept};
 use super::launch::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
+use super::layers::{Layer, Layers};
 use super::process::Process;
 use super::reaper::{self, Remains};
+use super::watchdog::{self, Allowance, Subjects};
 
 /// How often a browser is asked whether it still answers, and how long it may take to.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -52,6 +55,9 @@ pub(super) struct Browser {
     claims: Mutex<HashMap<Process, usize>>,
     /// What may be fetched from it.
     pub(super) documents: Documents,
+    /// What its pages compute.
+    pub(super) subjects: Subjects,
+    pub(super) layers: Layers,
     /// Held while a page is made: what processes are new then are the page's.
     pub(super) births: tokio::sync::Mutex<()>,
 }
@@ -87,10 +93,14 @@ impl Browser {
         let tasks = TaskTracker::new();
         tasks.spawn(drain(stderr));
         let dead = CancellationToken::new();
-        let connecting = Self::connect(&address, config, &tasks, &dead);
+        let connecting = async {
+            let browser = Self::connect(&address, config, &tasks, &dead).await?;
+            let gaps = browser.gaps().await?;
+            Ok::<_, Trouble>((browser, gaps))
+        };
         let outcome = tokio::time::timeout(LAUNCH_LIMIT, connecting).await;
         let error = match outcome {
-            Ok(Ok(browser)) => {
+            Ok(Ok((browser, gaps))) if gaps.is_empty() => {
                 tasks.close();
                 return Ok(Running {
                     browser,
@@ -98,11 +108,12 @@ impl Browser {
                     tasks,
                 });
             }
-            Ok(Err(trouble)) => trouble.to_string(),
-            Err(_) => "it does not answer".to_owned(),
+            Ok(Ok((_, gaps))) => LaunchError::Unconfined(gaps.join(", ")),
+            Ok(Err(trouble)) => LaunchError::Connect(trouble.to_string()),
+            Err(_) => LaunchError::Connect("it does not answer".to_owned()),
         };
         end(guarded, &tasks, &dead).await;
-        Err(LaunchError::Connect(error))
+        Err(error)
     }
 
     async fn connect(
@@ -129,7 +140,9 @@ impl Browser {
             remains,
             watched: Mutex::default(),
             claims: Mutex::default(),
-            documents: Documents::default(),
+            documents: Documents::new(&config.layers),
+            subjects: Subjects::default(),
+            layers: config.layers.clone(),
             births: tokio::sync::Mutex::default(),
         });
         serve(tasks, dead, drive(handler, dead.clone()));
@@ -146,6 +159,18 @@ impl Browser {
         serve(tasks, dead, Arc::clone(&browser).announce(endings));
         serve(tasks, dead, reaper::run(Arc::clone(&browser), queue));
         serve(tasks, dead, Arc::clone(&browser).heartbeat());
+        if config.layers.has(Layer::Watch) {
+            let own = browser.processes("browser").await?.into_iter().next();
+            let allowance = Allowance {
+                idle_cpu: config.idle_cpu,
+                browser_bytes: u64::from(config.browser_mb) << 20,
+            };
+            serve(
+                tasks,
+                dead,
+                watchdog::run(Arc::clone(&browser), own, allowance),
+            );
+        }
         Ok(browser)
     }
 
@@ -193,14 +218,16 @@ impl Browser {
 
     /// The renderer processes that there are.
     pub(super) async fn renderers(&self) -> Result<HashSet<Process>, Trouble> {
+        self.processes("renderer").await
+    }
+
+    async fn processes(&self, kind: &str) -> Result<HashSet<Process>, Trouble> {
         let processes = self
             .execute(GetProcessInfoParams::default())
             .await?
             .process_info;
-        let renderers = processes
-            .iter()
-            .filter(|process| process.r#type == "renderer");
-        Ok(renderers
+        let wanted = processes.iter().filter(|process| process.r#type == kind);
+        Ok(wanted
             .filter_map(|process| Process::find(Pid::from_raw(process.id.try_into().ok()?)))
             .collect())
     }
@@ -244,6 +271,37 @@ impl Browser {
     /// Watches a page no longer.
     pub(super) fn forget(&self, target: &TargetId) {
         locked(&self.watched).remove(target);
+        self.subjects.remove(target);
+    }
+
+    /// Takes a page for dead, as it has done what it must not.
+    pub(super) fn condemn(&self, target: &TargetId, reason: &str) {
+        self.subjects.remove(target);
+        if let Some(page) = locked(&self.watched).remove(target) {
+            // Nobody may be interested any more.
+            _ = page.death.send(reason.to_owned());
+        }
+    }
+
+    /// What keeps the renderer of an empty page from being confined; nothing, if all is well.
+    async fn gaps(&self) -> Result<Vec<String>, Trouble> {
+        let page = CreateTargetParams::new("about:blank");
+        let page = within(
+            COMMAND_LIMIT,
+            "Target.createTarget",
+            self.cdp.new_page(page),
+        )
+        .await?;
+        let renderers = self.renderers().await?;
+        let mut gaps: Vec<_> = renderers
+            .iter()
+            .flat_map(|renderer| confinement::gaps(renderer.pid))
+            .collect();
+        if renderers.is_empty() {
+            gaps.push("no renderer process".to_owned());
+        }
+        within(COMMAND_LIMIT, "Page.close", page.close()).await?;
+        Ok(gaps)
     }
 
     async fn listen<E: IntoEventKind + Unpin>(&self) -> Result<EventStream<E>, Trouble> {

@@ -36,12 +36,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, User, chown, geteuid, getpid, getppid, setgid, setgroups, setuid};
 
-use super::process;
+use super::{cgroup, process};
 
 /// The first argument that makes this program a guard: `browser-guard PROFILE USER CHROMIUM ARG..`.
 pub(super) const GUARD: &str = "browser-guard";
 /// The first argument of the stage that becomes Chromium: `browser-exec GUARD_PID USER CHROMIUM ARG..`.
 const EXEC: &str = "browser-exec";
+
+/// The first argument of the stage that bounds a renderer's memory: `renderer-limit USER BYTES PID`.
+pub(super) const LIMIT: &str = "renderer-limit";
+
+/// The variable that names the cgroup of the browser, where there is one.
+pub(super) const CGROUP: &str = "BROWSER_CGROUP";
 
 /// Why a guard did not do its work. The text is for the worker's log.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +76,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let outcome = match stage.to_str()? {
         GUARD => guard(&arguments),
         EXEC => become_browser(&arguments),
+        LIMIT => limit(&arguments),
         _ => return None,
     };
     Some(outcome.unwrap_or_else(|error| {
@@ -98,6 +105,9 @@ fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let ended = wait_for_end(browser, &signals);
     kill_all(browser);
     drop(profile);
+    if let Some(group) = env::var_os(CGROUP) {
+        cgroup::remove(Path::new(&group));
+    }
     match ended.map_err(|e| GuardError::System("waiting", e))? {
         End::Asked => Ok(ExitCode::SUCCESS),
         End::Browser(status) => {
@@ -150,6 +160,7 @@ fn start(user: &OsStr, command: &[OsString], profile: &Path) -> Result<Pid, Guar
         .env("TZ", "UTC")
         .env("HOME", profile)
         .env("TMPDIR", profile)
+        .envs(env::var_os(CGROUP).map(|group| (CGROUP, group)))
         // Above all not the guard's own input, whose end is the signal to stop.
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -250,17 +261,42 @@ fn unprivileged(user: &OsStr) -> Result<Option<User>, GuardError> {
     }
 }
 
-/// The second stage: gives up root, asks to die with the guard, becomes Chromium.
-fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
-    let [guard, user, chromium, arguments @ ..] = arguments else {
-        return Err(GuardError::Usage);
-    };
+/// Becomes whom Chromium runs as, if this is root.
+fn give_up_root(user: &OsStr) -> Result<(), GuardError> {
     if let Some(user) = unprivileged(user)? {
         let failed = |e| GuardError::System("giving up root", e);
         setgroups(&[]).map_err(failed)?;
         setgid(user.gid).map_err(failed)?;
         setuid(user.uid).map_err(failed)?;
     }
+    Ok(())
+}
+
+/// Bounds a renderer's memory, as the user that it runs as: root may not always do that.
+fn limit(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
+    let [user, bytes, pid] = arguments else {
+        return Err(GuardError::Usage);
+    };
+    let number = |text: &OsString| text.to_str()?.parse::<u64>().ok();
+    let (Some(bytes), Some(pid)) = (number(bytes), number(pid)) else {
+        return Err(GuardError::Usage);
+    };
+    let pid = i32::try_from(pid).map_err(|_| GuardError::Usage)?;
+    give_up_root(user)?;
+    process::limit_data(Pid::from_raw(pid), bytes)
+        .map_err(|e| GuardError::Io("bounding a renderer's memory", e))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The second stage: joins the browser's cgroup, gives up root, asks to die with the guard, becomes Chromium.
+fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
+    let [guard, user, chromium, arguments @ ..] = arguments else {
+        return Err(GuardError::Usage);
+    };
+    if let Some(group) = env::var_os(CGROUP) {
+        cgroup::join(Path::new(&group)).map_err(|e| GuardError::Io("joining the cgroup", e))?;
+    }
+    give_up_root(user)?;
     // After the change of user, which would clear it again.
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|e| GuardError::System("asking for the parent-death signal", e))?;
@@ -271,6 +307,7 @@ fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let error = Command::new(chromium)
         .args(arguments)
         .current_dir("/")
+        .env_remove(CGROUP)
         .exec();
     Err(GuardError::Io("starting Chromium", error))
 }

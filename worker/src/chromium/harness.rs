@@ -163,6 +163,8 @@ pub(super) fn looks_like_literal(source: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn raw(json: &str) -> Box<RawValue> {
@@ -295,6 +297,42 @@ mod tests {
             "\"use strict\"; {",
         ] {
             assert!(!looks_like_literal(source), "{source:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_the_reader_panic(text in ".{0,200}") {
+            drop(parse(&text, 100));
+            drop(Loaded::parse(&text));
+            looks_like_literal(&text);
+        }
+
+        /// Lines that are almost right are the interesting ones.
+        #[test]
+        fn what_is_taken_for_a_result_is_json_within_its_limit(
+            lines in prop::collection::vec("[0-9]{1,3} (ok|failed|later|x)( [\\[\\]{}\",:0-9a-z\\\\]{0,20})?", 0..5),
+        ) {
+            let text = format!("-1\n{}", lines.join("\n"));
+            if let Ok(answer) = parse(&text, 10) {
+                for (_, news) in answer.news {
+                    if let News::Ended(Ok(json)) = news {
+                        prop_assert!(json.get().len() <= 10);
+                        prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(json.get()).is_ok());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn calls_are_one_json_text_whatever_their_methods(methods in prop::collection::vec(".{0,20}", 0..5)) {
+            let calls: Vec<_> = (0..)
+                .zip(&methods)
+                .map(|(id, method)| Invocation { id: CallId(id), method, argument: None })
+                .collect();
+            let read: Vec<(u32, String)> = serde_json::from_str(&encode(&calls)).unwrap();
+            let expected: Vec<_> = (0..).zip(methods.iter().cloned()).collect();
+            prop_assert_eq!(read, expected);
         }
     }
 

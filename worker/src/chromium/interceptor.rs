@@ -7,13 +7,14 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chromiumoxide::cdp::browser_protocol::fetch::{
-    EventRequestPaused, FailRequestParams, FulfillRequestParams, HeaderEntry,
+    ContinueRequestParams, EventRequestPaused, FailRequestParams, FulfillRequestParams, HeaderEntry,
 };
 use chromiumoxide::cdp::browser_protocol::network::{ErrorReason, ResourceType};
 use futures::{Stream, StreamExt};
 
 use super::browser::Browser;
 use super::cdp::Trouble;
+use super::layers::{Layer, Layers};
 
 /// The document's policy: an opaque origin without storage, scripts only from the debugger, nothing
 /// loaded, no forms, frames, dialogs, popups or downloads.
@@ -45,16 +46,29 @@ const FEATURES: &str = "accelerometer aria-notify attribution-reporting autoplay
 const CONCURRENCY: usize = 64;
 
 /// The addresses that a document may still be fetched from.
-#[derive(Debug, Default)]
-pub(super) struct Documents(Mutex<HashSet<String>>);
+#[derive(Debug)]
+pub(super) struct Documents {
+    issued: Mutex<HashSet<String>>,
+    /// Whether no two documents have the same origin.
+    apart: bool,
+}
 
 impl Documents {
+    pub(super) fn new(layers: &Layers) -> Self {
+        Self {
+            issued: Mutex::default(),
+            apart: layers.has(Layer::Origins),
+        }
+    }
+
     /// A new address, good for one request. Nobody can guess it, and no name server knows it.
     pub(super) fn issue(&self) -> OneTime<'_> {
-        let url = format!(
-            "https://{}.contract.invalid/",
-            uuid::Uuid::new_v4().simple()
-        );
+        let name = uuid::Uuid::new_v4().simple();
+        let url = if self.apart {
+            format!("https://{name}.contract.invalid/")
+        } else {
+            format!("https://contract.invalid/{name}/")
+        };
         self.set().insert(url.clone());
         OneTime {
             url,
@@ -68,7 +82,7 @@ impl Documents {
 
     fn set(&self) -> MutexGuard<'_, HashSet<String>> {
         // A set of strings is whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,7 +104,7 @@ pub(super) async fn intercept(
     browser: Arc<Browser>,
     requests: impl Stream<Item = Arc<EventRequestPaused>>,
 ) {
-    let headers = headers();
+    let headers = headers(&browser.layers);
     requests
         .for_each_concurrent(CONCURRENCY, |request| {
             let (browser, headers) = (&browser, &headers);
@@ -116,6 +130,8 @@ async fn decide(
         let mut document = FulfillRequestParams::new(id, 200);
         document.response_headers = Some(headers.to_vec());
         browser.execute(document).await?;
+    } else if !browser.layers.has(Layer::Interceptor) {
+        browser.execute(ContinueRequestParams::new(id)).await?;
     } else {
         // Of the reasons only this one leaves the page as it is; the others show an error page.
         browser
@@ -125,22 +141,31 @@ async fn decide(
     Ok(())
 }
 
-fn headers() -> Vec<HeaderEntry> {
+fn headers(layers: &Layers) -> Vec<HeaderEntry> {
     let nothing_allowed: Vec<_> = FEATURES
         .split(' ')
         .map(|name| format!("{name}=()"))
         .collect();
-    [
+    let nothing_allowed = nothing_allowed.join(", ");
+    let always = [
         ("Content-Type", "text/html; charset=utf-8"),
-        ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
-        ("Permissions-Policy", &nothing_allowed.join(", ")),
         ("Referrer-Policy", "no-referrer"),
-        ("X-DNS-Prefetch-Control", "off"),
         ("Cache-Control", "no-store"),
-    ]
-    .into_iter()
-    .map(|(name, value)| HeaderEntry::new(name, value))
-    .collect()
+    ];
+    let layered = [
+        (
+            Layer::Policy,
+            ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
+        ),
+        (Layer::Permissions, ("Permissions-Policy", &nothing_allowed)),
+        (Layer::Features, ("X-DNS-Prefetch-Control", "off")),
+    ];
+    let layered = layered.iter().filter(|(layer, _)| layers.has(*layer));
+    always
+        .iter()
+        .chain(layered.map(|(_, header)| header))
+        .map(|(name, value)| HeaderEntry::new(*name, *value))
+        .collect()
 }
 
 #[cfg(test)]
@@ -149,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_address_is_good_once_and_only_while_it_is_held() {
-        let documents = Documents::default();
+        let documents = Documents::new(&Layers::default());
         let address = documents.issue();
         let url = address.url.clone();
         assert!(documents.take(&url));

@@ -15,7 +15,9 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::ChromiumConfig;
-use super::guard::GUARD;
+use super::cgroup::Cgroup;
+use super::guard::{CGROUP, GUARD};
+use super::layers::{Layer, Layers};
 
 /// How long a browser may take until it listens, and again until it is connected.
 pub(super) const LAUNCH_LIMIT: Duration = Duration::from_secs(20);
@@ -36,31 +38,17 @@ const PLACES: [&str; 7] = [
     "/opt/google/chrome/chrome",
 ];
 
-/// The command line, but for the profile folder and the heap limit. It names no page to open: a
-/// browser without contracts has no renderer.
-const ARGUMENTS: [&str; 29] = [
+/// The command line, but for the profile folder, the heap limit and the layers below. It names no page
+/// to open: a browser without contracts has no renderer.
+const ARGUMENTS: [&str; 19] = [
     "--headless",
     "--no-first-run",
     "--remote-debugging-port=0",
-    // The network, layer by layer: no names and no addresses, then a proxy that is not there.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--proxy-server=http://127.0.0.1:9",
-    "--proxy-bypass-list=<-loopback>",
-    // WebRTC obeys neither; the two spellings are headless-shell's and Chromium's.
-    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
-    "--webrtc-ip-handling-policy=disable_non_proxied_udp",
-    "--disable-quic",
-    // The last one keeps renderers from being made ahead, which could not be told apart.
-    "--disable-features=WebRtcHideLocalIpsWithMdns,FedCm,WebTransport,Prerender2,FetchLaterAPI,\
-     MediaRouter,DialMediaRouteProvider,OptimizationHints,SpareRendererForSitePerProcess",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
     "--disable-domain-reliability",
-    "--no-pings",
-    "--dns-prefetch-disable",
-    // One renderer per contract, and no graphics process to fill.
-    "--site-per-process",
+    // No graphics process to fill.
     "--disable-gpu",
     "--disable-software-rasterizer",
     "--disable-3d-apis",
@@ -74,6 +62,35 @@ const ARGUMENTS: [&str; 29] = [
     "--disable-file-system",
     "--log-level=3",
 ];
+
+/// What closes the network and keeps contracts apart, layer by layer.
+const LAYERS: [(Layer, &str); 9] = [
+    // No names and no addresses, then a proxy that is not there.
+    (Layer::Resolver, "--host-resolver-rules=MAP * ~NOTFOUND"),
+    (Layer::Proxy, "--proxy-server=http://127.0.0.1:9"),
+    (Layer::Proxy, "--proxy-bypass-list=<-loopback>"),
+    // WebRTC obeys neither; the two spellings are headless-shell's and Chromium's.
+    (
+        Layer::Webrtc,
+        "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+    ),
+    (
+        Layer::Webrtc,
+        "--webrtc-ip-handling-policy=disable_non_proxied_udp",
+    ),
+    (Layer::Features, "--disable-quic"),
+    (Layer::Features, "--no-pings"),
+    (Layer::Features, "--dns-prefetch-disable"),
+    // One renderer per contract.
+    (Layer::Processes, "--site-per-process"),
+];
+
+/// Renderers made ahead could not be told apart from those of contracts.
+const NO_SPARES: &str = "SpareRendererForSitePerProcess";
+
+/// Features that talk to the outside.
+const FEATURES: &str = "WebRtcHideLocalIpsWithMdns,FedCm,WebTransport,Prerender2,FetchLaterAPI,\
+     MediaRouter,DialMediaRouteProvider,OptimizationHints";
 
 /// Why a browser did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +115,14 @@ pub enum LaunchError {
          container, by a seccomp profile that permits clone, unshare and chroot). Chromium said: {0}"
     )]
     NoSandbox(String),
+    /// It runs, but not as confined as it must be.
+    #[error(
+        "Chromium's sandbox does not hold: {0}. Unprivileged user namespaces and seccomp filters must \
+         be allowed (in a container, by a seccomp profile that permits clone, unshare and chroot; on \
+         Ubuntu 23.10 and later, by an AppArmor profile for Chromium or \
+         kernel.apparmor_restrict_unprivileged_userns=0). JavaScript is not served without it"
+    )]
+    Unconfined(String),
     /// It ended before it listened.
     #[error("Chromium ended while it was started. It said: {0}")]
     Ended(String),
@@ -131,8 +156,19 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf, LaunchError> {
 }
 
 /// The whole command line after the program's name.
-fn arguments(profile: &Path, heap_mb: u32) -> Vec<OsString> {
+fn arguments(profile: &Path, heap_mb: u32, layers: &Layers) -> Vec<OsString> {
     let mut all: Vec<OsString> = ARGUMENTS.iter().map(OsString::from).collect();
+    let on = LAYERS.iter().filter(|(layer, _)| layers.has(*layer));
+    all.extend(on.map(|(_, argument)| OsString::from(argument)));
+    // Chromium takes only the last of two lists of features.
+    all.push(if layers.has(Layer::Features) {
+        format!("--disable-features={FEATURES},{NO_SPARES}").into()
+    } else {
+        format!("--disable-features={NO_SPARES}").into()
+    });
+    if !layers.has(Layer::Processes) {
+        all.push("--renderer-process-limit=1".into());
+    }
     let mut folder = OsString::from("--user-data-dir=");
     folder.push(profile);
     all.push(folder);
@@ -157,6 +193,7 @@ pub(super) struct Guarded {
     /// Open for as long as the browser shall live.
     pipe: Option<ChildStdin>,
     profile: PathBuf,
+    cgroup: Option<Cgroup>,
 }
 
 impl Guarded {
@@ -170,15 +207,25 @@ impl Guarded {
             "execution-worker-chromium-{}",
             uuid::Uuid::new_v4().simple()
         );
-        let profile = std::env::temp_dir().join(name);
+        let profile = std::env::temp_dir().join(&name);
+        let cgroup = Some(config.cgroup_mb).filter(|limit| *limit > 0);
+        let cgroup = cgroup.and_then(|limit| match Cgroup::create(&name, limit) {
+            Ok(cgroup) => Some(cgroup),
+            Err(error) => {
+                tracing::info!(%error, "no memory cgroup around this browser; the other limits hold");
+                None
+            }
+        });
+        let joined = cgroup.iter().map(|cgroup| (CGROUP, cgroup.path()));
         let mut guard = Command::new(&config.guard)
             .arg(GUARD)
             .arg(&profile)
             .arg(&config.user)
             .arg(chromium)
-            .args(arguments(&profile, config.heap_mb))
+            .args(arguments(&profile, config.heap_mb, &config.layers))
             // The worker's environment holds secrets that a browser has no use for.
             .env_clear()
+            .envs(joined)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -191,6 +238,7 @@ impl Guarded {
             guard,
             pipe,
             profile,
+            cgroup,
         };
         let mut stderr = stderr.expect("stderr is piped");
         match address(&mut stderr).await {
@@ -218,7 +266,8 @@ impl Guarded {
                 tracing::warn!(%error, "cannot kill a browser's guard");
             }
         }
-        // The guard removed it, unless somebody killed the guard.
+        // The guard removed both, unless somebody killed the guard.
+        self.cgroup.iter().for_each(Cgroup::remove);
         match tokio::fs::remove_dir_all(&self.profile).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(%error, profile = %self.profile.display(), "a profile folder stays");
@@ -296,7 +345,7 @@ mod tests {
             "--remote-debugging-address",
             "--remote-allow-origins",
         ];
-        let line = arguments(Path::new("/tmp/profile"), 128);
+        let line = arguments(Path::new("/tmp/profile"), 128, &Layers::default());
         let line: Vec<_> = line
             .iter()
             .map(|argument| argument.to_str().unwrap())
@@ -321,7 +370,7 @@ mod tests {
 
     #[test]
     fn every_option_is_said_once() {
-        let line = arguments(Path::new("/tmp/profile"), 128);
+        let line = arguments(Path::new("/tmp/profile"), 128, &Layers::default());
         let mut names: Vec<_> = line
             .iter()
             .map(|a| a.to_str().unwrap().split('=').next().unwrap())

@@ -4,8 +4,10 @@
 //! [`Chromium`] keeps a number of browser processes running and places pages in them; a
 //! [`ContractPage`] is one contract. From the outside in:
 //!
-//! - `guard`, `launch`, `process`: processes. Nothing of a browser outlives the worker.
+//! - `guard`, `launch`, `process`, `cgroup`: processes. Nothing of a browser outlives the worker.
 //! - `browser`, `interceptor`, `reaper`: one browser, what its pages may fetch (nothing), how pages end.
+//! - `confinement`, `watchdog`: whether the sandbox holds, and what pages do behind the worker's back.
+//! - `layers`: which protections are on; all, but for the attack suite.
 //! - `page`, `cdp`: one page, from its making to the loaded contract.
 //! - `harness`: the code in the page that makes the calls, and what is said to it.
 //! - `instance`: calls, their clocks, and what becomes of them.
@@ -15,14 +17,18 @@
 
 mod browser;
 mod cdp;
+mod cgroup;
+mod confinement;
 mod guard;
 mod harness;
 mod instance;
 mod interceptor;
 mod launch;
+mod layers;
 mod page;
 mod process;
 mod reaper;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +44,7 @@ use browser::Browser;
 pub use guard::{check_user, run_if_asked};
 pub use instance::ContractPage;
 pub use launch::{LaunchError, find};
+pub use layers::{Layer, Layers};
 
 /// How browsers are started, and the limits of what runs in them.
 #[derive(Debug, Clone)]
@@ -56,6 +63,17 @@ pub struct ChromiumConfig {
     pub result_limit: u32,
     /// The heap of one contract's JavaScript, in MiB; a page that needs more dies.
     pub heap_mb: u32,
+    /// What one contract may allocate outside that heap, in MiB.
+    pub contract_mb: u32,
+    /// What the process of a browser itself may hold for its pages, in MiB.
+    pub browser_mb: u32,
+    /// What a browser and all its pages may use together, in MiB, where the system lets a cgroup be
+    /// made. 0: none is made.
+    pub cgroup_mb: u32,
+    /// What a contract may compute at once while nobody calls it.
+    pub idle_cpu: Duration,
+    /// The protections that are on.
+    pub layers: Layers,
     /// The program that [`run_if_asked`] is the first statement of: this one, but for tests.
     pub guard: PathBuf,
 }
@@ -70,6 +88,11 @@ impl Default for ChromiumConfig {
             load_limit: Duration::from_secs(5),
             result_limit: 1 << 20,
             heap_mb: 128,
+            contract_mb: 512,
+            browser_mb: 1024,
+            cgroup_mb: 0,
+            idle_cpu: Duration::from_millis(500),
+            layers: Layers::default(),
             guard: "/proc/self/exe".into(),
         }
     }
@@ -122,6 +145,7 @@ impl Chromium {
     /// Starts the browsers; ready when all of them are up, failed when one cannot be started, which
     /// is mostly a matter of the installation. Afterwards they are started again whenever they die.
     pub async fn start(config: ChromiumConfig) -> Result<Self, LaunchError> {
+        config.layers.complain();
         let count = config.browsers.max(1);
         let config = Arc::new(config);
         let launches = (0..count).map(|_| Browser::launch(&config));

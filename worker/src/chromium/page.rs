@@ -3,6 +3,8 @@
 //! What a page may cost in time while it is made, and how an executable becomes a contract, is
 //! decided here; the calls are `instance`'s.
 
+use std::collections::HashSet;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +19,22 @@ use chromiumoxide::error::CdpError;
 use chromiumoxide::types::Command;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use shared::job::Limits;
 use tokio::time::timeout;
 
+use super::ChromiumConfig;
 use super::browser::Browser;
 use super::cdp::{COMMAND_LIMIT, CallFunction, Trouble, within};
+use super::guard;
 use super::harness::{self, Loaded};
+use super::layers::Layer;
+use super::process::{self, Process};
 use super::reaper::Lease;
+use super::watchdog::Activity;
 use crate::sandbox::StartError;
+
+/// With less than this a page cannot even begin.
+const LEAST_MB: u32 = 16;
 
 /// How much of an executable goes in one message, in bytes. A browser reads one message at a time,
 /// about 20 ms for a megabyte: so long do the calls of its other pages wait.
@@ -100,6 +111,8 @@ pub(super) struct Page {
     pub(super) harness: Harness,
     /// Ends with the page, with the reason.
     pub(super) death: BoxFuture<'static, String>,
+    /// Whether calls are under way: the watch wants to know.
+    pub(super) activity: Arc<Activity>,
     lease: Lease,
 }
 
@@ -107,29 +120,45 @@ impl Page {
     /// Makes a page in a context and, with Chromium's site isolation, a process of its own.
     pub(super) async fn open(
         browser: Arc<Browser>,
-        limit: Duration,
+        config: &ChromiumConfig,
+        limits: &Limits,
         result_limit: u32,
     ) -> Result<Self, Trouble> {
+        let limit = config.load_limit;
         let Ok(turn) = timeout(limit, browser.births.lock()).await else {
             return Err(Trouble::Silent("the making of other pages".into(), limit));
         };
-        let context = CreateBrowserContextParams::builder()
-            .dispose_on_detach(true)
-            .build();
-        let context = browser.execute(context).await?.browser_context_id;
+        let mut context = None;
+        if config.layers.has(Layer::Contexts) {
+            let own = CreateBrowserContextParams::builder()
+                .dispose_on_detach(true)
+                .build();
+            context = Some(browser.execute(own).await?.browser_context_id);
+        }
         let mut lease = Lease::new(Arc::clone(&browser), context.clone());
 
         let before = browser.renderers().await?;
         let document = browser.documents.issue();
         let mut target = CreateTargetParams::new(document.url.clone());
-        target.browser_context_id = Some(context);
+        target.browser_context_id = context;
         let new_page = browser.connection().new_page(target);
         let page = within(limit, "Target.createTarget", new_page).await?;
         lease.add_target(page.target_id().clone());
         let death = browser.watch(page.target_id().clone(), document.url.clone());
         let after = browser.renderers().await?;
-        lease.add_renderers(after.difference(&before).copied().collect());
+        let renderers: HashSet<_> = after.difference(&before).copied().collect();
+        lease.add_renderers(renderers.clone());
         drop(turn);
+        if config.layers.has(Layer::Memory) {
+            let own = limits.memory_mb.unwrap_or(config.contract_mb);
+            let own = own.clamp(LEAST_MB, config.contract_mb.max(LEAST_MB));
+            bound_memory(config, &renderers, own).await;
+        }
+        let activity = Activity::begin();
+        let target = page.target_id().clone();
+        browser
+            .subjects
+            .add(target, renderers, Arc::clone(&activity));
 
         silence(&page).await?;
         let evaluate = EvaluateParams::new(harness::expression(&document.url, result_limit));
@@ -153,6 +182,7 @@ impl Page {
         Ok(Self {
             harness,
             death: death.boxed(),
+            activity,
             lease,
         })
     }
@@ -181,6 +211,33 @@ impl Page {
     /// Closes the page; returns when nothing of it is left.
     pub(super) async fn close(self) {
         self.lease.close().await;
+    }
+}
+
+/// Bounds what a page may allocate beyond what it was born with, and outside the engine's heap:
+/// array buffers, memory of WebAssembly, the document. Over it, the allocation fails inside the page.
+async fn bound_memory(config: &ChromiumConfig, renderers: &HashSet<Process>, limit_mb: u32) {
+    for renderer in renderers {
+        let bytes = renderer.data_bytes() + (u64::from(limit_mb) << 20);
+        if process::limit_data(renderer.pid, bytes).is_ok() {
+            continue;
+        }
+        // Root without CAP_SYS_RESOURCE may not, the renderer's own user may.
+        let stage = tokio::process::Command::new(&config.guard)
+            .arg(guard::LIMIT)
+            .arg(&config.user)
+            .arg(bytes.to_string())
+            .arg(renderer.pid.to_string())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .status()
+            .await;
+        if !stage.is_ok_and(|status| status.success()) && renderer.is_alive() {
+            tracing::warn!(pid = %renderer.pid, "a contract's memory outside its heap is not bounded");
+        }
     }
 }
 

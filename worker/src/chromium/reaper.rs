@@ -31,7 +31,8 @@ const CONCURRENCY: usize = 32;
 /// What there is of a page in its browser.
 #[derive(Debug)]
 pub(super) struct Remains {
-    context: BrowserContextId,
+    /// None: the browser's own, which stays.
+    context: Option<BrowserContextId>,
     target: Option<TargetId>,
     renderers: HashSet<Process>,
     done: Option<oneshot::Sender<()>>,
@@ -46,7 +47,7 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Takes charge of a browser context.
-    pub(super) fn new(browser: Arc<Browser>, context: BrowserContextId) -> Self {
+    pub(super) fn new(browser: Arc<Browser>, context: Option<BrowserContextId>) -> Self {
         browser.page_begins();
         let renderers = HashSet::new();
         Self {
@@ -125,9 +126,11 @@ async fn reap(browser: &Browser, remains: Remains) {
             tracing::debug!(%trouble, "a page did not close");
         }
     }
-    let dispose = DisposeBrowserContextParams::new(context);
-    if let Err(trouble) = browser.execute_within(STEP_LIMIT, dispose).await {
-        tracing::debug!(%trouble, "a browser context was not disposed of");
+    if let Some(context) = context {
+        let dispose = DisposeBrowserContextParams::new(context);
+        if let Err(trouble) = browser.execute_within(STEP_LIMIT, dispose).await {
+            tracing::debug!(%trouble, "a browser context was not disposed of");
+        }
     }
     see_off(browser.release(renderers)).await;
     browser.page_ended();

@@ -5,11 +5,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use execution_worker::chromium::{Chromium, ChromiumConfig};
+use execution_worker::chromium::{Chromium, ChromiumConfig, Layers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
+use shared::config::Env;
 use shared::job::Limits;
+use shared::reply::FailureCode;
 
 use crate::driver::{Contract, config, eventually, run};
 
@@ -95,12 +98,16 @@ struct Own {
 
 impl Own {
     async fn start() -> Self {
+        Self::with(config()).await
+    }
+
+    async fn with(config: ChromiumConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("worker");
-        symlink(config().guard, &program).unwrap();
+        symlink(&config.guard, &program).unwrap();
         let config = ChromiumConfig {
             guard: program.clone(),
-            ..config()
+            ..config
         };
         let engine = Chromium::start(config).await.unwrap();
         let guard = Self::find_guard(&program).unwrap();
@@ -273,7 +280,7 @@ fn a_page_stuck_in_the_engine_does_not_outlive_its_contract() {
         let mut contract = own.load(source).await;
         contract.submit(&[("sort", None)]);
         let renderer = own.renderers().difference(&none).next().cloned().unwrap();
-        drop(tokio::time::timeout(std::time::Duration::from_millis(300), contract.lost()).await);
+        drop(tokio::time::timeout(Duration::from_millis(300), contract.lost()).await);
         contract.close().await;
         eventually("the renderer is gone", || !renderer.is_alive()).await;
         own.engine.shutdown().await;
@@ -398,6 +405,128 @@ fn when_the_owner_of_the_guard_is_killed_nothing_is_left() {
         assert!(guard.wait().unwrap().success());
         assert!(!tree.iter().any(Process::is_alive));
         assert!(!profile.exists());
+    });
+}
+
+/// A protection taken away, to see that it was the one that mattered.
+fn without(layer: fn(&str) -> Option<String>) -> Layers {
+    Layers::from_env(Env::table(layer)).unwrap()
+}
+
+#[test]
+fn a_contract_that_computes_while_nobody_calls_it_is_lost() {
+    run(async {
+        const BURNS: &str =
+            "{ f: () => { const f = () => { for (const t = Date.now(); Date.now() - t < 20;);
+            setTimeout(f) }; f() }, g: () => 1 }";
+        let strict = ChromiumConfig {
+            idle_cpu: Duration::from_millis(100),
+            ..config()
+        };
+        let own = Own::with(strict.clone()).await;
+        let mut quiet = own.load("{ g: () => 1 }").await;
+        let mut contract = own.load(BURNS).await;
+        contract.get("f").await.unwrap();
+        assert_eq!(contract.lost().await, "it computed while nobody called it");
+        contract.close().await;
+        assert_eq!(quiet.get("g").await.unwrap(), "1");
+        quiet.close().await;
+        own.engine.shutdown().await;
+
+        let layers = without(|name| name.ends_with("LAYERS_OFF").then(|| "watch".to_owned()));
+        let own = Own::with(ChromiumConfig { layers, ..strict }).await;
+        let mut contract = own.load(BURNS).await;
+        contract.get("f").await.unwrap();
+        let lost = tokio::time::timeout(Duration::from_secs(2), contract.lost()).await;
+        lost.expect_err("nobody watches");
+        contract.close().await;
+        own.engine.shutdown().await;
+    });
+}
+
+#[test]
+fn memory_outside_the_heap_is_bounded() {
+    run(async {
+        const EATS: &str = "{ f: () => { const x = []; for (let i = 0; i < 24; i++)
+            x.push(new Uint8Array(8 << 20).fill(1)); return x.length } }";
+        let strict = ChromiumConfig {
+            contract_mb: 96,
+            ..config()
+        };
+        let own = Own::with(strict.clone()).await;
+        let mut contract = own.load(EATS).await;
+        let fate = contract.run(&[("f", None)]).await.remove(0);
+        assert!(
+            fate.is_lost() || fate.code() == Some(FailureCode::ExecutionFailed),
+            "{fate:?}"
+        );
+        contract.close().await;
+        own.engine.shutdown().await;
+
+        let layers = without(|name| name.ends_with("LAYERS_OFF").then(|| "memory".to_owned()));
+        let own = Own::with(ChromiumConfig { layers, ..strict }).await;
+        let mut contract = own.load(EATS).await;
+        assert_eq!(contract.get("f").await.unwrap(), "24");
+        contract.close().await;
+        own.engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_browser_has_a_cgroup_where_one_can_be_made() {
+    run(async {
+        let own = Own::with(ChromiumConfig {
+            cgroup_mb: 2048,
+            ..config()
+        })
+        .await;
+        let contract = own.load("{ f: () => 1 }").await;
+        let name = own
+            .profile()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let groups = |process: &Process| {
+            fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap_or_default()
+        };
+        let group = groups(&own.browser())
+            .lines()
+            .find(|line| line.contains(&name))
+            .map(str::to_owned);
+        if let Some(group) = &group {
+            // All of it, and nobody else.
+            for process in own.tree() {
+                assert_eq!(
+                    groups(&process).contains(&name),
+                    process != own.guard,
+                    "{process:?}"
+                );
+            }
+            let path = group.rsplit(':').next().unwrap();
+            let places = [
+                format!("/sys/fs/cgroup/memory{path}"),
+                format!("/sys/fs/cgroup{path}"),
+            ];
+            let place = places
+                .iter()
+                .map(Path::new)
+                .find(|place| place.exists())
+                .unwrap();
+            let limits = ["memory.limit_in_bytes", "memory.max"];
+            let limit = limits
+                .iter()
+                .find_map(|file| fs::read_to_string(place.join(file)).ok());
+            assert_eq!(limit.unwrap().trim(), (2048_u64 << 20).to_string());
+            contract.close().await;
+            own.engine.shutdown().await;
+            assert!(!place.exists());
+        } else {
+            // Nobody may make one here: the browser serves all the same.
+            contract.close().await;
+            own.engine.shutdown().await;
+        }
     });
 }
 

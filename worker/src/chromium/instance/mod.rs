@@ -116,25 +116,28 @@ impl ContractPage {
         let own = limits.result_bytes;
         let result_limit = own.map_or(config.result_limit, |own| own.min(config.result_limit));
 
-        let page = Page::open(browser, config.load_limit, result_limit).await;
+        let page = Page::open(browser, config, limits, result_limit).await;
         let mut page = page.map_err(|trouble| StartError::Unavailable(trouble.to_string()))?;
         match page.load(executable, config.load_limit).await {
-            Ok(endpoints) => Ok(Self {
-                page,
-                endpoints,
-                call_limit,
-                result_limit,
-                calls: HashMap::new(),
-                flights: VecDeque::new(),
-                turn: Instant::now(),
-                promises: VecDeque::new(),
-                pending: 0,
-                collecting: None,
-                clock: Box::pin(sleep_until(Instant::now())),
-                mercy: Instant::now(),
-                judging: None,
-                over: false,
-            }),
+            Ok(endpoints) => {
+                page.activity.set(false);
+                Ok(Self {
+                    page,
+                    endpoints,
+                    call_limit,
+                    result_limit,
+                    calls: HashMap::new(),
+                    flights: VecDeque::new(),
+                    turn: Instant::now(),
+                    promises: VecDeque::new(),
+                    pending: 0,
+                    collecting: None,
+                    clock: Box::pin(sleep_until(Instant::now())),
+                    mercy: Instant::now(),
+                    judging: None,
+                    over: false,
+                })
+            }
             Err(error) => {
                 page.close().await;
                 Err(error)
@@ -351,12 +354,14 @@ impl Instance for ContractPage {
             since,
             reply: self.page.harness.run(harness::encode(calls)),
         });
+        self.page.activity.set(true);
     }
 
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let step = poll_fn(|cx| self.poll_step(cx)).await;
             let events = self.advance(step);
+            self.page.activity.set(!self.calls.is_empty());
             if !events.is_empty() {
                 return events;
             }

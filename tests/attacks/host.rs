@@ -1,0 +1,320 @@
+//! H: the host and the runtime behind a page.
+
+use serde_json::{Value, json};
+
+use crate::arena::{Arena, Browser, once};
+use crate::attack::Control::{Inherent, NotApplicable, Planted, Without};
+use crate::attack::Expect::{Any, Fails, Says, SaysNot};
+use crate::attack::{Attack, shown};
+
+const NOTHING: &str = "[]";
+
+/// Names what can be had of a list of things that are tried.
+pub(crate) const ATTACKS: [Attack; 17] = [
+    Attack {
+        row: "H1",
+        name: "globals of other runtimes",
+        code: "return ['require', 'process', 'global', 'module', 'exports', '__dirname', '__filename', 'Deno', 'Bun']
+            .filter((name) => (0, eval)('typeof ' + name) !== 'undefined')",
+        expect: Says(NOTHING),
+        control: Planted("globalThis.process = {}; globalThis.require = 1", Says(r#"["require","process"]"#)),
+    },
+    Attack {
+        row: "H2",
+        name: "dynamic import",
+        code: "const had = [];
+            for (const from of ['fs', 'node:fs', 'file:///etc/passwd', 'http://127.0.0.1/x.js', 'data:text/javascript,0'])
+                try { await import(from); had.push(from) } catch {}
+            return had",
+        expect: Says(NOTHING),
+        control: Without(Says(r#"["data:text/javascript,0"]"#)),
+    },
+    Attack {
+        row: "H3",
+        name: "fetch and XHR of other schemes",
+        code: "const had = [];
+            for (const url of ['file:///etc/passwd', 'view-source:file:///etc/passwd', 'chrome://version', 'devtools://devtools/bundled/x.html', 'data:,x']) {
+                try { await fetch(url); had.push('fetch ' + url) } catch {}
+                try { const x = new XMLHttpRequest(); x.open('GET', url, false); x.send(); had.push('xhr ' + url) } catch {}
+            }
+            return had",
+        expect: Says(NOTHING),
+        control: Without(SaysNot(NOTHING)),
+    },
+    Attack {
+        row: "H3",
+        name: "frames of other schemes",
+        code: "const had = [];
+            for (const url of ['file:///etc/passwd', 'view-source:https://x/', 'chrome://version', 'devtools://devtools/bundled/x.html']) {
+                const f = document.createElement('iframe'); f.src = url; document.documentElement.append(f);
+                await new Promise((r) => { f.onload = r; setTimeout(r, 100) });
+                try { if (f.contentDocument.body.textContent !== '') had.push(url) } catch {}
+                f.remove();
+            }
+            { const f = document.createElement('iframe'); f.srcdoc = a; document.documentElement.append(f);
+              await new Promise((r) => { f.onload = r; setTimeout(r, 100) });
+              try { if (f.contentDocument.body.textContent !== '') had.push('srcdoc') } catch {} }
+            return had",
+        expect: Says(NOTHING),
+        control: Without(Says(r#"["srcdoc"]"#)),
+    },
+    Attack {
+        row: "H5",
+        name: "the debugger's port",
+        code: "const url = 'http://127.0.0.1:' + a + '/json/version';
+            const tries = { fetch: () => fetch(url, { mode: 'no-cors' }),
+                image: () => new Promise((_, no) => { const i = new Image(); const t = performance.now();
+                    i.onerror = () => no(t); i.src = url }),
+                socket: () => new Promise((yes, no) => { const s = new WebSocket('ws://127.0.0.1:' + a + '/devtools/browser/x'); s.onopen = yes; s.onerror = no }) };
+            const had = [];
+            for (const name in tries)
+                try { await Promise.race([tries[name](), new Promise((_, no) => setTimeout(no, 300))]); had.push(name) } catch {}
+            return had",
+        expect: Says(NOTHING),
+        // Another port of the loopback is reached without layers: `network/vectors.rs`.
+        control: NotApplicable,
+    },
+    Attack {
+        row: "H6",
+        name: "the harness through callers and stacks",
+        code: "const had = [];
+            const sloppy = new Function('const c = arguments.callee.caller; try { return c.caller } catch { return null }');
+            try { if (sloppy() !== null) had.push('caller') } catch {}
+            Error.prepareStackTrace = (_, frames) => frames;
+            for (const f of new Error().stack.slice(1)) if (f.getFunction() || f.getThis()) had.push('frame');
+            delete Error.prepareStackTrace;
+            if (/harness|callFunctionOn|at run /.test(new Error().stack)) had.push('stack');
+            return had",
+        expect: Says(NOTHING),
+        control: NotApplicable,
+    },
+    Attack {
+        row: "H6",
+        name: "the harness through globals",
+        code: "const before = Object.getOwnPropertyNames(document.createElement('iframe').ownerDocument.defaultView);
+            return before.filter((name) => /^(harness|contract|endpoints|devtools|cdp|binding)/i.test(name))",
+        expect: Says(NOTHING),
+        control: Planted("globalThis.harness = 1", Says(r#"["harness"]"#)),
+    },
+    Attack {
+        row: "H6",
+        name: "sloppy callers see each other",
+        code: "const f = new Function('g', 'return g()'); const g = new Function('return typeof arguments.callee.caller');
+            return f(g)",
+        expect: Says("\"function\""),
+        control: Inherent,
+    },
+    Attack {
+        row: "H7",
+        name: "forging with JSON",
+        code: "JSON.stringify = () => '\"forged\"'; JSON.parse = () => [[0, 'forged']];
+            return { honest: 1, own: JSON.stringify(1) }",
+        expect: Says(r#"{"honest":1,"own":"\"forged\""}"#),
+        control: Inherent,
+    },
+    Attack {
+        row: "H7",
+        name: "forging with promises and iterators",
+        code: "Promise.prototype.then = function () { return 'forged' }; Promise.resolve = () => 'forged';
+            Array.prototype[Symbol.iterator] = function* () { yield 'forged' }; Reflect.apply = () => 'forged';
+            return { honest: 1, own: [...[1, 2]] }",
+        expect: Says(r#"{"honest":1,"own":["forged"]}"#),
+        control: Inherent,
+    },
+    Attack {
+        row: "H7",
+        name: "forging with toJSON",
+        code: "Object.prototype.toJSON = function () { throw new Error('forged') }; return {}",
+        expect: Fails(500, "result_not_json"),
+        control: Inherent,
+    },
+    Attack {
+        row: "H8",
+        name: "code from strings stays in the page",
+        code: "return [new Function('return this')() === globalThis, (0, eval)('this') === globalThis,
+            new Function('o', 'with (o) { return x }')({ x: 7 }), (async () => {}).constructor('return typeof require')().constructor.name]",
+        expect: Says(r#"[true,true,7,"Promise"]"#),
+        control: Inherent,
+    },
+    Attack {
+        row: "H9",
+        name: "features that the document is allowed",
+        code: "return document.featurePolicy.allowedFeatures()",
+        expect: Says(NOTHING),
+        control: Without(SaysNot(NOTHING)),
+    },
+    Attack {
+        row: "H9",
+        name: "devices and permissions",
+        code: "const had = []; const n = navigator;
+            const tries = {
+                geolocation: () => new Promise((yes, no) => n.geolocation.getCurrentPosition(yes, no)),
+                camera: () => n.mediaDevices.getUserMedia({ video: true, audio: true }),
+                screen: () => n.mediaDevices.getDisplayMedia(),
+                read: () => n.clipboard.readText(), write: () => n.clipboard.writeText('x'),
+                notify: async () => { if (await Notification.requestPermission() !== 'granted') throw 1 },
+                usb: () => n.usb.requestDevice({ filters: [] }), hid: () => n.hid.requestDevice({ filters: [] }),
+                bluetooth: () => n.bluetooth.requestDevice({ acceptAllDevices: true }), serial: () => n.serial.requestPort(),
+                midi: () => n.requestMIDIAccess(), fonts: () => queryLocalFonts(), file: () => showOpenFilePicker(),
+                folder: () => showDirectoryPicker(), lock: () => n.wakeLock.request('screen'),
+                sensor: () => new Promise((yes, no) => { const s = new Accelerometer(); s.onreading = yes; s.onerror = no; s.start() }),
+            };
+            for (const name in tries)
+                try { await Promise.race([tries[name](), new Promise((_, no) => setTimeout(no, 60))]); had.push(name) } catch {}
+            return had",
+        expect: Says(NOTHING),
+        control: NotApplicable,
+    },
+    Attack {
+        row: "H9",
+        name: "states of permissions",
+        code: "const had = [];
+            for (const name of ['geolocation', 'camera', 'microphone', 'notifications', 'midi', 'clipboard-read', 'screen-wake-lock', 'accelerometer', 'local-fonts', 'storage-access'])
+                try { if ((await navigator.permissions.query({ name })).state === 'granted') had.push(name) } catch {}
+            return had",
+        expect: Says(NOTHING),
+        control: NotApplicable,
+    },
+    Attack {
+        row: "H4",
+        name: "navigation to javascript: and file:",
+        code: "for (const url of ['file:///etc/passwd', 'javascript:globalThis.hit=1', 'data:text/html,x', 'chrome://version', 'view-source:https://x/']) {
+                try { location = url } catch {} await new Promise((r) => setTimeout(r, 30)) }
+            return [location.protocol, globalThis.hit === undefined || 'ran']",
+        expect: Any(&[Says(r#"["https:",true]"#), Says(r#"["https:","ran"]"#)]),
+        control: NotApplicable,
+    },
+    Attack {
+        row: "H10",
+        name: "names of the host",
+        code: "let seen = '';
+            for (const get of [() => new Error('x').stack, () => JSON.stringify(navigator.userAgentData), () => navigator.userAgent,
+                () => navigator.platform, () => document.URL, () => location.href, () => document.baseURI, () => Object.keys(globalThis).join(),
+                () => Intl.DateTimeFormat().resolvedOptions().timeZone, () => { try { null.x } catch (e) { return e.stack } }])
+                try { seen += get() + '\\n' } catch {}
+            return a.filter((name) => seen.includes(name))",
+        expect: Says(NOTHING),
+        control: NotApplicable,
+    },
+];
+
+/// What an attack is told: where the debugger listens, what a frame shows, how the host is called.
+pub(crate) fn argument(arena: &Arena, attack: &Attack) -> Value {
+    match attack.row {
+        "H3" => json!("<body>x</body>"),
+        "H5" => json!(debugger_port(arena)),
+        "H10" => json!(names_of_host()),
+        _ => Value::Null,
+    }
+}
+
+fn debugger_port(arena: &Arena) -> u16 {
+    let profiles = arena.farm.profiles();
+    let path = format!("{}/DevToolsActivePort", profiles[0]);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let port = text.lines().next().and_then(|line| line.parse().ok());
+    port.expect("the first line is the port")
+}
+
+/// Names that a page has no way to know.
+fn names_of_host() -> Vec<String> {
+    let read = |path| {
+        std::fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let names = [
+        read("/proc/sys/kernel/hostname"),
+        variable("HOME"),
+        variable("CARGO_MANIFEST_DIR"),
+        "execution-worker-chromium".to_owned(),
+        "/usr/lib/chromium".to_owned(),
+        read("/etc/timezone"),
+    ];
+    // Short ones are part of something else.
+    names
+        .into_iter()
+        .filter(|name| name.len() > 2 && name != "Etc/UTC")
+        .collect()
+}
+
+/// Runs the group.
+pub(crate) async fn run(arena: &mut Arena) {
+    for attack in &ATTACKS {
+        let argument = argument(arena, attack);
+        arena.attack(attack, &argument).await;
+    }
+    leaves(arena).await;
+    breaks_out(arena).await;
+}
+
+/// H4: a contract that replaces its document is made anew, and that is all.
+async fn leaves(arena: &mut Arena) {
+    for (name, go) in [
+        ("about:blank", "location = 'about:blank'"),
+        (
+            "a blob",
+            "location = URL.createObjectURL(new Blob(['x'], { type: 'text/html' }))",
+        ),
+    ] {
+        let name = format!("navigation to {name}");
+        arena
+            .case("H4", &name, Browser::Stays, async |farm| {
+                let client = farm.client();
+                let source = format!("{{ ping: () => 'pong', go: () => {{ {go} }} }}");
+                client.must_load("leaver", &source).await;
+                let left = client.call("leaver", "go").await;
+                if left.status == 200 {
+                    // The document went after the answer.
+                    let gone = async || client.generation("leaver").await > 1;
+                    crate::support::wait::until_true(
+                        "a new page",
+                        crate::support::wait::PATIENCE,
+                        gone,
+                    )
+                    .await;
+                }
+                let again = client.call("leaver", "ping").await;
+                client.unload("leaver").await.is_done();
+                let well = again.status == 200 && again.generation() > 1;
+                well.then(|| "made anew".to_owned())
+                    .ok_or_else(|| format!("{}, then {}", shown(&left), shown(&again)))
+            })
+            .await;
+    }
+}
+
+/// H8: sources that close the bracket they are put into.
+async fn breaks_out(arena: &mut Arena) {
+    for (name, source) in [
+        (
+            "closing brace",
+            "{ attack: () => 1 } }); globalThis.out = 1; ({",
+        ),
+        (
+            "closing parenthesis",
+            "{ attack: () => 1 }), (globalThis.out = 1",
+        ),
+        ("template", "{ attack: () => 1 }` + 1 + `"),
+        ("closing script", "{ attack: () => 1 }</script><script>"),
+        ("return", "return { attack: () => 1 }"),
+    ] {
+        arena
+            .case("H8", name, Browser::Stays, async |farm| {
+                let answer = farm.client().load("breaker", source).await;
+                Fails(422, "invalid_executable")
+                    .complaint(&answer)
+                    .map_or(Ok(shown(&answer)), Err)
+            })
+            .await;
+    }
+    // What looks alike and is well-formed is a contract.
+    let control = once(arena.client(), "breaker", "return 1", &Value::Null).await;
+    let control =
+        control.and_then(|answer| Says("1").complaint(&answer).map_or(Ok(shown(&answer)), Err));
+    if let Some(entry) = arena.report.entries.last_mut() {
+        entry.control = Some(control);
+    }
+}

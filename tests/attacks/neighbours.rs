@@ -1,0 +1,377 @@
+//! P: what contracts share, with each other and with what was there before them: nothing.
+
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt;
+use serde_json::Value;
+
+use crate::arena::{Arena, Browser, message};
+use crate::attack::Expect::{Says, SaysNot};
+use crate::attack::{Expect, contract, shown};
+use crate::support::client::{Answer, Client};
+
+/// One contract that leaves something, and one that looks for it.
+pub(crate) struct Pair {
+    row: &'static str,
+    name: &'static str,
+    scene: Scene,
+    /// What the first does; what it returns is the second one's argument.
+    plant: &'static str,
+    /// What the second does.
+    probe: &'static str,
+    /// What the first sees of it afterwards, if that is the question.
+    look: Option<&'static str>,
+    expect: Expect,
+    control: Control,
+}
+
+/// How the two meet.
+#[derive(Debug, Clone, Copy)]
+enum Scene {
+    /// They are loaded at the same time.
+    Together,
+    /// The second is loaded at the same address after the first was unloaded.
+    After,
+    /// The second replaces the first.
+    Next,
+}
+
+/// How it is seen that there is something to find.
+#[derive(Debug, Clone, Copy)]
+enum Control {
+    /// The first contract finds it itself.
+    Within(Expect),
+    /// The second finds it where contexts and origins are shared.
+    Shared(Expect),
+    /// Another case shows it.
+    Elsewhere(&'static str),
+}
+
+const STORE: &str = "const tries = {
+        local: () => localStorage.setItem('k', 'v'), session: () => sessionStorage.setItem('k', 'v'),
+        cookie: () => { document.cookie = 'k=v; secure; max-age=600' },
+        database: () => new Promise((yes, no) => { const r = indexedDB.open('k'); r.onsuccess = yes; r.onerror = no }),
+        cache: async () => (await caches.open('k')).put('/k', new Response('v')),
+        files: async () => (await navigator.storage.getDirectory()).getFileHandle('k', { create: true }),
+    };
+    for (const name in tries) try { await tries[name]() } catch {}";
+
+const FIND: &str = "const had = [];
+    const tries = {
+        local: () => localStorage.getItem('k') === 'v', session: () => sessionStorage.getItem('k') === 'v',
+        cookie: () => document.cookie.includes('k=v'),
+        database: async () => (await indexedDB.databases()).length > 0,
+        cache: async () => (await caches.keys()).length > 0,
+        files: async () => { for await (const _ of (await navigator.storage.getDirectory()).keys()) return true },
+    };
+    for (const name in tries) try { if (await tries[name]()) had.push(name) } catch {}
+    return had";
+
+const NOTHING: &str = "[]";
+const SOON: &str = "await new Promise((r) => setTimeout(r, 100));";
+
+const PAIRS: [Pair; 14] = [
+    Pair {
+        row: "P1",
+        name: "window globals",
+        scene: Scene::Together,
+        plant: "globalThis.secret = 1; globalThis.name = 'secret'; document.title = 'secret'",
+        probe: "return [typeof secret, name, document.title]",
+        look: None,
+        expect: Says(r#"["undefined","",""]"#),
+        control: Control::Within(Says(r#"["number","secret","secret"]"#)),
+    },
+    Pair {
+        row: "P2",
+        name: "storage",
+        scene: Scene::Together,
+        plant: STORE,
+        probe: FIND,
+        look: None,
+        expect: Says(NOTHING),
+        control: Control::Shared(SaysNot(NOTHING)),
+    },
+    Pair {
+        row: "P3",
+        name: "broadcast channel",
+        scene: Scene::Together,
+        plant: "globalThis.heard = []; try { new BroadcastChannel('c').onmessage = (e) => heard.push(e.data) } catch {}",
+        probe: "try { new BroadcastChannel('c').postMessage('x') } catch {}",
+        look: Some("await new Promise((r) => setTimeout(r, 100)); return heard"),
+        expect: Says(NOTHING),
+        control: Control::Shared(Says(r#"["x"]"#)),
+    },
+    Pair {
+        row: "P3",
+        name: "storage events",
+        scene: Scene::Together,
+        plant: "globalThis.heard = []; addEventListener('storage', (e) => heard.push(e.key))",
+        probe: "try { localStorage.setItem('event', String(Math.random())) } catch {}",
+        look: Some("await new Promise((r) => setTimeout(r, 100)); return heard"),
+        expect: Says(NOTHING),
+        control: Control::Shared(Says(r#"["event"]"#)),
+    },
+    Pair {
+        row: "P3",
+        name: "web locks",
+        scene: Scene::Together,
+        plant: "try { navigator.locks.request('l', () => new Promise(() => {})).catch(() => {}) } catch {}",
+        probe: "try { return (await navigator.locks.query()).held.map((l) => l.name) } catch { return [] }",
+        look: None,
+        expect: Says(NOTHING),
+        control: Control::Shared(Says(r#"["l"]"#)),
+    },
+    Pair {
+        row: "P3",
+        name: "service worker",
+        scene: Scene::Together,
+        plant: "return 0",
+        probe: "try { await navigator.serviceWorker.getRegistrations(); return ['had'] } catch { return [] }",
+        look: None,
+        expect: Says(NOTHING),
+        control: Control::Shared(Says(r#"["had"]"#)),
+    },
+    Pair {
+        row: "P3",
+        name: "shared worker",
+        scene: Scene::Together,
+        plant: "return 0",
+        probe: "try { new SharedWorker(URL.createObjectURL(new Blob(['onconnect=0']))); return ['had'] } catch { return [] }",
+        look: None,
+        expect: Says(NOTHING),
+        control: Control::Elsewhere("N8: it runs where layers are off"),
+    },
+    Pair {
+        row: "P4",
+        name: "opener, windows and frames",
+        scene: Scene::Together,
+        plant: "globalThis.heard = []; onmessage = (e) => heard.push(e.data); name = 'victim'",
+        probe: "let opened = null; try { opened = open('', 'victim') } catch {}
+            for (const w of [opened, window.opener, parent === window ? null : parent, top === window ? null : top, ...Array.from({ length: frames.length }, (_, i) => frames[i])])
+                try { w.postMessage('x', '*') } catch {}
+            return [opened === null, window.opener === null, frames.length, parent === window, top === window]",
+        look: None,
+        expect: Says("[true,true,0,true,true]"),
+        control: Control::Within(SaysNot("[true,true,0,true,true]")),
+    },
+    Pair {
+        row: "P5",
+        name: "shared memory",
+        scene: Scene::Together,
+        plant: "globalThis.SharedArrayBuffer = function () {}",
+        probe: "return [typeof SharedArrayBuffer, crossOriginIsolated]",
+        look: None,
+        expect: Says(r#"["undefined",false]"#),
+        control: Control::Within(Says(r#"["function",false]"#)),
+    },
+    Pair {
+        row: "P7",
+        name: "prototype pollution",
+        scene: Scene::Together,
+        plant: "Object.prototype.polluted = 1; Array.prototype.map = 1; Function.prototype.polluted = 1",
+        probe: "return [({}).polluted === undefined, typeof [].map, (() => {}).polluted === undefined]",
+        look: None,
+        expect: Says(r#"[true,"function",true]"#),
+        control: Control::Within(Says(r#"[false,"number",false]"#)),
+    },
+    Pair {
+        row: "P8",
+        name: "a contract before this one",
+        scene: Scene::After,
+        plant: STORE,
+        probe: FIND,
+        look: None,
+        expect: Says(NOTHING),
+        control: Control::Shared(SaysNot(NOTHING)),
+    },
+    Pair {
+        row: "P9",
+        name: "a generation before this one",
+        scene: Scene::Next,
+        plant: STORE,
+        probe: FIND,
+        look: None,
+        expect: Says(NOTHING),
+        control: Control::Shared(SaysNot(NOTHING)),
+    },
+    Pair {
+        row: "P10",
+        name: "blob addresses of another",
+        scene: Scene::Together,
+        plant: "return globalThis.kept = URL.createObjectURL(new Blob(['secret']))",
+        probe: "try { return await (await fetch(a)).text() } catch { return 'none' }",
+        look: None,
+        expect: Says("\"none\""),
+        control: Control::Shared(Says("\"secret\"")),
+    },
+    Pair {
+        row: "P10",
+        name: "window name and history",
+        scene: Scene::Next,
+        plant: "name = 'n'.repeat(1e6); for (let i = 0; i < 20; i++) try { history.pushState(i, '', '#' + i) } catch {}",
+        probe: "return [name.length, history.length, history.state]",
+        look: None,
+        expect: Says("[0,1,null]"),
+        control: Control::Within(SaysNot("[0,1,null]")),
+    },
+];
+
+/// Runs the group.
+pub(crate) async fn run(arena: &mut Arena) {
+    for pair in &PAIRS {
+        arena
+            .case(pair.row, pair.name, Browser::Stays, async |farm| {
+                let answer = play(farm.client(), pair).await;
+                pair.expect
+                    .complaint(&answer)
+                    .map_or(Ok(shown(&answer)), Err)
+            })
+            .await;
+        let control = match pair.control {
+            Control::Within(expect) => {
+                let answer = within(arena.client(), pair).await;
+                Some(expect.complaint(&answer).map_or(Ok(shown(&answer)), Err))
+            }
+            Control::Elsewhere(why) => Some(Ok(why.to_owned())),
+            Control::Shared(_) => None,
+        };
+        if control.is_some() {
+            if let Some(entry) = arena.report.entries.last_mut() {
+                entry.control = control;
+            }
+        }
+    }
+    fifty(arena).await;
+}
+
+/// The controls: on a farm whose contracts share contexts and origins.
+pub(crate) async fn controls(arena: &mut Arena) {
+    for pair in &PAIRS {
+        if let Control::Shared(expect) = pair.control {
+            let start = std::time::Instant::now();
+            let played = AssertUnwindSafe(play(arena.client(), pair))
+                .catch_unwind()
+                .await;
+            let control = match played {
+                Ok(answer) => expect.complaint(&answer).map_or(Ok(shown(&answer)), Err),
+                Err(panic) => Err(message(panic.as_ref())),
+            };
+            let outcome = Ok(String::new());
+            arena.note(pair.row, pair.name, outcome, Some(control), start.elapsed());
+        }
+    }
+    let control = some(arena, 8).await;
+    let control = match control {
+        renderers if renderers < 8 => Ok(format!("8 contracts in {renderers} renderers")),
+        renderers => Err(format!("8 contracts still had {renderers} renderers")),
+    };
+    arena.note(
+        "P6",
+        FIFTY,
+        Ok(String::new()),
+        Some(control),
+        std::time::Duration::ZERO,
+    );
+}
+
+const FIFTY: &str = "a process for each of fifty";
+
+async fn play(client: &Client, pair: &Pair) -> Answer {
+    let first = format!(
+        "{{ plant: async () => {{ {} }}, look: async () => {{ {} }} }}",
+        pair.plant,
+        pair.look.unwrap_or_default()
+    );
+    let second = contract(pair.probe);
+    client.must_load("victim", &first).await;
+    let planted = client.call("victim", "plant").await.data();
+    let at = match pair.scene {
+        Scene::Together => "spy",
+        Scene::After => {
+            client.unload("victim").await.is_done();
+            "victim"
+        }
+        Scene::Next => "victim",
+    };
+    client.must_load(at, &second).await;
+    let probed = client.execute(at, "attack", &planted).await;
+    let answer = match pair.look {
+        Some(_) => client.call("victim", "look").await,
+        None => probed,
+    };
+    for address in ["victim", "spy"] {
+        client.unload(address).await.is_done();
+    }
+    answer
+}
+
+async fn within(client: &Client, pair: &Pair) -> Answer {
+    let source = format!(
+        "{{ attack: async (a) => {{ {}; {SOON} {} }} }}",
+        pair.plant,
+        // A frame of one's own is what can be opened.
+        pair.probe.replace(
+            "let opened",
+            "document.documentElement.append(document.createElement('iframe')); let opened"
+        )
+    );
+    client.must_load("victim", &source).await;
+    let answer = client.execute("victim", "attack", &Value::Null).await;
+    client.unload("victim").await.is_done();
+    answer
+}
+
+/// P6: however many contracts, each has a process.
+async fn fifty(arena: &mut Arena) {
+    arena
+        .case("P6", FIFTY, Browser::Stays, async |farm| {
+            let client = farm.client();
+            let addresses: Vec<_> = (0..50).map(|n| format!("many-{n}")).collect();
+            for address in &addresses {
+                client.must_load(address, "{ f: () => 1 }").await;
+            }
+            let contracts = client.contracts().await.len();
+            let renderers: HashSet<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
+            let unloads = addresses.iter().map(|address| client.unload(address));
+            for answer in futures::future::join_all(unloads).await {
+                answer.is_done();
+            }
+            (renderers.len() == contracts)
+                .then(|| format!("{contracts} contracts, as many renderers"))
+                .ok_or_else(|| format!("{contracts} contracts, {} renderers", renderers.len()))
+        })
+        .await;
+}
+
+/// P6: with Chromium told to make do with one renderer, contexts alone keep contracts apart.
+pub(crate) async fn crowded(arena: &mut Arena) {
+    let start = std::time::Instant::now();
+    let outcome = match some(arena, 8).await {
+        8 => Ok("8 contracts in 8 renderers at a limit of one".to_owned()),
+        renderers => Err(format!("8 contracts in {renderers} renderers")),
+    };
+    let control = Some(Ok("without contexts they share: the case before".to_owned()));
+    arena.note(
+        "P6",
+        "more pages than the renderer limit",
+        outcome,
+        control,
+        start.elapsed(),
+    );
+}
+
+/// Loads some contracts; tells how many processes they have.
+async fn some(arena: &Arena, count: usize) -> usize {
+    let client = arena.client();
+    let before = arena.farm.renderers(0).len();
+    let addresses: Vec<_> = (0..count).map(|n| format!("some-{n}")).collect();
+    for address in &addresses {
+        client.must_load(address, "{ f: () => 1 }").await;
+    }
+    let renderers = arena.farm.renderers(0).len().saturating_sub(before);
+    for address in &addresses {
+        client.unload(address).await.is_done();
+    }
+    renderers
+}

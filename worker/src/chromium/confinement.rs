@@ -1,0 +1,93 @@
+//! Whether Chromium's own sandbox really holds a renderer, as the kernel sees it.
+//!
+//! A worker serves JavaScript only after it has looked at a renderer of each of its browsers: in a
+//! container or on a hardened kernel the sandbox may come up in part, or not at all.
+
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+/// The namespaces that a renderer has to itself.
+const NAMESPACES: [&str; 3] = ["user", "pid", "net"];
+
+/// What keeps a renderer from being trusted; empty when nothing does.
+pub(super) fn gaps(pid: Pid) -> Vec<String> {
+    gaps_below(Path::new("/proc"), &pid.to_string())
+}
+
+fn gaps_below(proc: &Path, pid: &str) -> Vec<String> {
+    let status = fs::read_to_string(proc.join(pid).join("status")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim()
+    };
+    let mut gaps = Vec::new();
+    if field("Seccomp") != "2" {
+        gaps.push("no system call filter".to_owned());
+    }
+    for set in ["CapEff", "CapPrm"] {
+        if u64::from_str_radix(field(set), 16) != Ok(0) {
+            gaps.push(format!("capabilities ({set})"));
+        }
+    }
+    // The numbers of a process, one for each namespace that it is seen in.
+    if field("NSpid").split_whitespace().count() < 2 {
+        gaps.push("no process namespace".to_owned());
+    }
+    for kind in NAMESPACES {
+        let of = |pid: &str| fs::read_link(proc.join(pid).join("ns").join(kind));
+        // Whoever is not root may not look: then the rest has to do, all of which comes with them.
+        if let (Ok(its), Ok(own)) = (of(pid), of("self"))
+            && its == own
+        {
+            gaps.push(format!("no {kind} namespace"));
+        }
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn pretend(proc: &Path, pid: &str, status: &str, namespace: &str) {
+        let ns = proc.join(pid).join("ns");
+        fs::create_dir_all(&ns).unwrap();
+        fs::write(proc.join(pid).join("status"), status).unwrap();
+        for kind in NAMESPACES {
+            symlink(format!("{kind}:[{namespace}]"), ns.join(kind)).unwrap();
+        }
+    }
+
+    const HELD: &str = "Name:\tx\nNSpid:\t42\t2\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nSeccomp:\t2\n";
+
+    #[test]
+    fn every_gap_is_found() {
+        let proc = tempfile::tempdir().unwrap();
+        pretend(proc.path(), "self", "", "1");
+        pretend(proc.path(), "1", HELD, "2");
+        assert_eq!(gaps_below(proc.path(), "1"), [""; 0]);
+
+        let cases = [
+            ("2", HELD.replace("Seccomp:\t2", "Seccomp:\t0"), "2", 1),
+            ("3", HELD.replace("CapEff:\t0", "CapEff:\t2"), "2", 1),
+            ("4", HELD.replace("42\t2", "42"), "2", 1),
+            ("5", HELD.to_owned(), "1", 3),
+            ("6", String::new(), "1", 7),
+        ];
+        for (pid, status, namespace, expected) in cases {
+            pretend(proc.path(), pid, &status, namespace);
+            assert_eq!(gaps_below(proc.path(), pid).len(), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_not_confined_like_that() {
+        assert!(gaps(nix::unistd::getpid()).len() >= 3);
+    }
+}

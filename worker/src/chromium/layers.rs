@@ -1,0 +1,129 @@
+//! Which protections are on: all of them, but for the attack suite.
+//!
+//! That an attack fails proves something only when the same attack is seen to work without what
+//! stops it. So the suite takes layers away, by `ATTACK_SUITE_LAYERS_OFF`; a worker that is started
+//! like that says so as loudly as it can, and is good for nothing else. Chromium's own sandbox is not
+//! among the layers: nothing ever runs without it.
+
+use shared::config::{ConfigError, Env};
+
+/// The variable that names layers to leave out, separated by commas; `all` are all of them.
+const VARIABLE: &str = "ATTACK_SUITE_LAYERS_OFF";
+
+/// One protection that can be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// `--host-resolver-rules`: no name and no address is resolved.
+    Resolver,
+    /// `--proxy-server`: what is resolved all the same goes to a proxy that is not there.
+    Proxy,
+    /// The policies that keep WebRTC from sending datagrams.
+    Webrtc,
+    /// The switches and features of Chromium that are turned off.
+    Features,
+    /// The interception that aborts every request.
+    Interceptor,
+    /// The document's content security policy: no loads, an opaque origin.
+    Policy,
+    /// The document's permissions policy.
+    Permissions,
+    /// An address of its own for each document.
+    Origins,
+    /// A browser context of its own for each contract.
+    Contexts,
+    /// Site isolation, and room for as many renderers as there are contracts.
+    Processes,
+    /// The limit of a renderer's data segment.
+    Memory,
+    /// The watch over idle renderers and over the browser's own memory.
+    Watch,
+}
+
+impl Layer {
+    const ALL: [(&str, Self); 12] = [
+        ("resolver", Self::Resolver),
+        ("proxy", Self::Proxy),
+        ("webrtc", Self::Webrtc),
+        ("features", Self::Features),
+        ("interceptor", Self::Interceptor),
+        ("policy", Self::Policy),
+        ("permissions", Self::Permissions),
+        ("origins", Self::Origins),
+        ("contexts", Self::Contexts),
+        ("processes", Self::Processes),
+        ("memory", Self::Memory),
+        ("watch", Self::Watch),
+    ];
+}
+
+/// The layers that are on; by default every one.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    off: Vec<Layer>,
+}
+
+impl Layers {
+    /// Reads `ATTACK_SUITE_LAYERS_OFF`.
+    pub fn from_env(env: Env) -> Result<Self, ConfigError> {
+        let Some(text) = env.text(VARIABLE) else {
+            return Ok(Self::default());
+        };
+        if text == "all" {
+            let off = Layer::ALL.map(|(_, layer)| layer).to_vec();
+            return Ok(Self { off });
+        }
+        let find = |name: &str| {
+            let known = Layer::ALL.iter().find(|(known, _)| *known == name.trim());
+            known.map(|(_, layer)| *layer).ok_or_else(|| {
+                let names = Layer::ALL.map(|(name, _)| name).join(", ");
+                ConfigError::new(VARIABLE, &text, format!("{name:?} is none of {names}, all"))
+            })
+        };
+        let off = text.split(',').map(find).collect::<Result<_, _>>()?;
+        Ok(Self { off })
+    }
+
+    /// Whether a protection is on.
+    pub(super) fn has(&self, layer: Layer) -> bool {
+        !self.off.contains(&layer)
+    }
+
+    /// Says what is missing, if anything is.
+    pub(super) fn complain(&self) {
+        if !self.off.is_empty() {
+            let off = &self.off;
+            tracing::error!(
+                ?off,
+                "PROTECTIONS ARE OFF: {VARIABLE} is set. Only the attack suite may do that; stop this worker"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_on_unless_it_is_named() {
+        let layers = Layers::from_env(Env::table(|_| None)).unwrap();
+        assert!(Layer::ALL.iter().all(|(_, layer)| layers.has(*layer)));
+
+        let env = Env::table(|name| (name == VARIABLE).then(|| "proxy, policy".to_owned()));
+        let layers = Layers::from_env(env).unwrap();
+        let off = Layer::ALL.iter().filter(|(_, layer)| !layers.has(*layer));
+        let off: Vec<_> = off.map(|(name, _)| *name).collect();
+        assert_eq!(off, ["proxy", "policy"]);
+
+        let env = Env::table(|name| (name == VARIABLE).then(|| "all".to_owned()));
+        let layers = Layers::from_env(env).unwrap();
+        assert!(!Layer::ALL.iter().any(|(_, layer)| layers.has(*layer)));
+    }
+
+    #[test]
+    fn an_unknown_layer_is_refused() {
+        let env = Env::table(|name| (name == VARIABLE).then(|| "proxy,sandbox".to_owned()));
+        let error = Layers::from_env(env).unwrap_err().to_string();
+        assert!(error.contains("\"sandbox\" is none of resolver"), "{error}");
+    }
+}
