@@ -11,7 +11,7 @@ use crate::support::farm::Farm;
 use crate::support::process::Process;
 use crate::support::programs::free_port;
 use crate::support::proxy::Proxy;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{self, PATIENCE};
 
 /// Contracts that keep books.
 const CONTRACTS: usize = 8;
@@ -132,8 +132,26 @@ impl Fleet {
         self.apis[place] = self.open_api(place).await;
     }
 
+    /// Calls every contract that nobody hosts: after a quarantine that is what brings it back.
+    async fn wake(&self) {
+        wait::until_true("every contract to have a host", HEALED, async || {
+            let mut all = true;
+            for contract in self.farm.client().contracts().await {
+                if contract["host"].is_null() {
+                    let address = contract["contractAddress"].as_str();
+                    let address = address.expect("an address is text");
+                    self.farm.client().call(address, "known").await;
+                    all = false;
+                }
+            }
+            all
+        })
+        .await;
+    }
+
     /// Waits until the farm has healed, and ends it; fails on whatever is left.
     pub(crate) async fn close(mut self) {
+        self.wake().await;
         self.farm.is_quiet_within(HEALED).await;
         for letter in self.farm.client().dead_letters().await {
             let path = format!(
