@@ -50,6 +50,7 @@ test-openapi: build-tests ## Try the documented interface: schemathesis, and a b
 lint: ## Check the formatting and run clippy; any warning fails
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --release -- -D warnings
+	$(CARGO) clippy --locked --workspace --test attacks --test compose --test soak --release -- -D warnings
 	cd tests/contract-server && $(CARGO) fmt --check
 	cd tests/contract-server && $(CARGO) clippy --locked --release --target-dir target -- -D warnings
 

@@ -38,6 +38,7 @@ pub(crate) async fn run(arena: &mut Arena) {
     headers(arena).await;
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 async fn bodies(arena: &mut Arena) {
     let large = vec![b'1'; 3 << 20];
     for (name, chunked, expected) in [
@@ -332,7 +333,8 @@ async fn connections(arena: &mut Arena) {
 async fn headers(arena: &mut Arena) {
     arena
         .case("E5", "header floods", Browser::Stays, async |farm| {
-            let many: String = (0..5000).map(|n| format!("x-{n}: {n}\r\n")).collect();
+            let many: Vec<_> = (0..5000).map(|n| format!("x-{n}: {n}\r\n")).collect();
+            let many = many.concat();
             let long = format!("x: {}\r\n", "x".repeat(2 << 20));
             let path = "x".repeat(200_000);
             let start = "GET /healthz HTTP/1.1\r\nhost: x\r\n";

@@ -236,10 +236,10 @@ pub(crate) async fn run(arena: &mut Arena) {
             Control::Elsewhere(why) => Some(Ok(why.to_owned())),
             Control::Shared(_) => None,
         };
-        if control.is_some() {
-            if let Some(entry) = arena.report.entries.last_mut() {
-                entry.control = control;
-            }
+        if control.is_some()
+            && let Some(entry) = arena.report.entries.last_mut()
+        {
+            entry.control = control;
         }
     }
     fifty(arena).await;

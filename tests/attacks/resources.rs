@@ -236,7 +236,8 @@ async fn pending(arena: &mut Arena) {
 
 /// R11: at load.
 async fn loads(arena: &mut Arena) {
-    let many: String = (0..100_000).map(|n| format!("e{n}: () => {n},")).collect();
+    let many: Vec<_> = (0..100_000).map(|n| format!("e{n}: () => {n},")).collect();
+    let many = many.concat();
     let large = format!("/* {} */ {{ ping: () => 'pong' }}", "x".repeat(50 << 20));
     let cases = [
         ("a loop at the top level", "for (;;) {}".to_owned(), Fails(422, "invalid_executable")),

@@ -88,7 +88,7 @@ const RESULTS: &[(&str, &str, Expect)] = &[
     ("V4", "({ get then() { throw new Error('x') } })", THROWS),
 ];
 
-/// Results whose text serde_json cannot hold.
+/// Results whose text `serde_json` cannot hold.
 const RAW: &[(&str, &str, &str)] = &[
     ("V2", "'\\ud800'", r#"{"data":"\ud800"}"#),
     ("V2", "({ '\\udfff': 1 })", r#"{"data":{"\udfff":1}}"#),

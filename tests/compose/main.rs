@@ -157,7 +157,7 @@ async fn privileges(project: &Project) {
 
 /// No call fails while workers hand over to the last one, and take up again.
 async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
-    let load = Load::start(&[client.clone()], addresses, PACE);
+    let load = Load::start(std::slice::from_ref(client), addresses, PACE);
     load.flows().await;
     project.scale(1);
     has_workers(client, 1).await;
@@ -171,7 +171,7 @@ async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
 
 /// A worker that dies under load costs time, but no call.
 async fn death(project: &Project, client: &Client, addresses: &[String]) {
-    let load = Load::retrying(1_000_000, &[client.clone()], addresses, PACE);
+    let load = Load::retrying(1_000_000, std::slice::from_ref(client), addresses, PACE);
     load.flows().await;
     let before = hosts(client, addresses).await;
     // The one that was there all the time has the contracts.

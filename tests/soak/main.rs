@@ -36,15 +36,12 @@ fn main() -> ExitCode {
     eprintln!("soak: SOAK_SECONDS={seconds} SOAK_SEED={seed}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     let soak = || runtime.block_on(run(Duration::from_secs(seconds), seed));
-    match catch_unwind(AssertUnwindSafe(soak)) {
-        Ok(balance) => {
-            say(&format!("balance: even, {balance}, SOAK_SEED={seed}"));
-            ExitCode::SUCCESS
-        }
-        Err(_) => {
-            say(&format!("balance: NOT EVEN, see above; SOAK_SEED={seed}"));
-            ExitCode::FAILURE
-        }
+    if let Ok(balance) = catch_unwind(AssertUnwindSafe(soak)) {
+        say(&format!("balance: even, {balance}, SOAK_SEED={seed}"));
+        ExitCode::SUCCESS
+    } else {
+        say(&format!("balance: NOT EVEN, see above; SOAK_SEED={seed}"));
+        ExitCode::FAILURE
     }
 }
 

@@ -101,14 +101,14 @@ async fn fault_32_kill_a_container() {
 
 #[tokio::test]
 async fn fault_32_an_orphan_of_a_dead_worker() {
-    let mut world = World::start().await;
+    let mut world = World::of(farm().env("REAP_GRACE_MS", "0")).await;
     world.load_servers(&["a", "b"]).await;
     let recipe = Recipe::new();
     world.load("tar", &base64(&recipe.tar())).await.is_done();
     assert_eq!(world.things().await.len(), 6);
     world.farm().workers[0].kill().await;
     world.farm().add_worker().await;
-    wait::until_true("the orphans to go", PATIENCE, async || {
+    wait::until_true("the orphans to go", 2 * PATIENCE, async || {
         world.things().await.is_empty()
     })
     .await;
