@@ -52,6 +52,24 @@ pub(super) struct Harness {
 pub(super) type Reply = BoxFuture<'static, Result<String, String>>;
 
 impl Harness {
+    /// Evaluates the harness in a page that shows the document at `url`.
+    async fn make(
+        page: chromiumoxide::Page,
+        url: &str,
+        result_limit: u32,
+    ) -> Result<Self, Trouble> {
+        let evaluate = EvaluateParams::new(harness::expression(url, result_limit));
+        let object = execute(&page, COMMAND_LIMIT, evaluate).await?.result;
+        let Some(object_id) = object.object_id else {
+            let reason = "the page shows another document".to_owned();
+            return Err(Trouble::Refused("the harness".into(), reason));
+        };
+        Ok(Self {
+            page,
+            object_id: object_id.into(),
+        })
+    }
+
     /// Starts the calls of a batch, as `harness::encode` writes it.
     pub(super) fn run(&self, batch: String) -> Reply {
         let function = "function(a){\"use strict\";return this.run(a)}";
@@ -161,12 +179,7 @@ impl Page {
             .add(target, renderers, Arc::clone(&activity));
 
         silence(&page).await?;
-        let evaluate = EvaluateParams::new(harness::expression(&document.url, result_limit));
-        let object = execute(&page, COMMAND_LIMIT, evaluate).await?.result;
-        let Some(object_id) = object.object_id else {
-            let reason = "the page shows another document".to_owned();
-            return Err(Trouble::Refused("the harness".into(), reason));
-        };
+        let harness = Harness::make(page, &document.url, result_limit).await?;
         let dead = browser.dead().clone().cancelled_owned();
         let death = async move {
             tokio::select! {
@@ -174,10 +187,6 @@ impl Page {
                 Ok(reason) = death => reason,
                 () = dead => "its browser ended".to_owned(),
             }
-        };
-        let harness = Harness {
-            page,
-            object_id: object_id.into(),
         };
         Ok(Self {
             harness,

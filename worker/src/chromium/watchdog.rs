@@ -261,8 +261,14 @@ mod tests {
     fn what_is_computed_beside_them_adds_up_and_is_forgiven_slowly() {
         let mut debt = Debt::default();
         let half = SECOND / 2;
-        assert_eq!(debt.add(SECOND, half, Duration::ZERO), half - SECOND / 20);
-        assert_eq!(debt.add(SECOND, half, Duration::ZERO), SECOND - SECOND / 10);
+        assert_eq!(
+            debt.add(SECOND, half, Duration::ZERO),
+            Duration::from_millis(450)
+        );
+        assert_eq!(
+            debt.add(SECOND, half, Duration::ZERO),
+            Duration::from_millis(900)
+        );
         for _ in 0..20 {
             debt.add(SECOND, Duration::ZERO, Duration::ZERO);
         }
