@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::id::ContractAddress;
-use shared::job::Load;
+use shared::job::{Engine, Load};
 use shared::queue::QueueError;
 use shared::reply::FailureCode;
 use tokio::sync::Semaphore;
@@ -15,12 +15,11 @@ use crate::contracts::Host;
 /// calls, while the others are still served here.
 const UNDER_WAY: usize = 4;
 
-/// How long a contract may be on its way before the next ones are no longer held back: there seems to be
-/// no room for them.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a contract may be on its way before the next ones are no longer held back.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether a contract has arrived.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How often it is tried to close an inbox that still has entries.
 const CLOSE_EVERY: Duration = Duration::from_millis(20);
@@ -58,7 +57,7 @@ async fn hand_over_one(
     }
     let place = worker.contracts.remove(address);
     let arrival = async {
-        if permit.is_ok() && !arrives(worker, address).await {
+        if permit.is_ok() && !arrives(worker, address, host.spec.engine).await {
             under_way.close();
         }
     };
@@ -66,19 +65,30 @@ async fn hand_over_one(
     drop(place);
 }
 
-/// Whether another worker takes the contract soon.
-async fn arrives(worker: &Worker, address: &ContractAddress) -> bool {
+/// Whether another worker takes the contract soon; not awaited where none has room.
+async fn arrives(worker: &Worker, address: &ContractAddress, engine: Engine) -> bool {
     let looking = async {
         loop {
             match worker.queue.contract(address).await {
                 Ok(Some(record)) if record.owner.is_none() => {}
                 // Unloaded meanwhile, or taken; without Redis nothing arrives anywhere.
-                _ => return,
+                _ => return true,
+            }
+            if !has_room_elsewhere(worker, engine).await {
+                return false;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking).await.is_ok()
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .unwrap_or(false)
+}
+
+async fn has_room_elsewhere(worker: &Worker, engine: Engine) -> bool {
+    let workers = worker.queue.workers().await.unwrap_or_default();
+    let mut others = workers.iter().filter(|(id, _)| *id != worker.id);
+    others.any(|(_, info)| info.free(engine) > 0)
 }
 
 /// Makes the contract free, then offers it.
