@@ -1,12 +1,16 @@
 //! The `execution-worker` program: configuration, log, signals; then [`execution_worker::run`].
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use execution_worker::chromium;
 use execution_worker::config::Config;
 use shared::config::Env;
 use shared::lifecycle::{Lifecycle, Signals};
 use shared::probe;
+
+/// How long everything may take to end once the worker stops. Its browsers are given 10 s.
+const LAST_WORDS: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     // The same program guards its browsers: see `chromium`.
@@ -50,7 +54,15 @@ async fn work(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let signals = Signals::listen()?;
     let life = Lifecycle::new();
     let following = tokio::spawn(life.clone().follow_signals(signals, config.shutdown_grace));
-    let worked = execution_worker::run(config, life.clone()).await;
+    let overdue = async {
+        life.stopping().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    let worked = tokio::select! {
+        worked = execution_worker::run(config, life.clone()) => worked,
+        // The guards of its browsers see this process go.
+        () = overdue => return Err("a part of it does not end".into()),
+    };
     life.stop();
     following.await?;
     worked?;

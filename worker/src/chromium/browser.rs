@@ -91,8 +91,10 @@ impl Browser {
     pub(super) async fn launch(config: &ChromiumConfig) -> Result<Running, LaunchError> {
         let (guarded, address, stderr) = Guarded::start(config).await?;
         let tasks = TaskTracker::new();
-        tasks.spawn(drain(stderr));
         let dead = CancellationToken::new();
+        // Whoever else may hold its other end: it is of no interest any more.
+        let draining = dead.clone().run_until_cancelled_owned(drain(stderr));
+        tasks.spawn(draining);
         let connecting = async {
             let browser = Self::connect(&address, config, &tasks, &dead).await?;
             let gaps = browser.gaps().await?;
