@@ -109,7 +109,7 @@ async fn fault_32_an_orphan_of_a_dead_worker() {
     assert_eq!(world.things().await.len(), 6);
     world.farm().workers[0].kill().await;
     world.farm().add_worker().await;
-    wait::until_true("the orphans to go", 2 * PATIENCE, async || {
+    wait::until_true("the orphans to go", PATIENCE, async || {
         world.things().await.is_empty()
     })
     .await;

@@ -15,10 +15,10 @@ use crate::support::wait::{self, PATIENCE};
 
 /// A page that answers within this time is not slow, however fast it was before: on two cores,
 /// that also run the callers, a few milliseconds are noise.
-const UNHARMED: Duration = Duration::from_millis(250);
+const UNHARMED: Duration = Duration::from_millis(60);
 
 /// How soon a call is refused.
-const AT_ONCE: Duration = Duration::from_millis(250);
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// One caller's worth of calls, each measured.
 const SPARSE: Pace = Pace {

@@ -14,7 +14,7 @@ use crate::support::load::{Load, Pace};
 use crate::support::wait::{self, PATIENCE};
 
 /// How soon a call is refused while the queue is known to be down.
-const AT_ONCE: Duration = Duration::from_millis(250);
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How soon that is known.
 const KNOWN: Duration = Duration::from_secs(2);
