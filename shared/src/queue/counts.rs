@@ -19,6 +19,7 @@ pub(super) struct Counts {
     reaped_not_started: Counter,
     unreadable: Counter,
     quarantine: Counter,
+    lost: Counter,
     /// Contracts whose workers died.
     pub(super) quarantined_by_deaths: Counter,
     /// Contracts whose sandboxes were lost.
@@ -65,6 +66,7 @@ impl Counts {
             reaped_not_started: jobs("no"),
             unreadable: dead_letters("unreadable"),
             quarantine: dead_letters("quarantine"),
+            lost: dead_letters("lost"),
             quarantined_by_deaths: quarantines("worker_deaths"),
             quarantined_by_losses: quarantines("sandbox_losses"),
         }
@@ -92,6 +94,7 @@ impl Counts {
     pub(super) fn dead_letter(&self, kind: Option<&str>) {
         match kind {
             Some("quarantine") => self.quarantine.increment(1),
+            Some("lost") => self.lost.increment(1),
             _ => self.unreadable.increment(1),
         }
     }

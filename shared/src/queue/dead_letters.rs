@@ -1,5 +1,5 @@
 //! What went wrong in a way that a person should look at: frames that nobody could read, contracts
-//! that were quarantined. Without payloads: these may be secret.
+//! that were quarantined or lost. Without payloads: these may be secret.
 
 use std::collections::BTreeMap;
 

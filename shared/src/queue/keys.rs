@@ -88,9 +88,17 @@ impl Keys {
             .ok()
     }
 
-    /// `{blob:SHA256}`: string, while a contract refers to it. An executable, once per content.
+    /// `{blob:SHA256}`: list, while a contract refers to it. The pieces of an executable, once per
+    /// content.
     pub fn blob(&self, digest: &str) -> String {
         format!("{}{{blob:{digest}}}", self.prefix)
+    }
+
+    /// `{blob:SHA256}:new:N`: list, for as long as its load may take. An executable on its way in;
+    /// N is random.
+    pub fn incoming_blob(&self, digest: &str) -> String {
+        let sender = uuid::Uuid::new_v4().simple();
+        format!("{}{{blob:{digest}}}:new:{sender}", self.prefix)
     }
 
     /// `{blob:SHA256}:refs`: set. The contracts that refer to the executable.
@@ -154,7 +162,13 @@ mod tests {
             slot_tag(&keys.replies(api)),
             slot_tag(&keys.body(api, JobId(7)))
         );
-        assert_eq!(slot_tag(&keys.blob("ab")), slot_tag(&keys.blob_refs("ab")));
+        for key in [
+            keys.blob("ab"),
+            keys.incoming_blob("ab"),
+            keys.blob_refs("ab"),
+        ] {
+            assert_eq!(slot_tag(&key), Some("blob:ab"));
+        }
     }
 
     #[test]

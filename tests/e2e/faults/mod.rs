@@ -8,6 +8,7 @@
 mod apis;
 mod contracts;
 mod drain;
+mod executables;
 mod frames;
 mod pressure;
 mod quarantine;

@@ -248,6 +248,13 @@ impl Contracts {
         table.remove(address).map(|hosted| hosted.place)
     }
 
+    /// Whether the host of a contract is still the one with this status.
+    pub(crate) fn is_served_by(&self, address: &ContractAddress, status: &Arc<Status>) -> bool {
+        self.table()
+            .get(address)
+            .is_some_and(|hosted| Arc::ptr_eq(&hosted.host.status, status))
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing in here can panic half-way, so a poisoned table is a whole one.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)

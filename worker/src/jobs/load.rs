@@ -10,6 +10,7 @@ use shared::queue::contracts::{Claim, ContractRecord};
 use shared::reply::{Failure, FailureCode, Output};
 
 use super::execute::not_hosted;
+use super::record::Record;
 use crate::Worker;
 use crate::contracts::host::{HostTask, Hosting};
 use crate::contracts::{Host, HostEnds, Place};
@@ -174,7 +175,11 @@ async fn host_with<E: Engine>(
             return Err(error.into());
         }
         (Err(error), _) => {
-            give_up(worker, load, before, &host, ends).await;
+            let lost = reason == Reason::Orphaned && is_gone(&error);
+            give_up(worker, load, before.filter(|_| !lost), &host, ends).await;
+            if lost {
+                record_loss(worker, load).await;
+            }
             return Err(error);
         }
         (Ok((instance, executable)), _) => (instance, executable),
@@ -268,13 +273,31 @@ async fn fetch(worker: &Worker, load: &Load) -> Result<Arc<str>, LoadError> {
     let missing = || Failure::not_started(FailureCode::ExecutableMissing, "It is not in the store");
     let digest = &load.spec.digest;
     let blob = worker.queue.fetch_blob(digest).await?.ok_or_else(missing)?;
-    let text = String::from_utf8(blob).map_err(|_| {
-        Failure::started(
-            FailureCode::InvalidExecutable,
-            "The executable is not UTF-8 text",
-        )
-    })?;
-    Ok(text.into())
+    // Up to 50 MB to check and to copy: nothing else would run on this thread.
+    let text = tokio::task::spawn_blocking(|| String::from_utf8(blob).map(Arc::from))
+        .await
+        .expect("checking a text does not panic");
+    text.map_err(|_| {
+        let message = "The executable is not UTF-8 text";
+        Failure::started(FailureCode::InvalidExecutable, message).into()
+    })
+}
+
+/// Records that a contract was forgotten, since nobody can ever host it again.
+async fn record_loss(worker: &Worker, load: &Load) {
+    let fields = [
+        ("kind", "lost"),
+        ("contract", load.address.as_str()),
+        ("reason", "its executable is not in the store any more"),
+    ];
+    if let Err(error) = worker.queue.record_dead_letter(&fields).await {
+        tracing::warn!(contract = %load.address, %error, "cannot record a lost contract");
+    }
+}
+
+/// Whether the executable is in the store no longer.
+fn is_gone(error: &LoadError) -> bool {
+    matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
 }
 
 /// Starts the host task, which tries again where there is no instance yet.
@@ -287,8 +310,15 @@ async fn serve<E: Engine>(
     instance: Result<E::Instance, StartError>,
 ) {
     if let Ok(instance) = &instance {
-        let endpoints = instance.endpoints().unwrap_or_default();
-        note(worker, load, &executable, endpoints, instance.image()).await;
+        let record = Record {
+            address: load.address.clone(),
+            digest: load.spec.digest.clone(),
+            executable: executable.clone(),
+            endpoints: instance.endpoints().unwrap_or_default().to_vec(),
+            image: instance.image().map(str::to_owned),
+            status: ends.status.clone(),
+        };
+        record.keep(worker).await;
     }
     let hosting = Hosting {
         engine: engine.clone(),
@@ -299,32 +329,4 @@ async fn serve<E: Engine>(
     };
     let task = HostTask::new(worker.clone(), hosting, ends);
     worker.life.spawn("contract", task.run(instance));
-}
-
-/// Records what the next host of the contract will need. The contract serves without it, too.
-async fn note(
-    worker: &Worker,
-    load: &Load,
-    executable: &str,
-    endpoints: &[String],
-    image: Option<&str>,
-) {
-    let Load { address, spec } = load;
-    let noted = async {
-        if !worker.queue.keep_blob(&spec.digest, address).await? {
-            // It expired meanwhile.
-            let executable = executable.as_bytes();
-            worker
-                .queue
-                .store_blob(&spec.digest, executable, address)
-                .await?;
-        }
-        worker
-            .queue
-            .note_sandbox(address, worker.id, endpoints, image)
-            .await
-    };
-    if let Err(error) = noted.await {
-        tracing::warn!(contract = %address, %error, "could not record a load");
-    }
 }

@@ -3,4 +3,5 @@
 pub(crate) mod execute;
 pub(crate) mod inspect;
 pub(crate) mod load;
+mod record;
 pub(crate) mod unload;

@@ -1,0 +1,65 @@
+//! Executables and large arguments.
+
+use shared::queue::blobs::digest;
+
+use super::*;
+
+#[tokio::test]
+async fn a_blob_lives_as_long_as_a_contract_refers_to_it() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (content, one, other) = (b"{ a() {} }".as_slice(), address("one"), address("other"));
+    let digest = digest(content);
+    assert!(!queue.keep_blob(&digest, &one).await.unwrap(), "not there");
+    queue.stage_blob(&digest, content, LONG).await.unwrap();
+    assert!(queue.keep_blob(&digest, &one).await.unwrap());
+    queue
+        .stage_blob(&digest, content, Duration::from_secs(1))
+        .await
+        .unwrap();
+    assert!(queue.keep_blob(&digest, &other).await.unwrap());
+    assert!(
+        !queue.release_blob(&digest, &one).await.unwrap(),
+        "the other needs it"
+    );
+    assert_eq!(
+        queue.fetch_blob(&digest).await.unwrap().as_deref(),
+        Some(content)
+    );
+    assert!(queue.release_blob(&digest, &other).await.unwrap());
+    assert_eq!(queue.fetch_blob(&digest).await.unwrap(), None);
+    assert_eq!(redis.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_stored_argument_expires() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let deadline = queue.clock().after(LONG);
+    let name = queue
+        .store_body(ApiId::random(), JobId(1), b"[1]", deadline)
+        .await
+        .unwrap();
+    assert_eq!(
+        queue.fetch_body(&name).await.unwrap().as_deref(),
+        Some("[1]")
+    );
+    queue.remove_body(&name).await.unwrap();
+    assert_eq!(queue.fetch_body(&name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_large_blob_comes_back_as_it_was() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let content: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+    let digest = digest(&content);
+    // Whoever is first: it is there once, whole, and nothing else stays.
+    let staged = tokio::join!(
+        queue.stage_blob(&digest, &content, LONG),
+        queue.stage_blob(&digest, &content, LONG)
+    );
+    assert!(staged.0.is_ok() && staged.1.is_ok());
+    assert_eq!(queue.fetch_blob(&digest).await.unwrap(), Some(content));
+    assert_eq!(redis.keys().await.len(), 1);
+}

@@ -1,0 +1,99 @@
+//! Who hosts a contract.
+
+use shared::queue::contracts::{Claim, Route};
+
+use super::*;
+
+#[tokio::test]
+async fn a_contract_has_one_owner() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (one, other) = (worker(&queue).await, worker(&queue).await);
+    let contract = address("abcd");
+    assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
+
+    assert_eq!(
+        queue.claim(&contract, one, None, &spec("1")).await.unwrap(),
+        Claim::Granted(1)
+    );
+    let refused = queue
+        .claim(&contract, other, None, &spec("2"))
+        .await
+        .unwrap();
+    assert_eq!(refused, Claim::OwnedBy(one));
+    assert_eq!(
+        queue.raise_generation(&contract, one).await.unwrap(),
+        Some(2)
+    );
+    assert_eq!(
+        queue.raise_generation(&contract, other).await.unwrap(),
+        None
+    );
+    let Route::Hosted(host, record) = queue.route(&contract).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!((host, record.spec, record.generation), (one, spec("1"), 2));
+
+    // Dead, and known to be: another worker may take over.
+    queue.remove_worker(one).await.unwrap();
+    assert!(matches!(
+        queue.route(&contract).await.unwrap(),
+        Route::Unplaced(_)
+    ));
+    let taken = queue
+        .claim(&contract, other, Some(one), &spec("1"))
+        .await
+        .unwrap();
+    assert_eq!(taken, Claim::Granted(3));
+
+    assert!(
+        !queue.forget(&contract, Some(one)).await.unwrap(),
+        "not the owner any more"
+    );
+    assert!(queue.forget(&contract, Some(other)).await.unwrap());
+    assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
+}
+
+/// However long the whole farm was away, whoever comes finds what dead workers hosted.
+#[tokio::test]
+async fn what_a_worker_hosts_does_not_expire() {
+    const EXPIRE_EVERYTHING: &str = "
+        for _, key in ipairs(redis.call('KEYS', '*')) do
+            if redis.call('PTTL', key) >= 0 then redis.call('DEL', key) end
+        end";
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    let contract = address("abcd");
+    queue
+        .claim(&contract, worker, None, &spec("1"))
+        .await
+        .unwrap();
+    assert!(queue.renew_lease(worker).await.unwrap());
+    redis.command(&["EVAL", EXPIRE_EVERYTHING, "0"]).await;
+    assert!(!queue.is_alive(worker).await.unwrap());
+    assert_eq!(queue.hosted_by(worker).await.unwrap(), [contract]);
+}
+
+#[tokio::test]
+async fn a_disowned_contract_stays_loaded() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    let contract = address("abcd");
+    queue
+        .claim(&contract, worker, None, &spec("1"))
+        .await
+        .unwrap();
+    assert_eq!(
+        queue.hosted_by(worker).await.unwrap(),
+        std::slice::from_ref(&contract)
+    );
+    assert!(queue.disown(&contract, worker).await.unwrap());
+    assert_eq!(queue.hosted_by(worker).await.unwrap(), []);
+    let Route::Unplaced(record) = queue.route(&contract).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!((record.owner, record.generation), (None, 1));
+    assert_eq!(queue.loaded().await.unwrap(), [contract]);
+}

@@ -1,0 +1,300 @@
+//! The queue against a real Redis: what one side puts in, the other side gets out.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall fail where it stands"
+)]
+
+mod blobs;
+mod contracts;
+mod deaths;
+mod redis;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use self::redis::Redis;
+use shared::frame::{Envelope, Reply, encode_item, pack_replies, unpack_jobs, unpack_replies};
+use shared::id::{ApiId, ContractAddress, JobId, WorkerId};
+use shared::job::{Argument, ContractSpec, Engine, Execute, Job, Limits, Load};
+use shared::lifecycle::Lifecycle;
+use shared::queue::inbox::{Outgoing, Refusal, Refusals};
+use shared::queue::leases::WorkerInfo;
+use shared::queue::{Queue, inbox, placement, replies};
+use shared::reply::{FailureCode, Output};
+use tokio::sync::mpsc;
+
+const LONG: Duration = Duration::from_secs(10);
+
+fn address(text: &str) -> ContractAddress {
+    text.parse().unwrap()
+}
+
+fn spec(digest: &str) -> ContractSpec {
+    ContractSpec {
+        engine: Engine::Javascript,
+        digest: digest.to_owned(),
+        limits: Limits::default(),
+        idempotent: false,
+    }
+}
+
+fn info() -> WorkerInfo {
+    WorkerInfo {
+        engines: vec![Engine::Javascript],
+        capacity: 2,
+        used: 0,
+        draining: false,
+        version: "1".to_owned(),
+    }
+}
+
+fn call(id: u64, deadline: u64) -> Envelope {
+    let execute = Execute {
+        address: address("abcd"),
+        method: format!("m{id}"),
+        argument: Argument::None,
+    };
+    Envelope {
+        id: JobId(id),
+        deadline,
+        attempt: 1,
+        trace: None,
+        job: Job::Execute(execute),
+    }
+}
+
+async fn worker(queue: &Queue) -> WorkerId {
+    let worker = WorkerId::random();
+    assert!(queue.register_worker(worker).await.unwrap());
+    queue.report_worker(worker, &info()).await.unwrap();
+    worker
+}
+
+/// Collects what a writer reports.
+#[derive(Clone, Default)]
+struct News(Arc<Mutex<Vec<Refused>>>);
+
+/// Jobs, and why they were refused.
+type Refused = (Vec<JobId>, Refusal);
+
+impl Refusals for News {
+    fn refused(&self, jobs: Vec<JobId>, refusal: Refusal) {
+        self.0.lock().unwrap().push((jobs, refusal));
+    }
+
+    fn depth(&self, _entries: u64) {}
+}
+
+/// Sends the calls `1..=count` and waits until the writer is done.
+async fn send(queue: &Queue, api: ApiId, worker: WorkerId, count: u64) -> News {
+    let news = News::default();
+    let (jobs, writing) = inbox::writer(queue.clone(), api, worker, news.clone());
+    let deadline = queue.clock().after(LONG);
+    let feeding = async {
+        for id in 1..=count {
+            let item = encode_item(&call(id, deadline));
+            jobs.send(Outgoing {
+                id: JobId(id),
+                item,
+            })
+            .await
+            .unwrap();
+        }
+        drop(jobs);
+    };
+    tokio::join!(writing, feeding);
+    news
+}
+
+/// Reads the jobs of an inbox until `count` have come; gives them and their entries.
+async fn read(reader: &mut inbox::Reader, count: usize) -> (Vec<u64>, Vec<String>) {
+    let (mut jobs, mut entries) = (Vec::new(), Vec::new());
+    while jobs.len() < count {
+        for received in reader.read().await {
+            let frame = unpack_jobs(&received.frame).unwrap();
+            jobs.extend(frame.jobs.iter().map(|job| job.id.0));
+            entries.push(received.entry);
+        }
+    }
+    (jobs, entries)
+}
+
+#[tokio::test]
+async fn jobs_arrive_in_order_and_are_packed() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    let news = send(&queue, ApiId::random(), worker, 1000).await;
+    let (jobs, entries) = read(&mut inbox::Reader::new(queue.clone(), worker), 1000).await;
+    assert_eq!(jobs, (1..=1000).collect::<Vec<_>>());
+    assert!(
+        entries.len() < 500,
+        "{} frames for 1000 jobs",
+        entries.len()
+    );
+    assert!(news.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_inbox_that_is_not_there_refuses() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let news = send(&queue, ApiId::random(), WorkerId::random(), 3).await;
+    let refused = news.0.lock().unwrap().clone();
+    let jobs: Vec<u64> = refused
+        .iter()
+        .flat_map(|(jobs, _)| jobs)
+        .map(|job| job.0)
+        .collect();
+    assert_eq!(jobs, [1, 2, 3]);
+    assert!(
+        refused
+            .iter()
+            .all(|(_, refusal)| *refusal == Refusal::NoInbox)
+    );
+    assert_eq!(redis.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_new_connection_brings_what_the_old_one_lost() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    send(&queue, ApiId::random(), worker, 2).await;
+    // Delivered, but never handed on, as on a connection that breaks.
+    let (lost, _) = read(&mut inbox::Reader::new(queue.clone(), worker), 2).await;
+    send(&queue, ApiId::random(), worker, 3).await;
+    let mut reader = inbox::Reader::new(queue.clone(), worker);
+    let (jobs, _) = read(&mut reader, 5).await;
+    assert_eq!(jobs, [lost, vec![1, 2, 3]].concat());
+}
+
+#[tokio::test]
+async fn an_inbox_closes_only_when_all_is_settled() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    send(&queue, ApiId::random(), worker, 1).await;
+    assert!(!queue.close_inbox(worker).await.unwrap(), "unread");
+    let (_, entries) = read(&mut inbox::Reader::new(queue.clone(), worker), 1).await;
+    assert!(!queue.close_inbox(worker).await.unwrap(), "unsettled");
+    queue.settle(worker, &[], &entries).await.unwrap();
+    assert!(queue.close_inbox(worker).await.unwrap());
+    let news = send(&queue, ApiId::random(), worker, 1).await;
+    assert_eq!(news.0.lock().unwrap()[0].1, Refusal::NoInbox);
+}
+
+#[tokio::test]
+async fn replies_reach_their_api_and_are_trimmed() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (api, gone, worker) = (ApiId::random(), ApiId::random(), WorkerId::random());
+    queue.api_heartbeat(api).await.unwrap();
+    let reply = |id| {
+        let outcome = Ok(Output::Done);
+        let reply = Reply {
+            id: JobId(id),
+            generation: None,
+            ran_us: None,
+            outcome,
+        };
+        pack_replies(worker, [encode_item(&reply)])
+    };
+    let frames = [(api, reply(1)), (gone, reply(2)), (api, reply(3))];
+    queue.settle(worker, &frames, &[]).await.unwrap();
+
+    let mut reader = replies::Reader::new(queue.clone(), api);
+    let mut ids = Vec::new();
+    while ids.len() < 2 {
+        for frame in reader.read().await {
+            ids.extend(
+                unpack_replies(&frame)
+                    .unwrap()
+                    .replies
+                    .iter()
+                    .map(|reply| reply.id.0),
+            );
+        }
+    }
+    assert_eq!(ids, [1, 3]);
+    queue.trim_replies(api, reader.last()).await.unwrap();
+    queue.remove_api(api).await.unwrap();
+    assert_eq!(
+        redis.keys().await,
+        Vec::<String>::new(),
+        "nothing for the api that is gone"
+    );
+}
+
+#[tokio::test]
+async fn a_load_is_taken_by_one_worker_and_loads_spread() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (taken, mut loads) = mpsc::channel(16);
+    let readers: Vec<_> = (0..2)
+        .map(|number| {
+            let (queue, taken) = (queue.clone(), taken.clone());
+            let mut reader =
+                placement::Reader::new(queue.clone(), Engine::Javascript, WorkerId::random());
+            tokio::spawn(async move {
+                loop {
+                    if let Some(load) = reader.read().await {
+                        queue.placed(Engine::Javascript, &load.entry).await.unwrap();
+                        let frame = unpack_jobs(&load.frame).unwrap();
+                        if taken.send((number, frame.jobs[0].id.0)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+
+    let mut by_reader = [0, 0];
+    for id in 0..20 {
+        let load = Load {
+            address: address("abcd"),
+            spec: spec("1"),
+        };
+        let deadline = queue.clock().after(LONG);
+        let job = Job::Load(load);
+        let envelope = Envelope {
+            id: JobId(id),
+            deadline,
+            attempt: 1,
+            trace: None,
+            job,
+        };
+        queue
+            .place(Engine::Javascript, Some(ApiId::random()), &envelope)
+            .await
+            .unwrap();
+        let (reader, taken) = loads.recv().await.unwrap();
+        assert_eq!(taken, id);
+        by_reader[reader] += 1;
+    }
+    assert!(by_reader.iter().all(|count| *count > 2), "{by_reader:?}");
+    readers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_worker_is_listed_while_it_lives() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    assert_eq!(queue.workers().await.unwrap(), [(worker, info())]);
+    assert!(queue.is_alive(worker).await.unwrap());
+    queue.remove_worker(worker).await.unwrap();
+    assert_eq!(queue.workers().await.unwrap(), []);
+    assert!(!queue.is_alive(worker).await.unwrap());
+    assert_eq!(redis.keys().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_unreadable_frame_is_recorded_without_its_payload() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    queue.bury("in", b"secret", "undecodable").await.unwrap();
+    assert_eq!(redis.keys().await, ["test:dead-letters"]);
+}

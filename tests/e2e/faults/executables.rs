@@ -1,0 +1,73 @@
+//! The executables in Redis, without which no other worker can take a contract over.
+
+use serde_json::json;
+use shared::queue::blobs::digest;
+
+use super::{FAILOVER, builder, shared};
+use crate::support::books::CONTRACT;
+use crate::support::wait::{self, PATIENCE};
+
+#[tokio::test]
+async fn fault_18_a_load_that_redis_does_not_record_at_first() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    // Nothing can be added to this for as long as it is not a set.
+    let references = format!("exec:{{blob:{}}}:refs", digest(CONTRACT.as_bytes()));
+    farm.redis_command::<()>(&["SET", &references, "in the way"])
+        .await;
+    client.must_load("books", CONTRACT).await;
+    farm.redis_command::<()>(&["DEL", &references]).await;
+    wait::until_true("the load to be recorded", PATIENCE, async || {
+        let known: Vec<String> = farm.redis_command(&["SMEMBERS", &references]).await;
+        known == ["books"]
+    })
+    .await;
+    farm.join().await;
+    farm.workers[0].kill().await;
+    let answer = wait::until("an answer", FAILOVER, async || {
+        Some(client.execute("books", "add", &json!(1)).await)
+    })
+    .await;
+    assert_eq!(answer.data()["count"], 1);
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_12_a_contract_whose_executable_is_gone() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    client.must_load("books", CONTRACT).await;
+    let executable = format!("exec:{{blob:{}}}", digest(CONTRACT.as_bytes()));
+    let removed: u64 = farm.redis_command(&["DEL", &executable]).await;
+    assert_eq!(removed, 1);
+    // Its host does not need it.
+    assert_eq!(
+        client.execute("books", "add", &json!(1)).await.data()["count"],
+        1
+    );
+    farm.join().await;
+    farm.workers[0].kill().await;
+    wait::until_true("the contract to be given up", PATIENCE, async || {
+        let answer = client.execute("books", "add", &json!(2)).await;
+        answer.json()["code"] == "contract_not_loaded"
+    })
+    .await;
+    let letters = client.dead_letters().await;
+    assert_eq!(letters.len(), 1, "{letters:#?}");
+    assert_eq!(
+        (&letters[0]["kind"], &letters[0]["contract"]),
+        (&json!("lost"), &json!("books"))
+    );
+    client.must_load("books", CONTRACT).await;
+    assert_eq!(
+        client.execute("books", "add", &json!(3)).await.data()["count"],
+        1
+    );
+    farm.redis_command::<()>(&["DEL", "exec:dead-letters"])
+        .await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
