@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
+use tokio::time::Instant;
 
 /// How often Redis is asked, and how long it may take to answer: it answers in well under a
 /// millisecond.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// How many answers must be missing: one may be a moment's.
-const MISSED: u32 = 2;
+/// How long no answer must have come: a connection that broke is back before.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// How many questions lie between two looks at the memory.
 const MEMORY_EVERY: u32 = 10;
@@ -52,7 +53,7 @@ impl Breaker {
 
     /// Watches until the process stops.
     pub(crate) async fn watch(self, queue: Queue, life: Lifecycle) {
-        let (mut missed, mut asked, mut short) = (0, 0_u32, false);
+        let (mut answered_at, mut asked, mut short) = (Instant::now(), 0_u32, false);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(ASK_EVERY) => {}
@@ -68,11 +69,11 @@ impl Breaker {
                 queue.ping().await
             };
             let answered = matches!(tokio::time::timeout(PATIENCE, question).await, Ok(Ok(())));
-            missed = if answered { 0 } else { missed + 1 };
-            if missed >= MISSED {
-                self.enter(State::Open);
-            } else if answered {
+            if answered {
+                answered_at = Instant::now();
                 self.enter(if short { State::Short } else { State::Closed });
+            } else if answered_at.elapsed() >= SILENCE {
+                self.enter(State::Open);
             }
         }
     }

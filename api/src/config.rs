@@ -25,6 +25,9 @@ pub struct Config {
     pub execute_body_limit: usize,
     /// `LOAD_BODY_LIMIT_BYTES`: the largest load request, by default 64 MiB.
     pub load_body_limit: usize,
+    /// `HEADERS_TIMEOUT_MS`: how long a connection may take to bring the whole head of a request,
+    /// idle time before it included, by default 60 s, as in Node.js, the original service's server.
+    pub headers_timeout: Duration,
     /// `BODY_TIMEOUT_MS`: how long a request's body may take to arrive, by default 30 s.
     pub body_timeout: Duration,
     /// `EXECUTE_DEADLINE_MS`: from a call's acceptance to its answer, waiting included, by
@@ -57,6 +60,7 @@ impl Config {
             engine: env.parse("EXECUTION_ENGINE", Engine::Javascript)?,
             execute_body_limit: env.number("EXECUTE_BODY_LIMIT_BYTES", MIB, 1..=256 * MIB)?,
             load_body_limit: env.number("LOAD_BODY_LIMIT_BYTES", 64 * MIB, 1..=512 * MIB)?,
+            headers_timeout: env.millis("HEADERS_TIMEOUT_MS", 60_000, 100..=3_600_000)?,
             body_timeout: env.millis("BODY_TIMEOUT_MS", 30_000, 100..=600_000)?,
             execute_deadline: env.millis("EXECUTE_DEADLINE_MS", 10_000, 100..=600_000)?,
             load_deadline: env.millis("LOAD_DEADLINE_MS", 30_000, 1_000..=3_600_000)?,

@@ -1,7 +1,7 @@
 //! The inboxes that this process writes to: one writer task per worker, made when it is needed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ struct Inbox {
     fullness: Arc<Fullness>,
     /// Its worker's connection is gone.
     suspect: Arc<AtomicBool>,
+    /// Jobs that this process awaits an answer to.
+    under_way: Arc<AtomicUsize>,
 }
 
 impl Inboxes {
@@ -52,14 +54,15 @@ impl Inboxes {
         }
     }
 
-    /// Puts a job on its way, in the order of the calls of this method; never waits.
-    pub(crate) fn send(&self, worker: WorkerId, job: Outgoing) -> Result<(), ApiError> {
+    /// Puts a job on its way, in the order of the calls of this method; never waits. It counts as
+    /// under way for as long as the caller keeps what this gives.
+    pub(crate) fn send(&self, worker: WorkerId, job: Outgoing) -> Result<UnderWay, ApiError> {
         let inbox = self.inbox(worker);
         if inbox.fullness.is_full(self.queue.clock()) || inbox.jobs.try_send(job).is_err() {
             let message = "The contract's worker is overloaded".to_owned();
             return Err(ApiError::Overloaded(message));
         }
-        Ok(())
+        Ok(UnderWay::new(inbox.under_way))
     }
 
     /// Takes a job back when it is dropped, unless it was disarmed before: the caller has left.
@@ -86,6 +89,13 @@ impl Inboxes {
     pub(crate) fn is_suspect(&self, worker: WorkerId) -> bool {
         let inbox = self.open().get(&worker).cloned();
         inbox.is_some_and(|inbox| inbox.suspect.load(Ordering::Relaxed))
+    }
+
+    /// How many answers of a worker this process awaits.
+    pub(crate) fn under_way(&self, worker: WorkerId) -> usize {
+        let open = self.open();
+        let inbox = open.get(&worker);
+        inbox.map_or(0, |inbox| inbox.under_way.load(Ordering::Relaxed))
     }
 
     /// Looks after the workers until the process stops.
@@ -148,7 +158,25 @@ impl Inboxes {
             jobs,
             fullness,
             suspect: Arc::default(),
+            under_way: Arc::default(),
         }
+    }
+}
+
+/// A job counts as under way until this is dropped.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn new(jobs: Arc<AtomicUsize>) -> Self {
+        jobs.fetch_add(1, Ordering::Relaxed);
+        Self(jobs)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -184,7 +212,7 @@ impl Drop for Withdrawal {
             item: encode_item(&envelope),
         };
         // When it cannot be sent, the job runs in vain, as it would have.
-        _ = inboxes.send(self.worker, outgoing);
+        drop(inboxes.send(self.worker, outgoing));
     }
 }
 

@@ -16,11 +16,11 @@ mod reply_router;
 mod request;
 mod router;
 mod routes;
+mod server;
 mod state;
 
 use std::sync::Arc;
 
-use axum::serve::ListenerExt;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::id::ApiId;
@@ -48,9 +48,6 @@ pub enum ServeError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
-    /// The listener broke.
-    #[error("cannot accept connections: {0}")]
-    Listener(#[from] std::io::Error),
 }
 
 /// Serves on `listener` until `life` drains and every request under way is answered.
@@ -76,18 +73,8 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     let farm = queue.farm().await?;
     let state = start(config, &queue, (api, farm), telemetry, &life);
 
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let draining = life.clone();
-    let requests = axum::serve(listener, router::router(state))
-        .with_graceful_shutdown(async move { draining.draining().await });
-    let served = tokio::select! {
-        result = async { requests.await } => result,
-        () = life.stopping() => Ok(()),
-    };
+    let patience = state.config.headers_timeout;
+    server::serve(listener, router::router(state), patience, &life).await;
 
     life.stop();
     life.join().await;
@@ -95,7 +82,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         tracing::warn!(%error, "could not remove this api's keys: they expire by themselves");
     }
     tracer.shutdown().await;
-    Ok(served?)
+    Ok(())
 }
 
 /// How the process shows what it does.

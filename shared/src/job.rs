@@ -94,6 +94,13 @@ pub struct ContractSpec {
     /// reaches nothing outside itself, and its state died with it.
     #[serde(default)]
     pub idempotent: bool,
+    /// How many workers host it at once, from 1 to [`ContractAddress::MAX_REPLICAS`].
+    #[serde(default = "one")]
+    pub replicas: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Make a contract ready to be called.

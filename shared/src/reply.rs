@@ -145,8 +145,12 @@ pub struct ContractStatus {
     pub state: ContractState,
     /// The methods that can be called.
     pub endpoints: Vec<String>,
-    /// The worker that hosts it.
+    /// The worker that hosts it, or its first replica.
     pub host: Option<String>,
+    /// How many workers shall host it.
+    pub replicas: u32,
+    /// Those that do.
+    pub hosts: Vec<String>,
     /// Raised by every fresh sandbox: another number means that the contract's state is new.
     pub generation: u64,
     /// SHA-256 of the executable.

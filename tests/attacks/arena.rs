@@ -27,6 +27,8 @@ const TRIES: u32 = 3;
 const FOREIGN: f64 = 0.25;
 /// How much a worker may grow while it is attacked.
 const LEEWAY_KIB: u64 = 192 * 1024;
+/// Processes for pages beside those of the contracts: one waits for the next contract.
+const SPARE: usize = 1;
 /// How long processes and pages may take to go.
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -229,7 +231,8 @@ impl Arena {
             let renderers = self.farm.renderers(0).len();
             let zombies = processes::zombies(worker);
             let files = self.farm.profiles();
-            if contracts == renderers && zombies.is_empty() && files.len() == 1 {
+            let spare = renderers.saturating_sub(contracts);
+            if contracts <= renderers && spare <= SPARE && zombies.is_empty() && files.len() == 1 {
                 return Ok(());
             }
             if start.elapsed() > LIMIT {

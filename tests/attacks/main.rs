@@ -254,7 +254,10 @@ async fn pages() -> Report {
     neighbours::run(&mut arena).await;
     values::run(&mut arena).await;
     let mut report = arena.end().await;
-    let mut crowded = Arena::bare(farm().env(LAYERS_OFF, "processes")).await;
+    let crowded = farm()
+        .env(LAYERS_OFF, "processes")
+        .env("CHROMIUM_SPARE_PAGES", "0");
+    let mut crowded = Arena::bare(crowded).await;
     neighbours::crowded(&mut crowded).await;
     report.join(crowded.end().await);
     report

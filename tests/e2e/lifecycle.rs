@@ -98,7 +98,10 @@ async fn a_killed_page_comes_back() {
 
 #[tokio::test]
 async fn an_unloaded_contract_leaves_no_process() {
-    let farm = Farm::start().await;
+    let farm = Farm::builder()
+        .env("CHROMIUM_SPARE_PAGES", "0")
+        .start()
+        .await;
     let client = farm.client();
     load_all(client, &["kept"]).await;
     let before = farm.renderers(0).len();

@@ -3,6 +3,8 @@
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::client::send;
@@ -91,6 +93,28 @@ async fn a_body_that_does_not_come_is_not_awaited() {
         let stuck = futures::stream::pending::<Result<String, std::io::Error>>();
         let answer = send(request.body(reqwest::Body::wrap_stream(stuck))).await;
         answer.error(408, "request_timeout");
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_is_not_awaited() {
+    let farm = Farm::builder()
+        .env("HEADERS_TIMEOUT_MS", "300")
+        .start()
+        .await;
+    for begun in ["", "POST /execute/abcd/echo HTTP/1.1\r\nhost: a\r\n"] {
+        let url = farm.client().url("");
+        let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await;
+        let stream = stream.as_mut().expect("an api listens");
+        let sent = stream.write_all(begun.as_bytes()).await;
+        sent.expect("an api reads");
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        closed
+            .expect("the connection is closed")
+            .expect("it is closed in order");
+        assert!(!String::from_utf8_lossy(&rest).contains(" 200 "));
     }
     farm.stop().await;
 }

@@ -16,6 +16,7 @@ mod logs;
 mod metrics;
 mod outage;
 mod reload;
+mod replicas;
 mod scale;
 mod schemathesis;
 mod settings;

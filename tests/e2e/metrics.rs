@@ -20,7 +20,9 @@ const CONTRACT: &str = "{
 /// A farm whose worker can be asked, and the worker's own client.
 async fn farm(env: &[(&str, &str)]) -> (Farm, Client) {
     let port = programs::free_port();
-    let mut builder = Farm::builder().env("EXECUTION_WORKER_PORT", &port.to_string());
+    let mut builder = Farm::builder()
+        .env("EXECUTION_WORKER_PORT", &port.to_string())
+        .env("CHROMIUM_SPARE_PAGES", "0");
     for (name, value) in env {
         builder = builder.env(name, value);
     }

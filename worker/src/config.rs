@@ -104,7 +104,8 @@ fn engines(env: Env) -> Result<Vec<Engine>, ConfigError> {
 }
 
 /// `CHROMIUM_PATH` (by default found), `CHROMIUM_USER` (`nobody`, only used by root),
-/// `CHROMIUM_PROCESSES` (1), `LOAD_TIMEOUT_MS` (5000); per contract `CHROMIUM_HEAP_MB` (128),
+/// `CHROMIUM_PROCESSES` (one for every four cores, at most 4), `CHROMIUM_SPARE_PAGES` (1),
+/// `LOAD_TIMEOUT_MS` (5000); per contract `CHROMIUM_HEAP_MB` (128),
 /// `CHROMIUM_CONTRACT_MB` (512, outside the heap) and `IDLE_CPU_MS` (500); per browser
 /// `CHROMIUM_BROWSER_MB` (1024, its own process) and `CHROMIUM_CGROUP_MB` (4096, all of it; 0 is none).
 fn chromium_config(env: Env, calls: CallLimits) -> Result<ChromiumConfig, ConfigError> {
@@ -120,7 +121,8 @@ fn chromium_config(env: Env, calls: CallLimits) -> Result<ChromiumConfig, Config
     Ok(ChromiumConfig {
         executable,
         user,
-        browsers: env.number("CHROMIUM_PROCESSES", 1, 1..=64)?,
+        browsers: env.number("CHROMIUM_PROCESSES", processes(), 1..=64)?,
+        spare_pages: env.number("CHROMIUM_SPARE_PAGES", 1, 0..=64)?,
         heap_mb: env.number("CHROMIUM_HEAP_MB", 128, 16..=4096)?,
         call_limit: calls.time,
         load_limit: env.millis("LOAD_TIMEOUT_MS", 5000, 100..=600_000)?,
@@ -132,4 +134,11 @@ fn chromium_config(env: Env, calls: CallLimits) -> Result<ChromiumConfig, Config
         layers: Layers::from_env(env)?,
         ..ChromiumConfig::default()
     })
+}
+
+/// How many browsers share the contracts: more of them lose fewer pages at once, and each one has
+/// a thread of its own for all the messages of its pages.
+fn processes() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.div_ceil(4).min(4)
 }

@@ -116,6 +116,11 @@ pub trait Instance: Send + 'static {
     /// How many calls may be submitted now. Zero: wait for the next event.
     fn room(&self) -> usize;
 
+    /// Fewer calls than this had better wait for what is under way: started together they cost less.
+    fn worthwhile(&self) -> usize {
+        1
+    }
+
     /// Starts the calls, at most [`Self::room`] of them. Every one of them gets one event, unless
     /// the instance is lost first. Limits of time are the instance's to keep: a call that runs
     /// over its own gets a `Done` with a failure.

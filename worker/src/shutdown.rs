@@ -57,7 +57,9 @@ async fn hand_over_one(
     }
     let place = worker.contracts.remove(address);
     let arrival = async {
-        if permit.is_ok() && !arrives(worker, address, host.spec.engine).await {
+        // The other replicas of a contract serve, and keep their workers from taking this one.
+        let is_only = host.spec.replicas == 1;
+        if is_only && permit.is_ok() && !arrives(worker, address, host.spec.engine).await {
             under_way.close();
         }
     };

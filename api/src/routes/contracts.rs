@@ -4,6 +4,7 @@
 //! in the queue is shown.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -44,7 +45,26 @@ pub(crate) async fn list(
             contracts.insert(address.clone(), hostless(&state, address, record));
         }
     }
-    Ok(Json(contracts.into_values().collect()))
+    let mut merged: BTreeMap<_, ContractStatus> = BTreeMap::new();
+    for (address, status) in contracts {
+        // A contract comes before its replicas.
+        match merged.entry(address.replica(1)) {
+            Entry::Vacant(entry) => {
+                entry.insert(status);
+            }
+            Entry::Occupied(mut contract) => merge(contract.get_mut(), status),
+        }
+    }
+    Ok(Json(merged.into_values().collect()))
+}
+
+/// Adds a replica's status to its contract's.
+fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
+    contract.host = contract.host.take().or(replica.host);
+    contract.hosts.extend(replica.hosts);
+    contract.queue_depth += replica.queue_depth;
+    contract.calls += replica.calls;
+    contract.errors += replica.errors;
 }
 
 /// How one contract fares
@@ -62,23 +82,37 @@ pub(crate) async fn show(
     State(state): State<AppState>,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ContractStatus>, ApiError> {
-    let address = address(&path(parts)?)?;
-    let record = match state.queue.route(&address).await? {
-        Route::NotLoaded => return Err(ApiError::ContractNotLoaded),
+    let contract = address(&path(parts)?)?;
+    let Some(mut status) = status(&state, &contract).await? else {
+        return Err(ApiError::ContractNotLoaded);
+    };
+    let replicas = (2..=status.replicas).map(|number| contract.replica(number));
+    let replicas = replicas.map(async |replica| self::status(&state, &replica).await);
+    for replica in futures::future::try_join_all(replicas).await? {
+        if let Some(replica) = replica {
+            merge(&mut status, replica);
+        }
+    }
+    Ok(Json(status))
+}
+
+/// How a contract or a replica fares; none when it is not loaded.
+async fn status(
+    state: &AppState,
+    address: &ContractAddress,
+) -> Result<Option<ContractStatus>, ApiError> {
+    let record = match state.queue.route(address).await? {
+        Route::NotLoaded => return Ok(None),
         Route::Unplaced(record) | Route::Quarantined(record) => record,
         Route::Hosted(worker, record) => {
-            if let Some(status) = state
-                .dispatcher
-                .inspect([worker], Some(&address))
-                .await
-                .pop()
-            {
-                return Ok(Json(status));
+            let told = state.dispatcher.inspect([worker], Some(address)).await;
+            if let Some(status) = told.into_iter().next() {
+                return Ok(Some(status));
             }
             record
         }
     };
-    Ok(Json(hostless(&state, address, record)))
+    Ok(Some(hostless(state, address.clone(), record)))
 }
 
 fn hostless(
@@ -97,6 +131,8 @@ fn hostless(
         },
         endpoints: record.endpoints,
         host: None,
+        replicas: record.spec.replicas,
+        hosts: Vec::new(),
         generation: record.generation,
         digest: record.spec.digest,
         image: record.image,

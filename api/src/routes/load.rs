@@ -50,8 +50,8 @@ struct LoadRequest {
     #[schema(value_type = Option<Limits>)]
     #[serde(default)]
     limits: Value,
-    /// How many workers host it.
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1)]
+    /// How many workers host it, each with a state of its own.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 16)]
     #[serde(default)]
     replicas: Value,
     /// Whether a call whose worker died may be run again. JavaScript calls always may.
@@ -88,16 +88,15 @@ pub(crate) async fn load(
     let checking = tokio::task::spawn_blocking(move || parse(json(&body)?, engine));
     let (load, executable) = checking.await.expect("checking does not panic")?;
     let trace = trace_context(&headers);
-    let ticket = |job| Ticket {
+    let tickets = |job| Ticket {
         job,
         deadline,
         trace: trace.clone(),
     };
-    let reply = state
+    state
         .dispatcher
-        .load(load, executable.as_bytes(), ticket)
+        .load(&load, executable.as_bytes(), tickets)
         .await?;
-    reply.outcome?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -123,15 +122,7 @@ fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiErr
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
         limits_object(value, engine)
     });
-    optional(
-        &mut wrong,
-        "replicas",
-        request.replicas,
-        |value| match value {
-            Value::Number(number) if number.as_u64() == Some(1) => Ok(()),
-            _ => Err("must be 1".to_owned()),
-        },
-    );
+    let replicas = optional(&mut wrong, "replicas", request.replicas, replica_count);
     let idempotent = optional(&mut wrong, "idempotent", request.idempotent, |value| {
         value
             .as_bool()
@@ -153,6 +144,7 @@ fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiErr
         digest: digest(executable.as_bytes()),
         limits: limits.unwrap_or_default(),
         idempotent: idempotent.unwrap_or(false),
+        replicas: replicas.unwrap_or(1),
     };
     Ok((Load { address, spec }, executable))
 }
@@ -206,6 +198,14 @@ fn executable_text(value: Value) -> Result<String, String> {
     } else {
         Ok(text)
     }
+}
+
+fn replica_count(value: Value) -> Result<u32, String> {
+    const MOST: u32 = ContractAddress::MAX_REPLICAS;
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    number
+        .filter(|number| (1..=MOST).contains(number))
+        .ok_or_else(|| format!("must be a whole number from 1 to {MOST}"))
 }
 
 fn limits_object(value: Value, engine: Engine) -> Result<Limits, String> {

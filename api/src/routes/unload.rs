@@ -5,8 +5,6 @@ use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use shared::job::{Job, Unload};
-use shared::queue::contracts::Route;
 use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
@@ -60,28 +58,12 @@ pub(crate) async fn unload(
     };
     let address = address(&given)?;
 
-    if let Route::Unplaced(record) | Route::Quarantined(record) =
-        state.queue.route(&address).await?
-        && state.queue.forget(&address, record.owner).await?
-    {
-        state
-            .queue
-            .release_blob(&record.spec.digest, &address)
-            .await?;
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    let job = Job::Unload(Unload {
-        address: address.clone(),
-    });
-    let ticket = Ticket {
+    let trace = trace_context(&headers);
+    let tickets = |job| Ticket {
         job,
         deadline,
-        trace: trace_context(&headers),
+        trace: trace.clone(),
     };
-    match state.dispatcher.run(&address, ticket).await {
-        Ok(reply) => reply.outcome.map(|_| ())?,
-        Err(ApiError::ContractNotLoaded) => {}
-        Err(error) => return Err(error),
-    }
+    state.dispatcher.unload(&address, tickets).await?;
     Ok(StatusCode::NO_CONTENT)
 }

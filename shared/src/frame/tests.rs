@@ -55,6 +55,7 @@ fn job() -> impl Strategy<Value = Job> {
                     digest,
                     limits,
                     idempotent: true,
+                    replicas: 2,
                 };
                 Job::Load(Load { address, spec })
             }

@@ -21,6 +21,10 @@ use crate::id::{ApiId, JobId, WorkerId};
 /// Frames of one writer under way at most. Two keep Redis busy while a third gathers.
 const FRAMES_UNDER_WAY: usize = 2;
 
+/// A second frame leaves only with so many jobs: whatever a frame holds, it costs both sides the
+/// same, and few jobs lose nothing by waiting for the first one's answer.
+const WORTH_A_SECOND: usize = 32;
+
 /// Entries that wait in an inbox at most; beyond, an api refuses calls instead of adding to them.
 pub const DEPTH_LIMIT: u64 = 512;
 
@@ -72,6 +76,15 @@ pub fn writer(
     (sender, drive(queue, api, worker, refusals, jobs))
 }
 
+/// Whether a frame of so many jobs leaves now, beside those under way.
+fn leaves(jobs: usize, under_way: usize) -> bool {
+    match under_way {
+        0 => jobs > 0,
+        1..FRAMES_UNDER_WAY => jobs >= WORTH_A_SECOND,
+        _ => false,
+    }
+}
+
 /// Packs what has gathered, while at most [`FRAMES_UNDER_WAY`] are under way.
 async fn drive(
     queue: Queue,
@@ -84,15 +97,12 @@ async fn drive(
     let mut under_way = FuturesUnordered::new();
     let mut gathered = Vec::with_capacity(MAX_ITEMS);
     let mut open = true;
-    while open || !under_way.is_empty() {
+    while open || !under_way.is_empty() || !gathered.is_empty() {
+        let room = MAX_ITEMS - gathered.len();
         tokio::select! {
-            count = jobs.recv_many(&mut gathered, MAX_ITEMS),
-                if open && under_way.len() < FRAMES_UNDER_WAY =>
+            count = jobs.recv_many(&mut gathered, room), if open && room > 0 =>
             {
                 open = count > 0;
-                for chunk in chunks(std::mem::take(&mut gathered)) {
-                    under_way.push(send(&queue, &inbox, api, chunk));
-                }
             }
             Some((sent, jobs)) = under_way.next() => match sent {
                 Ok(Some(entries)) => refusals.depth(entries),
@@ -102,6 +112,11 @@ async fn drive(
                     refusals.refused(jobs, Refusal::Unavailable);
                 }
             },
+        }
+        if leaves(gathered.len(), under_way.len()) {
+            for chunk in chunks(std::mem::take(&mut gathered)) {
+                under_way.push(send(&queue, &inbox, api, chunk));
+            }
         }
     }
 }
@@ -309,6 +324,13 @@ mod tests {
             .map(|c| c.iter().map(|j| j.id.0).collect())
             .collect();
         assert_eq!(ids, [vec![1, 2], vec![3], vec![4], vec![5]]);
+    }
+
+    #[test]
+    fn a_second_frame_leaves_only_with_many_jobs() {
+        assert!(leaves(1, 0) && !leaves(0, 0));
+        assert!(leaves(WORTH_A_SECOND, 1) && !leaves(WORTH_A_SECOND - 1, 1));
+        assert!(!leaves(MAX_ITEMS, FRAMES_UNDER_WAY));
     }
 
     #[test]

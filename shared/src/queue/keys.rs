@@ -81,11 +81,11 @@ impl Keys {
 
     /// The contract whose key this is.
     pub fn contract_of(&self, key: &str) -> Option<ContractAddress> {
-        key.strip_prefix(&*self.prefix)?
+        let address = key
+            .strip_prefix(&*self.prefix)?
             .strip_prefix("{c:")?
-            .strip_suffix('}')?
-            .parse()
-            .ok()
+            .strip_suffix('}')?;
+        address.to_owned().try_into().ok()
     }
 
     /// `{blob:SHA256}`: list, while a contract refers to it. The pieces of an executable, once per

@@ -36,6 +36,7 @@ fn spec(digest: &str) -> ContractSpec {
         digest: digest.to_owned(),
         limits: Limits::default(),
         idempotent: false,
+        replicas: 1,
     }
 }
 

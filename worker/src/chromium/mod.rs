@@ -8,7 +8,7 @@
 //! - `browser`, `interceptor`, `reaper`: one browser, what its pages may fetch (nothing), how pages end.
 //! - `confinement`, `watchdog`: whether the sandbox holds, and what pages do behind the worker's back.
 //! - `layers`: which protections are on; all, but for the attack suite.
-//! - `page`, `cdp`: one page, from its making to the loaded contract.
+//! - `page`, `cdp`: one page, from its making to the loaded contract; `spares`: pages made ahead.
 //! - `harness`: the code in the page that makes the calls, and what is said to it.
 //! - `instance`: calls, their clocks, and what becomes of them.
 //!
@@ -28,6 +28,7 @@ mod layers;
 mod page;
 mod process;
 mod reaper;
+mod spares;
 mod watchdog;
 
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub use guard::{check_user, run_if_asked};
 pub use instance::ContractPage;
 pub use launch::{LaunchError, find};
 pub use layers::{Layer, Layers};
+use page::BlankPage;
+use spares::Spares;
 
 /// How browsers are started, and the limits of what runs in them.
 #[derive(Debug, Clone)]
@@ -55,6 +58,8 @@ pub struct ChromiumConfig {
     pub user: String,
     /// How many browser processes share the contracts; at least one.
     pub browsers: usize,
+    /// How many pages are made before anybody needs them.
+    pub spare_pages: usize,
     /// How long one call may run. The original service's limit is 2 seconds.
     pub call_limit: Duration,
     /// How long a page may take to be made, and again an executable to be evaluated.
@@ -84,6 +89,7 @@ impl Default for ChromiumConfig {
             executable: None,
             user: "nobody".to_owned(),
             browsers: 1,
+            spare_pages: 0,
             call_limit: Duration::from_secs(2),
             load_limit: Duration::from_secs(5),
             result_limit: 1 << 20,
@@ -103,6 +109,7 @@ impl Default for ChromiumConfig {
 pub struct Chromium {
     config: Arc<ChromiumConfig>,
     fleet: watch::Receiver<Fleet>,
+    spares: Arc<Spares>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -177,10 +184,18 @@ impl Chromium {
             };
             tasks.spawn(slot.keep_up(running, stop.clone()));
         }
+        let spares = Arc::new(Spares::default());
+        tasks.spawn(keep_spares(
+            Arc::clone(&spares),
+            Arc::clone(&config),
+            view.clone(),
+            stop.clone(),
+        ));
         tasks.close();
         Ok(Self {
             config,
             fleet: view,
+            spares,
             stop,
             tasks,
         })
@@ -200,6 +215,15 @@ impl Chromium {
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
+    }
+
+    /// A page for a contract, and its browser: made ahead, or now.
+    async fn page(&self) -> Result<BlankPage, StartError> {
+        if let Some(page) = self.spares.take() {
+            return Ok(page);
+        }
+        let page = BlankPage::open(self.browser().await?, &self.config).await;
+        page.map_err(|trouble| StartError::Unavailable(trouble.to_string()))
     }
 
     /// The emptiest browser; waits for one while none is up.
@@ -227,11 +251,11 @@ impl Engine for Chromium {
     /// evaluate the executable; and the same once more when the browser dies under it.
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
         let limits = &plan.spec.limits;
-        let load = |browser| ContractPage::load(browser, &self.config, limits, plan.executable);
-        let browser = self.browser().await?;
-        match load(Arc::clone(&browser)).await {
-            Err(StartError::Unavailable(_)) if browser.dead().is_cancelled() => {
-                load(self.browser().await?).await
+        let load = |page| ContractPage::load(page, &self.config, limits, plan.executable);
+        match load(self.page().await?).await {
+            Err(StartError::Unavailable(error)) => {
+                tracing::debug!(error, "a page is lost; trying another one");
+                load(self.page().await?).await
             }
             outcome => outcome,
         }
@@ -244,6 +268,17 @@ impl Engine for Chromium {
             within: Duration::from_mins(1),
         }
     }
+}
+
+/// Has pages in reserve until `stop`.
+async fn keep_spares(
+    spares: Arc<Spares>,
+    config: Arc<ChromiumConfig>,
+    fleet: watch::Receiver<Fleet>,
+    stop: CancellationToken,
+) {
+    stop.run_until_cancelled(spares.keep(&config, fleet)).await;
+    spares.clear();
 }
 
 /// Keeps one browser running.

@@ -4,10 +4,14 @@
 //! decided here; the calls are `instance`'s.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chromiumoxide::cdp::browser_protocol::page::{
+    SetWebLifecycleStateParams, SetWebLifecycleStateState,
+};
 use chromiumoxide::cdp::browser_protocol::target::{
     CreateBrowserContextParams, CreateTargetParams, SetAutoAttachParams,
 };
@@ -70,10 +74,35 @@ impl Harness {
         })
     }
 
-    /// Starts the calls of a batch, as `harness::encode` writes it.
-    pub(super) fn run(&self, batch: String) -> Reply {
+    /// Starts the calls of a batch, as `harness::encode` writes it; wakes the page for them.
+    pub(super) fn run(&self, batch: String, wake: bool) -> Reply {
         let function = "function(a){\"use strict\";return this.run(a)}";
-        self.call(self.function(function).argument(batch))
+        let reply = self.call(self.function(function).argument(batch));
+        if !wake {
+            return reply;
+        }
+        let waking = self.set_state(SetWebLifecycleStateState::Active);
+        // Polled in this order, so sent in it.
+        async move { tokio::join!(waking, reply).1 }.boxed()
+    }
+
+    /// Has the page's timers and queues stand still, until it is woken.
+    pub(super) fn freeze(&self) -> BoxFuture<'static, ()> {
+        self.set_state(SetWebLifecycleStateState::Frozen).boxed()
+    }
+
+    fn set_state(
+        &self,
+        state: SetWebLifecycleStateState,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let page = self.page.clone();
+        async move {
+            // One that fails to wake up lets its calls run over their time.
+            let command = SetWebLifecycleStateParams::new(state);
+            if let Err(trouble) = execute(&page, COMMAND_LIMIT, command).await {
+                tracing::debug!(%trouble, "a page could not be frozen or woken");
+            }
+        }
     }
 
     /// Waits for promises to settle.
@@ -124,23 +153,27 @@ impl Harness {
     }
 }
 
-/// A page with its harness, and nothing of a contract yet.
-pub(super) struct Page {
-    pub(super) harness: Harness,
-    /// Ends with the page, with the reason.
-    pub(super) death: BoxFuture<'static, String>,
-    /// Whether calls are under way: the watch wants to know.
-    pub(super) activity: Arc<Activity>,
+/// A page in a process of its own that nobody has yet.
+pub(super) struct BlankPage {
+    page: chromiumoxide::Page,
+    url: String,
+    renderers: HashSet<Process>,
+    death: BoxFuture<'static, String>,
     lease: Lease,
 }
 
-impl Page {
+impl fmt::Debug for BlankPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("BlankPage");
+        shown.field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl BlankPage {
     /// Makes a page in a context and, with Chromium's site isolation, a process of its own.
     pub(super) async fn open(
         browser: Arc<Browser>,
         config: &ChromiumConfig,
-        limits: &Limits,
-        result_limit: u32,
     ) -> Result<Self, Trouble> {
         let limit = config.load_limit;
         let Ok(turn) = timeout(limit, browser.births.lock()).await else {
@@ -167,19 +200,7 @@ impl Page {
         let renderers: HashSet<_> = after.difference(&before).copied().collect();
         lease.add_renderers(renderers.clone());
         drop(turn);
-        if config.layers.has(Layer::Memory) {
-            let own = limits.memory_mb.unwrap_or(config.contract_mb);
-            let own = own.clamp(LEAST_MB, config.contract_mb.max(LEAST_MB));
-            bound_memory(config, &renderers, own).await;
-        }
-        let activity = Activity::begin();
-        let target = page.target_id().clone();
-        browser
-            .subjects
-            .add(target, renderers, Arc::clone(&activity));
-
         silence(&page).await?;
-        let harness = Harness::make(page, &document.url, result_limit).await?;
         let dead = browser.dead().clone().cancelled_owned();
         let death = async move {
             tokio::select! {
@@ -189,13 +210,63 @@ impl Page {
             }
         };
         Ok(Self {
-            harness,
+            page,
+            url: document.url.clone(),
+            renderers,
             death: death.boxed(),
-            activity,
             lease,
         })
     }
 
+    /// Whether it can still be used. Not to be asked again after it was denied.
+    pub(super) fn lives(&mut self) -> bool {
+        (&mut self.death).now_or_never().is_none()
+    }
+
+    /// Gives the page to a contract: bounds and watches it, puts the harness in.
+    pub(super) async fn dedicate(
+        self,
+        config: &ChromiumConfig,
+        limits: &Limits,
+        result_limit: u32,
+    ) -> Result<Page, Trouble> {
+        let Self {
+            page,
+            url,
+            renderers,
+            death,
+            lease,
+        } = self;
+        if config.layers.has(Layer::Memory) {
+            let own = limits.memory_mb.unwrap_or(config.contract_mb);
+            let own = own.clamp(LEAST_MB, config.contract_mb.max(LEAST_MB));
+            bound_memory(config, &renderers, own).await;
+        }
+        let activity = Activity::begin();
+        let target = page.target_id().clone();
+        let subjects = &lease.browser().subjects;
+        subjects.add(target, renderers, Arc::clone(&activity));
+        let harness = Harness::make(page, &url, result_limit).await?;
+        Ok(Page {
+            harness,
+            death,
+            activity,
+            lease,
+        })
+    }
+}
+
+/// A page with its harness, and nothing of a contract yet.
+pub(super) struct Page {
+    pub(super) harness: Harness,
+    /// Ends with the page, with the reason.
+    pub(super) death: BoxFuture<'static, String>,
+    /// Whether calls are under way: the watch wants to know.
+    pub(super) activity: Arc<Activity>,
+    lease: Lease,
+}
+
+impl Page {
     /// Evaluates an executable; gives its endpoints.
     pub(super) async fn load(
         &mut self,

@@ -200,7 +200,10 @@ impl<E: Engine> HostTask<E> {
 
     /// Hands waiting calls to the sandbox, as many as it takes.
     fn feed(&self, instance: &mut E::Instance, calls: &mut Calls) {
-        while !calls.waiting.is_empty() && !calls.is_one_alone() {
+        while !calls.waiting.is_empty()
+            && !calls.is_one_alone()
+            && calls.waiting.len() >= instance.worthwhile()
+        {
             let room = instance.room();
             let batch = self.next_batch(room, calls);
             if batch.is_empty() {

@@ -140,7 +140,7 @@ struct Hosted {
 #[derive(Debug)]
 pub(crate) struct Contracts {
     table: Mutex<Table>,
-    /// Loads and unloads of one address take turns.
+    /// Loads and unloads of one contract take turns, those of its replicas too.
     turns: Mutex<HashMap<ContractAddress, Arc<tokio::sync::Mutex<()>>>>,
     places: Arc<Semaphore>,
     capacity: usize,
@@ -180,9 +180,16 @@ impl Contracts {
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(address.clone()).or_default().clone()
+            turns.entry(address.replica(1)).or_default().clone()
         };
         turn.lock_owned().await
+    }
+
+    /// Whether a contract, or another replica of it, is hosted here.
+    pub(crate) fn has_sibling_of(&self, address: &ContractAddress) -> bool {
+        self.table()
+            .keys()
+            .any(|hosted| hosted.is_sibling_of(address))
     }
 
     pub(crate) fn get(&self, address: &ContractAddress) -> Option<Arc<Host>> {

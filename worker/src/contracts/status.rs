@@ -118,6 +118,8 @@ impl Status {
             state,
             endpoints,
             host: Some(worker.to_string()),
+            replicas: spec.replicas,
+            hosts: vec![worker.to_string()],
             generation,
             digest: spec.digest.clone(),
             image,

@@ -154,8 +154,9 @@ async fn host_with<E: Engine>(
 ) -> Result<(), LoadError> {
     let address = &load.address;
     let _turn = worker.contracts.turn(address).await;
-    if worker.contracts.get(address).is_some() {
-        // Two loads of one address at once: the second finds its way through the inbox.
+    if worker.contracts.has_sibling_of(address) {
+        // Two loads of one address at once: the second finds its way through the inbox. Replicas
+        // are there for another worker each.
         return Err(not_hosted().into());
     }
     let before = worker.queue.contract(address).await?;

@@ -53,6 +53,7 @@ pub(crate) fn spec(limits: Limits) -> ContractSpec {
         digest: "0".repeat(64),
         limits,
         idempotent: false,
+        replicas: 1,
     }
 }
 
@@ -213,6 +214,12 @@ impl Contract {
             assert!(fates.insert(call.0, fate).is_none(), "{call:?} ended twice");
         }
         None
+    }
+
+    /// Leaves the contract alone for a while.
+    pub(crate) async fn idle(&mut self, span: Duration) {
+        let event = timeout(span, self.page.next()).await;
+        assert!(event.is_err(), "nothing was to happen: {event:?}");
     }
 
     /// Waits for the page's end.

@@ -7,11 +7,14 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod bounds;
 mod driver;
 mod forms;
 mod isolation;
 mod limits;
+mod own;
 mod processes;
 mod promises;
+mod spares;
 mod tampering;
 mod values;

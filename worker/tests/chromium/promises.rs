@@ -1,6 +1,7 @@
 //! Results that come later.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use execution_worker::sandbox::Instance;
 use shared::reply::FailureCode;
@@ -185,6 +186,31 @@ fn a_lone_promise_that_never_settles_is_a_timeout() {
         assert_eq!(failure.code, FailureCode::ExecutionTimeout);
         assert_eq!(failure.message, "The call ran longer than 300 ms");
         assert!(failure.started);
+        contract.close().await;
+    });
+}
+
+#[test]
+fn timers_stand_still_while_nobody_calls() {
+    let source = "let ticks = 0;
+        setInterval(() => { ticks += 1 }, 10);
+        const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+        const init = () => ({
+            ticks: () => ticks,
+            nap: async () => { const begun = Date.now(); await pause(30); return Date.now() - begun },
+        })";
+    run(async {
+        let mut contract = Contract::load(source).await;
+        contract.idle(Duration::from_secs(4)).await;
+        let ticks: u32 = contract.get("ticks").await.unwrap().parse().unwrap();
+        assert!(ticks < 300, "{ticks} ticks of 400");
+        // What a call awaits goes on at its usual pace.
+        for _ in 0..3 {
+            let nap: u32 = contract.get("nap").await.unwrap().parse().unwrap();
+            assert!((29..800).contains(&nap), "{nap} ms");
+        }
+        let later: u32 = contract.get("ticks").await.unwrap().parse().unwrap();
+        assert!(later > ticks);
         contract.close().await;
     });
 }

@@ -7,13 +7,13 @@
 //! A page in which a call ran over its limit is done for: its own loop may be ended, but not what the
 //! contract has left behind in timers and queues.
 
+mod rest;
 mod verdict;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,15 +25,18 @@ use shared::reply::Failure;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ChromiumConfig;
-use super::browser::Browser;
 use super::harness::{self, News, SLICE_MS};
-use super::page::{Page, Reply};
+use super::page::{BlankPage, Page, Reply};
 use crate::sandbox::{CallId, Event, Instance, Invocation, StartError};
+use rest::Rest;
 use verdict::Verdict;
 
 /// Calls in one message, and messages under way.
 const BATCH: usize = 128;
 const FLIGHTS: usize = 2;
+/// A second message leaves only with so many calls: whatever it holds, a message costs the worker,
+/// the browser and the page the same, and the page takes them in turn anyway.
+const WORTH_A_SECOND: usize = 32;
 /// Promises that may be pending in one page.
 const PENDING: usize = 1024;
 /// A message that takes longer than this keeps the page from settling promises: a promise that is
@@ -61,6 +64,8 @@ pub struct ContractPage {
     clock: Pin<Box<Sleep>>,
     /// Nobody is judged before.
     mercy: Instant,
+    /// Without calls.
+    rest: Rest,
     /// Under way once a limit has passed.
     judging: Option<BoxFuture<'static, Verdict>>,
     over: bool,
@@ -102,9 +107,9 @@ impl fmt::Debug for ContractPage {
 }
 
 impl ContractPage {
-    /// Makes a page and evaluates an executable in it.
+    /// Evaluates an executable in a page that nobody has yet.
     pub(super) async fn load(
-        browser: Arc<Browser>,
+        blank: BlankPage,
         config: &ChromiumConfig,
         limits: &Limits,
         executable: &str,
@@ -116,7 +121,7 @@ impl ContractPage {
         let own = limits.result_bytes;
         let result_limit = own.map_or(config.result_limit, |own| own.min(config.result_limit));
 
-        let page = Page::open(browser, config, limits, result_limit).await;
+        let page = blank.dedicate(config, limits, result_limit).await;
         let mut page = page.map_err(|trouble| StartError::Unavailable(trouble.to_string()))?;
         match page.load(executable, config.load_limit).await {
             Ok(endpoints) => {
@@ -134,6 +139,7 @@ impl ContractPage {
                     collecting: None,
                     clock: Box::pin(sleep_until(Instant::now())),
                     mercy: Instant::now(),
+                    rest: Rest::begin(),
                     judging: None,
                     over: false,
                 })
@@ -166,6 +172,9 @@ impl ContractPage {
         }
         if let Poll::Ready(reason) = self.page.death.poll_unpin(cx) {
             return Poll::Ready(Step::Died(reason));
+        }
+        if self.calls.is_empty() {
+            return self.poll_rest(cx);
         }
         if let Some(deadline) = self.deadline() {
             if self.clock.deadline() != deadline {
@@ -339,6 +348,14 @@ impl Instance for ContractPage {
         BATCH.min(PENDING.saturating_sub(self.pending))
     }
 
+    fn worthwhile(&self) -> usize {
+        if self.flights.is_empty() {
+            1
+        } else {
+            WORTH_A_SECOND
+        }
+    }
+
     fn submit(&mut self, calls: &[Invocation<'_>]) {
         if calls.is_empty() || self.over {
             return;
@@ -347,12 +364,14 @@ impl Instance for ContractPage {
         if self.flights.is_empty() {
             self.turn = since;
         }
+        let wake = self.rest.is_frozen();
+        self.rest = Rest::begin();
         self.calls
             .extend(calls.iter().map(|call| (call.id, Place::Flight)));
         self.flights.push_back(Flight {
             calls: calls.iter().map(|call| call.id).collect(),
             since,
-            reply: self.page.harness.run(harness::encode(calls)),
+            reply: self.page.harness.run(harness::encode(calls), wake),
         });
         self.page.activity.set(true);
     }
@@ -361,7 +380,10 @@ impl Instance for ContractPage {
         loop {
             let step = poll_fn(|cx| self.poll_step(cx)).await;
             let events = self.advance(step);
-            self.page.activity.set(!self.calls.is_empty());
+            if self.calls.is_empty() {
+                self.page.activity.set(false);
+                self.rest = Rest::begin();
+            }
             if !events.is_empty() {
                 return events;
             }

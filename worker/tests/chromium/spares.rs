@@ -1,0 +1,62 @@
+//! Pages that are made before a contract needs them.
+
+use std::collections::HashSet;
+
+use execution_worker::chromium::ChromiumConfig;
+
+use crate::driver::{config, eventually, run};
+use crate::own::{Own, Process};
+
+async fn with_one_spare() -> Own {
+    let own = Own::with(ChromiumConfig {
+        spare_pages: 1,
+        ..config()
+    })
+    .await;
+    has_renderers(&own, 1).await;
+    own
+}
+
+async fn has_renderers(own: &Own, count: usize) {
+    let what = format!("{count} renderers");
+    eventually(&what, || own.renderers().len() == count).await;
+}
+
+#[test]
+fn a_contract_gets_the_page_that_was_made_ahead() {
+    run(async {
+        let own = with_one_spare().await;
+        let spare = own.renderers();
+        let mut contract = own.load("{ f: () => 1 }").await;
+        assert_eq!(contract.get("f").await.unwrap(), "1");
+        has_renderers(&own, 2).await;
+        let others: HashSet<Process> = own.renderers().difference(&spare).cloned().collect();
+        contract.close().await;
+        has_renderers(&own, 1).await;
+        // What was a contract's is gone; another page waits for the next one.
+        assert_eq!(own.renderers(), others);
+        own.engine.shutdown().await;
+    });
+}
+
+#[test]
+fn a_spare_page_that_died_is_not_given_to_a_contract() {
+    run(async {
+        let mut own = with_one_spare().await;
+        for renderer in own.renderers() {
+            renderer.kill();
+        }
+        let mut contract = own.load("{ f: () => 2 }").await;
+        assert_eq!(contract.get("f").await.unwrap(), "2");
+        has_renderers(&own, 2).await;
+        contract.close().await;
+
+        own.browser().kill();
+        own.again().await;
+        has_renderers(&own, 1).await;
+        let mut contract = own.load("{ f: () => 3 }").await;
+        assert_eq!(contract.get("f").await.unwrap(), "3");
+        contract.close().await;
+        own.engine.shutdown().await;
+    });
+}
