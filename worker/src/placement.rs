@@ -1,6 +1,7 @@
 //! Takes contracts to host from an engine's placement stream, while there is room.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shared::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
 use shared::id::ApiId;
@@ -18,6 +19,11 @@ use crate::{Worker, jobs, runner};
 
 /// Loads under way at once, per engine: making sandboxes is work for every core.
 const LOADS_UNDER_WAY: usize = 4;
+
+/// How often a replica is passed on by workers that host another one, and how long each keeps it.
+/// Then no worker is left for it; it is offered again with a call.
+const PASSES: u32 = 10;
+const PASS_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs until the process drains.
 pub(crate) async fn run(worker: Arc<Worker>, engine: Engine) {
@@ -104,6 +110,11 @@ async fn load_one(
         return Ok(());
     }
     let Some(api) = api else {
+        let is_here = worker.contracts.get(&load.address).is_some();
+        if !is_here && worker.contracts.has_sibling_of(&load.address) {
+            drop(place);
+            return pass_on(worker, envelope, load.spec.engine).await;
+        }
         return adopt(worker, load, place).await;
     };
     let mut span = runner::span(worker, envelope);
@@ -118,6 +129,23 @@ async fn load_one(
     };
     let frame = pack_replies(worker.id, [encode_item(&reply)]);
     worker.queue.settle(worker.id, &[(api, frame)], &[]).await
+}
+
+/// Leaves a replica to another worker, since this one hosts another replica of the same contract.
+async fn pass_on(worker: &Worker, envelope: &Envelope, engine: Engine) -> Result<(), QueueError> {
+    if envelope.attempt >= PASSES {
+        return Ok(());
+    }
+    // So that it does not come back at once.
+    tokio::select! {
+        () = tokio::time::sleep(PASS_AFTER) => {}
+        () = worker.life.draining() => {}
+    }
+    let envelope = Envelope {
+        attempt: envelope.attempt + 1,
+        ..envelope.clone()
+    };
+    worker.queue.place(engine, None, &envelope).await
 }
 
 /// Takes over a contract whose host is gone. Nobody awaits it: it is as it was loaded, or it is
