@@ -61,8 +61,10 @@ async fn replicas_share_the_calls_and_are_replaced() {
         hosts(&client).await.len() == 2
     })
     .await;
-    let second = who(&client, "wait", 20).await;
-    assert_eq!(second.len(), 2);
+    let second = wait::until("both to be called", PATIENCE, async || {
+        Some(who(&client, "wait", 20).await).filter(|both| both.len() == 2)
+    })
+    .await;
     assert_eq!(second.intersection(&first).count(), 1, "one of them is new");
 
     // Fewer of them from now on.

@@ -149,10 +149,32 @@ impl Fleet {
         .await;
     }
 
+    /// Waits until only loaded contracts refer to executables: whoever was to drop a reference may
+    /// have been killed.
+    async fn has_no_stale_reference(&self) {
+        wait::until_true("stale references to go", HEALED, async || {
+            let loaded = self.farm.client().contracts().await;
+            for key in self
+                .farm
+                .redis_command::<Vec<String>>(&["KEYS", "*}:refs"])
+                .await
+            {
+                let references: Vec<String> = self.farm.redis_command(&["SMEMBERS", &key]).await;
+                let is_loaded = |address| loaded.iter().any(|c| c["contractAddress"] == address);
+                if !references.iter().all(|address| is_loaded(address.as_str())) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
     /// Waits until the farm has healed, and ends it; fails on whatever is left.
     pub(crate) async fn close(mut self) {
         self.wake().await;
         self.farm.is_quiet_within(HEALED).await;
+        self.has_no_stale_reference().await;
         for letter in self.farm.client().dead_letters().await {
             let path = format!(
                 "/dead-letters/{}",

@@ -155,6 +155,59 @@ impl Queue {
         self.blob_script(&script, digest, address).await
     }
 
+    /// Drops the references of contracts that are not loaded any more, or with another executable:
+    /// whoever was to do so died before. What nobody refers to then expires.
+    pub async fn sweep_blobs(&self) -> Result<(), QueueError> {
+        for key in self.scan(&self.keys().blob_refs_pattern()).await? {
+            let Some(digest) = self.keys().referred_blob(&key) else {
+                continue;
+            };
+            let references: Vec<String> = redis::cmd("SMEMBERS")
+                .arg(&key)
+                .query_async(&mut self.cold().await?)
+                .await?;
+            for reference in references {
+                // A reference follows its contract's record, so without one it is of the past.
+                let Ok(address) = ContractAddress::try_from(reference) else {
+                    continue;
+                };
+                if !self.is_loaded_with(&address, digest).await? {
+                    self.drop_reference(digest, &address).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_reference(
+        &self,
+        digest: &str,
+        address: &ContractAddress,
+    ) -> Result<(), QueueError> {
+        let script = Script::new(
+            "local dropped = redis.call('SREM', KEYS[2], ARGV[1])
+             if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], 600) end
+             return dropped",
+        );
+        if self.blob_script(&script, digest, address).await? {
+            tracing::info!(contract = %address, digest, "dropped a reference to an executable");
+        }
+        // It may have been loaded again in this very moment.
+        if self.is_loaded_with(address, digest).await? {
+            self.keep_blob(digest, address).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_loaded_with(
+        &self,
+        address: &ContractAddress,
+        digest: &str,
+    ) -> Result<bool, QueueError> {
+        let record = self.contract(address).await?;
+        Ok(record.is_some_and(|record| record.spec.digest == digest))
+    }
+
     async fn blob_script(
         &self,
         script: &Script,

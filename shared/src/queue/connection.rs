@@ -130,6 +130,27 @@ impl Queue {
         Ok(self.counts.observed(connection?))
     }
 
+    /// All keys that match a pattern, sorted. Walks the whole key space.
+    pub(super) async fn scan(&self, pattern: &str) -> Result<Vec<String>, QueueError> {
+        let mut connection = self.cold().await?;
+        let mut all = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg(&["MATCH", pattern, "COUNT", "1000"])
+                .query_async(&mut connection)
+                .await?;
+            all.extend(keys);
+            if next == 0 {
+                all.sort_unstable();
+                all.dedup();
+                return Ok(all);
+            }
+            cursor = next;
+        }
+    }
+
     /// A connection of its own for a subscription.
     pub(super) async fn subscriber(&self) -> Result<PubSub, QueueError> {
         Ok(self.client.get_async_pubsub().await?)

@@ -110,24 +110,9 @@ impl Queue {
 
     /// The addresses of all loaded contracts. Walks the whole key space: for listings only.
     pub async fn loaded(&self) -> Result<Vec<ContractAddress>, QueueError> {
-        let everything = self.keys().contract_pattern();
-        let mut connection = self.cold().await?;
-        let mut addresses = Vec::new();
-        let mut cursor = 0_u64;
-        loop {
-            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
-                .arg(cursor)
-                .arg(&["MATCH", &everything, "COUNT", "1000"])
-                .query_async(&mut connection)
-                .await?;
-            addresses.extend(keys.iter().filter_map(|key| self.keys().contract_of(key)));
-            if next == 0 {
-                addresses.sort_unstable();
-                addresses.dedup();
-                return Ok(addresses);
-            }
-            cursor = next;
-        }
+        let keys = self.scan(&self.keys().contract_pattern()).await?;
+        let addresses = keys.iter().filter_map(|key| self.keys().contract_of(key));
+        Ok(addresses.collect())
     }
 
     /// Finds out where a contract's jobs go.

@@ -106,6 +106,18 @@ impl Keys {
         format!("{}{{blob:{digest}}}:refs", self.prefix)
     }
 
+    /// A glob pattern that matches the references to every executable.
+    pub fn blob_refs_pattern(&self) -> String {
+        format!("{}{{blob:*}}:refs", self.prefix)
+    }
+
+    /// The digest of the executable whose references have this key.
+    pub fn referred_blob<'a>(&self, key: &'a str) -> Option<&'a str> {
+        key.strip_prefix(&*self.prefix)?
+            .strip_prefix("{blob:")?
+            .strip_suffix("}:refs")
+    }
+
     /// `place:ENGINE`: stream with the group `workers`. Loads that wait for a worker with room.
     pub fn placement(&self, engine: Engine) -> String {
         format!("{}place:{engine}", self.prefix)

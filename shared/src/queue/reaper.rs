@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Script;
+use tokio::time::Instant;
 
 use super::contracts::Orphan;
 use super::inbox::EntryId;
@@ -19,6 +20,9 @@ use crate::reply::{Failure, FailureCode};
 
 /// How often it is looked for dead workers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked for executables that nobody needs. Walks the whole key space.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// How long clearing up may take before another process tries.
 const LOCK: Duration = Duration::from_secs(10);
@@ -51,8 +55,9 @@ impl ReaperConfig {
     }
 }
 
-/// Looks for dead workers until the process stops.
+/// Looks for dead workers, and for what they have left, until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
+    let mut swept = Instant::now();
     loop {
         // Jitter, so that the processes do not all look at once.
         let pause = LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2));
@@ -62,6 +67,12 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
         }
         if let Err(error) = look(&queue, config).await {
             tracing::debug!(%error, "cannot look for dead workers");
+        }
+        if swept.elapsed() > SWEEP_EVERY {
+            swept = Instant::now();
+            if let Err(error) = queue.sweep_blobs().await {
+                tracing::debug!(%error, "cannot look for executables that nobody needs");
+            }
         }
     }
 }

@@ -63,3 +63,35 @@ async fn a_large_blob_comes_back_as_it_was() {
     assert_eq!(queue.fetch_blob(&digest).await.unwrap(), Some(content));
     assert_eq!(redis.keys().await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_reference_without_its_contract_is_swept() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (content, loaded, gone) = (b"{ a() {} }".as_slice(), address("loaded"), address("gone"));
+    let digest = digest(content);
+    let worker = worker(&queue).await;
+    queue
+        .claim(&loaded, worker, None, &spec(&digest))
+        .await
+        .unwrap();
+    for contract in [&loaded, &gone] {
+        queue.store_blob(&digest, content, contract).await.unwrap();
+    }
+    queue.sweep_blobs().await.unwrap();
+    assert_eq!(
+        redis.members(&format!("test:{{blob:{digest}}}:refs")).await,
+        ["loaded"]
+    );
+    assert!(!redis.expires(&format!("test:{{blob:{digest}}}")).await);
+
+    queue.forget(&loaded, Some(worker)).await.unwrap();
+    queue.sweep_blobs().await.unwrap();
+    assert!(redis.expires(&format!("test:{{blob:{digest}}}")).await);
+    assert!(
+        redis
+            .members(&format!("test:{{blob:{digest}}}:refs"))
+            .await
+            .is_empty()
+    );
+}

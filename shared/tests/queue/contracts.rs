@@ -70,7 +70,7 @@ async fn what_a_worker_hosts_does_not_expire() {
         .await
         .unwrap();
     assert!(queue.renew_lease(worker).await.unwrap());
-    redis.command(&["EVAL", EXPIRE_EVERYTHING, "0"]).await;
+    redis.command::<()>(&["EVAL", EXPIRE_EVERYTHING, "0"]).await;
     assert!(!queue.is_alive(worker).await.unwrap());
     assert_eq!(queue.hosted_by(worker).await.unwrap(), [contract]);
 }

@@ -35,10 +35,12 @@ async fn a_dead_worker_is_cleared_up_after() {
     send(&queue, api, dead, 2).await;
 
     // Its lease ends, and it reports no more: as if it had died some seconds ago.
-    redis.command(&["DEL", &queue.keys().lease(dead)]).await;
+    redis
+        .command::<()>(&["DEL", &queue.keys().lease(dead)])
+        .await;
     let workers = queue.keys().workers();
     redis
-        .command(&["ZADD", &workers, "1", &dead.to_string()])
+        .command::<()>(&["ZADD", &workers, "1", &dead.to_string()])
         .await;
     let (life, config) = (
         Lifecycle::new(),

@@ -51,29 +51,30 @@ impl Redis {
         }
     }
 
-    /// Sends a command.
-    pub(crate) async fn command(&self, parts: &[&str]) {
+    /// Sends a command; gives the answer.
+    pub(crate) async fn command<T: redis::FromRedisValue>(&self, parts: &[&str]) -> T {
         let client = redis::Client::open(self.config.url.as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let (name, arguments) = parts.split_first().unwrap();
         let command = redis::cmd(name).arg(arguments).to_owned();
-        command
-            .query_async::<redis::Value>(&mut connection)
-            .await
-            .unwrap();
+        command.query_async(&mut connection).await.unwrap()
     }
 
     /// Every key that there is.
     pub(crate) async fn keys(&self) -> Vec<String> {
-        let client = redis::Client::open(self.config.url.as_str()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut keys: Vec<String> = redis::cmd("KEYS")
-            .arg("*")
-            .query_async(&mut connection)
-            .await
-            .unwrap();
+        let mut keys: Vec<String> = self.command(&["KEYS", "*"]).await;
         keys.sort();
         keys
+    }
+
+    /// The members of a set.
+    pub(crate) async fn members(&self, key: &str) -> Vec<String> {
+        self.command(&["SMEMBERS", key]).await
+    }
+
+    /// Whether a key goes by itself.
+    pub(crate) async fn expires(&self, key: &str) -> bool {
+        self.command::<i64>(&["TTL", key]).await > 0
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{builder, load_books, shared};
+use crate::support::books::CONTRACT;
 use crate::support::client::Client;
 use crate::support::wait::{self, PATIENCE};
 
@@ -87,6 +88,38 @@ async fn depth_is(client: &Client, address: &str, depth: u64) {
         client.contract(address).await["queueDepth"] == depth
     })
     .await;
+}
+
+#[tokio::test]
+async fn fault_28_a_registry_that_names_the_wrong_worker() {
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    client.must_load("books", CONTRACT).await;
+    // As after a claim whose answer was lost: the worker lives, and knows nothing of it.
+    let books: Vec<String> = farm
+        .redis_command(&["HMGET", "exec:{c:books}", "spec", "owner"])
+        .await;
+    farm.redis_command::<()>(&[
+        "HSET",
+        "exec:{c:ghost}",
+        "gen",
+        "1",
+        "spec",
+        &books[0],
+        "owner",
+        &books[1],
+    ])
+    .await;
+    let answer = client.execute("ghost", "add", &json!(1)).await;
+    assert_eq!(answer.data()["count"], 1, "{answer:?}");
+    assert_eq!(answer.generation(), 2);
+    assert_eq!(
+        client.execute("books", "add", &json!(1)).await.data()["count"],
+        1
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
 }
 
 #[tokio::test]

@@ -211,6 +211,11 @@ impl Chromium {
         }
     }
 
+    /// How many pages wait for a contract.
+    pub fn spare_pages(&self) -> usize {
+        self.spares.count()
+    }
+
     /// Ends every browser and with it every page; returns when no process and no file is left.
     pub async fn shutdown(&self) {
         self.stop.cancel();

@@ -32,6 +32,11 @@ impl Spares {
         page
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.pages().len()
+    }
+
     /// Keeps as many in reserve as the configuration says; never ends by itself.
     pub(super) async fn keep(&self, config: &ChromiumConfig, mut fleet: watch::Receiver<Fleet>) {
         loop {

@@ -15,7 +15,7 @@ pub(crate) mod host;
 mod restart;
 mod status;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::value::RawValue;
@@ -142,9 +142,25 @@ pub(crate) struct Contracts {
     table: Mutex<Table>,
     /// Loads and unloads of one contract take turns, those of its replicas too.
     turns: Mutex<HashMap<ContractAddress, Arc<tokio::sync::Mutex<()>>>>,
+    /// The contracts whose record is being mended.
+    amended: Arc<Mutex<HashSet<ContractAddress>>>,
     places: Arc<Semaphore>,
     capacity: usize,
     queue_limit: usize,
+}
+
+/// A contract's record is being mended until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Amendment {
+    address: ContractAddress,
+    all: Arc<Mutex<HashSet<ContractAddress>>>,
+}
+
+impl Drop for Amendment {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.address);
+    }
 }
 
 impl Contracts {
@@ -153,6 +169,7 @@ impl Contracts {
         Self {
             table: Mutex::default(),
             turns: Mutex::default(),
+            amended: Arc::default(),
             places: Arc::new(Semaphore::new(capacity)),
             capacity,
             queue_limit,
@@ -183,6 +200,15 @@ impl Contracts {
             turns.entry(address.replica(1)).or_default().clone()
         };
         turn.lock_owned().await
+    }
+
+    /// Begins to mend a contract's record; none when somebody does so already.
+    pub(crate) fn amend(&self, address: &ContractAddress) -> Option<Amendment> {
+        let mut all = self.amended.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(address.clone()).then(|| Amendment {
+            address: address.clone(),
+            all: self.amended.clone(),
+        })
     }
 
     /// Whether a contract, or another replica of it, is hosted here.

@@ -33,7 +33,7 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
 }
 
 fn hand_in(
-    worker: &Worker,
+    worker: &Arc<Worker>,
     address: &ContractAddress,
     method: String,
     argument: Option<Box<RawValue>>,
@@ -46,8 +46,35 @@ fn hand_in(
             delivery,
             losses: 0,
         }),
-        None => delivery.refuse(not_hosted()),
+        None => {
+            delivery.refuse(not_hosted());
+            amend(worker, address);
+        }
     }
+}
+
+/// Whoever sent the call takes this worker for the contract's host. Should the registry say so, too,
+/// that is mended: a claim whose answer was lost, or that could not be taken back.
+fn amend(worker: &Arc<Worker>, address: &ContractAddress) {
+    let Some(amendment) = worker.contracts.amend(address) else {
+        return;
+    };
+    let (worker, address) = (worker.clone(), address.clone());
+    worker.life.clone().spawn("amend", async move {
+        let _turn = worker.contracts.turn(&address).await;
+        if worker.contracts.get(&address).is_none() {
+            match worker.queue.disown(&address, worker.id).await {
+                Ok(true) => {
+                    tracing::warn!(contract = %address, "the registry took it to be hosted here")
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(contract = %address, %error, "cannot mend the registry")
+                }
+            }
+        }
+        drop(amendment);
+    });
 }
 
 /// The worker does not have the contract: the caller's route is old.
