@@ -31,9 +31,9 @@ const ARGUMENTS: [&str; 7] = [
 
 /// A running browser. End it with [`Browser::stop`].
 pub(crate) struct Browser {
-    cdp: chromiumoxide::Browser,
+    pub(crate) cdp: chromiumoxide::Browser,
     events: JoinHandle<()>,
-    process: Process,
+    pub(crate) process: Process,
     profile: TempDir,
 }
 
