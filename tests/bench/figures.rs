@@ -63,6 +63,10 @@ pub(crate) struct Figures {
 impl Figures {
     pub(crate) fn note(&mut self, name: &str, metric: Metric, value: f64) {
         eprintln!("    {name}: {} {}", shown(value), metric.name());
+        self.add(name, metric, value);
+    }
+
+    fn add(&mut self, name: &str, metric: Metric, value: f64) {
         let same = |figure: &&mut Figure| figure.name == name && figure.metric == metric;
         if let Some(figure) = self.all.iter_mut().find(same) {
             figure.values.push(value);
@@ -78,10 +82,10 @@ impl Figures {
     /// Notes what wrk has told.
     pub(crate) fn note_run(&mut self, name: &str, run: &Run) {
         self.note(name, Metric::Rate, run.rate);
-        self.note(name, Metric::P50, run.p50);
-        self.note(name, Metric::P90, run.p90);
-        self.note(name, Metric::P99, run.p99);
-        self.note(name, Metric::Max, run.max);
+        self.add(name, Metric::P50, run.p50);
+        self.add(name, Metric::P90, run.p90);
+        self.add(name, Metric::P99, run.p99);
+        self.add(name, Metric::Max, run.max);
         if let Some(errors) = &run.errors {
             self.errors.push(format!("{name}: {errors}"));
         }
@@ -90,10 +94,10 @@ impl Figures {
     /// Notes the times of calls that were made at a constant rate.
     pub(crate) fn note_latencies(&mut self, name: &str, latencies: &Latencies) {
         self.note(name, Metric::P50, latencies.all_but_one_in(2));
-        self.note(name, Metric::P90, latencies.all_but_one_in(10));
-        self.note(name, Metric::P99, latencies.all_but_one_in(100));
-        self.note(name, Metric::P999, latencies.all_but_one_in(1000));
-        self.note(name, Metric::Max, latencies.max());
+        self.add(name, Metric::P90, latencies.all_but_one_in(10));
+        self.add(name, Metric::P99, latencies.all_but_one_in(100));
+        self.add(name, Metric::P999, latencies.all_but_one_in(1000));
+        self.add(name, Metric::Max, latencies.max());
     }
 
     /// Notes what is left out, once.

@@ -18,7 +18,8 @@ pub(crate) const DOCKER: &str = "docker echo through the farm, c=64";
 pub(crate) const DOCKER_DIRECT: &str = "docker echo directly, c=64";
 pub(crate) const CONTRACT_MEMORY: &str = "memory of a loaded contract (PSS)";
 pub(crate) const PAGE_MEMORY: &str = "memory of a fresh page (PSS)";
-pub(crate) const CALL_MEMORY: &str = "api, for each call in flight (RSS)";
+pub(crate) const CONNECTION_MEMORY: &str = "api, for each connection (RSS)";
+pub(crate) const CALL_MEMORY: &str = "api, for each call in flight beside its connection (RSS)";
 pub(crate) const API_MEMORY: &str = "api (RSS)";
 pub(crate) const WORKER_MEMORY: &str = "worker without its browser (RSS)";
 

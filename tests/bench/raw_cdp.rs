@@ -1,22 +1,50 @@
 //! The floor of a lone call: `Runtime.evaluate` on one page of a Chromium that nobody else uses, in
-//! its sandbox, through the library that the worker uses.
+//! its sandbox, started as the worker's is, through the library that the worker uses.
 
 use std::time::{Duration, Instant};
 
 use chromiumoxide::Page;
 use chromiumoxide::cdp::js_protocol::runtime::EvaluateParams;
+use chromiumoxide::handler::HandlerConfig;
 use futures::StreamExt;
 use futures::stream::repeat_with;
 use serde_json::json;
 
 use crate::latencies::Latencies;
 use crate::support::browser::Browser;
+use crate::support::farm::Farm;
 
 /// What the contract of the other scenarios does.
 const ADD: &str = "(({number1, number2}) => number1 + number2)({\"number1\":1,\"number2\":2})";
 
 /// How many messages are under way where they do not wait for one another.
 pub(crate) const UNDER_WAY: usize = 64;
+
+/// How a farm's worker has started its browser: the arguments, but for those of one browser alone.
+pub(crate) fn arguments(farm: &Farm) -> Vec<String> {
+    let browsers = farm.browsers(0);
+    let browser = browsers.first().expect("a worker has a browser");
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", browser.pid));
+    let line = line.expect("it runs as long as its worker");
+    let own = ["--user-data-dir=", "--remote-debugging-port="];
+    let is_own = |argument: &str| own.iter().any(|name| argument.starts_with(name));
+    line.split_terminator('\0')
+        .skip(1)
+        .filter(|argument| !is_own(argument))
+        // The worker leaves it as it is; a window of another size has another memory.
+        .chain(["--window-size=800,600"])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Starts a browser with those.
+pub(crate) async fn browser(arguments: &[String]) -> Browser {
+    let config = HandlerConfig {
+        viewport: None,
+        ..HandlerConfig::default()
+    };
+    Browser::start_with(arguments, config).await
+}
 
 /// A page, and the browser that shows it. End it with [`RawPage::stop`].
 pub(crate) struct RawPage {
@@ -25,8 +53,9 @@ pub(crate) struct RawPage {
 }
 
 impl RawPage {
-    pub(crate) async fn start() -> Self {
-        let browser = Browser::start().await;
+    /// A page as those of a farm's worker.
+    pub(crate) async fn start(farm: &Farm) -> Self {
+        let browser = browser(&arguments(farm)).await;
         let page = browser.open("about:blank").await;
         Self { browser, page }
     }

@@ -67,7 +67,7 @@ pub(crate) fn lines(targets: &[Target]) -> String {
 fn verdict(target: &Target) -> &'static str {
     match target.holds() {
         Some(true) => "holds",
-        Some(false) => "**MISSED**",
+        Some(false) => "MISSED",
         None => "not measured",
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
             &extra_memory(figures),
         ),
         of(
-            "api, for each call in flight: KiB",
+            "api, for each call in flight, beside its connection: KiB",
             Bound::AtMost(20.0),
             figures.values(names::CALL_MEMORY, Metric::Kib),
         ),

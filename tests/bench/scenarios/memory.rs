@@ -9,20 +9,22 @@ use chromiumoxide::cdp::browser_protocol::target::{
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::Bench;
+use super::{Bench, address_of};
 use crate::contracts::{LATER, add};
 use crate::figures::Metric;
 use crate::memory::{rss_kib, tree_pss_mib};
 use crate::names;
+use crate::raw_cdp;
 use crate::support::browser::Browser;
+use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::wait;
 
 /// Contracts, and pages to compare them with.
 const PAGES: u32 = 20;
 
-/// Calls in flight; each has a connection.
-const CALLS: u32 = 500;
+/// Calls in flight; each has a connection of its own.
+const CALLS: u16 = 500;
 
 /// How long each of them is: all of them must be in flight at some time, and none over its limit.
 const CALL_MS: u64 = 1500;
@@ -36,8 +38,9 @@ pub(super) async fn run(bench: &mut Bench) {
         let farm = Farm::start().await;
         contracts(bench, &farm).await;
         calls(bench, &farm).await;
+        let arguments = raw_cdp::arguments(&farm);
         farm.stop().await;
-        pages(bench).await;
+        pages(bench, &arguments).await;
     }
 }
 
@@ -61,8 +64,8 @@ async fn contracts(bench: &mut Bench, farm: &Farm) {
 }
 
 /// How much more a browser has for each further page, each in a context and a process of its own.
-async fn pages(bench: &mut Bench) {
-    let browser = Browser::start().await;
+async fn pages(bench: &mut Bench, arguments: &[String]) {
+    let browser = raw_cdp::browser(arguments).await;
     let pid = browser.process.pid();
     open_apart(&browser).await;
     wait::lasts(REST).await;
@@ -95,27 +98,41 @@ fn note_each(bench: &mut Bench, name: &str, before: Option<f64>, after: Option<f
     }
 }
 
-/// How much more an api has while many calls are in flight that it has not had before.
+/// How much more an api has for connections, and how much more again while a call is in flight on each.
+/// It has had neither before: what an allocator keeps would be used again, and not be seen.
 async fn calls(bench: &mut Bench, farm: &Farm) {
     let (client, api) = (farm.client(), farm.apis[0].pid());
+    let at = address_of(farm);
+    let port = at.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let port = port.expect("it is HOST:PORT");
     client.must_load("later", LATER).await;
     client.execute("later", "later", &json!(1)).await.data();
     let before = rss_kib(api);
+    let callers: Vec<Client> = (0..CALLS).map(|_| Client::new(port)).collect();
+    for caller in &callers {
+        caller.get("/healthz").await;
+    }
+    let connected = rss_kib(api);
     let mut calls = JoinSet::new();
-    for _ in 0..CALLS {
-        let client = client.clone();
+    for client in callers {
         calls.spawn(async move {
             let answer = client.execute("later", "later", &json!(CALL_MS)).await;
             answer.data();
         });
     }
-    let mut most = before;
+    let mut most = connected;
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(CALL_MS) {
         wait::lasts(Duration::from_millis(50)).await;
         most = most.max(rss_kib(api));
     }
     calls.join_all().await;
-    let each = (most - before) / f64::from(CALLS);
-    bench.figures.note(names::CALL_MEMORY, Metric::Kib, each);
+    let each = |more: f64| more / f64::from(CALLS);
+    let figures = &mut bench.figures;
+    figures.note(
+        names::CONNECTION_MEMORY,
+        Metric::Kib,
+        each(connected - before),
+    );
+    figures.note(names::CALL_MEMORY, Metric::Kib, each(most - connected));
 }
