@@ -28,7 +28,7 @@ fn jobs(criterion: &mut Criterion) {
     let job = envelope();
     let mut group = criterion.benchmark_group("jobs");
     group.bench_function("encode one", |bencher| {
-        bencher.iter(|| encode_item(black_box(&job)))
+        bencher.iter(|| encode_item(black_box(&job)));
     });
     for count in ITEMS {
         let items: Vec<Item> = (0..count).map(|_| encode_item(&job)).collect();
@@ -58,7 +58,7 @@ fn replies(criterion: &mut Criterion) {
     };
     let mut group = criterion.benchmark_group("replies");
     group.bench_function("encode one", |bencher| {
-        bencher.iter(|| encode_item(black_box(&reply)))
+        bencher.iter(|| encode_item(black_box(&reply)));
     });
     for count in ITEMS {
         let items: Vec<Item> = (0..count).map(|_| encode_item(&reply)).collect();

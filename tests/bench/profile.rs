@@ -60,7 +60,7 @@ pub(crate) async fn run(folder: &Path) {
 async fn record(pid: i32, file: &Path) {
     let output = Command::new("perf")
         .args(["record", "--event", "cpu-clock", "--freq", "499"])
-        .args(["--call-graph", "dwarf,16384", "--pid", &pid.to_string()])
+        .args(["--call-graph", "dwarf,32768", "--pid", &pid.to_string()])
         .arg("--output")
         .arg(file)
         .args(["--", "sleep", &LOOK.as_secs().to_string()])
@@ -87,6 +87,8 @@ async fn draw(name: &str, record: &Path, file: &Path) {
     collapsed.expect("perf writes what can be folded");
     let mut options = flamegraph::Options::default();
     options.title = format!("{name}, c={CONNECTIONS}");
+    // By which perf weighs what the clock's event has seen.
+    options.count_name = String::from("ns");
     let out = File::create(file).expect("the folder can be written");
     let drawn = flamegraph::from_reader(&mut options, BufReader::new(folded.as_slice()), out);
     drawn.unwrap_or_else(|error| panic!("{name} cannot be drawn: {error}"));
