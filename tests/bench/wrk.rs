@@ -83,7 +83,10 @@ impl Wrk {
     /// same.
     fn body(&self, body: &str) -> PathBuf {
         let file = self.folder.path().join(body.len().to_string());
-        std::fs::write(&file, body).expect("its own folder");
+        // Another load may read it at this moment.
+        if !file.exists() {
+            std::fs::write(&file, body).expect("its own folder");
+        }
         file
     }
 }
