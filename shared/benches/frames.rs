@@ -1,4 +1,4 @@
-//! How fast frames are packed and read: what each call pays on its way, twice there and twice back.
+//! How fast frames are packed and read: what each call pays on its way there, and on its way back.
 //! `make bench-frames`.
 
 use std::hint::black_box;

@@ -32,9 +32,9 @@ mod wrk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use crate::plan::{Mode, Plan};
+use crate::report::Beginning;
 use crate::scenarios::Bench;
 
 fn main() -> ExitCode {
@@ -81,12 +81,12 @@ async fn run(plan: Plan) -> bool {
         profile::run(&plan.folder).await;
         return true;
     }
-    let start = Instant::now();
+    let beginning = Beginning::now();
     let Bench { plan, figures, .. } = Bench::run(plan).await;
     let targets = targets::judge(&figures);
     let plots = plots::draw(&plan, &figures);
     let file = plan.folder.join("report.md");
-    let text = report::markdown(&plan, &figures, &targets, &plots, start.elapsed());
+    let text = report::markdown(&plan, &figures, &targets, &plots, &beginning);
     std::fs::write(&file, text).expect("the report can be written");
     say(&report::lines(&targets));
     for error in &figures.errors {
@@ -95,7 +95,7 @@ async fn run(plan: Plan) -> bool {
     for skipped in &figures.skipped {
         say(&format!("SKIPPED {skipped}"));
     }
-    let seconds = start.elapsed().as_secs();
+    let seconds = beginning.at.elapsed().as_secs();
     say(&format!(
         "bench: {seconds} s, the report is in {}",
         file.display()

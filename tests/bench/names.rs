@@ -16,6 +16,8 @@ pub(crate) const PACED: &str = "one contract, 1,000 calls a second";
 pub(crate) const PACED_BARE: &str = "bare echo, 1,000 calls a second";
 pub(crate) const DOCKER: &str = "docker echo through the farm, c=64";
 pub(crate) const DOCKER_DIRECT: &str = "docker echo directly, c=64";
+pub(crate) const DOCKER_HALF: &str = "docker echo of half a core, through the farm, c=64";
+pub(crate) const DOCKER_HALF_DIRECT: &str = "docker echo of half a core, directly, c=64";
 pub(crate) const CONTRACT_MEMORY: &str = "memory of a loaded contract (PSS)";
 pub(crate) const PAGE_MEMORY: &str = "memory of a fresh page (PSS)";
 pub(crate) const CONNECTION_MEMORY: &str = "api, for each connection (RSS)";

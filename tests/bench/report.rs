@@ -2,11 +2,27 @@
 
 use std::fmt::Write as _;
 use std::process::Command;
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::figures::{Figures, Spread, shown};
 use crate::plan::Plan;
 use crate::targets::{Bound, Target};
+
+/// When a run began, and what else the machine did then.
+pub(crate) struct Beginning {
+    pub(crate) at: Instant,
+    load: String,
+}
+
+impl Beginning {
+    pub(crate) fn now() -> Self {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        Self {
+            at: Instant::now(),
+            load: load.split(' ').take(3).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
 
 /// The whole as Markdown.
 pub(crate) fn markdown(
@@ -14,10 +30,10 @@ pub(crate) fn markdown(
     figures: &Figures,
     targets: &[Target],
     plots: &[&str],
-    took: Duration,
+    beginning: &Beginning,
 ) -> String {
     let mut text = String::from("# Benchmarks\n\n");
-    for line in circumstances(plan, took) {
+    for line in circumstances(plan, beginning) {
         // Writing to a string does not fail.
         _ = writeln!(text, "- {line}");
     }
@@ -85,7 +101,7 @@ fn cells(seen: Option<Spread>) -> String {
     })
 }
 
-fn circumstances(plan: &Plan, took: Duration) -> Vec<String> {
+fn circumstances(plan: &Plan, beginning: &Beginning) -> Vec<String> {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -94,7 +110,7 @@ fn circumstances(plan: &Plan, took: Duration) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = processor.unwrap_or_else(|| "an unknown processor".to_owned());
     let (rounds, span) = (plan.rounds, plan.span.as_secs());
-    let minutes = took.as_secs_f64() / 60.0;
+    let minutes = beginning.at.elapsed().as_secs_f64() / 60.0;
     let extent = if plan.is_quick() {
         "**a quick run: too short to judge by, some scenarios are left out**"
     } else {
@@ -103,6 +119,7 @@ fn circumstances(plan: &Plan, took: Duration) -> Vec<String> {
     vec![
         format!("{extent}: {rounds} rounds, each load {span} s, {minutes:.1} minutes in all"),
         format!("{cores} cores of {processor}, shared by everything: load generators too"),
+        format!("load averages at the beginning: {}", beginning.load),
         format!(
             "{}, Linux {}, commit {}",
             said("date", &["-u", "+%F %H:%M UTC"]),

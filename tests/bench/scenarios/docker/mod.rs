@@ -29,22 +29,36 @@ pub(super) async fn run(bench: &mut Bench) {
         bench.figures.skip(why);
         return;
     }
-    // As many cores as there are: with a share of them, both would measure the share.
+    // As many cores as there are: with a share of them, what is measured is mostly the share.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    measure(
+        bench,
+        &cores.to_string(),
+        names::DOCKER,
+        names::DOCKER_DIRECT,
+    )
+    .await;
+    if !bench.plan.is_quick() {
+        measure(bench, "0.5", names::DOCKER_HALF, names::DOCKER_HALF_DIRECT).await;
+    }
+}
+
+/// Measures a container that may use so many cores.
+async fn measure(bench: &mut Bench, cores: &str, through_farm: &str, direct: &str) {
     let farm = Farm::builder()
         .env("WORKER_ENGINES", "docker")
-        .env("CONTAINER_CPUS", &cores.to_string());
+        .env("CONTAINER_CPUS", cores);
     let mut world = World::of(farm).await;
     world.load_servers(&["echo"]).await;
     let at = address_of(world.farm());
     let container = format!("{}:{PORT}", world.ip("echo").await);
     let (farm_paths, direct_paths) = ([path("echo", "echo")], ["/echo".to_owned()]);
     for round in 1..=bench.plan.rounds {
-        eprintln!("docker, round {round}:");
+        eprintln!("docker, {cores} cores, round {round}:");
         let load = bench.load(&at, &farm_paths, ADD_BODY, CONNECTIONS);
-        bench.measure(names::DOCKER, &load).await;
+        bench.measure(through_farm, &load).await;
         let load = bench.load(&container, &direct_paths, ADD_BODY, CONNECTIONS);
-        bench.measure(names::DOCKER_DIRECT, &load).await;
+        bench.measure(direct, &load).await;
     }
     world.stop().await;
 }
