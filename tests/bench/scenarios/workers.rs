@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use super::{Bench, address_of};
 use crate::contracts::{WAITING, path};
 use crate::names;
+use crate::support::client::Client;
 use crate::support::farm::Farm;
+use crate::support::wait::{self, PATIENCE};
 
 /// More than all contracts together take.
 const CONNECTIONS: u32 = 128;
@@ -29,9 +31,19 @@ pub(super) async fn run(bench: &mut Bench) {
         for count in bench.plan.workers {
             let load = bench.load(&at, &paths[..*count], "null", CONNECTIONS);
             bench.measure(&names::workers(*count), &load).await;
+            rest(farm.client()).await;
         }
     }
     farm.stop().await;
+}
+
+/// Waits until nobody is in line any more: wrk hangs up with calls under way.
+async fn rest(client: &Client) {
+    wait::until_true("the last calls to end", PATIENCE, async || {
+        let contracts = client.contracts().await;
+        contracts.iter().all(|contract| contract["queueDepth"] == 0)
+    })
+    .await;
 }
 
 fn address(number: usize) -> String {
