@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use chromiumoxide::Page;
+use chromiumoxide::handler::HandlerConfig;
 use chromiumoxide::page::ScreenshotParams;
 use futures::StreamExt;
 use nix::unistd::{Uid, User};
@@ -31,17 +32,22 @@ const ARGUMENTS: [&str; 7] = [
 
 /// A running browser. End it with [`Browser::stop`].
 pub(crate) struct Browser {
-    cdp: chromiumoxide::Browser,
+    pub(crate) cdp: chromiumoxide::Browser,
     events: JoinHandle<()>,
-    process: Process,
+    pub(crate) process: Process,
     profile: TempDir,
 }
 
 impl Browser {
     /// Starts one; as nobody, since Chromium has no sandbox for root.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[], HandlerConfig::default()).await
+    }
+
+    /// The same, with more arguments: of two that contradict each other, the last one counts.
+    pub(crate) async fn start_with(more: &[String], config: HandlerConfig) -> Self {
         let profile = TempDir::with_prefix("execution-browser-").expect("a folder can be made");
-        let process = Process::start("browser", command(profile.path()), profile.path());
+        let process = Process::start("browser", command(profile.path(), more), profile.path());
         let address = wait::until("the browser's address", PATIENCE, async || {
             let log = process.log();
             let (_, rest) = log.split_once("DevTools listening on ")?;
@@ -49,7 +55,7 @@ impl Browser {
             Some(address.trim().to_owned())
         })
         .await;
-        let (cdp, mut handler) = chromiumoxide::Browser::connect(address)
+        let (cdp, mut handler) = chromiumoxide::Browser::connect_with_config(address, config)
             .await
             .expect("a browser that listens takes connections");
         let events = tokio::spawn(async move { while handler.next().await.is_some() {} });
@@ -76,13 +82,14 @@ impl Browser {
     }
 }
 
-fn command(profile: &Path) -> Command {
+fn command(profile: &Path, more: &[String]) -> Command {
     let program = std::env::var_os("CHROMIUM_PATH").unwrap_or_else(|| PROGRAM.into());
     let mut command = Command::new(program);
     command
         .env_clear()
         .env("HOME", profile)
         .args(ARGUMENTS)
+        .args(more)
         .arg(format!("--user-data-dir={}", profile.display()));
     if Uid::effective().is_root() {
         let name = std::env::var("CHROMIUM_USER").unwrap_or_else(|_| "nobody".to_owned());

@@ -1,0 +1,148 @@
+//! What was measured: each figure as often as there were rounds.
+
+use crate::latencies::Latencies;
+use crate::wrk::Run;
+
+/// What of something was measured. The unit is a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Metric {
+    Rate,
+    P50,
+    P90,
+    P95,
+    P99,
+    P999,
+    Max,
+    Mib,
+    Kib,
+}
+
+impl Metric {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rate => "per second",
+            Self::P50 => "p50, ms",
+            Self::P90 => "p90, ms",
+            Self::P95 => "p95, ms",
+            Self::P99 => "p99, ms",
+            Self::P999 => "p99.9, ms",
+            Self::Max => "longest, ms",
+            Self::Mib => "MiB",
+            Self::Kib => "KiB",
+        }
+    }
+}
+
+/// One figure.
+#[derive(Debug)]
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) metric: Metric,
+    /// One for each round.
+    pub(crate) values: Vec<f64>,
+}
+
+/// Where a figure's values lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+/// All figures of a run, in the order in which they were first noted.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) all: Vec<Figure>,
+    /// Requests that were not answered as they must.
+    pub(crate) errors: Vec<String>,
+    /// What was left out, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
+impl Figures {
+    pub(crate) fn note(&mut self, name: &str, metric: Metric, value: f64) {
+        eprintln!("    {name}: {} {}", shown(value), metric.name());
+        self.add(name, metric, value);
+    }
+
+    fn add(&mut self, name: &str, metric: Metric, value: f64) {
+        let same = |figure: &&mut Figure| figure.name == name && figure.metric == metric;
+        if let Some(figure) = self.all.iter_mut().find(same) {
+            figure.values.push(value);
+            return;
+        }
+        self.all.push(Figure {
+            name: name.to_owned(),
+            metric,
+            values: vec![value],
+        });
+    }
+
+    /// Notes what wrk has told.
+    pub(crate) fn note_run(&mut self, name: &str, run: &Run) {
+        self.note(name, Metric::Rate, run.rate);
+        self.add(name, Metric::P50, run.p50);
+        self.add(name, Metric::P90, run.p90);
+        self.add(name, Metric::P99, run.p99);
+        self.add(name, Metric::Max, run.max);
+        if let Some(errors) = &run.errors {
+            self.errors.push(format!("{name}: {errors}"));
+        }
+    }
+
+    /// Notes the times of calls that were made at a constant rate.
+    pub(crate) fn note_latencies(&mut self, name: &str, latencies: &Latencies) {
+        self.note(name, Metric::P50, latencies.all_but_one_in(2));
+        self.add(name, Metric::P90, latencies.all_but_one_in(10));
+        self.add(name, Metric::P99, latencies.all_but_one_in(100));
+        self.add(name, Metric::P999, latencies.all_but_one_in(1000));
+        self.add(name, Metric::Max, latencies.max());
+    }
+
+    /// Notes what is left out, once.
+    pub(crate) fn skip(&mut self, what: &str) {
+        if !self.skipped.iter().any(|skipped| skipped == what) {
+            eprintln!("    SKIPPED {what}");
+            self.skipped.push(what.to_owned());
+        }
+    }
+
+    /// The values of a figure; none when it was not measured.
+    pub(crate) fn values(&self, name: &str, metric: Metric) -> &[f64] {
+        let same = |figure: &&Figure| figure.name == name && figure.metric == metric;
+        self.all
+            .iter()
+            .find(same)
+            .map_or(&[], |figure| &figure.values)
+    }
+}
+
+impl Spread {
+    /// None of nothing.
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(*sorted.get(middle.checked_sub(1)?)?, sorted[middle])
+        };
+        Some(Self {
+            median,
+            min: *sorted.first()?,
+            max: *sorted.last()?,
+        })
+    }
+}
+
+/// A value with as many digits as mean something.
+pub(crate) fn shown(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}

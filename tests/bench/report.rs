@@ -1,0 +1,139 @@
+//! The figures and the targets, for a person.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::figures::{Figures, Spread, shown};
+use crate::plan::Plan;
+use crate::targets::{Bound, Target};
+
+/// When a run began, and what else the machine did then.
+pub(crate) struct Beginning {
+    pub(crate) at: Instant,
+    load: String,
+}
+
+impl Beginning {
+    pub(crate) fn now() -> Self {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        Self {
+            at: Instant::now(),
+            load: load.split(' ').take(3).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+/// The whole as Markdown.
+pub(crate) fn markdown(
+    plan: &Plan,
+    figures: &Figures,
+    targets: &[Target],
+    plots: &[&str],
+    beginning: &Beginning,
+) -> String {
+    let mut text = String::from("# Benchmarks\n\n");
+    for line in circumstances(plan, beginning) {
+        // Writing to a string does not fail.
+        _ = writeln!(text, "- {line}");
+    }
+    for error in &figures.errors {
+        _ = writeln!(text, "- **FAILED REQUESTS** {error}");
+    }
+    for skipped in &figures.skipped {
+        _ = writeln!(text, "- skipped: {skipped}");
+    }
+    text.push_str("\n## Targets\n\n");
+    text.push_str("Ratios of what was measured side by side, by the median of all rounds.\n\n");
+    text.push_str("| target | limit | median | min | max | |\n|---|---|---|---|---|---|\n");
+    for target in targets {
+        let (limit, seen) = (limit(target.bound), cells(target.seen));
+        _ = writeln!(
+            text,
+            "| {} | {limit} | {seen} | {} |",
+            target.what,
+            verdict(target)
+        );
+    }
+    for plot in plots {
+        _ = write!(text, "\n![{plot}]({plot})\n");
+    }
+    text.push_str("\n## Figures\n\n| | | median | min | max |\n|---|---|---|---|---|\n");
+    for figure in &figures.all {
+        let (metric, seen) = (figure.metric.name(), cells(Spread::of(&figure.values)));
+        _ = writeln!(text, "| {} | {metric} | {seen} |", figure.name);
+    }
+    text
+}
+
+/// One line for each target.
+pub(crate) fn lines(targets: &[Target]) -> String {
+    let mut text = String::new();
+    for target in targets {
+        let seen = target.seen.map_or("-".to_owned(), |seen| {
+            let [median, min, max] = [seen.median, seen.min, seen.max].map(shown);
+            format!("{median} ({min} to {max})")
+        });
+        let (what, limit) = (target.what, limit(target.bound));
+        _ = writeln!(text, "{:<12} {what}: {seen}, {limit}", verdict(target));
+    }
+    text
+}
+
+fn verdict(target: &Target) -> &'static str {
+    match target.holds() {
+        Some(true) => "holds",
+        Some(false) => "MISSED",
+        None => "not measured",
+    }
+}
+
+fn limit(bound: Bound) -> String {
+    match bound {
+        Bound::AtLeast(limit) => format!("at least {limit}"),
+        Bound::AtMost(limit) => format!("at most {limit}"),
+    }
+}
+
+fn cells(seen: Option<Spread>) -> String {
+    seen.map_or("- | - | -".to_owned(), |seen| {
+        [seen.median, seen.min, seen.max].map(shown).join(" | ")
+    })
+}
+
+fn circumstances(plan: &Plan, beginning: &Beginning) -> Vec<String> {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = processor.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == "model name").then(|| value.trim().to_owned())
+    });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let processor = processor.unwrap_or_else(|| "an unknown processor".to_owned());
+    let (rounds, span) = (plan.rounds, plan.span.as_secs());
+    let minutes = beginning.at.elapsed().as_secs_f64() / 60.0;
+    let extent = if plan.is_quick() {
+        "**a quick run: too short to judge by, some scenarios are left out**"
+    } else {
+        "a full run"
+    };
+    vec![
+        format!("{extent}: {rounds} rounds, each load {span} s, {minutes:.1} minutes in all"),
+        format!("{cores} cores of {processor}, shared by everything: load generators too"),
+        format!("load averages at the beginning: {}", beginning.load),
+        format!(
+            "{}, Linux {}, commit {}",
+            said("date", &["-u", "+%F %H:%M UTC"]),
+            said("uname", &["-r"]),
+            said("git", &["describe", "--always", "--dirty"])
+        ),
+    ]
+}
+
+/// What a program of the machine says, if it is there.
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.ok()
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

@@ -1,0 +1,42 @@
+-- What wrk sends, and what it tells at the end.
+--
+--   wrk .. URL -- BODY-FILE PATH..
+--
+-- The body goes to the paths in turn.
+
+function init(args)
+  local file = assert(io.open(args[1], "rb"))
+  local body = file:read("*a")
+  file:close()
+
+  wrk.method = "POST"
+  wrk.headers["Content-Type"] = "application/json"
+  local requests = {}
+  for i = 2, #args do
+    requests[i - 1] = wrk.format(nil, args[i], nil, body)
+  end
+
+  -- Every connection asks here for its next request. Where there is but one, it must not: wrk then
+  -- makes it once, and no Lua runs while it measures.
+  if #requests == 1 then
+    wrk.path = args[2]
+    wrk.body = body
+  else
+    local last = 0
+    request = function()
+      last = last % #requests + 1
+      return requests[last]
+    end
+  end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    'told {"calls":%d,"us":%d,"p50":%d,"p90":%d,"p99":%d,"max":%d,'
+      .. '"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}\n',
+    summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(90), latency:percentile(99), latency.max,
+    errors.connect, errors.read, errors.write, errors.status, errors.timeout
+  ))
+end

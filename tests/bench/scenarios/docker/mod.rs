@@ -1,0 +1,64 @@
+//! A contract in a container: called through the farm, and called directly. Both call the same container.
+
+#[expect(dead_code, reason = "the end-to-end tests use more of it")]
+#[path = "../../../e2e/docker/recipe.rs"]
+mod recipe;
+#[expect(dead_code, reason = "the end-to-end tests use more of it")]
+#[path = "../../../e2e/docker/world.rs"]
+mod world;
+
+use tokio::net::UnixStream;
+
+use self::world::World;
+use super::{Bench, address_of};
+use crate::contracts::{ADD_BODY, path};
+use crate::names;
+use crate::support::farm::Farm;
+
+const CONNECTIONS: u32 = 64;
+
+/// Where the image listens.
+const PORT: u16 = 8080;
+
+pub(super) async fn run(bench: &mut Bench) {
+    if UnixStream::connect(world::unix_socket(&world::docker_host()))
+        .await
+        .is_err()
+    {
+        let why = "docker: no daemon answers (scripts/setup --docker starts one)";
+        bench.figures.skip(why);
+        return;
+    }
+    // As many cores as there are: with a share of them, what is measured is mostly the share.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    measure(
+        bench,
+        &cores.to_string(),
+        names::DOCKER,
+        names::DOCKER_DIRECT,
+    )
+    .await;
+    if !bench.plan.is_quick() {
+        measure(bench, "0.5", names::DOCKER_HALF, names::DOCKER_HALF_DIRECT).await;
+    }
+}
+
+/// Measures a container that may use so many cores.
+async fn measure(bench: &mut Bench, cores: &str, through_farm: &str, direct: &str) {
+    let farm = Farm::builder()
+        .env("WORKER_ENGINES", "docker")
+        .env("CONTAINER_CPUS", cores);
+    let mut world = World::of(farm).await;
+    world.load_servers(&["echo"]).await;
+    let at = address_of(world.farm());
+    let container = format!("{}:{PORT}", world.ip("echo").await);
+    let (farm_paths, direct_paths) = ([path("echo", "echo")], ["/echo".to_owned()]);
+    for round in 1..=bench.plan.rounds {
+        eprintln!("docker, {cores} cores, round {round}:");
+        let load = bench.load(&at, &farm_paths, ADD_BODY, CONNECTIONS);
+        bench.measure(through_farm, &load).await;
+        let load = bench.load(&container, &direct_paths, ADD_BODY, CONNECTIONS);
+        bench.measure(direct, &load).await;
+    }
+    world.stop().await;
+}

@@ -1,0 +1,79 @@
+//! Contracts that are loaded and that nobody calls: records in Redis, to be told apart from the one that
+//! is called. They have no pages. As after a restart of all workers, each waits for its next call to be
+//! hosted again; pages for a thousand contracts would measure the machine's memory.
+
+use futures::StreamExt;
+use futures::stream::iter;
+use redis::pipe;
+
+use super::{Bench, Javascript};
+use crate::contracts::{ADD, ADD_BODY, path};
+use crate::names;
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::wrk::Load;
+
+const CONTRACTS: usize = 1000;
+
+/// Unloads under way.
+const AT_ONCE: usize = 16;
+
+/// Alone, beside them twice, alone: what changes slowly meanwhile touches both alike.
+pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
+    let paths = [path("abcd", "add")];
+    let load = bench.load(&farm.at, &paths, ADD_BODY, 64);
+    let first = bench.wrk.run(&load).await;
+    fill(&farm.farm).await;
+    twice(bench, names::REGISTRY_FULL, &load).await;
+    clear(farm.farm.client()).await;
+    let last = bench.wrk.run(&load).await;
+    bench
+        .figures
+        .note_run(names::REGISTRY_EMPTY, &first.and(&last));
+}
+
+async fn twice(bench: &mut Bench, name: &str, load: &Load<'_>) {
+    let first = bench.wrk.run(load).await;
+    let last = bench.wrk.run(load).await;
+    bench.figures.note_run(name, &first.and(&last));
+}
+
+fn address(number: usize) -> String {
+    format!("idle-{number}")
+}
+
+/// Loads one as everybody does, and repeats what Redis holds of it, without its host.
+async fn fill(farm: &Farm) {
+    let client = farm.client();
+    client.must_load("idle", ADD).await;
+    let digest = client.contract("idle").await["digest"].clone();
+    let digest = digest.as_str().expect("a digest is text");
+    let prefix = farm.prefix();
+    let mut commands = pipe();
+    for address in (0..CONTRACTS).map(address) {
+        let record = format!("{prefix}{{c:{address}}}");
+        let model = format!("{prefix}{{c:idle}}");
+        commands.cmd("COPY").arg(model).arg(&record).ignore();
+        commands
+            .cmd("HSET")
+            .arg(record)
+            .arg(&["owner", ""])
+            .ignore();
+        let referrers = format!("{prefix}{{blob:{digest}}}:refs");
+        commands.cmd("SADD").arg(referrers).arg(address).ignore();
+    }
+    let mut connection = farm.redis.connection().await;
+    let done = commands.query_async::<()>(&mut connection).await;
+    done.expect("the farm's Redis answers");
+    client.unload("idle").await.is_done();
+    let loaded = client.contracts().await.len();
+    assert_eq!(loaded, CONTRACTS + 1, "the idle ones and the hot one");
+}
+
+async fn clear(client: &Client) {
+    iter(0..CONTRACTS)
+        .map(async |number| client.unload(&address(number)).await.is_done())
+        .buffer_unordered(AT_ONCE)
+        .collect::<()>()
+        .await;
+}

@@ -1,0 +1,72 @@
+//! A hundred contracts: how fast they are loaded, and what becomes of calls that go to all of them.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::iter;
+
+use super::{Bench, Javascript};
+use crate::contracts::{ADD_BODY, add, path};
+use crate::figures::Metric;
+use crate::latencies::Latencies;
+use crate::names;
+
+const CONTRACTS: usize = 100;
+
+/// Loads under way where they do not wait for one another.
+const AT_ONCE: usize = 8;
+
+pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
+    let start = Instant::now();
+    let latencies = load(farm, 1).await;
+    let rate = per_second(latencies.count(), start.elapsed());
+    let figures = &mut bench.figures;
+    figures.note(names::LOADS, Metric::P50, latencies.all_but_one_in(2));
+    figures.note(names::LOADS, Metric::P95, latencies.all_but_one_in(20));
+    figures.note(names::LOADS, Metric::Max, latencies.max());
+    figures.note(names::LOADS, Metric::Rate, rate);
+
+    let paths: Vec<String> = (0..CONTRACTS).map(|n| path(&address(n), "add")).collect();
+    let farm_load = bench.load(&farm.at, &paths, ADD_BODY, 256);
+    bench.measure(names::MANY, &farm_load).await;
+    // The same paths: wrk pays for taking turns, too.
+    let echo = bench.echo.at.clone();
+    let bare_load = bench.load(&echo, &paths, ADD_BODY, 256);
+    bench.measure(names::MANY_BARE, &bare_load).await;
+    unload(farm).await;
+
+    if !bench.plan.is_quick() {
+        let start = Instant::now();
+        let count = load(farm, AT_ONCE).await.count();
+        let rate = per_second(count, start.elapsed());
+        bench.figures.note(names::LOADS_AT_ONCE, Metric::Rate, rate);
+        unload(farm).await;
+    }
+}
+
+fn address(number: usize) -> String {
+    format!("many-{number}")
+}
+
+async fn load(farm: &Javascript, at_once: usize) -> Latencies {
+    let loads = iter(0..CONTRACTS).map(async |number| {
+        let executable = add(number);
+        let start = Instant::now();
+        let client = farm.farm.client();
+        client.must_load(&address(number), &executable).await;
+        start.elapsed()
+    });
+    Latencies::new(loads.buffer_unordered(at_once).collect().await)
+}
+
+async fn unload(farm: &Javascript) {
+    for number in 0..CONTRACTS {
+        let client = farm.farm.client();
+        client.unload(&address(number)).await.is_done();
+    }
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    let count = u32::try_from(count).expect("a hundred");
+    f64::from(count) / time.as_secs_f64()
+}

@@ -1,0 +1,140 @@
+//! What is measured, by groups; each group has a farm of its own, and in each of its rounds every
+//! comparison stands next to what it is compared with.
+
+mod concurrency;
+mod docker;
+mod idle;
+mod many;
+mod memory;
+mod neighbours;
+mod pace;
+mod payloads;
+mod timer;
+mod workers;
+
+use std::time::Duration;
+
+use crate::contracts::{ADD, ADD_BODY, path};
+use crate::echo::Echo;
+use crate::figures::Figures;
+use crate::plan::Plan;
+use crate::raw_cdp::RawPage;
+use crate::support::farm::Farm;
+use crate::wrk::{Load, Run, Wrk};
+
+/// Room for all contracts that a scenario has at the same time.
+const CAPACITY: &str = "256";
+
+/// What every scenario works with.
+pub(crate) struct Bench {
+    pub(crate) plan: Plan,
+    pub(crate) figures: Figures,
+    wrk: Wrk,
+    echo: Echo,
+}
+
+/// A farm of one api and one worker with the contract `abcd`, and a page beside it.
+struct Javascript {
+    farm: Farm,
+    page: RawPage,
+    /// The api's `HOST:PORT`.
+    at: String,
+}
+
+impl Bench {
+    /// Runs everything that the plan has.
+    pub(crate) async fn run(plan: Plan) -> Self {
+        let mut bench = Self {
+            plan,
+            figures: Figures::default(),
+            wrk: Wrk::new(),
+            echo: Echo::start().await,
+        };
+        if bench.plan.has("memory") {
+            memory::run(&mut bench).await;
+        }
+        if bench.plan.has("javascript") {
+            bench.javascript().await;
+        }
+        if bench.plan.has("workers") {
+            workers::run(&mut bench).await;
+        }
+        if bench.plan.has("docker") {
+            docker::run(&mut bench).await;
+        }
+        bench
+    }
+
+    async fn javascript(&mut self) {
+        let farm = Farm::builder().env("WORKER_CAPACITY", CAPACITY);
+        let farm = farm.start().await;
+        farm.client().must_load("abcd", ADD).await;
+        let farm = Javascript {
+            at: address_of(&farm),
+            page: RawPage::start(&farm).await,
+            farm,
+        };
+        self.warm_up(&farm).await;
+        for round in 1..=self.plan.rounds {
+            eprintln!("javascript, round {round}:");
+            concurrency::run(self, &farm).await;
+            many::run(self, &farm).await;
+            neighbours::run(self, &farm).await;
+            payloads::run(self, &farm).await;
+            timer::run(self, &farm).await;
+            idle::run(self, &farm).await;
+            pace::run(self, &farm).await;
+        }
+        farm.page.stop().await;
+        farm.farm.client().unload("abcd").await.is_done();
+        // wrk hangs up with calls under way: what it had sent of large arguments stays until it expires.
+        farm.farm.stop_whatever_is_in_redis().await;
+    }
+
+    /// What is called for the first time is slower: connections, caches, compilers.
+    async fn warm_up(&self, farm: &Javascript) {
+        for at in [&farm.at, &self.echo.at] {
+            let paths = [path("abcd", "add")];
+            self.wrk.run(&self.load(at, &paths, ADD_BODY, 64)).await;
+        }
+        farm.page.in_turn(Duration::from_secs(1)).await;
+    }
+
+    /// A load of the plan's span.
+    fn load<'a>(
+        &self,
+        at: &'a str,
+        paths: &'a [String],
+        body: &'a str,
+        connections: u32,
+    ) -> Load<'a> {
+        Load {
+            at,
+            paths,
+            body,
+            connections,
+            span: self.plan.span,
+        }
+    }
+
+    /// Loads what there is to load, and notes what came of it.
+    async fn measure(&mut self, name: &str, load: &Load<'_>) {
+        let run: Run = self.wrk.run(load).await;
+        self.figures.note_run(name, &run);
+    }
+
+    /// Calls `add` of `abcd`, in a farm or where nothing is behind it.
+    async fn measure_add(&mut self, name: &str, at: &str, connections: u32) {
+        let paths = [path("abcd", "add")];
+        let load = self.load(at, &paths, ADD_BODY, connections);
+        self.measure(name, &load).await;
+    }
+}
+
+/// Where the first api of a farm listens.
+fn address_of(farm: &Farm) -> String {
+    farm.client()
+        .url("")
+        .trim_start_matches("http://")
+        .to_owned()
+}

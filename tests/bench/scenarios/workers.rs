@@ -1,0 +1,51 @@
+//! What more workers are worth to contracts that wait: each worker has room for one, which takes so
+//! many calls at a time and no more. Nothing here is bounded by the machine's cores.
+
+use std::collections::BTreeSet;
+
+use super::{Bench, address_of};
+use crate::contracts::{WAITING, path};
+use crate::names;
+use crate::support::client::Client;
+use crate::support::farm::Farm;
+use crate::support::wait::{self, PATIENCE};
+
+/// More than all contracts together take.
+const CONNECTIONS: u32 = 128;
+
+pub(super) async fn run(bench: &mut Bench) {
+    let all = bench.plan.workers.iter().max().copied().unwrap_or_default();
+    let farm = Farm::builder().workers(all).env("WORKER_CAPACITY", "1");
+    let farm = farm.start().await;
+    let mut hosts = BTreeSet::new();
+    for number in 0..all {
+        let address = address(number);
+        farm.client().must_load(&address, WAITING).await;
+        hosts.insert(farm.client().host(&address).await);
+    }
+    assert_eq!(hosts.len(), all, "each worker has one: {hosts:?}");
+    let at = address_of(&farm);
+    let paths: Vec<String> = (0..all).map(|n| path(&address(n), "wait")).collect();
+    for round in 1..=bench.plan.rounds {
+        eprintln!("workers, round {round}:");
+        for count in bench.plan.workers {
+            let load = bench.load(&at, &paths[..*count], "null", CONNECTIONS);
+            bench.measure(&names::workers(*count), &load).await;
+            rest(farm.client()).await;
+        }
+    }
+    farm.stop().await;
+}
+
+/// Waits until nobody is in line any more: wrk hangs up with calls under way.
+async fn rest(client: &Client) {
+    wait::until_true("the last calls to end", PATIENCE, async || {
+        let contracts = client.contracts().await;
+        contracts.iter().all(|contract| contract["queueDepth"] == 0)
+    })
+    .await;
+}
+
+fn address(number: usize) -> String {
+    format!("waiting-{number}")
+}

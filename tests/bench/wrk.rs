@@ -1,0 +1,125 @@
+//! The generator of closed load: `wrk`, so many connections, each of which calls again as soon as it
+//! is answered.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+const SCRIPT: &str = include_str!("requests.lua");
+
+/// What `requests.lua` says before its figures.
+const TOLD: &str = "told ";
+
+/// How a request may go wrong: the names of wrk's counts.
+const ERRORS: [&str; 5] = ["connect", "read", "write", "status", "timeout"];
+
+/// wrk, and the files that it reads.
+pub(crate) struct Wrk {
+    folder: TempDir,
+}
+
+/// What is called, and how much.
+pub(crate) struct Load<'a> {
+    /// `HOST:PORT`
+    pub(crate) at: &'a str,
+    /// Called in turn.
+    pub(crate) paths: &'a [String],
+    /// JSON.
+    pub(crate) body: &'a str,
+    pub(crate) connections: u32,
+    /// Whole seconds.
+    pub(crate) span: Duration,
+}
+
+/// What came of a load.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// Calls per second.
+    pub(crate) rate: f64,
+    /// Milliseconds.
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+    /// What went wrong, if anything did.
+    pub(crate) errors: Option<String>,
+}
+
+impl Wrk {
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::with_prefix("execution-bench-").expect("a folder can be made");
+        std::fs::write(folder.path().join("requests.lua"), SCRIPT).expect("its own folder");
+        Self { folder }
+    }
+
+    /// Loads what there is to load, for a span.
+    pub(crate) async fn run(&self, load: &Load<'_>) -> Run {
+        let body = self.body(load.body);
+        let output = Command::new("wrk")
+            .arg("-t1")
+            .arg(format!("-c{}", load.connections))
+            .arg(format!("-d{}s", load.span.as_secs()))
+            .arg("--latency")
+            .arg("-s")
+            .arg(self.folder.path().join("requests.lua"))
+            .arg(format!("http://{}/", load.at))
+            .arg("--")
+            .arg(body)
+            .args(load.paths)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap_or_else(|error| panic!("wrk: {error}; `scripts/setup --bench` installs it"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let told = text.lines().find_map(|line| line.strip_prefix(TOLD));
+        let told = told.unwrap_or_else(|| panic!("wrk told nothing: {output:?}"));
+        Run::read(&serde_json::from_str(told).expect("the script writes JSON"))
+    }
+
+    /// The file with this body. Its name is the body's length: two bodies of a bench never have the
+    /// same.
+    fn body(&self, body: &str) -> PathBuf {
+        let file = self.folder.path().join(body.len().to_string());
+        // Another load may read it at this moment.
+        if !file.exists() {
+            std::fs::write(&file, body).expect("its own folder");
+        }
+        file
+    }
+}
+
+impl Run {
+    /// The mean of two runs of the same load.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        let errors = [&self.errors, &other.errors].into_iter().flatten();
+        let errors: Vec<&str> = errors.map(String::as_str).collect();
+        Self {
+            rate: f64::midpoint(self.rate, other.rate),
+            p50: f64::midpoint(self.p50, other.p50),
+            p90: f64::midpoint(self.p90, other.p90),
+            p99: f64::midpoint(self.p99, other.p99),
+            max: self.max.max(other.max),
+            errors: (!errors.is_empty()).then(|| errors.join(", ")),
+        }
+    }
+
+    fn read(told: &Value) -> Self {
+        let number = |name: &str| told[name].as_f64().expect("the script tells it");
+        let ms = |name: &str| number(name) / 1e3;
+        let errors = ERRORS.iter().filter(|name| number(name) > 0.0);
+        let errors: Vec<_> = errors
+            .map(|name| format!("{} {name}", told[name]))
+            .collect();
+        Self {
+            rate: number("calls") / (number("us") / 1e6),
+            p50: ms("p50"),
+            p90: ms("p90"),
+            p99: ms("p99"),
+            max: ms("max"),
+            errors: (!errors.is_empty()).then(|| errors.join(", ")),
+        }
+    }
+}
