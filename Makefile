@@ -9,9 +9,10 @@ WORKERS ?= 1
 export WORKERS
 
 CARGO ?= cargo
+BENCH_CARGO = $(CARGO) bench --locked --workspace --features tests/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak bench bench-frames profile lint fmt clean setup build build-tests contract-server
+.PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak bench bench-frames profile lint lint-bench fmt clean setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,21 +50,24 @@ test-openapi: build-tests ## Try the documented interface: schemathesis, and a b
 
 bench: build-tests ## Measure the farm beside what bounds it; write bench/report.md (QUICK=1: three minutes)
 	@scripts/setup --bench
-	BENCH=$(if $(QUICK),quick,full) $(CARGO) bench --locked --workspace --bench farm
+	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
 
 bench-frames: setup ## Measure how fast frames are packed and read
-	$(CARGO) bench --locked --workspace --bench frames
+	$(BENCH_CARGO) --bench frames
 
 profile: build-tests ## Look where the programs spend their time; write bench/api.svg and bench/worker.svg
 	@scripts/setup --bench
-	BENCH=profile $(CARGO) bench --locked --workspace --bench farm
+	BENCH=profile $(BENCH_CARGO) --bench farm
 
 lint: ## Check the formatting and run clippy; any warning fails
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --release -- -D warnings
-	$(CARGO) clippy --locked --workspace --test attacks --test compose --test soak --bench farm --release -- -D warnings
+	$(CARGO) clippy --locked --workspace --test attacks --test compose --test soak --release -- -D warnings
 	cd tests/contract-server && $(CARGO) fmt --check
 	cd tests/contract-server && $(CARGO) clippy --locked --release --target-dir target -- -D warnings
+
+lint-bench: ## The same for the benchmarks, which need more crates
+	$(CARGO) clippy --locked --workspace --features tests/bench --bench farm --bench frames --release -- -D warnings
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
