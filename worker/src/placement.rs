@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::backoff::Backoff;
 use shared::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
 use shared::id::ApiId;
 use shared::job::{Engine, Job, Load};
@@ -66,8 +67,13 @@ async fn settle(worker: &Arc<Worker>, engine: Engine, received: Received, place:
         tracing::error!(%error, entry, "a load could not be settled");
         return;
     }
-    if let Err(error) = worker.queue.placed(engine, &entry).await {
-        tracing::warn!(%error, entry, "could not remove a settled load");
+    let mut backoff = Backoff::redis();
+    while let Err(error) = worker.queue.placed(engine, &entry).await {
+        tracing::warn!(%error, entry, "could not remove a settled load yet");
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = worker.life.stopping() => return,
+        }
     }
 }
 

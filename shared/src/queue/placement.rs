@@ -1,7 +1,7 @@
 //! Loads that have no host yet: one stream per engine, read by every worker that has room.
 
-use redis::Value;
 use redis::aio::MultiplexedConnection;
+use redis::{Script, Value};
 
 use super::counts::Observed;
 use super::stream::{Entry, claimed, entries, is_busy_group};
@@ -37,10 +37,11 @@ impl Queue {
             .await?)
     }
 
-    /// Removes a load that is settled.
+    /// Removes a load that is settled: as a whole, or an entry would stay that nobody reads again.
     pub async fn placed(&self, engine: Engine, entry: &str) -> Result<(), QueueError> {
         let stream = self.keys().placement(engine);
         redis::pipe()
+            .atomic()
             .cmd("XACK")
             .arg(&[&stream, WORKERS, entry])
             .ignore()
@@ -52,16 +53,23 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends a worker's membership in the placement group of `engine`.
+    /// Ends a worker's membership in the placement group of `engine`, unless it has left loads
+    /// unsettled: these would go with it, and are for another worker to take over.
     pub async fn leave_placement(
         &self,
         engine: Engine,
         worker: WorkerId,
     ) -> Result<(), QueueError> {
-        let stream = self.keys().placement(engine);
-        let left = redis::cmd("XGROUP")
-            .arg(&["DELCONSUMER", &stream, WORKERS, &worker.to_string()])
-            .query_async::<()>(&mut self.cold().await?)
+        let script = Script::new(
+            "if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
+                 redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+             end",
+        );
+        let left = script
+            .key(self.keys().placement(engine))
+            .arg(WORKERS)
+            .arg(worker.to_string())
+            .invoke_async::<()>(&mut self.cold().await?)
             .await
             .map_err(QueueError::from);
         match left {
