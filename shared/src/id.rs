@@ -96,6 +96,7 @@ impl ContractAddress {
     }
 
     /// The address of the contract's replica with this number, from 1.
+    #[must_use]
     pub fn replica(&self, number: u32) -> Self {
         let (contract, _) = self.parts();
         if number <= 1 {

@@ -113,7 +113,7 @@ pub trait Instance: Send + 'static {
         None
     }
 
-    /// How many calls may be submitted now. Zero: wait for the next event.
+    /// How many calls may be submitted now. Zero: wait for what happens [next](Self::next).
     fn room(&self) -> usize;
 
     /// Fewer calls than this had better wait for what is under way: started together they cost less.
@@ -126,8 +126,9 @@ pub trait Instance: Send + 'static {
     /// over its own gets a `Done` with a failure.
     fn submit(&mut self, calls: &[Invocation<'_>]);
 
-    /// Waits for what happens next; pending for as long as nothing does. Cancel safe. Not to be
-    /// called after [`Event::Lost`].
+    /// Waits for what happens next; pending for as long as nothing does. Without any event, it is
+    /// [`Self::room`] or [`Self::worthwhile`] that may have changed. Cancel safe. Not to be called
+    /// after [`Event::Lost`].
     fn next(&mut self) -> impl Future<Output = Vec<Event>> + Send;
 
     /// Ends the instance and everything that belongs to it.

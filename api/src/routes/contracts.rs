@@ -88,10 +88,9 @@ pub(crate) async fn show(
     };
     let replicas = (2..=status.replicas).map(|number| contract.replica(number));
     let replicas = replicas.map(async |replica| self::status(&state, &replica).await);
-    for replica in futures::future::try_join_all(replicas).await? {
-        if let Some(replica) = replica {
-            merge(&mut status, replica);
-        }
+    let replicas = futures::future::try_join_all(replicas).await?;
+    for replica in replicas.into_iter().flatten() {
+        merge(&mut status, replica);
     }
     Ok(Json(status))
 }

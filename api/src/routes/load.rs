@@ -122,7 +122,9 @@ fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiErr
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
         limits_object(value, engine)
     });
-    let replicas = optional(&mut wrong, "replicas", request.replicas, replica_count);
+    let replicas = optional(&mut wrong, "replicas", request.replicas, |value| {
+        replica_count(&value)
+    });
     let idempotent = optional(&mut wrong, "idempotent", request.idempotent, |value| {
         value
             .as_bool()
@@ -200,7 +202,7 @@ fn executable_text(value: Value) -> Result<String, String> {
     }
 }
 
-fn replica_count(value: Value) -> Result<u32, String> {
+fn replica_count(value: &Value) -> Result<u32, String> {
     const MOST: u32 = ContractAddress::MAX_REPLICAS;
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
     number

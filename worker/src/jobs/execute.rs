@@ -39,18 +39,16 @@ fn hand_in(
     argument: Option<Box<RawValue>>,
     delivery: Delivery,
 ) {
-    match worker.contracts.get(address) {
-        Some(host) => host.call(Call {
-            method,
-            argument,
-            delivery,
-            losses: 0,
-        }),
-        None => {
-            delivery.refuse(not_hosted());
-            amend(worker, address);
-        }
-    }
+    let Some(host) = worker.contracts.get(address) else {
+        delivery.refuse(not_hosted());
+        return amend(worker, address);
+    };
+    host.call(Call {
+        method,
+        argument,
+        delivery,
+        losses: 0,
+    });
 }
 
 /// Whoever sent the call takes this worker for the contract's host. Should the registry say so, too,
@@ -65,11 +63,11 @@ fn amend(worker: &Arc<Worker>, address: &ContractAddress) {
         if worker.contracts.get(&address).is_none() {
             match worker.queue.disown(&address, worker.id).await {
                 Ok(true) => {
-                    tracing::warn!(contract = %address, "the registry took it to be hosted here")
+                    tracing::warn!(contract = %address, "the registry took it to be hosted here");
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(contract = %address, %error, "cannot mend the registry")
+                    tracing::debug!(contract = %address, %error, "cannot mend the registry");
                 }
             }
         }

@@ -65,6 +65,20 @@ fn a_promise_gives_what_it_settles_to() {
 }
 
 #[test]
+fn promises_make_room_for_the_next_message() {
+    run(async {
+        let mut contract = Contract::load("{ slow: () => new Promise(() => {}) }").await;
+        contract.submit(&[("slow", None)]);
+        assert!(contract.page.worthwhile() > 1);
+        let mut fates = BTreeMap::new();
+        assert_eq!(contract.wait(&mut fates).await, None);
+        assert!(fates.is_empty());
+        assert_eq!(contract.page.worthwhile(), 1);
+        contract.close().await;
+    });
+}
+
+#[test]
 fn a_slow_call_does_not_hold_up_a_quick_one() {
     run(async {
         let source = "{ slow: () => new Promise((r) => { release = () => r('slow') }),

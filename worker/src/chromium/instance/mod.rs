@@ -213,7 +213,7 @@ impl ContractPage {
         None
     }
 
-    /// Acts on what happened. Empty: nothing that anybody else must know of.
+    /// Acts on what happened. Empty: no call has ended.
     fn advance(&mut self, step: Step) -> Vec<Event> {
         match step {
             Step::Landed(index, Ok(answer)) => self.land(index, &answer),
@@ -379,12 +379,14 @@ impl Instance for ContractPage {
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let step = poll_fn(|cx| self.poll_step(cx)).await;
+            let landed = matches!(step, Step::Landed(..));
             let events = self.advance(step);
             if self.calls.is_empty() {
                 self.page.activity.set(false);
                 self.rest = Rest::begin();
             }
-            if !events.is_empty() {
+            // Even when every call in it gave a promise, the next message may leave now.
+            if landed || !events.is_empty() {
                 return events;
             }
         }
