@@ -197,9 +197,9 @@ impl Contract {
         self.next -= calls;
     }
 
-    /// Notes what happens next; gives the reason when the page is lost.
+    /// Notes which calls end next; gives the reason when the page is lost.
     pub(crate) async fn wait(&mut self, fates: &mut BTreeMap<u32, Fate>) -> Option<String> {
-        let events = timeout(PATIENCE, self.page.next())
+        let events = timeout(PATIENCE, self.events())
             .await
             .expect("nothing happens");
         for event in events {
@@ -217,11 +217,11 @@ impl Contract {
 
     /// Leaves the contract alone for a while.
     pub(crate) async fn idle(&mut self, span: Duration) {
-        let event = timeout(span, self.event()).await;
+        let event = timeout(span, self.events()).await;
         assert!(event.is_err(), "nothing was to happen: {event:?}");
     }
 
-    async fn event(&mut self) -> Vec<Event> {
+    async fn events(&mut self) -> Vec<Event> {
         loop {
             let events = self.page.next().await;
             if !events.is_empty() {
