@@ -24,6 +24,8 @@ pub(crate) enum Expect {
     Says(&'static str),
     /// 200 and anything but this JSON.
     SaysNot(&'static str),
+    /// 200 and a number from 1 to less than this.
+    Below(u64),
     /// A failure with this status and code.
     Fails(u16, &'static str),
     /// Any of these.
@@ -54,6 +56,13 @@ impl Expect {
         match self {
             Self::Says(json) => answer.status == 200 && answer.data() == parsed(json),
             Self::SaysNot(json) => answer.status == 200 && answer.data() != parsed(json),
+            Self::Below(end) => {
+                answer.status == 200
+                    && answer
+                        .data()
+                        .as_u64()
+                        .is_some_and(|number| (1..*end).contains(&number))
+            }
             Self::Fails(status, code) => answer.status == *status && answer.json()["code"] == *code,
             Self::Any(all) => all.iter().any(|expect| expect.is_met(answer)),
         }

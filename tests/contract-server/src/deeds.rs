@@ -9,6 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::MsFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType};
+use nix::sys::stat::{Mode, SFlag};
+
 use crate::http::Reply;
 
 /// How long an attempt to connect is made.
@@ -189,4 +193,38 @@ pub fn udp(body: &str) -> Reply {
         socket.recv(&mut [0; 16])
     });
     told(asked)
+}
+
+/// Mounts a file system of its own.
+pub fn mount() -> Reply {
+    const NONE: Option<&str> = None;
+    told(nix::mount::mount(
+        NONE,
+        "/tmp",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        NONE,
+    ))
+}
+
+/// Opens a socket that takes whole packets.
+pub fn raw_socket() -> Reply {
+    told(nix::sys::socket::socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::empty(),
+        SockProtocol::Icmp,
+    ))
+}
+
+/// Makes a device node: the machine's memory.
+pub fn device() -> Reply {
+    let memory = nix::sys::stat::makedev(1, 1);
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    told(nix::sys::stat::mknod(
+        "/tmp/memory",
+        SFlag::S_IFCHR,
+        mode,
+        memory,
+    ))
 }

@@ -7,13 +7,14 @@ mod deeds;
 mod http;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::exit;
+use std::process::{Command, exit};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use http::{Reply, Request};
+use nix::sys::signal::{SigSet, Signal};
 
 /// What the contract remembers.
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -22,7 +23,8 @@ static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static ASLEEP: AtomicU64 = AtomicU64::new(0);
 static MOST_ASLEEP: AtomicU64 = AtomicU64::new(0);
 
-/// `serve [PORT]`, `exit CODE`, `silent` (never listens), or a program's name for `deeds`.
+/// `serve [PORT]`, `stubborn` (serves, and SIGTERM does not end it), `away` (leaves the serving to a
+/// child and ends), `exit CODE`, `silent` (never listens), or `sleep`, for `deeds`.
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |index: usize| arguments.get(index).map(String::as_str);
@@ -36,6 +38,15 @@ fn main() {
         },
         // What `fork` starts.
         Some("sleep") => thread::sleep(Duration::from_mins(10)),
+        Some("away") => {
+            // Nobody waits for it: that is the point.
+            let _ = Command::new("/contract-server").arg("serve").spawn();
+        }
+        Some("stubborn") => {
+            // Every thread inherits it.
+            let _ = SigSet::from(Signal::SIGTERM).thread_block();
+            serve(8080);
+        }
         _ => serve(
             argument(1)
                 .and_then(|port| port.parse().ok())
@@ -100,6 +111,9 @@ fn answer(request: &Request, stream: &TcpStream) -> Reply {
         (_, "/connect") => deeds::connect(body),
         (_, "/resolve") => deeds::resolve(body),
         (_, "/udp") => deeds::udp(body),
+        (_, "/mount") => deeds::mount(),
+        (_, "/raw-socket") => deeds::raw_socket(),
+        (_, "/device") => deeds::device(),
         (_, "/ill") => http::ill(body, stream),
         (_, "/percent%2Fencoded%20one") => Reply::json("\"one segment\""),
         _ => Reply::status(404, "\"no such endpoint\""),

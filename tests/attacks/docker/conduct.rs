@@ -1,0 +1,149 @@
+//! D2, D6 and D7: how a contract answers, computes and ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::recipe::Recipe;
+use super::world::World;
+use super::{Cases, Seen};
+use crate::attack::Expect::{self, Fails};
+use crate::attack::shown;
+
+/// Answers that are no results: how, and what the caller is told.
+const ILL: [(&str, Expect); 9] = [
+    ("trickle", Fails(504, "execution_timeout")),
+    ("endless", Fails(500, "result_too_large")),
+    ("ten-gigabytes", Fails(500, "result_too_large")),
+    ("headers", Fails(500, "execution_failed")),
+    ("html", Fails(500, "result_not_json")),
+    ("gzip", Fails(500, "result_not_json")),
+    ("redirect", Fails(500, "execution_failed")),
+    ("no-http", Fails(500, "execution_failed")),
+    ("cut", Fails(500, "execution_failed")),
+];
+
+/// Runs the rows.
+pub(super) async fn run(cases: &mut Cases) {
+    cases.run("D2", "burning all cores", burn).await;
+    cases.run("D2", "a flood on the log", log).await;
+    for (kind, expect) in &ILL {
+        let case = async |world: &mut World| ill(world, kind, expect).await;
+        cases.run("D6", &format!("an answer: {kind}"), case).await;
+    }
+    cases.run("D6", "an answer that never comes", hang).await;
+    for arguments in [&["exit", "3"][..], &["exit", "0"], &["away"]] {
+        let case = async |world: &mut World| ends(world, arguments).await;
+        cases
+            .run("D7", &format!("at once: {}", arguments.join(" ")), case)
+            .await;
+    }
+    cases.run("D7", "ends after some calls", ends_later).await;
+    cases.run("D7", "ignores SIGTERM", stubborn).await;
+}
+
+async fn burn(world: &mut World) -> Seen {
+    let burning = world.call("bad", "burn", json!(1000));
+    let start = Instant::now();
+    let beside = async {
+        let mut slowest = Duration::ZERO;
+        while start.elapsed() < Duration::from_millis(900) {
+            let call = Instant::now();
+            world.call("good", "count", Value::Null).await;
+            slowest = slowest.max(call.elapsed());
+        }
+        slowest
+    };
+    let (rounds, slowest) = tokio::join!(burning, beside);
+    Ok((
+        format!("{rounds} rounds on half a core; the neighbour waited {slowest:.0?} at most"),
+        None,
+    ))
+}
+
+async fn log(world: &mut World) -> Seen {
+    let said = world.call("bad", "chatter", json!(20)).await;
+    let path = world
+        .container("bad")
+        .await
+        .host_config
+        .and_then(|host| host.log_config);
+    let size = path.and_then(|log| log.config?.remove("max-size"));
+    match size {
+        Some(size) => Ok((format!("20 MiB were printed; kept are {size}"), None)),
+        None => Err(format!("the log has no limit: {said}")),
+    }
+}
+
+async fn ill(world: &mut World, kind: &str, expect: &Expect) -> Seen {
+    let before = world.client().generation("bad").await;
+    let answer = world.client().execute("bad", "ill", &json!(kind)).await;
+    if let Some(wrong) = expect.complaint(&answer) {
+        return Err(wrong);
+    }
+    let again = world.client().call("bad", "count").await;
+    (again.status == 200 && again.generation() == before)
+        .then(|| (shown(&answer), None))
+        .ok_or_else(|| format!("{}, then {}", shown(&answer), shown(&again)))
+}
+
+async fn hang(world: &mut World) -> Seen {
+    let answer = world.client().call("bad", "hang").await;
+    if let Some(wrong) = Fails(504, "execution_timeout").complaint(&answer) {
+        return Err(wrong);
+    }
+    let again = world.client().call("bad", "count").await;
+    (again.status == 200)
+        .then(|| (shown(&answer), None))
+        .ok_or_else(|| shown(&again))
+}
+
+/// A container whose program has ended before it could be called.
+async fn ends(world: &mut World, arguments: &[&str]) -> Seen {
+    let image = world.image(Recipe::command(arguments)).await;
+    let answer = world.load("short", &image).await;
+    let left = world.containers("short").await.len();
+    let complaint = Fails(422, "invalid_executable").complaint(&answer);
+    (complaint.is_none() && left == 0)
+        .then(|| (shown(&answer), None))
+        .ok_or_else(|| format!("{}, {left} left", shown(&answer)))
+}
+
+async fn ends_later(world: &mut World) -> Seen {
+    let before = world.client().generation("bad").await;
+    for _ in 0..3 {
+        world.call("bad", "count", Value::Null).await;
+    }
+    let answer = world.client().execute("bad", "exit", &json!(7)).await;
+    if let Some(wrong) = Fails(500, "contract_crashed").complaint(&answer) {
+        return Err(wrong);
+    }
+    let again = world.client().call("bad", "count").await;
+    (again.status == 200 && again.data() == 1 && again.generation() > before)
+        .then(|| (shown(&answer), None))
+        .ok_or_else(|| shown(&again))
+}
+
+/// It is told to end, has its second of grace, and is ended.
+async fn stubborn(world: &mut World) -> Seen {
+    const SIGTERM: u64 = 1 << 14;
+    let image = world.image(Recipe::command(&["stubborn"])).await;
+    world.load("stubborn", &image).await.is_done();
+    let seen = world.call("stubborn", "whoami", Value::Null).await;
+    let blocked = u64::from_str_radix(seen["SigBlk"].as_str().unwrap_or_default(), 16);
+    if !blocked.is_ok_and(|signals| signals & SIGTERM != 0) {
+        return Err(format!("control: {}", seen["SigBlk"]));
+    }
+    let start = Instant::now();
+    world.client().unload("stubborn").await.is_done();
+    let took = start.elapsed();
+    let left = world.containers("stubborn").await.len();
+    (left == 0)
+        .then(|| {
+            (
+                format!("gone in {took:.1?}"),
+                Some("it blocks SIGTERM".to_owned()),
+            )
+        })
+        .ok_or_else(|| format!("{left} left"))
+}

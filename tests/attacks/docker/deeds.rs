@@ -1,0 +1,135 @@
+//! D2 and D3: what a contract may not have or do. The control is the same contract on a worker whose
+//! operator has given everything away: there each deed succeeds.
+
+use serde_json::json;
+
+use super::recipe::Recipe;
+use super::world::{World, farm};
+use super::{Cases, Seen};
+use crate::attack::Expect::{self, Below, Fails, Says, SaysNot};
+use crate::attack::shown;
+
+/// A try to take or do too much.
+#[derive(Debug, Clone, Copy)]
+struct Deed {
+    row: &'static str,
+    name: &'static str,
+    /// The method and its argument, as the contract knows them.
+    call: (&'static str, &'static str),
+    expect: Expect,
+    /// What the loose worker's contract is answered; none where the daemon itself holds on to it.
+    control: Option<Expect>,
+}
+
+const fn deed(
+    row: &'static str,
+    name: &'static str,
+    call: (&'static str, &'static str),
+    expect: Expect,
+    control: Option<Expect>,
+) -> Deed {
+    Deed {
+        row,
+        name,
+        call,
+        expect,
+        control,
+    }
+}
+
+/// `write` tells how many MiB it wrote, or why it could not begin.
+const ONE: Expect = Says("1");
+const NOT_ONE: Expect = SaysNot("1");
+const DONE: Expect = Says("\"done\"");
+const REFUSED: Expect = SaysNot("\"done\"");
+
+#[rustfmt::skip]
+const DEEDS: [Deed; 14] = [
+    deed("D2", "memory bomb", ("eat", "400"), Fails(500, "contract_crashed"), Some(Says("400"))),
+    deed("D2", "fork bomb", ("fork", "400"), Below(128), Some(Says("400"))),
+    deed("D2", "open files", ("files", "2000"), Below(1024), Some(Says("2000"))),
+    deed("D2", "filling /tmp", ("write", "\"/tmp/file 100\""), Says("32"), Some(Says("100"))),
+    deed("D2", "filling /dev/shm", ("write", "\"/dev/shm/file 100\""), Says("16"), Some(Says("100"))),
+    deed("D3", "writing to /", ("write", "\"/file 1\""), NOT_ONE, Some(ONE)),
+    deed("D3", "writing to /etc", ("write", "\"/etc/file 1\""), NOT_ONE, Some(ONE)),
+    deed("D3", "the host's name", ("write", "\"/proc/sys/kernel/hostname 1\""), NOT_ONE, None),
+    deed("D3", "the kernel's keys", ("write", "\"/proc/sysrq-trigger 1\""), NOT_ONE, None),
+    deed("D3", "writing to /sys", ("write", "\"/sys/kernel/file 1\""), NOT_ONE, None),
+    deed("D3", "the machine's memory", ("read", "\"/proc/kcore\""), Says("\"\""), None),
+    deed("D3", "mount", ("mount", "null"), REFUSED, Some(DONE)),
+    deed("D3", "raw socket", ("raw-socket", "null"), REFUSED, Some(DONE)),
+    deed("D3", "device node", ("device", "null"), REFUSED, Some(DONE)),
+];
+
+/// Runs the rows.
+pub(super) async fn run(cases: &mut Cases) {
+    let loose = loose().await;
+    for deed in &DEEDS {
+        let case = async |world: &mut World| attempt(deed, world, &loose).await;
+        cases.run(deed.row, deed.name, case).await;
+    }
+    cases
+        .run("D3", "privileges", async |world| {
+            privileges(world, &loose).await
+        })
+        .await;
+    loose.stop().await;
+}
+
+/// A worker whose containers may do nearly everything, with the contract `bad`.
+async fn loose() -> World {
+    let builder = farm()
+        .env("CONTAINER_CAPABILITIES", "SYS_ADMIN, NET_RAW, MKNOD")
+        .env("CONTAINER_NEW_PRIVILEGES", "true")
+        .env("CONTAINER_READONLY", "false")
+        .env("CONTAINER_MEMORY_MB", "1024")
+        .env("CONTAINER_PIDS", "1000")
+        .env("CONTAINER_FILES", "4096")
+        .env("CONTAINER_TMP_MB", "128")
+        .env("CONTAINER_SHM_MB", "128")
+        .env("CONTAINER_SUBNETS", "10.214.8.0/24");
+    let mut world = World::of(builder).await;
+    let image = world.image(Recipe::new()).await;
+    world.load("bad", &image).await.is_done();
+    world
+}
+
+async fn attempt(deed: &Deed, armed: &World, loose: &World) -> Seen {
+    let (method, argument) = deed.call;
+    let argument = serde_json::from_str(argument).expect("the case's own argument is JSON");
+    let answer = armed.client().execute("bad", method, &argument).await;
+    if let Some(wrong) = deed.expect.complaint(&answer) {
+        return Err(wrong);
+    }
+    let Some(expect) = deed.control else {
+        return Ok((shown(&answer), None));
+    };
+    let control = loose.client().execute("bad", method, &argument).await;
+    match expect.complaint(&control) {
+        Some(wrong) => Err(format!("control: {wrong}")),
+        None => Ok((shown(&answer), Some(shown(&control)))),
+    }
+}
+
+/// Neither setuid programs nor ptrace of others, and only its own processes to be seen.
+async fn privileges(armed: &World, loose: &World) -> Seen {
+    let seen = armed.call("bad", "whoami", json!(null)).await;
+    for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        if seen[field] != "0000000000000000" {
+            return Err(format!("{field} {}", seen[field]));
+        }
+    }
+    let init = seen["Init"].as_str().unwrap_or_default();
+    if seen["NoNewPrivs"] != "1" || seen["Seccomp"] != "2" || !init.contains("docker-init") {
+        return Err(seen.to_string());
+    }
+    let control = loose.call("bad", "whoami", json!(null)).await;
+    if control["CapBnd"] == "0000000000000000" || control["NoNewPrivs"] != "0" {
+        return Err(format!("control: {control}"));
+    }
+    let control = format!("CapBnd {}, NoNewPrivs 0", control["CapBnd"]);
+    Ok((
+        "no capabilities, no new privileges, filtered, its own init".to_owned(),
+        Some(control),
+    ))
+}
