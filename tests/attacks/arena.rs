@@ -80,6 +80,10 @@ impl Arena {
         self.farm.client()
     }
 
+    pub(crate) fn worker_rss_kib(&self) -> u64 {
+        rss_kib(self.farm.workers[0].pid())
+    }
+
     /// Runs a case and looks after it; again, if a busy machine made the neighbour slow.
     pub(crate) async fn case(
         &mut self,
@@ -220,7 +224,7 @@ impl Arena {
                 self.browser
             ));
         }
-        let grown = rss_kib(self.farm.workers[0].pid()).saturating_sub(self.rss_kib);
+        let grown = self.worker_rss_kib().saturating_sub(self.rss_kib);
         if grown > LEEWAY_KIB {
             return Err(format!("the worker has grown by {} MiB", grown / 1024));
         }

@@ -31,9 +31,14 @@ const STRANGE: [&str; 15] = [
 
 /// Runs the group.
 pub(crate) async fn run(arena: &mut Arena) {
+    requests(arena).await;
+    crowd(arena).await;
+}
+
+/// What needs no farm with little room.
+pub(crate) async fn requests(arena: &mut Arena) {
     bodies(arena).await;
     addresses(arena).await;
-    crowd(arena).await;
     connections(arena).await;
     headers(arena).await;
 }

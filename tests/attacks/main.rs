@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let rounds: u32 = std::env::var("ROUNDS").map_or(1, |n| n.parse().expect("ROUNDS is a number"));
     let mut report = if rounds > 1 {
-        block_on(rounds::run(rounds))
+        rounds::run(rounds)
     } else {
         run(&wanted)
     };

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
+use crate::network::namespace;
+use crate::network::witness::Witness;
 use crate::report::Report;
-use crate::{edges, host, neighbours, resources, values};
+use crate::{block_on, edges, host, neighbours, network, resources, values};
 
 /// Calls that are measured, after as many that are not.
 const CALLS: usize = 2000;
@@ -18,29 +20,52 @@ struct Speed {
     p99: Duration,
 }
 
-/// Attacks one farm with everything that comes from within contracts, and compares it with itself
-/// before, and with a fresh one.
-pub(crate) async fn run(rounds: u32) -> Report {
-    let builder = || resources::farm().env("BODY_TIMEOUT_MS", "700");
+/// Attacks one farm with everything but containers, and compares it with itself before, and with a
+/// fresh one.
+pub(crate) fn run(rounds: u32) -> Report {
+    match namespace::enter() {
+        Ok(witness) => block_on(attacked(rounds, Some(&witness))),
+        Err(error) => {
+            let mut report = block_on(attacked(rounds, None));
+            report.skipped.push(format!("N: {error}"));
+            report
+        }
+    }
+}
+
+async fn attacked(rounds: u32, witness: Option<&Witness>) -> Report {
+    let builder = || {
+        resources::farm()
+            .env("BODY_TIMEOUT_MS", "700")
+            .env("EXECUTE_TIMEOUT_MS", "1000")
+    };
     let mut arena = Arena::start(builder()).await;
+    let mut report = Report::default();
     let before = speed(&arena).await;
     for round in 1..=rounds {
         let start = Instant::now();
         host::run(&mut arena).await;
         neighbours::run(&mut arena).await;
+        if let Some(witness) = witness {
+            network::run(&mut arena, witness).await;
+        }
         values::run(&mut arena).await;
+        edges::requests(&mut arena).await;
         resources::run(&mut arena, false).await;
         let now = speed(&arena).await;
-        let seconds = start.elapsed().as_secs();
+        let (cases, seconds) = (arena.report.entries.len(), start.elapsed().as_secs());
         let note = format!(
-            "round {round} of {rounds}: {seconds} s, then p50 {:.2?}, p99 {:.2?}",
-            now.p50, now.p99
+            "round {round} of {rounds}: {cases} cases, {seconds} s, then p50 {:.2?}, p99 {:.2?}, worker {} MiB",
+            now.p50,
+            now.p99,
+            arena.worker_rss_kib() / 1024
         );
         eprintln!("{note}");
         arena.report.notes.push(note);
+        report.join(std::mem::take(&mut arena.report));
     }
     let after = speed(&arena).await;
-    let fresh = Arena::start(edges::farm()).await;
+    let fresh = Arena::start(builder()).await;
     let other = speed(&fresh).await;
     for (name, speed) in [("before", before), ("after", after), ("fresh", other)] {
         let note = format!("{name}: p50 {:.2?}, p99 {:.2?}", speed.p50, speed.p99);
@@ -63,7 +88,7 @@ pub(crate) async fn run(rounds: u32) -> Report {
         None,
         Duration::ZERO,
     );
-    let mut report = arena.end().await;
+    report.join(arena.end().await);
     report.join(fresh.end().await);
     report
 }
