@@ -38,6 +38,7 @@ use super::layers::{Layer, Layers};
 use super::process::Process;
 use super::reaper::{self, Remains};
 use super::watchdog::{self, Allowance, Subjects};
+use super::wire::Wire;
 
 /// How often a browser is asked whether it still answers, and how long it may take to.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -47,6 +48,8 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Browser {
     cdp: chromiumoxide::Browser,
+    /// What pages are called over.
+    pub(super) wire: Arc<Wire>,
     dead: CancellationToken,
     pages: AtomicUsize,
     remains: mpsc::UnboundedSender<Remains>,
@@ -134,9 +137,12 @@ impl Browser {
         };
         let connection = chromiumoxide::Browser::connect_with_config(address, handler_config);
         let (cdp, handler) = within(LAUNCH_LIMIT, "connecting", connection).await?;
+        let (wire, driving) = within(LAUNCH_LIMIT, "connecting", Wire::connect(address)).await?;
+        serve(tasks, dead, driving);
         let (remains, queue) = mpsc::unbounded_channel();
         let browser = Arc::new(Self {
             cdp,
+            wire,
             dead: dead.clone(),
             pages: AtomicUsize::new(0),
             remains,

@@ -2,9 +2,9 @@
 //! batch of calls. What is said with them belongs to their senders.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::time::Duration;
 
-use chromiumoxide::error::CdpError;
 use chromiumoxide::types::{Command, Method, MethodId};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -26,10 +26,10 @@ pub(super) enum Trouble {
 }
 
 /// Awaits a command, but not for ever.
-pub(super) async fn within<T>(
+pub(super) async fn within<T, E: Display>(
     limit: Duration,
     name: impl Into<Cow<'static, str>>,
-    command: impl Future<Output = Result<T, CdpError>>,
+    command: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Trouble> {
     match timeout(limit, command).await {
         Ok(Ok(answer)) => Ok(answer),

@@ -8,7 +8,8 @@
 //! - `browser`, `interceptor`, `reaper`: one browser, what its pages may fetch (nothing), how pages end.
 //! - `confinement`, `watchdog`: whether the sandbox holds, and what pages do behind the worker's back.
 //! - `layers`: which protections are on; all, but for the attack suite.
-//! - `page`, `cdp`: one page, from its making to the loaded contract; `spares`: pages made ahead.
+//! - `page`, `cdp`: one page, from its making to the loaded contract; `spares`: pages made ahead;
+//!   `wire`: the connection over which pages are called.
 //! - `harness`: the code in the page that makes the calls, and what is said to it.
 //! - `instance`: calls, their clocks, and what becomes of them.
 //!
@@ -30,6 +31,7 @@ mod process;
 mod reaper;
 mod spares;
 mod watchdog;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;

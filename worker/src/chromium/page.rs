@@ -19,7 +19,6 @@ use chromiumoxide::cdp::browser_protocol::{log, network, page, performance};
 use chromiumoxide::cdp::js_protocol::runtime::{
     self, CompileScriptParams, EvaluateParams, TerminateExecutionParams,
 };
-use chromiumoxide::error::CdpError;
 use chromiumoxide::types::Command;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -35,6 +34,7 @@ use super::layers::Layer;
 use super::process::{self, Process};
 use super::reaper::Lease;
 use super::watchdog::Activity;
+use super::wire::{Session, WireError};
 use crate::sandbox::StartError;
 
 /// With less than this a page cannot even begin.
@@ -48,6 +48,7 @@ const PIECE: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Harness {
     page: chromiumoxide::Page,
+    session: Session,
     object_id: String,
 }
 
@@ -59,17 +60,22 @@ impl Harness {
     /// Evaluates the harness in a page that shows the document at `url`.
     async fn make(
         page: chromiumoxide::Page,
+        session: Session,
         url: &str,
         result_limit: u32,
     ) -> Result<Self, Trouble> {
         let evaluate = EvaluateParams::new(harness::expression(url, result_limit));
-        let object = execute(&page, COMMAND_LIMIT, evaluate).await?.result;
+        let evaluating = session.send(&evaluate);
+        let object = within(COMMAND_LIMIT, "the harness", evaluating)
+            .await?
+            .result;
         let Some(object_id) = object.object_id else {
             let reason = "the page shows another document".to_owned();
             return Err(Trouble::Refused("the harness".into(), reason));
         };
         Ok(Self {
             page,
+            session,
             object_id: object_id.into(),
         })
     }
@@ -82,7 +88,6 @@ impl Harness {
             return reply;
         }
         let waking = self.set_state(SetWebLifecycleStateState::Active);
-        // Polled in this order, so sent in it.
         async move { tokio::join!(waking, reply).1 }.boxed()
     }
 
@@ -139,13 +144,14 @@ impl Harness {
         CallFunction::new(self.object_id.clone(), declaration)
     }
 
+    /// The message leaves before this returns.
     fn call(&self, call: CallFunction) -> Reply {
-        let page = self.page.clone();
+        let answer = self.session.send(&call);
         async move {
-            match page.execute(call).await {
-                Ok(answer) => Ok(answer.result.into_text()?),
-                // Page or browser are gone: their death is announced, with the reason.
-                Err(CdpError::ChannelSendError(_)) => std::future::pending().await,
+            match answer.await {
+                Ok(returned) => Ok(returned.into_text()?),
+                // The death of either is announced, with the reason.
+                Err(WireError::Closed) => std::future::pending().await,
                 Err(error) => Err(error.to_string()),
             }
         }
@@ -156,6 +162,7 @@ impl Harness {
 /// A page in a process of its own that nobody has yet.
 pub(super) struct BlankPage {
     page: chromiumoxide::Page,
+    session: Session,
     url: String,
     renderers: HashSet<Process>,
     death: BoxFuture<'static, String>,
@@ -200,7 +207,9 @@ impl BlankPage {
         let renderers: HashSet<_> = after.difference(&before).copied().collect();
         lease.add_renderers(renderers.clone());
         drop(turn);
-        silence(&page).await?;
+        let attaching = browser.wire.attach(page.target_id().clone());
+        let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
+        let ((), session) = tokio::try_join!(silence(&page), attaching)?;
         let dead = browser.dead().clone().cancelled_owned();
         let death = async move {
             tokio::select! {
@@ -211,6 +220,7 @@ impl BlankPage {
         };
         Ok(Self {
             page,
+            session,
             url: document.url.clone(),
             renderers,
             death: death.boxed(),
@@ -232,6 +242,7 @@ impl BlankPage {
     ) -> Result<Page, Trouble> {
         let Self {
             page,
+            session,
             url,
             renderers,
             death,
@@ -246,7 +257,7 @@ impl BlankPage {
         let target = page.target_id().clone();
         let subjects = &lease.browser().subjects;
         subjects.add(target, renderers, Arc::clone(&activity));
-        let harness = Harness::make(page, &url, result_limit).await?;
+        let harness = Harness::make(page, session, &url, result_limit).await?;
         Ok(Page {
             harness,
             death,
