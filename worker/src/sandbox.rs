@@ -113,21 +113,22 @@ pub trait Instance: Send + 'static {
         None
     }
 
-    /// How many calls may be submitted now. Zero: wait for what happens [next](Self::next).
-    fn room(&self) -> usize;
+    /// Asks for room for calls: how many may be submitted now. Zero: wait for what happens
+    /// [next](Self::next). What is reserved in vain is given back by submitting no call.
+    fn reserve(&mut self) -> usize;
 
     /// Fewer calls than this had better wait for what is under way: started together they cost less.
     fn worthwhile(&self) -> usize {
         1
     }
 
-    /// Starts the calls, at most [`Self::room`] of them. Every one of them gets one event, unless
+    /// Starts the calls, at most as many as were [reserved](Self::reserve). Every one of them gets one event, unless
     /// the instance is lost first. Limits of time are the instance's to keep: a call that runs
     /// over its own gets a `Done` with a failure.
     fn submit(&mut self, calls: &[Invocation<'_>]);
 
     /// Waits for what happens next; pending for as long as nothing does. Without any event, it is
-    /// [`Self::room`] or [`Self::worthwhile`] that may have changed. Cancel safe. Not to be called
+    /// [`Self::reserve`] or [`Self::worthwhile`] that may have changed. Cancel safe. Not to be called
     /// after [`Event::Lost`].
     fn next(&mut self) -> impl Future<Output = Vec<Event>> + Send;
 

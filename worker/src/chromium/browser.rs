@@ -33,6 +33,7 @@ use super::ChromiumConfig;
 use super::cdp::{COMMAND_LIMIT, Trouble, within};
 use super::confinement;
 use super::interceptor::{Documents, intercept};
+use super::lanes::Lanes;
 use super::launch::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
 use super::layers::{Layer, Layers};
 use super::process::Process;
@@ -50,6 +51,8 @@ pub(super) struct Browser {
     cdp: chromiumoxide::Browser,
     /// What pages are called over.
     pub(super) wire: Arc<Wire>,
+    /// Whose turn it is to be called.
+    pub(super) lanes: Lanes,
     dead: CancellationToken,
     pages: AtomicUsize,
     remains: mpsc::UnboundedSender<Remains>,
@@ -62,7 +65,7 @@ pub(super) struct Browser {
     pub(super) subjects: Subjects,
     pub(super) layers: Layers,
     /// Held while a page is made: what processes are new then are the page's.
-    pub(super) births: tokio::sync::Mutex<()>,
+    pub(super) births: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A page whose end is waited for.
@@ -143,6 +146,7 @@ impl Browser {
         let browser = Arc::new(Self {
             cdp,
             wire,
+            lanes: Lanes::of(config.browsers),
             dead: dead.clone(),
             pages: AtomicUsize::new(0),
             remains,
@@ -151,7 +155,7 @@ impl Browser {
             documents: Documents::new(&config.layers),
             subjects: Subjects::default(),
             layers: config.layers.clone(),
-            births: tokio::sync::Mutex::default(),
+            births: Arc::default(),
         });
         serve(tasks, dead, drive(handler, dead.clone()));
         let requests = browser.listen::<EventRequestPaused>().await?;

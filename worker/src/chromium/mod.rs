@@ -11,7 +11,7 @@
 //! - `page`, `cdp`: one page, from its making to the loaded contract; `spares`: pages made ahead;
 //!   `wire`: the connection over which pages are called.
 //! - `harness`: the code in the page that makes the calls, and what is said to it.
-//! - `instance`: calls, their clocks, and what becomes of them.
+//! - `instance`: calls, their clocks, and what becomes of them; `lanes`: whose turn it is.
 //!
 //! This is the only place that knows Chromium and chromiumoxide. What a contract is to the farm,
 //! its queue and its re-runs belong to `crate::contracts`.
@@ -24,6 +24,7 @@ mod guard;
 mod harness;
 mod instance;
 mod interceptor;
+mod lanes;
 mod launch;
 mod layers;
 mod page;
@@ -44,6 +45,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 use browser::Browser;
+use cdp::Trouble;
 pub use guard::{check_user, run_if_asked};
 pub use instance::ContractPage;
 pub use launch::{LaunchError, find};
@@ -229,8 +231,16 @@ impl Chromium {
         if let Some(page) = self.spares.take() {
             return Ok(page);
         }
-        let page = BlankPage::open(self.browser().await?, &self.config).await;
-        page.map_err(|trouble| StartError::Unavailable(trouble.to_string()))
+        let browser = self.browser().await?;
+        let unavailable = |trouble: Trouble| StartError::Unavailable(trouble.to_string());
+        let birth = BlankPage::turn(&browser, &self.config).await;
+        let birth = birth.map_err(unavailable)?;
+        // Meanwhile the page may have been made that was being made when this one was wanted.
+        if let Some(page) = self.spares.take() {
+            return Ok(page);
+        }
+        let page = BlankPage::open(browser, birth, &self.config).await;
+        page.map_err(unavailable)
     }
 
     /// The emptiest browser; waits for one while none is up.

@@ -23,6 +23,7 @@ use chromiumoxide::types::Command;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::job::Limits;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::ChromiumConfig;
@@ -30,6 +31,7 @@ use super::browser::Browser;
 use super::cdp::{COMMAND_LIMIT, CallFunction, Trouble, within};
 use super::guard;
 use super::harness::{self, Loaded};
+use super::lanes::Claim;
 use super::layers::Layer;
 use super::process::{self, Process};
 use super::reaper::Lease;
@@ -159,6 +161,9 @@ impl Harness {
     }
 }
 
+/// Leave to make a page; see [`BlankPage::turn`].
+pub(super) type BirthTurn = OwnedMutexGuard<()>;
+
 /// A page in a process of its own that nobody has yet.
 pub(super) struct BlankPage {
     page: chromiumoxide::Page,
@@ -177,15 +182,24 @@ impl fmt::Debug for BlankPage {
 }
 
 impl BlankPage {
+    /// Waits for the turn to make a page: one at a time in a browser. Cancel safe.
+    pub(super) async fn turn(
+        browser: &Browser,
+        config: &ChromiumConfig,
+    ) -> Result<BirthTurn, Trouble> {
+        let births = Arc::clone(&browser.births);
+        let limit = config.load_limit;
+        let turn = timeout(limit, births.lock_owned()).await;
+        turn.map_err(|_| Trouble::Silent("the making of other pages".into(), limit))
+    }
+
     /// Makes a page in a context and, with Chromium's site isolation, a process of its own.
     pub(super) async fn open(
         browser: Arc<Browser>,
+        _turn: BirthTurn,
         config: &ChromiumConfig,
     ) -> Result<Self, Trouble> {
         let limit = config.load_limit;
-        let Ok(turn) = timeout(limit, browser.births.lock()).await else {
-            return Err(Trouble::Silent("the making of other pages".into(), limit));
-        };
         let mut context = None;
         if config.layers.has(Layer::Contexts) {
             let own = CreateBrowserContextParams::builder()
@@ -206,7 +220,6 @@ impl BlankPage {
         let after = browser.renderers().await?;
         let renderers: HashSet<_> = after.difference(&before).copied().collect();
         lease.add_renderers(renderers.clone());
-        drop(turn);
         let attaching = browser.wire.attach(page.target_id().clone());
         let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
         let ((), session) = tokio::try_join!(silence(&page), attaching)?;
@@ -278,6 +291,11 @@ pub(super) struct Page {
 }
 
 impl Page {
+    /// Takes a lane for a message, or gets in the queue for one.
+    pub(super) fn claim_lane(&self) -> Claim {
+        self.lease.browser().lanes.claim()
+    }
+
     /// Evaluates an executable; gives its endpoints.
     pub(super) async fn load(
         &mut self,

@@ -3,12 +3,14 @@
 //! Nothing of a contract is in a spare page, and a page that was a contract's never comes back.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
+use super::browser::Browser;
+use super::cdp::Trouble;
 use super::page::BlankPage;
 use super::{ChromiumConfig, Fleet};
 
@@ -48,7 +50,7 @@ impl Spares {
             };
             let emptiest = fleet.borrow_and_update().emptiest();
             match emptiest {
-                Some(browser) if missing > 0 => match BlankPage::open(browser, config).await {
+                Some(browser) if missing > 0 => match open(browser, config).await {
                     Ok(page) => self.pages().push_back(page),
                     Err(trouble) => {
                         tracing::debug!(%trouble, "no page could be made ahead");
@@ -72,4 +74,9 @@ impl Spares {
         // The queue is whole after any panic.
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn open(browser: Arc<Browser>, config: &ChromiumConfig) -> Result<BlankPage, Trouble> {
+    let turn = BlankPage::turn(&browser, config).await?;
+    BlankPage::open(browser, turn, config).await
 }

@@ -204,9 +204,12 @@ impl<E: Engine> HostTask<E> {
             && !calls.is_one_alone()
             && calls.waiting.len() >= instance.worthwhile()
         {
-            let room = instance.room();
+            let room = instance.reserve();
             let batch = self.next_batch(room, calls);
             if batch.is_empty() {
+                if room > 0 {
+                    instance.submit(&[]);
+                }
                 return;
             }
             let invocations: Vec<_> = batch

@@ -218,7 +218,7 @@ impl Instance for ContractContainer {
         Some(&self.container.image.id)
     }
 
-    fn room(&self) -> usize {
+    fn reserve(&mut self) -> usize {
         if self.over || self.probe.is_some() {
             return 0;
         }

@@ -183,9 +183,9 @@ impl Contract {
             })
             .collect();
         assert!(
-            invocations.len() <= self.page.room(),
+            invocations.len() <= self.page.reserve(),
             "no room: {}",
-            self.page.room()
+            self.page.reserve()
         );
         self.page.submit(&invocations);
         self.next += u32::try_from(calls.len()).unwrap();

@@ -1,9 +1,11 @@
 //! Calls that run over their limit: who is blamed, who gets a result, and that the page ends.
 
 use execution_worker::sandbox::Instance;
+use futures::future::join_all;
 use shared::reply::FailureCode;
 
 use crate::driver::{Contract, Fate, run, within_ms};
+use crate::own::Own;
 
 const BUSY: &str = "{
     quick: (a) => a,
@@ -93,7 +95,7 @@ fn what_waits_behind_a_call_that_hangs_is_not_blamed() {
             fates.iter().all(|fate| matches!(fate, Fate::NotStarted)),
             "{fates:?}"
         );
-        assert_eq!(contract.page.room(), 0);
+        assert_eq!(contract.page.reserve(), 0);
         contract.close().await;
     });
 }
@@ -127,7 +129,7 @@ fn a_call_that_finished_has_its_result_even_if_the_page_hangs_after_it() {
             .run(&[("leaves", None), ("quick", Some("1"))])
             .await;
         assert_eq!(fates[0].result(), Some("\"left\""), "{fates:?}");
-        assert_eq!(contract.page.room(), 0);
+        assert_eq!(contract.page.reserve(), 0);
         contract.close().await;
     });
 }
@@ -208,16 +210,46 @@ fn a_contract_over_its_memory_is_lost() {
 fn room_is_two_messages() {
     run(async {
         let mut contract = Contract::load(BUSY).await;
-        assert_eq!(contract.page.room(), 128);
+        assert_eq!(contract.page.reserve(), 128);
         contract.submit(&[("quick", Some("1"))]);
-        assert_eq!(contract.page.room(), 128);
+        assert_eq!(contract.page.reserve(), 128);
         contract.submit(&[("quick", Some("2"))]);
-        assert_eq!(contract.page.room(), 0);
+        assert_eq!(contract.page.reserve(), 0);
         let mut fates = std::collections::BTreeMap::new();
         while fates.len() < 2 {
             assert_eq!(contract.wait(&mut fates).await, None);
         }
-        assert_eq!(contract.page.room(), 128);
+        assert_eq!(contract.page.reserve(), 128);
         contract.close().await;
+    });
+}
+
+#[test]
+fn contracts_that_compute_hold_up_no_other() {
+    run(async {
+        let own = Own::start().await;
+        // As many as there may be messages under way to a browser at once.
+        let lanes = 4 * std::thread::available_parallelism().unwrap().get();
+        let mut busy = Vec::new();
+        for _ in 0..lanes {
+            busy.push(own.load(BUSY).await);
+        }
+        let mut quick = own.load(BUSY).await;
+        for contract in &mut busy {
+            contract.submit(&[("loop", None)]);
+        }
+        assert_eq!(quick.page.reserve(), 0);
+        let ends = join_all(busy.iter_mut().map(Contract::lost));
+        let answer = async {
+            while quick.page.reserve() == 0 {
+                assert!(quick.page.next().await.is_empty());
+            }
+            quick.call("quick", "1").await
+        };
+        tokio::select! {
+            ends = ends => panic!("it had to wait for the others: {ends:?}"),
+            answer = answer => assert_eq!(answer.unwrap(), "1"),
+        }
+        own.engine.shutdown().await;
     });
 }

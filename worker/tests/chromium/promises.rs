@@ -135,7 +135,7 @@ fn promises_that_settle_at_once_beside_one_that_waits() {
             assert_eq!(fates[&quick].result(), Some("1"));
             assert_eq!(fates[&(quick + 1)].result(), Some("2"));
         }
-        while contract.page.room() == 0 {
+        while contract.page.reserve() == 0 {
             assert_eq!(contract.wait(&mut fates).await, None);
         }
         contract.submit(&[("release", None)]);
@@ -156,7 +156,7 @@ fn a_promise_that_never_settles_is_ended_under_load() {
         let mut fates = BTreeMap::new();
         let mut lost = None;
         while lost.is_none() {
-            while contract.page.room() > 0 {
+            while contract.page.reserve() > 0 {
                 contract.submit(&[("quick", None)]);
             }
             lost = contract.wait(&mut fates).await;

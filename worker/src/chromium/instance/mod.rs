@@ -1,7 +1,7 @@
 //! One contract's calls: how many are under way, whose clock runs, and what became of each.
 //!
-//! At most two messages are under way, so that the page never waits for the worker, and what is
-//! submitted meanwhile gathers. The page takes messages in turn: the clock of the first one runs, the
+//! At most two messages are under way, so that the page never waits for the worker, each with a lane of
+//! its browser's, and what is submitted meanwhile gathers. The page takes messages in turn: the clock of the first one runs, the
 //! second one's starts when the first is answered. A call that gave a promise has a clock of its own.
 //!
 //! A page in which a call ran over its limit is done for: its own loop may be ended, but not what the
@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ChromiumConfig;
 use super::harness::{self, News, SLICE_MS};
+use super::lanes::{Claim, Lane};
 use super::page::{BlankPage, Page, Reply};
 use crate::sandbox::{CallId, Event, Instance, Invocation, StartError};
 use rest::Rest;
@@ -37,6 +38,8 @@ const FLIGHTS: usize = 2;
 /// A second message leaves only with so many calls: whatever it holds, a message costs the worker,
 /// the browser and the page the same, and the page takes them in turn anyway.
 const WORTH_A_SECOND: usize = 32;
+/// A message under way for longer gives its lane back: calls that compute hold up no other contract's.
+const LANE_TIME: Duration = Duration::from_millis(2 * SLICE_MS);
 /// Promises that may be pending in one page.
 const PENDING: usize = 1024;
 /// A message that takes longer than this keeps the page from settling promises: a promise that is
@@ -55,6 +58,8 @@ pub struct ContractPage {
     /// Every call without an event.
     calls: HashMap<CallId, Place>,
     flights: VecDeque<Flight>,
+    /// For the next of them.
+    claim: Claim,
     /// Since when the first flight has the page to itself.
     turn: Instant,
     /// Calls that gave a promise, oldest first; some may have ended.
@@ -85,11 +90,13 @@ struct Flight {
     calls: Vec<CallId>,
     since: Instant,
     reply: Reply,
+    lane: Option<Lane>,
 }
 
 /// What [`ContractPage::next`] waits for.
 enum Step {
     Landed(usize, Result<String, String>),
+    Admitted(Lane),
     Collected(Result<String, String>),
     Judged(Verdict),
     Overdue,
@@ -133,6 +140,7 @@ impl ContractPage {
                     result_limit,
                     calls: HashMap::new(),
                     flights: VecDeque::new(),
+                    claim: Claim::None,
                     turn: Instant::now(),
                     promises: VecDeque::new(),
                     pending: 0,
@@ -165,6 +173,11 @@ impl ContractPage {
                 return Poll::Ready(Step::Landed(index, answer));
             }
         }
+        if let Claim::Queued(queued) = &mut self.claim
+            && let Poll::Ready(lane) = queued.poll_unpin(cx)
+        {
+            return Poll::Ready(Step::Admitted(lane));
+        }
         if let Some(collecting) = &mut self.collecting
             && let Poll::Ready(answer) = collecting.poll_unpin(cx)
         {
@@ -176,13 +189,36 @@ impl ContractPage {
         if self.calls.is_empty() {
             return self.poll_rest(cx);
         }
-        if let Some(deadline) = self.deadline() {
-            if self.clock.deadline() != deadline {
-                self.clock.as_mut().reset(deadline);
-            }
-            return self.clock.poll_unpin(cx).map(|()| Step::Overdue);
+        while let Some(end) = self.end_of_lane() {
+            ready!(self.poll_clock(end, cx));
+            self.free_lanes();
         }
-        Poll::Pending
+        let Some(deadline) = self.deadline() else {
+            return Poll::Pending;
+        };
+        self.poll_clock(deadline, cx).map(|()| Step::Overdue)
+    }
+
+    fn poll_clock(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.clock.deadline() != deadline {
+            self.clock.as_mut().reset(deadline);
+        }
+        self.clock.poll_unpin(cx)
+    }
+
+    /// When the next message has had its lane for long enough; before any deadline.
+    fn end_of_lane(&self) -> Option<Instant> {
+        let holders = self.flights.iter().filter(|flight| flight.lane.is_some());
+        holders.map(|flight| flight.since + LANE_TIME).min()
+    }
+
+    fn free_lanes(&mut self) {
+        let now = Instant::now();
+        for flight in &mut self.flights {
+            if flight.since + LANE_TIME <= now {
+                flight.lane = None;
+            }
+        }
     }
 
     /// When the next limit passes.
@@ -217,6 +253,10 @@ impl ContractPage {
     fn advance(&mut self, step: Step) -> Vec<Event> {
         match step {
             Step::Landed(index, Ok(answer)) => self.land(index, &answer),
+            Step::Admitted(lane) => {
+                self.claim = Claim::Lane(lane);
+                Vec::new()
+            }
             Step::Collected(Ok(answer)) => {
                 self.collecting = None;
                 let since = self.turn;
@@ -330,6 +370,7 @@ impl ContractPage {
     fn lose(&mut self, reason: String) -> Vec<Event> {
         self.over = true;
         self.flights.clear();
+        self.claim = Claim::None;
         self.collecting = None;
         self.judging = None;
         vec![Event::Lost { reason }]
@@ -341,11 +382,18 @@ impl Instance for ContractPage {
         Some(&self.endpoints)
     }
 
-    fn room(&self) -> usize {
+    fn reserve(&mut self) -> usize {
         if self.over || self.judging.is_some() || self.flights.len() >= FLIGHTS {
             return 0;
         }
-        BATCH.min(PENDING.saturating_sub(self.pending))
+        let room = BATCH.min(PENDING.saturating_sub(self.pending));
+        if room > 0 && matches!(self.claim, Claim::None) {
+            self.claim = self.page.claim_lane();
+        }
+        match self.claim {
+            Claim::Lane(_) => room,
+            Claim::None | Claim::Queued(_) => 0,
+        }
     }
 
     fn worthwhile(&self) -> usize {
@@ -357,9 +405,14 @@ impl Instance for ContractPage {
     }
 
     fn submit(&mut self, calls: &[Invocation<'_>]) {
+        let claim = std::mem::replace(&mut self.claim, Claim::None);
         if calls.is_empty() || self.over {
             return;
         }
+        let lane = match claim {
+            Claim::Lane(lane) => Some(lane),
+            Claim::None | Claim::Queued(_) => None,
+        };
         let since = Instant::now();
         if self.flights.is_empty() {
             self.turn = since;
@@ -372,6 +425,7 @@ impl Instance for ContractPage {
             calls: calls.iter().map(|call| call.id).collect(),
             since,
             reply: self.page.harness.run(harness::encode(calls), wake),
+            lane,
         });
         self.page.activity.set(true);
     }
@@ -379,14 +433,14 @@ impl Instance for ContractPage {
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let step = poll_fn(|cx| self.poll_step(cx)).await;
-            let landed = matches!(step, Step::Landed(..));
+            let room = matches!(step, Step::Landed(..) | Step::Admitted(_));
             let events = self.advance(step);
             if self.calls.is_empty() {
                 self.page.activity.set(false);
                 self.rest = Rest::begin();
             }
-            // Even when every call in it gave a promise, the next message may leave now.
-            if landed || !events.is_empty() {
+            // Whether or not calls have ended, the next message may leave now.
+            if room || !events.is_empty() {
                 return events;
             }
         }
