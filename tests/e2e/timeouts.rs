@@ -130,7 +130,7 @@ async fn several_endless_loops_at_once_fail_and_nothing_else() {
 async fn no_caller_waits_longer_than_the_deadline() {
     // The contract may take its time, the caller may not.
     let farm = Farm::builder()
-        .env("EXECUTE_TIMEOUT_MS", "60000")
+        .env("EXECUTE_TIMEOUT_MS", "8000")
         .env("EXECUTE_DEADLINE_MS", "500")
         .start()
         .await;
@@ -141,6 +141,22 @@ async fn no_caller_waits_longer_than_the_deadline() {
         .expect("an answer long before the contract's own limit")
         .error(504, "execution_timeout");
     assert_eq!(client.execute("abcd", "echo", &json!(1)).await.data(), 1);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_may_take_longer_than_half_a_minute() {
+    // Which is what libraries on its way wait for at most, left to themselves.
+    let farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "50000")
+        .env("EXECUTE_DEADLINE_MS", "50000")
+        .start()
+        .await;
+    let client = farm.client();
+    let source = "{ slow: () => new Promise((r) => setTimeout(r, 32000, 'late')) }";
+    client.must_load("abcd", source).await;
+    let answer = client.call("abcd", "slow").await;
+    assert_eq!((answer.data(), answer.generation()), (json!("late"), 1));
     farm.stop().await;
 }
 
