@@ -18,7 +18,7 @@ use crate::support::processes::{self, Seen};
 use crate::support::wait;
 
 /// How long a neighbour's call may take: the one bound that is promised.
-const NEIGHBOURLY: Duration = Duration::from_millis(250);
+pub(crate) const NEIGHBOURLY: Duration = Duration::from_millis(250);
 /// How often the neighbour is called.
 const PACE: Duration = Duration::from_millis(50);
 /// How often a case is run when the only complaint is a slow neighbour on a busy machine.
@@ -41,6 +41,8 @@ pub(crate) struct Arena {
     neighbour: Option<Neighbour>,
     rss_kib: u64,
     browser: Vec<Seen>,
+    /// How long a neighbour's call may take.
+    pub(crate) neighbourly: Duration,
     pub(crate) report: Report,
 }
 
@@ -72,6 +74,7 @@ impl Arena {
             browser,
             farm,
             neighbour: None,
+            neighbourly: NEIGHBOURLY,
             report: Report::default(),
         }
     }
@@ -107,7 +110,9 @@ impl Arena {
             let foreign = load.foreign(&processes::of_folder(self.farm.folder()));
             match (
                 outcome,
-                self.neighbour.as_ref().and_then(Neighbour::complaint),
+                self.neighbour
+                    .as_ref()
+                    .and_then(|neighbour| neighbour.complaint(self.neighbourly)),
             ) {
                 (Ok(seen), None) => break Ok(seen),
                 (Ok(seen), Some(slow)) if tries == TRIES && foreign > FOREIGN => {
@@ -346,13 +351,13 @@ impl Neighbour {
         calls.failures.clear();
     }
 
-    fn complaint(&self) -> Option<String> {
+    fn complaint(&self, limit: Duration) -> Option<String> {
         let calls = self.seen.lock().expect("nobody panics with it");
         if let Some(failure) = calls.failures.first() {
             return Some(format!("the neighbour noticed: {failure}"));
         }
         let slowest = calls.latencies.iter().max()?;
-        (*slowest > NEIGHBOURLY).then(|| format!("the neighbour waited {slowest:.0?}"))
+        (*slowest > limit).then(|| format!("the neighbour waited {slowest:.0?}"))
     }
 
     async fn end(self) -> Option<String> {

@@ -10,6 +10,7 @@ use crate::arena::{Arena, Browser, message};
 use crate::attack::Expect::{Says, SaysNot};
 use crate::attack::{Expect, contract, shown};
 use crate::support::client::{Answer, Client};
+use crate::support::wait::{self, PATIENCE};
 
 /// One contract that leaves something, and one that looks for it.
 pub(crate) struct Pair {
@@ -332,16 +333,18 @@ async fn fifty(arena: &mut Arena) {
                 client.must_load(address, "{ f: () => 1 }").await;
             }
             let contracts = client.contracts().await.len();
-            let renderers: HashSet<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
+            // One more may wait for the next contract, or be made for it, for which it is two for a moment.
+            let settled = wait::until("a renderer for each", PATIENCE, async || {
+                let renderers: HashSet<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
+                let each = (contracts..=contracts + 1).contains(&renderers.len());
+                each.then_some(renderers.len())
+            });
+            let renderers = settled.await;
             let unloads = addresses.iter().map(|address| client.unload(address));
             for answer in futures::future::join_all(unloads).await {
                 answer.is_done();
             }
-            // One more may wait for the next contract.
-            (contracts..=contracts + 1)
-                .contains(&renderers.len())
-                .then(|| format!("{contracts} contracts, {} renderers", renderers.len()))
-                .ok_or_else(|| format!("{contracts} contracts, {} renderers", renderers.len()))
+            Ok(format!("{contracts} contracts, {renderers} renderers"))
         })
         .await;
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::recipe::Recipe;
 use super::world::{World, farm};
 use super::{Cases, Seen};
-use crate::attack::Expect::{self, Below, Fails, Says, SaysNot};
+use crate::attack::Expect::{self, Any, Below, Fails, Says, SaysNot};
 use crate::attack::shown;
 
 /// A try to take or do too much.
@@ -40,6 +40,8 @@ const fn deed(
 /// `write` tells how many MiB it wrote, or why it could not begin.
 const ONE: Expect = Says("1");
 const NOT_ONE: Expect = SaysNot("1");
+/// It is empty, or not there.
+const NOTHING: Expect = Any(&[Says("\"\""), Fails(500, "execution_failed")]);
 const DONE: Expect = Says("\"done\"");
 const REFUSED: Expect = SaysNot("\"done\"");
 
@@ -55,7 +57,7 @@ const DEEDS: [Deed; 14] = [
     deed("D3", "the host's name", ("write", "\"/proc/sys/kernel/hostname 1\""), NOT_ONE, None),
     deed("D3", "the kernel's keys", ("write", "\"/proc/sysrq-trigger 1\""), NOT_ONE, None),
     deed("D3", "writing to /sys", ("write", "\"/sys/kernel/file 1\""), NOT_ONE, None),
-    deed("D3", "the machine's memory", ("read", "\"/proc/kcore\""), Says("\"\""), None),
+    deed("D3", "the machine's memory", ("read", "\"/proc/kcore\""), NOTHING, None),
     deed("D3", "mount", ("mount", "null"), REFUSED, Some(DONE)),
     deed("D3", "raw socket", ("raw-socket", "null"), REFUSED, Some(DONE)),
     deed("D3", "device node", ("device", "null"), REFUSED, Some(DONE)),

@@ -85,7 +85,7 @@ impl Harness {
     /// Starts the calls of a batch, as `harness::encode` writes it; wakes the page for them.
     pub(super) fn run(&self, batch: String, wake: bool) -> Reply {
         let function = "function(a){\"use strict\";return this.run(a)}";
-        let reply = self.call(self.function(function).argument(batch));
+        let reply = self.call(&self.function(function).argument(batch));
         if !wake {
             return reply;
         }
@@ -115,24 +115,24 @@ impl Harness {
     /// Waits for promises to settle.
     pub(super) fn collect(&self) -> Reply {
         let function = self.function("function(){\"use strict\";return this.collect()}");
-        self.call(function.awaiting())
+        self.call(&function.awaiting())
     }
 
     /// What may not have arrived.
     pub(super) fn status(&self) -> Reply {
-        self.call(self.function("function(){\"use strict\";return this.status()}"))
+        self.call(&self.function("function(){\"use strict\";return this.status()}"))
     }
 
     /// Hands over the next piece of an executable.
     fn feed(&self, piece: &str) -> Reply {
         let function = "function(a){\"use strict\";return this.feed(a)}";
-        self.call(self.function(function).argument(piece))
+        self.call(&self.function(function).argument(piece))
     }
 
     /// Evaluates the executable that was handed over.
     fn load(&self, is_literal: bool) -> Reply {
         let function = "function(a){\"use strict\";return this.load(a)}";
-        self.call(self.function(function).argument(is_literal))
+        self.call(&self.function(function).argument(is_literal))
     }
 
     /// Ends whatever JavaScript runs; works on a page that answers nothing else.
@@ -147,8 +147,8 @@ impl Harness {
     }
 
     /// The message leaves before this returns.
-    fn call(&self, call: CallFunction) -> Reply {
-        let answer = self.session.send(&call);
+    fn call(&self, call: &CallFunction) -> Reply {
+        let answer = self.session.send(call);
         async move {
             match answer.await {
                 Ok(returned) => Ok(returned.into_text()?),
