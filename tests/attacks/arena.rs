@@ -19,6 +19,8 @@ use crate::support::wait;
 
 /// How long a neighbour's call may take: the one bound that is promised.
 pub(crate) const NEIGHBOURLY: Duration = Duration::from_millis(250);
+/// The same while its browser is made anew.
+const ANEW: Duration = Duration::from_secs(5);
 /// How often the neighbour is called.
 const PACE: Duration = Duration::from_millis(50);
 /// How often a case is run when the only complaint is a slow neighbour on a busy machine.
@@ -112,7 +114,7 @@ impl Arena {
                 outcome,
                 self.neighbour
                     .as_ref()
-                    .and_then(|neighbour| neighbour.complaint(self.neighbourly)),
+                    .and_then(|neighbour| neighbour.complaint(self.neighbourly, browser)),
             ) {
                 (Ok(seen), None) => break Ok(seen),
                 (Ok(seen), Some(slow)) if tries == TRIES && foreign > FOREIGN => {
@@ -312,6 +314,9 @@ struct Neighbour {
 struct Calls {
     latencies: Vec<Duration>,
     failures: Vec<String>,
+    /// The last one's, and whether it changed meanwhile.
+    generation: u64,
+    renewed: bool,
     /// Over the whole time.
     all: Vec<Duration>,
 }
@@ -320,8 +325,11 @@ impl Calls {
     fn note(&mut self, took: Duration, answer: &Answer) {
         self.latencies.push(took);
         self.all.push(took);
-        if answer.status != 200 || answer.generation() != 1 {
+        if answer.status != 200 {
             self.failures.push(shown(answer));
+        } else if answer.generation() != self.generation {
+            self.renewed |= self.generation != 0;
+            self.generation = answer.generation();
         }
     }
 }
@@ -349,13 +357,20 @@ impl Neighbour {
         let mut calls = self.seen.lock().expect("nobody panics with it");
         calls.latencies.clear();
         calls.failures.clear();
+        calls.renewed = false;
     }
 
-    fn complaint(&self, limit: Duration) -> Option<String> {
+    fn complaint(&self, limit: Duration, browser: Browser) -> Option<String> {
         let calls = self.seen.lock().expect("nobody panics with it");
         if let Some(failure) = calls.failures.first() {
             return Some(format!("the neighbour noticed: {failure}"));
         }
+        let limit = match (calls.renewed, browser) {
+            (false, _) => limit,
+            // It went down with its browser; its calls waited for the next one.
+            (true, Browser::MayGo) => ANEW,
+            (true, Browser::Stays) => return Some("the neighbour was made anew".to_owned()),
+        };
         let slowest = calls.latencies.iter().max()?;
         (*slowest > limit).then(|| format!("the neighbour waited {slowest:.0?}"))
     }
