@@ -188,7 +188,8 @@ impl Arena {
                     }))
                 }
                 Control::Inherent => Some(Ok("in the case itself".to_owned())),
-                Control::Without(_) | Control::NotApplicable => None,
+                Control::Elsewhere(case) => Some(Ok(format!("see {case}"))),
+                Control::Without(_) => None,
             };
         if let Some(entry) = self.report.entries.last_mut() {
             entry.control = control;

@@ -41,8 +41,8 @@ pub(crate) enum Control {
     Planted(&'static str, Expect),
     /// The case shows by itself that its means are effective.
     Inherent,
-    /// The row is about what the farm does under load, so there is no layer to take away.
-    NotApplicable,
+    /// Another case is the control of this one, too.
+    Elsewhere(&'static str),
 }
 
 impl Expect {

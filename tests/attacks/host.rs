@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::arena::{Arena, Browser, once};
-use crate::attack::Control::{Inherent, NotApplicable, Planted, Without};
+use crate::attack::Control::{Elsewhere, Inherent, Planted, Without};
 use crate::attack::Expect::{Any, Fails, Says, SaysNot};
 use crate::attack::{Attack, shown};
 
@@ -71,8 +71,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
                 try { await Promise.race([tries[name](), new Promise((_, no) => setTimeout(no, 300))]); had.push(name) } catch {}
             return had",
         expect: Says(NOTHING),
-        // Another port of the loopback is reached without layers: `network/vectors.rs`.
-        control: NotApplicable,
+        control: Elsewhere("H5 another port of the loopback"),
     },
     Attack {
         row: "H6",
@@ -86,7 +85,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
             if (/harness|callFunctionOn|at run /.test(new Error().stack)) had.push('stack');
             return had",
         expect: Says(NOTHING),
-        control: NotApplicable,
+        control: Elsewhere("H6 sloppy callers see each other"),
     },
     Attack {
         row: "H6",
@@ -163,7 +162,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
                 try { await Promise.race([tries[name](), new Promise((_, no) => setTimeout(no, 60))]); had.push(name) } catch {}
             return had",
         expect: Says(NOTHING),
-        control: NotApplicable,
+        control: Elsewhere("H9 features that the document is allowed"),
     },
     Attack {
         row: "H9",
@@ -173,7 +172,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
                 try { if ((await navigator.permissions.query({ name })).state === 'granted') had.push(name) } catch {}
             return had",
         expect: Says(NOTHING),
-        control: NotApplicable,
+        control: Elsewhere("H9 features that the document is allowed"),
     },
     Attack {
         row: "H4",
@@ -182,7 +181,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
                 try { location = url } catch {} await new Promise((r) => setTimeout(r, 30)) }
             return [location.protocol, globalThis.hit === undefined || 'ran']",
         expect: Any(&[Says(r#"["https:",true]"#), Says(r#"["https:","ran"]"#)]),
-        control: NotApplicable,
+        control: Elsewhere("H4 navigation to about:blank"),
     },
     Attack {
         row: "H10",
@@ -194,7 +193,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
                 try { seen += get() + '\\n' } catch {}
             return a.filter((name) => seen.includes(name))",
         expect: Says(NOTHING),
-        control: NotApplicable,
+        control: Planted("globalThis[a[0]] = 1", SaysNot(NOTHING)),
     },
 ];
 
