@@ -172,6 +172,8 @@ impl<E: Engine> HostTask<E> {
             let fenced = self.worker.fence.is_closed();
             if stop == Stop::No && !fenced {
                 self.feed(instance, calls);
+            } else {
+                instance.submit(&[]);
             }
             match stop {
                 Stop::Refusing(code) if calls.running.is_empty() => return Served::Stopped(code),
