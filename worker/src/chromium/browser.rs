@@ -25,7 +25,7 @@ use chromiumoxide::types::Command;
 use futures::StreamExt;
 use futures::stream::{BoxStream, select};
 use nix::unistd::Pid;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +66,8 @@ pub(super) struct Browser {
     pub(super) layers: Layers,
     /// Held while a page is made: what processes are new then are the page's.
     pub(super) births: Arc<tokio::sync::Mutex<()>>,
+    /// Tells of a crash that is no watched page's: the one that is being made, if there is one.
+    pub(super) stillbirths: Notify,
 }
 
 /// A page whose end is waited for.
@@ -81,6 +83,8 @@ struct Ending {
     target: TargetId,
     /// It is the end only when the document is not at this address.
     url: Option<String>,
+    /// Its process ended.
+    crashed: bool,
     reason: String,
 }
 
@@ -156,6 +160,7 @@ impl Browser {
             subjects: Subjects::default(),
             layers: config.layers.clone(),
             births: Arc::default(),
+            stillbirths: Notify::new(),
         });
         serve(tasks, dead, drive(handler, dead.clone()));
         let requests = browser.listen::<EventRequestPaused>().await?;
@@ -328,6 +333,7 @@ impl Browser {
             .map(|event| Ending {
                 target: event.target_id.clone(),
                 url: None,
+                crashed: true,
                 reason: format!("its process ended: {} ({})", event.status, event.error_code),
             });
         let destroyed = self
@@ -336,6 +342,7 @@ impl Browser {
             .map(|event| Ending {
                 target: event.target_id.clone(),
                 url: None,
+                crashed: false,
                 reason: "its page was closed".to_owned(),
             });
         let changed = self
@@ -344,6 +351,7 @@ impl Browser {
             .map(|event| Ending {
                 target: event.target_info.target_id.clone(),
                 url: Some(event.target_info.url.clone()),
+                crashed: false,
                 reason: "it replaced its document".to_owned(),
             });
         Ok(select(select(crashed, destroyed), changed).boxed())
@@ -353,10 +361,14 @@ impl Browser {
         while let Some(Ending {
             target,
             url,
+            crashed,
             reason,
         }) = endings.next().await
         {
             let mut watched = locked(&self.watched);
+            if crashed && !watched.contains_key(&target) {
+                self.stillbirths.notify_waiters();
+            }
             // A change of the title or of the address' fragment leaves the document alone.
             let lives_on = |page: &Watched| url.as_ref().is_some_and(|u| u.starts_with(&page.url));
             if watched.get(&target).is_some_and(|page| !lives_on(page))

@@ -23,6 +23,9 @@ pub(super) enum Trouble {
     /// The browser refused it, or is gone.
     #[error("{0}: {1}")]
     Refused(Cow<'static, str>, String),
+    /// The process of a page ended before the page was made; another may fare better.
+    #[error("a page's process ended while it was made")]
+    Stillborn,
 }
 
 /// Awaits a command, but not for ever.

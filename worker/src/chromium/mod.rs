@@ -53,6 +53,9 @@ pub use layers::{Layer, Layers};
 use page::BlankPage;
 use spares::Spares;
 
+/// Pages in a row whose process may end while they are made, before that is taken for the browser's fault.
+const STILLBORN: u32 = 3;
+
 /// How browsers are started, and the limits of what runs in them.
 #[derive(Debug, Clone)]
 pub struct ChromiumConfig {
@@ -228,19 +231,24 @@ impl Chromium {
 
     /// A page for a contract, and its browser: made ahead, or now.
     async fn page(&self) -> Result<BlankPage, StartError> {
-        if let Some(page) = self.spares.take() {
-            return Ok(page);
-        }
-        let browser = self.browser().await?;
         let unavailable = |trouble: Trouble| StartError::Unavailable(trouble.to_string());
-        let birth = BlankPage::turn(&browser, &self.config).await;
-        let birth = birth.map_err(unavailable)?;
-        // Meanwhile the page may have been made that was being made when this one was wanted.
-        if let Some(page) = self.spares.take() {
-            return Ok(page);
+        let mut stillborn = 0;
+        loop {
+            if let Some(page) = self.spares.take() {
+                return Ok(page);
+            }
+            let browser = self.browser().await?;
+            let turn = BlankPage::turn(&browser, &self.config).await;
+            let turn = turn.map_err(unavailable)?;
+            // Meanwhile the page may have been made that was being made when this one was wanted.
+            if let Some(page) = self.spares.take() {
+                return Ok(page);
+            }
+            match BlankPage::open(browser, turn, &self.config).await {
+                Err(Trouble::Stillborn) if stillborn < STILLBORN => stillborn += 1,
+                page => return page.map_err(unavailable),
+            }
         }
-        let page = BlankPage::open(browser, birth, &self.config).await;
-        page.map_err(unavailable)
     }
 
     /// The emptiest browser; waits for one while none is up.

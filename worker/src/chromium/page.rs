@@ -24,7 +24,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::job::Limits;
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::ChromiumConfig;
 use super::browser::Browser;
@@ -41,6 +41,10 @@ use crate::sandbox::StartError;
 
 /// With less than this a page cannot even begin.
 const LEAST_MB: u32 = 16;
+
+/// How often a page that is still being made is looked after: seldom more than once, as it takes half
+/// that time.
+const BIRTH_CHECK: Duration = Duration::from_millis(200);
 
 /// How much of an executable goes in one message, in bytes. A browser reads one message at a time,
 /// about 20 ms for a megabyte: so long do the calls of its other pages wait.
@@ -199,6 +203,15 @@ impl BlankPage {
         _turn: BirthTurn,
         config: &ChromiumConfig,
     ) -> Result<Self, Trouble> {
+        // chromiumoxide would wait for a page whose process is gone.
+        let stillborn = browser.stillbirths.notified();
+        tokio::select! {
+            page = Self::make(Arc::clone(&browser), config).boxed() => page,
+            () = stillborn => Err(Trouble::Stillborn),
+        }
+    }
+
+    async fn make(browser: Arc<Browser>, config: &ChromiumConfig) -> Result<Self, Trouble> {
         let limit = config.load_limit;
         let mut context = None;
         if config.layers.has(Layer::Contexts) {
@@ -214,15 +227,21 @@ impl BlankPage {
         let mut target = CreateTargetParams::new(document.url.clone());
         target.browser_context_id = context;
         let new_page = browser.connection().new_page(target);
-        let page = within(limit, "Target.createTarget", new_page).await?;
+        let page = tokio::select! {
+            page = within(limit, "Target.createTarget", new_page) => page?,
+            () = nowhere(&browser, &before) => return Err(Trouble::Stillborn),
+        };
         lease.add_target(page.target_id().clone());
-        let death = browser.watch(page.target_id().clone(), document.url.clone());
+        let mut death = browser.watch(page.target_id().clone(), document.url.clone());
         let after = browser.renderers().await?;
         let renderers: HashSet<_> = after.difference(&before).copied().collect();
         lease.add_renderers(renderers.clone());
         let attaching = browser.wire.attach(page.target_id().clone());
         let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
-        let ((), session) = tokio::try_join!(silence(&page), attaching)?;
+        let ((), session) = tokio::select! {
+            done = async { tokio::try_join!(silence(&page), attaching) } => done?,
+            _ = &mut death => return Err(Trouble::Stillborn),
+        };
         let dead = browser.dead().clone().cancelled_owned();
         let death = async move {
             tokio::select! {
@@ -320,6 +339,18 @@ impl Page {
     /// Closes the page; returns when nothing of it is left.
     pub(super) async fn close(self) {
         self.lease.close().await;
+    }
+}
+
+/// Waits until the page that is being made has no process any more. Not every end of one is announced.
+async fn nowhere(browser: &Browser, before: &HashSet<Process>) {
+    let mut missed = 0;
+    while missed < 2 {
+        sleep(BIRTH_CHECK).await;
+        match browser.renderers().await {
+            Ok(now) if now.is_subset(before) => missed += 1,
+            _ => missed = 0,
+        }
     }
 }
 
