@@ -42,8 +42,7 @@ use crate::sandbox::StartError;
 /// With less than this a page cannot even begin.
 const LEAST_MB: u32 = 16;
 
-/// How often a page that is still being made is looked after: seldom more than once, as it takes half
-/// that time.
+/// How often a page that is still being made is looked after; most are made within 80 ms.
 const BIRTH_CHECK: Duration = Duration::from_millis(200);
 
 /// How much of an executable goes in one message, in bytes. A browser reads one message at a time,

@@ -1,8 +1,9 @@
 //! One contract's calls: how many are under way, whose clock runs, and what became of each.
 //!
 //! At most two messages are under way, so that the page never waits for the worker, each with a lane of
-//! its browser's, and what is submitted meanwhile gathers. The page takes messages in turn: the clock of the first one runs, the
-//! second one's starts when the first is answered. A call that gave a promise has a clock of its own.
+//! its browser's, and what is submitted meanwhile gathers. The page takes messages in turn: the clock
+//! of the first one runs, the second one's starts when the first is answered. A call that gave a promise
+//! has a clock of its own.
 //!
 //! A page in which a call ran over its limit is done for: its own loop may be ended, but not what the
 //! contract has left behind in timers and queues.
