@@ -10,7 +10,8 @@
 //! - `layers`: which protections are on; all, but for the attack suite.
 //! - `page`, `cdp`: one page, from its making to the loaded contract; `spares`: pages made ahead;
 //!   `wire`: the connection over which pages are called.
-//! - `harness`: the code in the page that makes the calls, and what is said to it.
+//! - `harness`: the code in the page that makes the calls, and what is said to it; `handle`: the worker's
+//!   hold of it.
 //! - `instance`: calls, their clocks, and what becomes of them; `lanes`: whose turn it is.
 //!
 //! This is the only place that knows Chromium and chromiumoxide. What a contract is to the farm,
@@ -21,6 +22,7 @@ mod cdp;
 mod cgroup;
 mod confinement;
 mod guard;
+mod handle;
 mod harness;
 mod instance;
 mod interceptor;

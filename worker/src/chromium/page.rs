@@ -9,16 +9,11 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::page::{
-    SetWebLifecycleStateParams, SetWebLifecycleStateState,
-};
 use chromiumoxide::cdp::browser_protocol::target::{
     CreateBrowserContextParams, CreateTargetParams, SetAutoAttachParams,
 };
 use chromiumoxide::cdp::browser_protocol::{log, network, page, performance};
-use chromiumoxide::cdp::js_protocol::runtime::{
-    self, CompileScriptParams, EvaluateParams, TerminateExecutionParams,
-};
+use chromiumoxide::cdp::js_protocol::runtime::{self, CompileScriptParams};
 use chromiumoxide::types::Command;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -28,15 +23,16 @@ use tokio::time::{sleep, timeout};
 
 use super::ChromiumConfig;
 use super::browser::Browser;
-use super::cdp::{COMMAND_LIMIT, CallFunction, Trouble, within};
+use super::cdp::{COMMAND_LIMIT, Trouble, within};
 use super::guard;
+use super::handle::Harness;
 use super::harness::{self, Loaded};
 use super::lanes::Claim;
 use super::layers::Layer;
 use super::process::{self, Process};
 use super::reaper::Lease;
 use super::watchdog::Activity;
-use super::wire::{Session, WireError};
+use super::wire::Session;
 use crate::sandbox::StartError;
 
 /// With less than this a page cannot even begin.
@@ -48,121 +44,6 @@ const BIRTH_CHECK: Duration = Duration::from_millis(200);
 /// How much of an executable goes in one message, in bytes. A browser reads one message at a time,
 /// about 20 ms for a megabyte: so long do the calls of its other pages wait.
 const PIECE: usize = 256 << 10;
-
-/// The harness of one page, and the way to it. Clones are the same one.
-#[derive(Debug, Clone)]
-pub(super) struct Harness {
-    page: chromiumoxide::Page,
-    session: Session,
-    object_id: String,
-}
-
-/// The harness' answer, or why there is none. Without a deadline, and pending for ever once the page
-/// is dead: its user knows of both.
-pub(super) type Reply = BoxFuture<'static, Result<String, String>>;
-
-impl Harness {
-    /// Evaluates the harness in a page that shows the document at `url`.
-    async fn make(
-        page: chromiumoxide::Page,
-        session: Session,
-        url: &str,
-        result_limit: u32,
-    ) -> Result<Self, Trouble> {
-        let evaluate = EvaluateParams::new(harness::expression(url, result_limit));
-        let evaluating = session.send(&evaluate);
-        let object = within(COMMAND_LIMIT, "the harness", evaluating)
-            .await?
-            .result;
-        let Some(object_id) = object.object_id else {
-            let reason = "the page shows another document".to_owned();
-            return Err(Trouble::Refused("the harness".into(), reason));
-        };
-        Ok(Self {
-            page,
-            session,
-            object_id: object_id.into(),
-        })
-    }
-
-    /// Starts the calls of a batch, as `harness::encode` writes it; wakes the page for them.
-    pub(super) fn run(&self, batch: String, wake: bool) -> Reply {
-        let function = "function(a){\"use strict\";return this.run(a)}";
-        let reply = self.call(&self.function(function).argument(batch));
-        if !wake {
-            return reply;
-        }
-        let waking = self.set_state(SetWebLifecycleStateState::Active);
-        async move { tokio::join!(waking, reply).1 }.boxed()
-    }
-
-    /// Has the page's timers and queues stand still, until it is woken.
-    pub(super) fn freeze(&self) -> BoxFuture<'static, ()> {
-        self.set_state(SetWebLifecycleStateState::Frozen).boxed()
-    }
-
-    fn set_state(
-        &self,
-        state: SetWebLifecycleStateState,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let page = self.page.clone();
-        async move {
-            // One that fails to wake up lets its calls run over their time.
-            let command = SetWebLifecycleStateParams::new(state);
-            if let Err(trouble) = execute(&page, COMMAND_LIMIT, command).await {
-                tracing::debug!(%trouble, "a page could not be frozen or woken");
-            }
-        }
-    }
-
-    /// Waits for promises to settle.
-    pub(super) fn collect(&self) -> Reply {
-        let function = self.function("function(){\"use strict\";return this.collect()}");
-        self.call(&function.awaiting())
-    }
-
-    /// What may not have arrived.
-    pub(super) fn status(&self) -> Reply {
-        self.call(&self.function("function(){\"use strict\";return this.status()}"))
-    }
-
-    /// Hands over the next piece of an executable.
-    fn feed(&self, piece: &str) -> Reply {
-        let function = "function(a){\"use strict\";return this.feed(a)}";
-        self.call(&self.function(function).argument(piece))
-    }
-
-    /// Evaluates the executable that was handed over.
-    fn load(&self, is_literal: bool) -> Reply {
-        let function = "function(a){\"use strict\";return this.load(a)}";
-        self.call(&self.function(function).argument(is_literal))
-    }
-
-    /// Ends whatever JavaScript runs; works on a page that answers nothing else.
-    pub(super) async fn terminate(&self, limit: Duration) -> Result<(), Trouble> {
-        execute(&self.page, limit, TerminateExecutionParams::default())
-            .await
-            .map(drop)
-    }
-
-    fn function(&self, declaration: &'static str) -> CallFunction {
-        CallFunction::new(self.object_id.clone(), declaration)
-    }
-
-    /// The message leaves before this returns.
-    fn call(&self, call: &CallFunction) -> Reply {
-        let answer = self.session.send(call);
-        async move {
-            match answer.await {
-                Ok(returned) => Ok(returned.into_text()?),
-                // The death of either is announced, with the reason.
-                Err(WireError::Closed) => std::future::pending().await,
-                Err(error) => Err(error.to_string()),
-            }
-        }
-        .boxed()
-    }
-}
 
 /// Leave to make a page; see [`BlankPage::turn`].
 pub(super) type BirthTurn = OwnedMutexGuard<()>;
@@ -400,7 +281,7 @@ async fn silence(page: &chromiumoxide::Page) -> Result<(), Trouble> {
     .map(drop)
 }
 
-async fn execute<C: Command>(
+pub(super) async fn execute<C: Command>(
     page: &chromiumoxide::Page,
     limit: Duration,
     command: C,

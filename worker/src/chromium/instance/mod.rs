@@ -26,9 +26,10 @@ use shared::reply::Failure;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ChromiumConfig;
+use super::handle::Reply;
 use super::harness::{self, News, SLICE_MS};
 use super::lanes::{Claim, Lane};
-use super::page::{BlankPage, Page, Reply};
+use super::page::{BlankPage, Page};
 use crate::sandbox::{CallId, Event, Instance, Invocation, StartError};
 use rest::Rest;
 use verdict::Verdict;
