@@ -89,7 +89,7 @@ const LAYERS: [(Layer, &str); 9] = [
 ];
 
 /// Renderers made ahead could not be told apart from those of contracts.
-const NO_SPARES: &str = "SpareRendererForSitePerProcess";
+const NO_SPARES: &str = "SpareRendererForSitePerProcess,IsolateSandboxedIframes";
 
 /// Features that talk to the outside.
 const FEATURES: &str = "WebRtcHideLocalIpsWithMdns,FedCm,WebTransport,Prerender2,FetchLaterAPI,\

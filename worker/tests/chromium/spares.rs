@@ -35,6 +35,7 @@ fn a_contract_gets_the_page_that_was_made_ahead() {
         let mut contract = own.load("{ f: () => 1 }").await;
         assert_eq!(contract.get("f").await.unwrap(), "1");
         eventually("another spare page", || own.engine.spare_pages() == 1).await;
+        has_renderers(&own, 2).await;
         let others: HashSet<Process> = own.renderers().difference(&spare).cloned().collect();
         contract.close().await;
         has_renderers(&own, 1).await;
