@@ -4,7 +4,7 @@
 //! answer any more. Everything that belongs to it then ends; another one is `Chromium`'s business.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use chromiumoxide::cdp::browser_protocol::fetch::{
 };
 use chromiumoxide::cdp::browser_protocol::system_info::GetProcessInfoParams;
 use chromiumoxide::cdp::browser_protocol::target::{
-    CreateTargetParams, EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
+    EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
 };
 use chromiumoxide::error::CdpError;
 use chromiumoxide::handler::HandlerConfig;
@@ -25,7 +25,7 @@ use chromiumoxide::types::Command;
 use futures::StreamExt;
 use futures::stream::{BoxStream, select};
 use nix::unistd::Pid;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +36,7 @@ use super::interceptor::{Documents, intercept};
 use super::lanes::Lanes;
 use super::launch::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
 use super::layers::{Layer, Layers};
+use super::page::BlankPage;
 use super::process::Process;
 use super::reaper::{self, Remains};
 use super::watchdog::{self, Allowance, Subjects};
@@ -64,10 +65,9 @@ pub(super) struct Browser {
     /// What its pages compute.
     pub(super) subjects: Subjects,
     pub(super) layers: Layers,
-    /// Held while a page is made: what processes are new then are the page's.
-    pub(super) births: Arc<tokio::sync::Mutex<()>>,
-    /// Tells of a crash that is no watched page's: the one that is being made, if there is one.
-    pub(super) stillbirths: Notify,
+    /// Held until the process of a new page is there: what processes are new then are the page's.
+    pub(super) births: tokio::sync::Mutex<()>,
+    moves_pages: AtomicBool,
 }
 
 /// A page whose end is waited for.
@@ -83,8 +83,6 @@ struct Ending {
     target: TargetId,
     /// It is the end only when the document is not at this address.
     url: Option<String>,
-    /// Its process ended.
-    crashed: bool,
     reason: String,
 }
 
@@ -107,7 +105,7 @@ impl Browser {
         tasks.spawn(draining);
         let connecting = async {
             let browser = Self::connect(&address, config, &tasks, &dead).await?;
-            let gaps = browser.gaps().await?;
+            let gaps = browser.examine(config).await?;
             Ok::<_, Trouble>((browser, gaps))
         };
         let outcome = tokio::time::timeout(LAUNCH_LIMIT, connecting).await;
@@ -159,8 +157,8 @@ impl Browser {
             documents: Documents::new(&config.layers),
             subjects: Subjects::default(),
             layers: config.layers.clone(),
-            births: Arc::default(),
-            stillbirths: Notify::new(),
+            births: tokio::sync::Mutex::default(),
+            moves_pages: AtomicBool::new(false),
         });
         serve(tasks, dead, drive(handler, dead.clone()));
         let requests = browser.listen::<EventRequestPaused>().await?;
@@ -178,6 +176,7 @@ impl Browser {
         serve(tasks, dead, Arc::clone(&browser).heartbeat());
         if config.layers.has(Layer::Watch) {
             let own = browser.processes("browser").await?.into_iter().next();
+            let own = own.and_then(Process::find);
             let allowance = Allowance {
                 idle_cpu: config.idle_cpu,
                 browser_bytes: u64::from(config.browser_mb) << 20,
@@ -234,19 +233,35 @@ impl Browser {
     }
 
     /// The renderer processes that there are.
-    pub(super) async fn renderers(&self) -> Result<HashSet<Process>, Trouble> {
+    pub(super) async fn renderers(&self) -> Result<HashSet<Pid>, Trouble> {
         self.processes("renderer").await
     }
 
-    async fn processes(&self, kind: &str) -> Result<HashSet<Process>, Trouble> {
+    /// Those that came up since.
+    pub(super) async fn renderers_since(
+        &self,
+        before: &HashSet<Pid>,
+    ) -> Result<HashSet<Process>, Trouble> {
+        let now = self.renderers().await?;
+        let new = now.difference(before);
+        Ok(new.filter_map(|pid| Process::find(*pid)).collect())
+    }
+
+    async fn processes(&self, kind: &str) -> Result<HashSet<Pid>, Trouble> {
         let processes = self
             .execute(GetProcessInfoParams::default())
             .await?
             .process_info;
         let wanted = processes.iter().filter(|process| process.r#type == kind);
         Ok(wanted
-            .filter_map(|process| Process::find(Pid::from_raw(process.id.try_into().ok()?)))
+            .filter_map(|process| Some(Pid::from_raw(process.id.try_into().ok()?)))
             .collect())
+    }
+
+    /// Whether it may show the document of a page in another process than the one that it starts for
+    /// the page. Chromium 148 to 156 do not, as they are started here.
+    pub(super) fn moves_pages(&self) -> bool {
+        self.moves_pages.load(Ordering::Relaxed)
     }
 
     /// Notes that a page may live in these processes.
@@ -300,24 +315,26 @@ impl Browser {
         }
     }
 
-    /// What keeps the renderer of an empty page from being confined; nothing, if all is well.
-    async fn gaps(&self) -> Result<Vec<String>, Trouble> {
-        let page = CreateTargetParams::new("about:blank");
-        let page = within(
-            COMMAND_LIMIT,
-            "Target.createTarget",
-            self.cdp.new_page(page),
-        )
-        .await?;
+    /// Looks at how the browser treats a page, its first one: what keeps the renderer from being
+    /// confined is given (nothing, if all is well).
+    async fn examine(self: &Arc<Self>, config: &ChromiumConfig) -> Result<Vec<String>, Trouble> {
+        let page = BlankPage::open(Arc::clone(self), config).await?;
         let renderers = self.renderers().await?;
+        let stays = page.renderers().iter().map(|renderer| renderer.pid);
+        if !stays.eq(renderers.iter().copied()) {
+            tracing::warn!(
+                "this Chromium moves pages between processes: they are made one at a time"
+            );
+            self.moves_pages.store(true, Ordering::Relaxed);
+        }
         let mut gaps: Vec<_> = renderers
             .iter()
-            .flat_map(|renderer| confinement::gaps(renderer.pid))
+            .flat_map(|renderer| confinement::gaps(*renderer))
             .collect();
         if renderers.is_empty() {
             gaps.push("no renderer process".to_owned());
         }
-        within(COMMAND_LIMIT, "Page.close", page.close()).await?;
+        page.close().await;
         Ok(gaps)
     }
 
@@ -333,7 +350,6 @@ impl Browser {
             .map(|event| Ending {
                 target: event.target_id.clone(),
                 url: None,
-                crashed: true,
                 reason: format!("its process ended: {} ({})", event.status, event.error_code),
             });
         let destroyed = self
@@ -342,7 +358,6 @@ impl Browser {
             .map(|event| Ending {
                 target: event.target_id.clone(),
                 url: None,
-                crashed: false,
                 reason: "its page was closed".to_owned(),
             });
         let changed = self
@@ -351,7 +366,6 @@ impl Browser {
             .map(|event| Ending {
                 target: event.target_info.target_id.clone(),
                 url: Some(event.target_info.url.clone()),
-                crashed: false,
                 reason: "it replaced its document".to_owned(),
             });
         Ok(select(select(crashed, destroyed), changed).boxed())
@@ -361,14 +375,10 @@ impl Browser {
         while let Some(Ending {
             target,
             url,
-            crashed,
             reason,
         }) = endings.next().await
         {
             let mut watched = locked(&self.watched);
-            if crashed && !watched.contains_key(&target) {
-                self.stillbirths.notify_waiters();
-            }
             // A change of the title or of the address' fragment leaves the document alone.
             let lives_on = |page: &Watched| url.as_ref().is_some_and(|u| u.starts_with(&page.url));
             if watched.get(&target).is_some_and(|page| !lives_on(page))

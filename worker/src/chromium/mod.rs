@@ -47,16 +47,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 use browser::Browser;
-use cdp::Trouble;
 pub use guard::{check_user, run_if_asked};
 pub use instance::ContractPage;
 pub use launch::{LaunchError, find};
 pub use layers::{Layer, Layers};
 use page::BlankPage;
 use spares::Spares;
-
-/// Pages in a row whose process may end while they are made, before that is taken for the browser's fault.
-const STILLBORN: u32 = 3;
 
 /// How browsers are started, and the limits of what runs in them.
 #[derive(Debug, Clone)]
@@ -155,6 +151,17 @@ impl Fleet {
             .filter(|b| !b.dead().is_cancelled());
         alive.min_by_key(|browser| browser.pages()).cloned()
     }
+
+    /// Why no page comes.
+    fn complaint(&self) -> String {
+        match &self.trouble {
+            Some(trouble) => format!("no browser is up: {trouble}"),
+            None if self.emptiest().is_none() => {
+                "no browser is up: it is being started again".into()
+            }
+            None => "the browsers make no page in time".to_owned(),
+        }
+    }
 }
 
 impl Chromium {
@@ -231,43 +238,15 @@ impl Chromium {
         self.tasks.wait().await;
     }
 
-    /// A page for a contract, and its browser: made ahead, or now.
+    /// A page for a contract: made ahead, or now. Waits for a browser while none is up.
     async fn page(&self) -> Result<BlankPage, StartError> {
-        let unavailable = |trouble: Trouble| StartError::Unavailable(trouble.to_string());
-        let mut stillborn = 0;
-        loop {
-            if let Some(page) = self.spares.take() {
-                return Ok(page);
-            }
-            let browser = self.browser().await?;
-            let turn = BlankPage::turn(&browser, &self.config).await;
-            let turn = turn.map_err(unavailable)?;
-            // Meanwhile the page may have been made that was being made when this one was wanted.
-            if let Some(page) = self.spares.take() {
-                return Ok(page);
-            }
-            match BlankPage::open(browser, turn, &self.config).await {
-                Err(Trouble::Stillborn) if stillborn < STILLBORN => stillborn += 1,
-                page => return page.map_err(unavailable),
-            }
-        }
-    }
-
-    /// The emptiest browser; waits for one while none is up.
-    async fn browser(&self) -> Result<Arc<Browser>, StartError> {
-        let mut fleet = self.fleet.clone();
-        let up = fleet.wait_for(|fleet| fleet.emptiest().is_some());
-        let up = timeout(self.config.load_limit, up).await;
-        if let Ok(Ok(fleet)) = up
-            && let Some(browser) = fleet.emptiest()
-        {
-            return Ok(browser);
-        }
-        let trouble = self.fleet.borrow().trouble.clone();
-        let trouble = trouble.unwrap_or_else(|| "it is being started again".to_owned());
-        Err(StartError::Unavailable(format!(
-            "no browser is up: {trouble}"
-        )))
+        let page = timeout(self.config.load_limit * 2, self.spares.take());
+        Err(StartError::Unavailable(match page.await {
+            Ok(Ok(Ok(page))) => return Ok(page),
+            Ok(Ok(Err(trouble))) => trouble.to_string(),
+            Ok(Err(_)) => "the browsers are being stopped".to_owned(),
+            Err(_) => self.fleet.borrow().complaint(),
+        }))
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::future::pending;
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +19,9 @@ use chromiumoxide::cdp::js_protocol::runtime::{self, CompileScriptParams};
 use chromiumoxide::types::Command;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use nix::unistd::Pid;
 use shared::job::Limits;
-use tokio::sync::OwnedMutexGuard;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ChromiumConfig;
 use super::browser::Browser;
@@ -38,15 +40,15 @@ use crate::sandbox::StartError;
 /// With less than this a page cannot even begin.
 const LEAST_MB: u32 = 16;
 
-/// How often a page that is still being made is looked after; most are made within 80 ms.
-const BIRTH_CHECK: Duration = Duration::from_millis(200);
+/// How often the process of a page that is being made is looked for, and then looked after. It is there
+/// after about 15 ms, the page after 45.
+const BIRTH_CHECK: Duration = Duration::from_millis(5);
+/// A page whose process was not seen by then will not get one.
+const BIRTH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How much of an executable goes in one message, in bytes. A browser reads one message at a time,
 /// about 20 ms for a megabyte: so long do the calls of its other pages wait.
 const PIECE: usize = 256 << 10;
-
-/// Leave to make a page; see [`BlankPage::turn`].
-pub(super) type BirthTurn = OwnedMutexGuard<()>;
 
 /// A page in a process of its own that nobody has yet.
 pub(super) struct BlankPage {
@@ -66,32 +68,11 @@ impl fmt::Debug for BlankPage {
 }
 
 impl BlankPage {
-    /// Waits for the turn to make a page: one at a time in a browser. Cancel safe.
-    pub(super) async fn turn(
-        browser: &Browser,
-        config: &ChromiumConfig,
-    ) -> Result<BirthTurn, Trouble> {
-        let births = Arc::clone(&browser.births);
-        let limit = config.load_limit;
-        let turn = timeout(limit, births.lock_owned()).await;
-        turn.map_err(|_| Trouble::Silent("the making of other pages".into(), limit))
-    }
-
     /// Makes a page in a context and, with Chromium's site isolation, a process of its own.
     pub(super) async fn open(
         browser: Arc<Browser>,
-        _turn: BirthTurn,
         config: &ChromiumConfig,
     ) -> Result<Self, Trouble> {
-        // chromiumoxide would wait for a page whose process is gone.
-        let stillborn = browser.stillbirths.notified();
-        tokio::select! {
-            page = Self::make(Arc::clone(&browser), config).boxed() => page,
-            () = stillborn => Err(Trouble::Stillborn),
-        }
-    }
-
-    async fn make(browser: Arc<Browser>, config: &ChromiumConfig) -> Result<Self, Trouble> {
         let limit = config.load_limit;
         let mut context = None;
         if config.layers.has(Layer::Contexts) {
@@ -102,20 +83,29 @@ impl BlankPage {
         }
         let mut lease = Lease::new(Arc::clone(&browser), context.clone());
 
+        let turn = timeout(limit, browser.births.lock()).await;
+        let turn = turn.map_err(|_| Trouble::Silent("the making of other pages".into(), limit))?;
         let before = browser.renderers().await?;
         let document = browser.documents.issue();
         let mut target = CreateTargetParams::new(document.url.clone());
         target.browser_context_id = context;
         let new_page = browser.connection().new_page(target);
-        let page = tokio::select! {
-            page = within(limit, "Target.createTarget", new_page) => page?,
-            () = nowhere(&browser, &before) => return Err(Trouble::Stillborn),
+        let mut making = pin!(within(limit, "Target.createTarget", new_page));
+        let (made, renderers) = tokio::select! {
+            page = &mut making => (Some(page?), browser.renderers_since(&before).await?),
+            renderers = born(&browser, &before) => (None, renderers?),
+        };
+        lease.add_renderers(renderers.clone());
+        drop(turn);
+        let page = match made {
+            Some(page) => page,
+            None => tokio::select! {
+                page = making => page?,
+                () = ended(&renderers) => return Err(Trouble::Stillborn),
+            },
         };
         lease.add_target(page.target_id().clone());
         let mut death = browser.watch(page.target_id().clone(), document.url.clone());
-        let after = browser.renderers().await?;
-        let renderers: HashSet<_> = after.difference(&before).copied().collect();
-        lease.add_renderers(renderers.clone());
         let attaching = browser.wire.attach(page.target_id().clone());
         let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
         let ((), session) = tokio::select! {
@@ -138,6 +128,16 @@ impl BlankPage {
             death: death.boxed(),
             lease,
         })
+    }
+
+    /// The processes that it lives in.
+    pub(super) fn renderers(&self) -> &HashSet<Process> {
+        &self.renderers
+    }
+
+    /// Closes the page; returns when nothing of it is left.
+    pub(super) async fn close(self) {
+        self.lease.close().await;
     }
 
     /// Whether it can still be used. Not to be asked again after it was denied.
@@ -222,15 +222,28 @@ impl Page {
     }
 }
 
-/// Waits until the page that is being made has no process any more. Not every end of one is announced.
-async fn nowhere(browser: &Browser, before: &HashSet<Process>) {
-    let mut missed = 0;
-    while missed < 2 {
+/// The processes of the page that is being made, as soon as there are any. Pending where they say
+/// nothing: the page may end up in others.
+async fn born(browser: &Browser, before: &HashSet<Pid>) -> Result<HashSet<Process>, Trouble> {
+    if browser.moves_pages() {
+        return pending().await;
+    }
+    let deadline = Instant::now() + BIRTH_LIMIT;
+    while Instant::now() < deadline {
         sleep(BIRTH_CHECK).await;
-        match browser.renderers().await {
-            Ok(now) if now.is_subset(before) => missed += 1,
-            _ => missed = 0,
+        let born = browser.renderers_since(before).await?;
+        if !born.is_empty() {
+            return Ok(born);
         }
+    }
+    Err(Trouble::Stillborn)
+}
+
+/// Waits for the end of the processes of a page that is being made. chromiumoxide waits for such a page
+/// all the same, and not every such end is announced.
+async fn ended(renderers: &HashSet<Process>) {
+    while renderers.iter().any(|renderer| renderer.is_alive()) {
+        sleep(BIRTH_CHECK).await;
     }
 }
 
