@@ -15,6 +15,7 @@ pub(crate) enum Metric {
     Max,
     Mib,
     Kib,
+    Processor,
 }
 
 impl Metric {
@@ -29,6 +30,7 @@ impl Metric {
             Self::Max => "longest, ms",
             Self::Mib => "MiB",
             Self::Kib => "KiB",
+            Self::Processor => "µs of processor for each call",
         }
     }
 }

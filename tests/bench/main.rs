@@ -20,6 +20,7 @@ mod names;
 mod open_loop;
 mod plan;
 mod plots;
+mod processor;
 mod profile;
 mod raw_cdp;
 mod report;

@@ -33,6 +33,11 @@ pub(crate) fn one(connections: u32) -> String {
     format!("one contract, c={connections}")
 }
 
+/// Whose processor time it is, of a load with this name.
+pub(crate) fn processor(load: &str, kind: &str) -> String {
+    format!("{load}: {kind}")
+}
+
 pub(crate) fn bare_payload(size: usize) -> String {
     format!("bare echo, {}, c=8", bytes(size))
 }

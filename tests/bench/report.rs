@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::figures::{Figures, Spread, shown};
+use crate::figures::{Figures, Metric, Spread, shown};
+use crate::names;
 use crate::plan::Plan;
+use crate::processor::KINDS;
 use crate::targets::{Bound, Target};
 
 /// When a run began, and what else the machine did then.
@@ -58,12 +60,41 @@ pub(crate) fn markdown(
     for plot in plots {
         _ = write!(text, "\n![{plot}]({plot})\n");
     }
+    text.push_str(&processor(plan, figures));
     text.push_str("\n## Figures\n\n| | | median | min | max |\n|---|---|---|---|---|\n");
     for figure in &figures.all {
         let (metric, seen) = (figure.metric.name(), cells(Spread::of(&figure.values)));
         _ = writeln!(text, "| {} | {metric} | {seen} |", figure.name);
     }
     text
+}
+
+/// Where the time goes: medians of microseconds for each call. Empty where that was not measured.
+fn processor(plan: &Plan, figures: &Figures) -> String {
+    let one = plan.connections.iter().map(|c| names::one(*c));
+    let loads: Vec<_> = one.chain([names::MANY.to_owned()]).collect();
+    let mut rows = String::new();
+    for load in &loads {
+        let of = |kind: &&str| {
+            let name = names::processor(load, kind);
+            Spread::of(figures.values(&name, Metric::Processor))
+        };
+        let Some(spreads) = KINDS.iter().map(of).collect::<Option<Vec<_>>>() else {
+            continue;
+        };
+        let medians = spreads.iter().map(|spread| shown(spread.median));
+        let medians: Vec<_> = medians.collect();
+        // Writing to a string does not fail.
+        _ = writeln!(rows, "| {load} | {} |", medians.join(" | "));
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    let (kinds, rule) = (KINDS.join(" | "), "|---".repeat(KINDS.len() + 1));
+    format!(
+        "\n## Where the time goes\n\nMicroseconds of processor time for each call, medians.\n\n\
+         | | {kinds} |\n{rule}|\n{rows}"
+    )
 }
 
 /// One line for each target.

@@ -37,6 +37,7 @@ pub(crate) struct Load<'a> {
 /// What came of a load.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
+    pub(crate) calls: f64,
     /// Calls per second.
     pub(crate) rate: f64,
     /// Milliseconds.
@@ -97,6 +98,7 @@ impl Run {
         let errors = [&self.errors, &other.errors].into_iter().flatten();
         let errors: Vec<&str> = errors.map(String::as_str).collect();
         Self {
+            calls: self.calls + other.calls,
             rate: f64::midpoint(self.rate, other.rate),
             p50: f64::midpoint(self.p50, other.p50),
             p90: f64::midpoint(self.p90, other.p90),
@@ -114,6 +116,7 @@ impl Run {
             .map(|name| format!("{} {name}", told[name]))
             .collect();
         Self {
+            calls: number("calls"),
             rate: number("calls") / (number("us") / 1e6),
             p50: ms("p50"),
             p90: ms("p90"),

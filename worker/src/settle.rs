@@ -209,6 +209,13 @@ impl Settling {
     pub(crate) async fn run(mut self, fence: Arc<Fence>, life: Lifecycle) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.settled.recv_many(&mut batch, BATCH).await > 0 {
+            // Whatever else can be done now is done once, so that its outcomes come along.
+            tokio::task::yield_now().await;
+            while batch.len() < BATCH
+                && let Ok(settled) = self.settled.try_recv()
+            {
+                batch.push(settled);
+            }
             let (frames, entries) = self.pack(batch.drain(..));
             tokio::select! {
                 () = fence.open() => {}

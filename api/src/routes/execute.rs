@@ -151,11 +151,13 @@ fn data(result: &str) -> Response {
 
 /// Milliseconds, as the header's specification has it.
 fn server_timing(queue: Duration, exec: Duration) -> HeaderValue {
-    let millis = |span: Duration| span.as_secs_f64() * 1000.0;
+    let (queue, exec) = (queue.as_micros(), exec.as_micros());
     let text = format!(
-        "queue;dur={:.3}, exec;dur={:.3}",
-        millis(queue),
-        millis(exec)
+        "queue;dur={}.{:03}, exec;dur={}.{:03}",
+        queue / 1000,
+        queue % 1000,
+        exec / 1000,
+        exec % 1000
     );
     HeaderValue::from_str(&text).expect("digits and punctuation are a header's value")
 }
@@ -174,6 +176,12 @@ mod tests {
             assert_eq!(raw.get(), text.trim());
         }
         assert!(matches!(argument(&Bytes::new()), Ok(Argument::None)));
+    }
+
+    #[test]
+    fn times_are_milliseconds() {
+        let header = server_timing(Duration::from_micros(12_045), Duration::from_nanos(900));
+        assert_eq!(header, "queue;dur=12.045, exec;dur=0.000");
     }
 
     #[test]

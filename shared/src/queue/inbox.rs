@@ -114,10 +114,22 @@ async fn drive(
             },
         }
         if leaves(gathered.len(), under_way.len()) {
+            come_along(&mut jobs, &mut gathered).await;
             for chunk in chunks(std::mem::take(&mut gathered)) {
                 under_way.push(send(&queue, &inbox, api, chunk));
             }
         }
+    }
+}
+
+/// Lets those jobs come along that are about to be sent: whatever else the runtime has to do is done
+/// once, the sockets that can be read are read. Where there is nothing to do, that takes no time.
+async fn come_along(jobs: &mut mpsc::Receiver<Outgoing>, gathered: &mut Vec<Outgoing>) {
+    tokio::task::yield_now().await;
+    while gathered.len() < MAX_ITEMS
+        && let Ok(job) = jobs.try_recv()
+    {
+        gathered.push(job);
     }
 }
 

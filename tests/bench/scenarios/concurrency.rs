@@ -1,6 +1,7 @@
 //! One contract, with few callers and with many: beside the ceiling, and a lone caller beside the floor.
 
 use super::{Bench, Javascript};
+use crate::contracts::{ADD_BODY, path};
 use crate::figures::Metric;
 use crate::names;
 
@@ -17,8 +18,9 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
                 .figures
                 .note(names::RAW, Metric::P99, raw.all_but_one_in(100));
         }
-        let name = names::one(*connections);
-        bench.measure_add(&name, &farm.at, *connections).await;
+        let (name, paths) = (names::one(*connections), [path("abcd", "add")]);
+        let load = bench.load(&farm.at, &paths, ADD_BODY, *connections);
+        bench.measure_farm(&name, &farm.farm, &load).await;
         let name = names::bare(*connections);
         bench.measure_add(&name, &echo, *connections).await;
     }

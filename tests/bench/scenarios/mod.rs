@@ -16,8 +16,10 @@ use std::time::Duration;
 
 use crate::contracts::{ADD, ADD_BODY, path};
 use crate::echo::Echo;
-use crate::figures::Figures;
+use crate::figures::{Figures, Metric};
+use crate::names;
 use crate::plan::Plan;
+use crate::processor::{KINDS, Times};
 use crate::raw_cdp::RawPage;
 use crate::support::farm::Farm;
 use crate::wrk::{Load, Run, Wrk};
@@ -121,6 +123,19 @@ impl Bench {
     async fn measure(&mut self, name: &str, load: &Load<'_>) {
         let run: Run = self.wrk.run(load).await;
         self.figures.note_run(name, &run);
+    }
+
+    /// The same for a load of a farm, and whose processor time it takes.
+    async fn measure_farm(&mut self, name: &str, farm: &Farm, load: &Load<'_>) {
+        let before = Times::now(farm.folder());
+        let run: Run = self.wrk.run(load).await;
+        let times = before.until(&Times::now(farm.folder()));
+        self.figures.note_run(name, &run);
+        for (kind, time) in KINDS.iter().zip(times) {
+            let name = names::processor(name, kind);
+            self.figures
+                .note(&name, Metric::Processor, time / run.calls);
+        }
     }
 
     /// Calls `add` of `abcd`, in a farm or where nothing is behind it.

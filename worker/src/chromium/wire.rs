@@ -240,6 +240,13 @@ async fn write(
 ) -> Result<(), Error> {
     let mut leaving = Vec::with_capacity(TOGETHER);
     while queue.recv_many(&mut leaving, TOGETHER).await > 0 {
+        // Pages that are about to be called come along: the browser wakes up once for all of them.
+        tokio::task::yield_now().await;
+        while leaving.len() < TOGETHER
+            && let Ok(outgoing) = queue.try_recv()
+        {
+            leaving.push(outgoing);
+        }
         for Outgoing {
             number,
             text,

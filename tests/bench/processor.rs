@@ -1,0 +1,48 @@
+//! Whose processor time calls take, as /proc tells it: of each kind of process of a farm.
+
+use std::path::Path;
+
+use crate::support::processes::{self, Seen};
+
+/// The kinds, in the order of a call's way.
+pub(crate) const KINDS: [&str; 5] = ["api", "Redis", "worker", "browser", "renderers"];
+
+/// Microseconds of a clock tick: Linux tells a hundred in a second, on every machine.
+const TICK_US: f64 = 10_000.0;
+
+/// What the processes of a farm have computed so far.
+pub(crate) struct Times(Vec<(Seen, u64)>);
+
+impl Times {
+    pub(crate) fn now(folder: &Path) -> Self {
+        let seen = processes::of_folder(folder).into_iter();
+        Self(seen.map(|seen| (seen.clone(), seen.ticks())).collect())
+    }
+
+    /// What each kind has computed since, in microseconds. Processes that ended or came meanwhile do
+    /// not count.
+    pub(crate) fn until(&self, later: &Self) -> [f64; KINDS.len()] {
+        KINDS.map(|kind| {
+            let own = later.0.iter().filter(|(seen, _)| is_of(seen) == Some(kind));
+            let since = own.filter_map(|(seen, now)| {
+                let (_, before) = self.0.iter().find(|(earlier, _)| earlier.pid == seen.pid)?;
+                Some(now.saturating_sub(*before))
+            });
+            #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 of them")]
+            let ticks = since.sum::<u64>() as f64;
+            ticks * TICK_US
+        })
+    }
+}
+
+fn is_of(seen: &Seen) -> Option<&'static str> {
+    let program = seen.command.split(' ').next().unwrap_or_default();
+    match program.rsplit('/').next().unwrap_or_default() {
+        "execution-api" => Some("api"),
+        "redis-server" => Some("Redis"),
+        "execution-worker" => Some("worker"),
+        _ if seen.is_browser() => Some("browser"),
+        _ if seen.is_renderer() => Some("renderers"),
+        _ => None,
+    }
+}
