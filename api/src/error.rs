@@ -64,6 +64,9 @@ pub(crate) enum ApiError {
     Draining,
     #[error("{0}")]
     ExecutionTimeout(String),
+    /// As the other one, though what was asked for may have been done, or may be still.
+    #[error("{0}")]
+    MayHaveRun(Box<Self>),
 }
 
 /// What a failure looks like over HTTP.
@@ -125,6 +128,7 @@ impl ApiError {
             Self::DeadLetterNotFound => (StatusCode::NOT_FOUND, "dead_letter_not_found"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::ExecutionTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "execution_timeout"),
+            Self::MayHaveRun(error) => error.parts(),
         }
     }
 
@@ -136,8 +140,16 @@ impl ApiError {
         self.parts().1
     }
 
+    /// The same, for what may have been `started`.
+    pub(crate) fn if_started(self, started: bool) -> Self {
+        if started && self.never_started() {
+            return Self::MayHaveRun(Box::new(self));
+        }
+        self
+    }
+
     /// Whether the request certainly had no effect, so that repeating it is safe.
-    fn never_started(&self) -> bool {
+    pub(crate) fn never_started(&self) -> bool {
         match self {
             Self::ExecutionFailed(_)
             | Self::ResultTooLarge(_)
@@ -146,7 +158,8 @@ impl ApiError {
             | Self::ExecutionTimeout(_)
             | Self::InvalidExecutable(_)
             | Self::Ambiguous
-            | Self::OutcomeUnknown => false,
+            | Self::OutcomeUnknown
+            | Self::MayHaveRun(_) => false,
             Self::InvalidRequest(..)
             | Self::ContractNotLoaded
             | Self::EndpointNotFound(_)
@@ -219,8 +232,13 @@ impl From<QueueError> for ApiError {
 }
 
 impl From<Failure> for ApiError {
-    fn from(Failure { code, message, .. }: Failure) -> Self {
-        match code {
+    fn from(failure: Failure) -> Self {
+        let Failure {
+            code,
+            message,
+            started,
+        } = failure;
+        let error = match code {
             FailureCode::NotHosted => Self::ContractNotLoaded,
             FailureCode::EndpointNotFound => Self::EndpointNotFound(message),
             FailureCode::InvalidExecutable => Self::InvalidExecutable(message),
@@ -237,7 +255,8 @@ impl From<Failure> for ApiError {
             | FailureCode::Draining
             | FailureCode::ExecutableMissing
             | FailureCode::SandboxUnavailable => Self::NoCapacity(message),
-        }
+        };
+        error.if_started(started)
     }
 }
 
@@ -267,5 +286,18 @@ mod tests {
         let response = error.render("id");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!response.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn what_may_have_run_does_not_say_otherwise() {
+        let own = Failure::started(FailureCode::EndpointNotFound, "404 by the contract");
+        let error = ApiError::from(own);
+        assert_eq!(
+            (error.status().as_u16(), error.code()),
+            (404, "endpoint_not_found")
+        );
+        assert_eq!(error.body("id").started, None);
+        let known = Failure::not_started(FailureCode::EndpointNotFound, "no such endpoint");
+        assert_eq!(ApiError::from(known).body("id").started, Some(false));
     }
 }

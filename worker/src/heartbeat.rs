@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use shared::backoff::Backoff;
 use shared::id::ContractAddress;
 use shared::queue::QueueError;
@@ -14,62 +15,144 @@ use tokio::time::Instant;
 use crate::Worker;
 use crate::contracts::Host;
 
+/// Contracts that are claimed again at once.
+const RECLAIMED_AT_ONCE: usize = 16;
+
 /// Beats until the process stops.
-pub(crate) async fn beat(worker: Arc<Worker>, mut farm: String) {
+pub(crate) async fn beat(worker: Arc<Worker>, farm: String) {
+    let life = worker.life.clone();
+    let mut heart = Heart {
+        renewed: Instant::now(),
+        claims: Claims::Held,
+        farm,
+        worker,
+    };
     let mut interval = tokio::time::interval(HEARTBEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = interval.tick() => {}
-            () = worker.life.stopping() => return,
-        }
-        if let Err(error) = beat_once(&worker, &mut farm).await {
-            tracing::warn!(%error, "no heartbeat");
-            interval.reset_after(HEARTBEAT_RETRY);
+            _ = interval.tick() => if let Err(error) = heart.beat().await {
+                tracing::warn!(%error, "no heartbeat");
+                interval.reset_after(HEARTBEAT_RETRY);
+            },
+            outcome = heart.reclaiming() => heart.reclaimed(outcome),
+            () = life.stopping() => return,
         }
     }
 }
 
-async fn beat_once(worker: &Arc<Worker>, farm: &mut String) -> Result<(), QueueError> {
-    let sent = Instant::now();
-    if worker.queue.renew_lease(worker.id).await? {
-        worker.fence.renewed(sent);
-    } else if !worker.life.is_draining() {
+/// Keeps the lease, and knows whether the contracts are the worker's as well.
+struct Heart {
+    worker: Arc<Worker>,
+    /// The farm's name, when it was looked at last.
+    farm: String,
+    /// When the renewal was sent that succeeded last.
+    renewed: Instant,
+    claims: Claims,
+}
+
+/// Whether the contracts are this worker's.
+enum Claims {
+    /// They are.
+    Held,
+    /// Nobody knows: the lease was lost since.
+    Lost,
+    /// It is being found out, which gives the farm's name. The lease is renewed meanwhile.
+    Reclaiming(BoxFuture<'static, Result<String, QueueError>>),
+}
+
+impl Heart {
+    async fn beat(&mut self) -> Result<(), QueueError> {
+        let worker = self.worker.clone();
+        let sent = Instant::now();
+        if worker.queue.renew_lease(worker.id).await? {
+            self.holds_lease(sent);
+        } else if !worker.life.is_draining() {
+            // Noted before anything is done about it: whichever answer is lost from here on, the
+            // contracts are claimed again before the worker acts.
+            worker.fence.lost();
+            self.claims = Claims::Lost;
+            let sent = Instant::now();
+            if !worker.queue.register_worker(worker.id).await? {
+                tracing::info!("the lease was lost, and is being cleared up after");
+                return Ok(());
+            }
+            self.holds_lease(sent);
+        }
         // On its way out a worker has given its lease back on purpose.
-        register_again(worker, farm).await?;
+        worker
+            .queue
+            .report_worker(worker.id, &worker.info())
+            .await?;
+        let depth = worker.queue.inbox_depth(worker.id).await?;
+        worker.metrics.inbox_depth.set(depth);
+        Ok(())
     }
-    worker
-        .queue
-        .report_worker(worker.id, &worker.info())
-        .await?;
-    let depth = worker.queue.inbox_depth(worker.id).await?;
-    worker.metrics.inbox_depth.set(depth);
-    Ok(())
-}
 
-/// Takes the lease anew, keeps the contracts that nobody took meanwhile, closes the others. The
-/// fence stays closed until that is done.
-async fn register_again(worker: &Arc<Worker>, farm: &mut String) -> Result<(), QueueError> {
-    let sent = Instant::now();
-    if !worker.queue.register_worker(worker.id).await? {
-        tracing::info!("the lease was lost, and is being cleared up after");
-        return Ok(());
-    }
-    let current = worker.queue.farm().await?;
-    let lost_data = current != *farm;
-    tracing::warn!(lost_data, "the lease was lost; registered again");
-    for (address, host) in worker.contracts.all() {
-        if !reclaim(worker, &address, &host, lost_data).await? {
-            let worker = worker.clone();
-            let tasks = worker.life.clone();
-            tasks.spawn(
-                "give up",
-                async move { give_up(&worker, &address, &host).await },
-            );
+    /// The lease was renewed, or made, by a command that was sent at `moment`. The fence stays closed
+    /// until the contracts are claimed, too.
+    fn holds_lease(&mut self, moment: Instant) {
+        self.renewed = moment;
+        match self.claims {
+            Claims::Held => self.worker.fence.renewed(moment),
+            Claims::Lost => {
+                let reclaiming = reclaim_all(self.worker.clone(), self.farm.clone());
+                self.claims = Claims::Reclaiming(reclaiming.boxed());
+            }
+            Claims::Reclaiming(_) => {}
         }
     }
-    *farm = current;
-    worker.fence.renewed(sent);
+
+    /// Claims the contracts again, if that is to be done.
+    async fn reclaiming(&mut self) -> Result<String, QueueError> {
+        match &mut self.claims {
+            Claims::Reclaiming(reclaiming) => reclaiming.await,
+            Claims::Held | Claims::Lost => std::future::pending().await,
+        }
+    }
+
+    fn reclaimed(&mut self, outcome: Result<String, QueueError>) {
+        match outcome {
+            Ok(farm) => {
+                self.farm = farm;
+                self.claims = Claims::Held;
+                self.worker.fence.renewed(self.renewed);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim the contracts again yet");
+                self.claims = Claims::Lost;
+            }
+        }
+    }
+}
+
+/// Keeps the contracts that nobody took meanwhile, closes the others; gives the farm's name. May be
+/// done again.
+async fn reclaim_all(worker: Arc<Worker>, farm: String) -> Result<String, QueueError> {
+    let current = worker.queue.farm().await?;
+    let lost_data = current != farm;
+    tracing::warn!(lost_data, "the lease was lost; registered again");
+    let contracts = futures::stream::iter(worker.contracts.all()).map(Ok);
+    contracts
+        .try_for_each_concurrent(RECLAIMED_AT_ONCE, |(address, host)| {
+            keep_or_give_up(worker.clone(), address, host, lost_data)
+        })
+        .await?;
+    Ok(current)
+}
+
+async fn keep_or_give_up(
+    worker: Arc<Worker>,
+    address: ContractAddress,
+    host: Arc<Host>,
+    lost_data: bool,
+) -> Result<(), QueueError> {
+    if !reclaim(&worker, &address, &host, lost_data).await? {
+        let tasks = worker.life.clone();
+        tasks.spawn("give up", async move {
+            give_up(&worker, &address, &host).await;
+        });
+    }
     Ok(())
 }
 

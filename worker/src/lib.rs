@@ -33,6 +33,7 @@ use shared::queue::{Queue, QueueError, reaper};
 use shared::telemetry::metrics::Registry;
 use shared::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use crate::cancelled::Cancelled;
 use crate::chromium::{Chromium, LaunchError};
@@ -75,6 +76,8 @@ pub(crate) struct Worker {
     pub(crate) contracts: Contracts,
     pub(crate) settler: Settler,
     pub(crate) life: Lifecycle,
+    /// The tasks that take contracts to host.
+    pub(crate) placements: TaskTracker,
     pub(crate) fence: Arc<Fence>,
     pub(crate) cancelled: Cancelled,
     pub(crate) metrics: Metrics,
@@ -144,6 +147,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
         contracts: Contracts::new(config.capacity, config.queue_limit),
         settler,
         life: life.clone(),
+        placements: TaskTracker::new(),
         fence: Arc::new(Fence::new()),
         cancelled: Cancelled::default(),
         metrics: Metrics::new(registry.clone(), config.metrics_by_contract),
@@ -168,18 +172,29 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     );
 
     life.draining().await;
-    shutdown::hand_over(&worker).await;
+    let handed_over = shutdown::hand_over(&worker).await;
     life.stop();
     let (id, queue) = (worker.id, worker.queue.clone());
     // The settler ends when nobody can settle anything any more.
     drop(worker);
     life.join().await;
+    leave(&queue, id, handed_over).await;
     sandboxes.shutdown().await;
-    if let Err(error) = queue.remove_worker(id).await {
-        tracing::warn!(%error, "could not remove this worker's keys: they expire by themselves");
-    }
     tracer.shutdown().await;
     Ok(())
+}
+
+/// Takes the worker off the farm. What it could not hand over is left as it is: evidence for the
+/// others, who clear up at once as after a death.
+async fn leave(queue: &Queue, worker: WorkerId, handed_over: bool) {
+    let left = if handed_over {
+        queue.remove_worker(worker).await
+    } else {
+        queue.give_up_worker(worker).await
+    };
+    if let Err(error) = left {
+        tracing::warn!(%error, "could not leave the farm: the others will notice");
+    }
 }
 
 /// Starts all that a worker does.
@@ -202,8 +217,10 @@ fn start(
     }
     life.spawn("runner", runner::run(worker.clone()));
     for engine in worker.engines() {
-        life.spawn("placement", placement::run(worker.clone(), engine));
+        let placing = placement::run(worker.clone(), engine);
+        life.spawn("placement", worker.placements.track_future(placing));
     }
+    worker.placements.close();
     if let Some(docker) = &worker.docker {
         life.spawn("orphans", orphans::sweep(worker.clone(), docker.clone()));
     }

@@ -2,20 +2,25 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use shared::backoff::Backoff;
 use shared::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
 use shared::id::{ApiId, JobId};
 use shared::job::Job;
-use shared::queue::inbox::{Reader, Received};
+use shared::queue::inbox::{RESEND_FOR, Reader, Received};
 use shared::reply::{Failure, FailureCode, Output};
 use shared::telemetry::traces::Span;
 
 use crate::settle::{Delivery, Ran};
 use crate::{Worker, jobs};
 
-/// How many jobs are remembered, to drop what comes twice: some seconds' worth under full load,
-/// and an api sends again within two.
-const REMEMBERED: usize = 1 << 16;
+/// For how long a job is remembered, to drop it when it comes twice: an api sends a frame again until
+/// it was told, for [`RESEND_FOR`], and waits some seconds for the answer to its last try.
+const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
+
+/// How many are remembered at most: 70,000 jobs per second.
+const REMEMBERED: usize = 1 << 20;
 
 /// Runs until the process stops. Draining does not end it: what is in the inbox wants an answer.
 pub(crate) async fn run(worker: Arc<Worker>) {
@@ -43,9 +48,11 @@ async fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
                 return worker.settler.acknowledge(entry);
             }
             let ids: Vec<_> = jobs.iter().map(|job| (job.id, job.deadline)).collect();
+            let now = Instant::now();
+            known.forget_old(now);
             let deliveries = worker.settler.deliveries(entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
-                if known.is_new(api, envelope.id) {
+                if known.is_new(api, envelope.id, now) {
                     start(worker, envelope, delivery);
                 } else {
                     worker.metrics.duplicates.increment(1);
@@ -62,18 +69,27 @@ async fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
                 delivery.refuse(Failure::not_started(code, message));
             }
         }
-        Err(error) => bury(worker, entry, &frame, &error).await,
+        Err(error) => {
+            tracing::error!(%error, entry, bytes = frame.len(), "a frame that cannot be read");
+            let burying = bury(worker.clone(), entry, frame, error.to_string());
+            worker.life.spawn("bury", burying);
+        }
     }
 }
 
-/// Puts a frame that cannot be read aside, so that it does not come back.
-async fn bury(worker: &Worker, entry: String, frame: &[u8], error: &FrameError) {
-    tracing::error!(%error, entry, bytes = frame.len(), "a frame that cannot be read");
+/// Puts a frame that cannot be read aside, so that it does not come back. Until then it is pending,
+/// and a worker that drains waits for it.
+async fn bury(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
     let inbox = worker.queue.keys().inbox(worker.id);
-    match worker.queue.bury(&inbox, frame, &error.to_string()).await {
-        Ok(()) => worker.settler.acknowledge(entry),
-        Err(error) => tracing::error!(%error, "could not record it; it stays pending"),
+    let mut backoff = Backoff::redis();
+    while let Err(error) = worker.queue.bury(&inbox, &frame, &reason).await {
+        tracing::warn!(%error, entry, "could not put a frame aside yet");
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = worker.life.stopping() => return,
+        }
     }
+    worker.settler.acknowledge(entry);
 }
 
 fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
@@ -125,25 +141,41 @@ pub(crate) fn span(worker: &Worker, envelope: &Envelope) -> Span {
     span
 }
 
-/// The jobs seen last.
+/// The jobs seen lately.
 #[derive(Default)]
 struct Known {
-    jobs: HashSet<(Option<ApiId>, JobId)>,
-    order: VecDeque<(Option<ApiId>, JobId)>,
+    jobs: HashSet<Name>,
+    order: VecDeque<(Instant, Name)>,
 }
 
+/// A job, and who sent it.
+type Name = (Option<ApiId>, JobId);
+
 impl Known {
-    fn is_new(&mut self, api: Option<ApiId>, id: JobId) -> bool {
+    fn is_new(&mut self, api: Option<ApiId>, id: JobId, now: Instant) -> bool {
         if !self.jobs.insert((api, id)) {
             return false;
         }
-        self.order.push_back((api, id));
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.jobs.remove(&oldest);
+        self.order.push_back((now, (api, id)));
+        if self.order.len() > REMEMBERED {
+            self.forget_oldest();
         }
         true
+    }
+
+    /// Forgets what cannot come again any more.
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((seen, _)) = self.order.front()
+            && now.saturating_duration_since(*seen) > REMEMBERED_FOR
+        {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, oldest)) = self.order.pop_front() {
+            self.jobs.remove(&oldest);
+        }
     }
 }
 
@@ -158,18 +190,33 @@ mod tests {
             Some(ApiId::random()),
             Some(ApiId::random()),
         );
-        assert!(known.is_new(one, JobId(1)));
-        assert!(known.is_new(other, JobId(1)));
-        assert!(!known.is_new(one, JobId(1)));
+        let now = Instant::now();
+        assert!(known.is_new(one, JobId(1), now));
+        assert!(known.is_new(other, JobId(1), now));
+        assert!(!known.is_new(one, JobId(1), now));
+    }
+
+    #[test]
+    fn a_job_is_remembered_for_as_long_as_it_may_come_again() {
+        let (mut known, start) = (Known::default(), Instant::now());
+        // More than are seen in a second.
+        for id in 0..200_000 {
+            assert!(known.is_new(None, JobId(id), start));
+        }
+        let later = start + RESEND_FOR;
+        known.forget_old(later);
+        assert!(!known.is_new(None, JobId(0), later), "it may come again");
+        known.forget_old(start + REMEMBERED_FOR + Duration::from_millis(1));
+        assert!(known.jobs.is_empty() && known.order.is_empty());
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut known = Known::default();
+        let (mut known, now) = (Known::default(), Instant::now());
         for id in 0..=REMEMBERED as u64 {
-            assert!(known.is_new(None, JobId(id)));
+            assert!(known.is_new(None, JobId(id), now));
         }
         assert_eq!(known.jobs.len(), REMEMBERED);
-        assert!(known.is_new(None, JobId(0)));
+        assert!(known.is_new(None, JobId(0), now));
     }
 }

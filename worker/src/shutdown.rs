@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shared::backoff::Backoff;
 use shared::id::ContractAddress;
 use shared::job::{Engine, Load};
 use shared::queue::QueueError;
@@ -25,36 +26,54 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const CLOSE_EVERY: Duration = Duration::from_millis(20);
 
 /// Hands every contract to whichever worker has room, finishes what runs, closes the inbox. Ends
-/// early when the process must stop.
-pub(crate) async fn hand_over(worker: &Worker) {
+/// early when the process must stop: tells whether nothing was left.
+pub(crate) async fn hand_over(worker: &Worker) -> bool {
     let work = async {
         worker.announce().await;
-        let room = Semaphore::new(UNDER_WAY);
-        let hosts = worker.contracts.all();
-        let moves = hosts
-            .iter()
-            .map(|(address, host)| hand_over_one(worker, address, host, &room));
-        futures::future::join_all(moves).await;
+        hand_over_all(worker).await;
         close_inbox(worker).await;
     };
     tokio::select! {
-        () = work => tracing::info!("handed over"),
-        () = worker.life.stopping() => tracing::warn!("stopped before everything was handed over"),
+        () = work => {
+            tracing::info!("handed over");
+            true
+        }
+        () = worker.life.stopping() => {
+            tracing::warn!("stopped before everything was handed over");
+            false
+        }
     }
 }
 
-async fn hand_over_one(
-    worker: &Worker,
-    address: &ContractAddress,
-    host: &Host,
-    under_way: &Semaphore,
-) {
+/// Until nothing is hosted here and no load is under way that may change that.
+async fn hand_over_all(worker: &Worker) {
+    let room = Semaphore::new(UNDER_WAY);
+    loop {
+        // Looked at first: a load that has ended by now has left its contract in the table.
+        let may_grow = !worker.placements.is_empty();
+        let hosted = worker.contracts.all();
+        if !hosted.is_empty() {
+            let moves = hosted
+                .iter()
+                .map(|(address, _)| hand_over_one(worker, address, &room));
+            futures::future::join_all(moves).await;
+        } else if may_grow {
+            worker.placements.wait().await;
+        } else {
+            return;
+        }
+    }
+}
+
+async fn hand_over_one(worker: &Worker, address: &ContractAddress, under_way: &Semaphore) {
     // Closed once it makes no sense to wait.
     let permit = under_way.acquire().await;
     let _turn = worker.contracts.turn(address).await;
-    if let Err(error) = release(worker, address, host).await {
-        tracing::warn!(contract = %address, %error, "cannot hand a contract over");
-    }
+    // What stood here before its turn may have been unloaded, or replaced.
+    let Some(host) = worker.contracts.get(address) else {
+        return;
+    };
+    release(worker, address, &host).await;
     let place = worker.contracts.remove(address);
     let arrival = async {
         // The other replicas of a contract serve, and keep their workers from taking this one.
@@ -93,17 +112,28 @@ async fn has_room_elsewhere(worker: &Worker, engine: Engine) -> bool {
     others.any(|(_, info)| info.free(engine) > 0)
 }
 
-/// Makes the contract free, then offers it.
-async fn release(
+/// Makes the contract free, then offers it; tries until that is done, since nobody clears up after a
+/// worker that has handed over.
+async fn release(worker: &Worker, address: &ContractAddress, host: &Host) {
+    let mut backoff = Backoff::redis();
+    while let Err(error) = try_to_release(worker, address, host).await {
+        tracing::warn!(contract = %address, %error, "cannot hand a contract over yet");
+        backoff.wait().await;
+    }
+}
+
+async fn try_to_release(
     worker: &Worker,
     address: &ContractAddress,
     host: &Host,
 ) -> Result<(), QueueError> {
-    if !worker.queue.disown(address, worker.id).await? {
-        return Ok(());
+    let queue = &worker.queue;
+    // The second time it may be free already.
+    if queue.disown(address, worker.id).await? || queue.is_offer_due(address).await? {
+        let (address, spec) = (address.clone(), host.spec.clone());
+        queue.offer(Load { address, spec }).await?;
     }
-    let (address, spec) = (address.clone(), host.spec.clone());
-    worker.queue.offer(Load { address, spec }).await
+    Ok(())
 }
 
 /// Waits until the inbox is empty and settled, and closes it in that moment: whoever writes to it

@@ -107,13 +107,26 @@ impl Dispatcher {
         executable: &[u8],
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        let mut envelope = envelope(tickets(Job::Load(load.clone())));
+        let envelope = envelope(tickets(Job::Load(load.clone())));
+        self.in_time(
+            envelope.deadline,
+            self.try_load(&load, executable, envelope),
+        )
+        .await
+    }
+
+    async fn try_load(
+        &self,
+        load: &Load,
+        executable: &[u8],
+        mut envelope: Envelope,
+    ) -> Result<(), ApiError> {
+        let mut may_be_loading = false;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let time_left = self.queue.clock().until(envelope.deadline);
             if time_left.is_zero() {
-                let message = "No worker took the contract in time".to_owned();
-                return Err(ApiError::NoCapacity(message));
+                return Err(not_taken().if_started(may_be_loading));
             }
             let ttl = time_left + SLACK;
             self.queue
@@ -129,6 +142,7 @@ impl Dispatcher {
                     return Ok(reply.outcome.map(drop)?);
                 }
                 // Loading twice is loading once.
+                Attempt::MaybeStarted => may_be_loading = true,
                 _ => {}
             }
             backoff.wait().await;
@@ -176,12 +190,14 @@ impl Dispatcher {
         match waiter.wait(patience).await {
             Some(Answer::Reply(reply)) => Ok(attempt(reply)),
             Some(Answer::Lost) => Ok(Attempt::MaybeStarted),
-            Some(Answer::Refused(_)) | None => {
-                let message = "No worker took the contract in time".to_owned();
-                Err(ApiError::NoCapacity(message))
-            }
+            // One may be at it, and may come to an end yet.
+            Some(Answer::Refused(_)) | None => Err(not_taken().if_started(true)),
         }
     }
+}
+
+fn not_taken() -> ApiError {
+    ApiError::NoCapacity("No worker took the contract in time".to_owned())
 }
 
 fn lacks_executable(reply: &Reply) -> bool {

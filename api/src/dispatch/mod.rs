@@ -32,6 +32,13 @@ const INLINE_LIMIT: usize = 48 * 1024;
 /// that a job has expired.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// How much longer than a job's deadline its request may take, whatever Redis does: every request
+/// ends within a second of it.
+const OVERTIME: Duration = Duration::from_millis(750);
+
+/// How long the removal of what was stored for a job may hold its answer up.
+const TIDY_WITHIN: Duration = Duration::from_millis(100);
+
 /// What is said when nobody could be asked.
 const NO_HOST: &str = "No worker hosts the contract at the moment";
 
@@ -59,13 +66,20 @@ pub(crate) struct Dispatcher {
     metrics: DispatchMetrics,
 }
 
+/// The workers that a job was lost with.
+#[derive(Debug, Default)]
+struct Losses {
+    count: u32,
+    last: Option<WorkerId>,
+}
+
 /// What came of giving a job to a worker.
 enum Attempt {
     /// It was answered.
     Settled(Reply),
     /// It certainly was not started, and another worker may be the right one.
     NotStarted,
-    /// The worker died with it.
+    /// The worker died with it, or its answer is lost.
     MaybeStarted,
 }
 
@@ -100,15 +114,37 @@ impl Dispatcher {
         address: &ContractAddress,
         ticket: Ticket,
     ) -> Result<Reply, ApiError> {
-        let mut envelope = envelope(ticket);
-        let stored = self.store_large_argument(&mut envelope).await?;
-        let reply = self.try_until_deadline(address, &mut envelope).await;
-        if let Some(name) = stored
-            && let Err(error) = self.queue.remove_body(&name).await
-        {
-            tracing::debug!(%error, "a stored argument is left to expire");
+        let (deadline, mut envelope) = (ticket.deadline, envelope(ticket));
+        let mut stored = None;
+        let running = async {
+            stored = self.store_large_argument(&mut envelope).await?;
+            self.try_until_deadline(address, &mut envelope).await
+        };
+        let reply = self.in_time(deadline, running).await;
+        if let Some(name) = stored {
+            let removing = self.queue.remove_body(&name);
+            if !matches!(
+                tokio::time::timeout(TIDY_WITHIN, removing).await,
+                Ok(Ok(()))
+            ) {
+                tracing::debug!(name, "a stored argument is left to expire");
+            }
         }
         reply
+    }
+
+    /// Ends what takes too long: commands to Redis have limits of their own, and may add up.
+    async fn in_time<T>(
+        &self,
+        deadline: u64,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let patience = self.queue.clock().until(deadline) + OVERTIME;
+        let ended = tokio::time::timeout(patience, work).await;
+        ended.unwrap_or_else(|_| {
+            let message = "No answer came before the deadline".to_owned();
+            Err(ApiError::ExecutionTimeout(message))
+        })
     }
 
     /// Where a job goes: a call to any of the contract's replicas, whatever else to the contract.
@@ -130,8 +166,24 @@ impl Dispatcher {
         contract: &ContractAddress,
         envelope: &mut Envelope,
     ) -> Result<Reply, ApiError> {
+        let mut losses = Losses::default();
+        let ended = self.try_again(contract, envelope, &mut losses).await;
+        let is_call = matches!(envelope.job, Job::Execute(_));
+        // The last try was not started, but an earlier one may have been.
+        if is_call && losses.count > 0 && never_started(&ended) {
+            return Err(ApiError::OutcomeUnknown);
+        }
+        ended
+    }
+
+    /// Until there is an answer, or no time for another try.
+    async fn try_again(
+        &self,
+        contract: &ContractAddress,
+        envelope: &mut Envelope,
+        losses: &mut Losses,
+    ) -> Result<Reply, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
-        let mut deaths = 0;
         let mut trouble = ApiError::NoCapacity(NO_HOST.to_owned());
         loop {
             match self.find(contract, &mut envelope.job).await {
@@ -141,25 +193,23 @@ impl Dispatcher {
                     return Err(ApiError::ContractQuarantined(left));
                 }
                 Ok((address, Host::Worker(hosting))) => {
+                    if !losses.allow(&envelope.job, hosting) {
+                        return Err(ApiError::OutcomeUnknown);
+                    }
                     match self.try_worker(hosting.worker, envelope).await? {
                         Attempt::Settled(reply) => return Ok(reply),
                         Attempt::NotStarted => {}
                         Attempt::MaybeStarted => {
-                            deaths += 1;
-                            if deaths == MAX_DEATHS || !may_repeat(&envelope.job, hosting) {
+                            losses.note(hosting.worker);
+                            if losses.count == MAX_DEATHS || !may_repeat(&envelope.job, hosting) {
                                 return Err(ApiError::OutcomeUnknown);
                             }
-                            trouble = ApiError::OutcomeUnknown;
                         }
                     }
                     self.routes.invalidate(&address);
                 }
                 // Whoever was let in waits until the queue is there again.
-                Err(error @ ApiError::QueueUnavailable(_)) => {
-                    if deaths == 0 {
-                        trouble = error;
-                    }
-                }
+                Err(error @ ApiError::QueueUnavailable(_)) => trouble = error,
                 Err(error) => return Err(error),
             }
             let pause = backoff.delay();
@@ -184,6 +234,10 @@ impl Dispatcher {
                 Ok(Attempt::NotStarted)
             }
             Answer::Refused(Refusal::Unavailable) => Err(ApiError::Ambiguous),
+            Answer::Refused(Refusal::Unknown) => {
+                self.inboxes.forget(worker);
+                Ok(Attempt::MaybeStarted)
+            }
             Answer::Lost => Ok(Attempt::MaybeStarted),
             Answer::Reply(reply) => Ok(attempt(reply)),
         }
@@ -250,6 +304,29 @@ fn envelope(ticket: Ticket) -> Envelope {
         attempt: 1,
         trace,
         job,
+    }
+}
+
+impl Losses {
+    fn note(&mut self, worker: WorkerId) {
+        self.count += 1;
+        self.last = Some(worker);
+    }
+
+    /// Whether a call that may have been started may be given to this host. It is run again only
+    /// because the page's state died with it; where the same worker still hosts the contract, that
+    /// may have lived on.
+    fn allow(&self, job: &Job, hosting: Hosting) -> bool {
+        let is_call = matches!(job, Job::Execute(_));
+        !is_call || hosting.idempotent || self.last != Some(hosting.worker)
+    }
+}
+
+/// Whether an end says that the job was not started.
+fn never_started(ended: &Result<Reply, ApiError>) -> bool {
+    match ended {
+        Ok(reply) => matches!(&reply.outcome, Err(failure) if !failure.started),
+        Err(error) => error.never_started(),
     }
 }
 

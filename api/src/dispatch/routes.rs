@@ -32,8 +32,10 @@ const RESTORED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hosting {
     pub(super) worker: WorkerId,
-    /// Whether its calls may be run again when it is unknown if they were run.
+    /// Whether its calls may be run again when it is unknown if they were run: by another host.
     pub(super) repeatable: bool,
+    /// Whether they may by the same host, too.
+    pub(super) idempotent: bool,
     /// How many hosts it shall have.
     replicas: u32,
 }
@@ -204,6 +206,7 @@ impl Routes {
                 let hosting = Hosting {
                     worker,
                     repeatable: is_repeatable(&record.spec),
+                    idempotent: record.spec.idempotent,
                     replicas: record.spec.replicas,
                 };
                 self.known.insert(address.clone(), hosting);
@@ -223,16 +226,26 @@ impl Routes {
         None
     }
 
-    /// Offers a free contract to the workers, unless that has been done lately.
+    /// Offers a free contract to the workers again, unless that has been done lately. Where none has
+    /// room the first offer still waits for one, and others would only pile up behind it.
     async fn offer(
         &self,
         address: &ContractAddress,
         record: &ContractRecord,
     ) -> Result<(), QueueError> {
-        if record.owner.is_some() || !self.queue.is_offer_due(address).await? {
+        if let Some(owner) = record.owner
+            && !self.queue.free_abandoned(address, owner).await?
+        {
+            return Ok(());
+        }
+        if !self.queue.is_offer_due(address).await? {
             return Ok(());
         }
         let (address, spec) = (address.clone(), record.spec.clone());
+        let workers = self.queue.workers().await?;
+        if workers.iter().all(|(_, info)| info.free(spec.engine) == 0) {
+            return Ok(());
+        }
         self.queue.offer(Load { address, spec }).await
     }
 

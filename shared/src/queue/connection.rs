@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, Runtime};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
+use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 
 use super::QueueError;
 use super::clock::Clock;
 use super::counts::{Counts, Observed};
+use super::hot::{Hot, HotConnection};
 use super::keys::Keys;
 use crate::config::RedisConfig;
 use crate::telemetry::metrics::Registry;
@@ -20,6 +21,10 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the other side may leave sent bytes unacknowledged until the connection counts as broken.
+/// Keepalive looks at idle connections only, and by default the kernel tries for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
 /// Connections for what is not on the hot path.
 const POOL_SIZE: usize = 16;
@@ -32,7 +37,7 @@ pub(super) const BLOCK: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Queue {
     client: Client,
-    hot: ConnectionManager,
+    hot: Hot,
     pool: Pool,
     keys: Keys,
     clock: Clock,
@@ -64,16 +69,15 @@ impl Queue {
             .with_retries(3);
         let tcp = TcpSettings::default()
             .set_nodelay(true)
-            .set_keepalive(keepalive);
+            .set_keepalive(keepalive)
+            .set_user_timeout(UNACKNOWLEDGED);
         let info = config
             .url
             .as_str()
             .into_connection_info()?
             .set_tcp_settings(tcp);
         let client = Client::open(info.clone())?;
-        let hot = client
-            .get_connection_manager_with_config(hot_path())
-            .await?;
+        let hot = Hot::connect(client.clone(), hot_path()).await?;
         let pool = Pool::builder(Manager::new(info)?)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
@@ -112,8 +116,8 @@ impl Queue {
 
     /// The one multiplexed connection that all hot commands share: commands of concurrent callers
     /// are pipelined, in the order in which they are sent. It reconnects by itself.
-    pub(super) fn hot(&self) -> Observed<ConnectionManager> {
-        self.counts.observed(self.hot.clone())
+    pub(super) fn hot(&self) -> Observed<HotConnection> {
+        self.counts.observed(self.hot.connection())
     }
 
     /// What happens in the queue, to be counted.

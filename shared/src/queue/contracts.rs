@@ -48,24 +48,6 @@ pub enum Claim {
     OwnedBy(WorkerId),
 }
 
-/// What became of a contract whose worker died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Orphan {
-    /// It is not the dead worker's any more.
-    Adopted,
-    /// It is free, to be placed again.
-    Free,
-    /// It was there when three workers died within an hour: it is quarantined.
-    Quarantined,
-}
-
-/// How soon a free contract may be offered again, in milliseconds: by then a worker would have
-/// taken it.
-const OFFER_AGAIN_MS: u64 = 3000;
-
-/// Workers' deaths count against a contract for so long, in milliseconds.
-const DEATHS_COUNT_MS: u64 = 3_600_000;
-
 type Fields = (
     Option<String>,
     Option<u64>,
@@ -129,6 +111,9 @@ impl Queue {
 
     /// Makes `worker` the contract's host, in a new generation: if it has no other owner, or only
     /// `displaced`, which the caller knows to be dead.
+    ///
+    /// The worker's own list comes first: should it die in between, whoever clears up finds a
+    /// contract too many there, instead of missing one that nobody else would ever host.
     pub async fn claim(
         &self,
         address: &ContractAddress,
@@ -140,10 +125,11 @@ impl Queue {
             "local owner = redis.call('HGET', KEYS[1], 'owner') or ''
              if owner ~= '' and owner ~= ARGV[1] and owner ~= ARGV[2] then return {owner, 0} end
              redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'spec', ARGV[3])
-             redis.call('HDEL', KEYS[1], 'quarantined', 'offered')
+             redis.call('HDEL', KEYS[1], 'quarantined', 'offered', 'dead')
              return {ARGV[1], redis.call('HINCRBY', KEYS[1], 'gen', 1)}",
         );
         let spec = serde_json::to_string(spec).map_err(|e| unexpected(address, &e))?;
+        self.record_hosting(address, worker).await?;
         let (owner, generation): (String, u64) = script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
@@ -151,12 +137,12 @@ impl Queue {
             .arg(spec)
             .invoke_async(&mut self.cold().await?)
             .await?;
-        if generation == 0 {
-            let owner = owner.parse().map_err(|e| unexpected(address, &e))?;
-            return Ok(Claim::OwnedBy(owner));
+        if generation > 0 {
+            return Ok(Claim::Granted(generation));
         }
-        self.record_hosting(address, worker).await?;
-        Ok(Claim::Granted(generation))
+        self.erase_hosting(address, worker).await?;
+        let owner = owner.parse().map_err(|e| unexpected(address, &e))?;
+        Ok(Claim::OwnedBy(owner))
     }
 
     /// Raises the generation for a fresh sandbox. None when the contract is not `worker`'s any
@@ -237,60 +223,6 @@ impl Queue {
         Ok(done)
     }
 
-    /// Whether a free contract is to be offered now: nobody else has done so lately. Whoever is told
-    /// so must do it.
-    pub async fn is_offer_due(&self, address: &ContractAddress) -> Result<bool, QueueError> {
-        let script = Script::new(
-            "if redis.call('HGET', KEYS[1], 'owner') ~= '' then return 0 end
-             local offered = tonumber(redis.call('HGET', KEYS[1], 'offered') or '0')
-             if offered > ARGV[1] - ARGV[2] then return 0 end
-             redis.call('HSET', KEYS[1], 'offered', ARGV[1])
-             return 1",
-        );
-        Ok(script
-            .key(self.keys().contract(address))
-            .arg(self.clock().now_ms())
-            .arg(OFFER_AGAIN_MS)
-            .invoke_async(&mut self.cold().await?)
-            .await?)
-    }
-
-    /// Takes a contract from a worker that died. The third death within an hour quarantines it,
-    /// for `quarantine_ms`: it may be the cause.
-    pub async fn orphan(
-        &self,
-        address: &ContractAddress,
-        dead: WorkerId,
-        quarantine_ms: u64,
-    ) -> Result<Orphan, QueueError> {
-        let script = Script::new(
-            "if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-             local now = tonumber(ARGV[2])
-             local before = redis.call('HMGET', KEYS[1], 'death1', 'death2')
-             redis.call('HSET', KEYS[1], 'owner', '', 'offered', now)
-             if tonumber(before[1] or '0') > now - ARGV[3] then
-                 redis.call('HDEL', KEYS[1], 'death1', 'death2')
-                 redis.call('HSET', KEYS[1], 'quarantined', now + ARGV[4])
-                 return 2
-             end
-             redis.call('HSET', KEYS[1], 'death1', before[2] or '0', 'death2', now)
-             return 1",
-        );
-        let outcome: u64 = script
-            .key(self.keys().contract(address))
-            .arg(dead.to_string())
-            .arg(self.clock().now_ms())
-            .arg(DEATHS_COUNT_MS)
-            .arg(quarantine_ms)
-            .invoke_async(&mut self.cold().await?)
-            .await?;
-        Ok(match outcome {
-            0 => Orphan::Adopted,
-            1 => Orphan::Free,
-            _ => Orphan::Quarantined,
-        })
-    }
-
     /// `worker` hosts the contract no longer, and nobody shall for `quarantine_ms`. False when it
     /// was not `worker`'s.
     pub async fn quarantine(
@@ -342,6 +274,7 @@ impl Queue {
              return 1",
         );
         let json = |value: serde_json::Result<String>| value.map_err(|e| unexpected(address, &e));
+        self.record_hosting(address, worker).await?;
         let done: bool = script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
@@ -351,8 +284,8 @@ impl Queue {
             .arg(u8::from(lost_data))
             .invoke_async(&mut self.cold().await?)
             .await?;
-        if done {
-            self.record_hosting(address, worker).await?;
+        if !done {
+            self.erase_hosting(address, worker).await?;
         }
         Ok(done)
     }

@@ -18,6 +18,16 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// Whether the command may have been carried out all the same: unless Redis has refused it, or
+    /// could not be reached at all.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        match self {
+            Self::Redis(error) => error.code().is_none() && !error.is_connection_refusal(),
+            Self::Pool(_) | Self::Settings(_) => false,
+            Self::Unexpected(_) => true,
+        }
+    }
+
     /// Whether Redis says that the stream or its group does not exist.
     pub fn is_no_group(&self) -> bool {
         matches!(self, Self::Redis(error) if error.code() == Some("NOGROUP"))

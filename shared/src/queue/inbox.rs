@@ -33,7 +33,11 @@ const READ_COUNT: usize = 64;
 
 /// How long a frame is sent again when Redis does not answer: an outage that short is not noticed
 /// by callers who wait that long.
-const RESEND_FOR: Duration = Duration::from_secs(10);
+pub const RESEND_FOR: Duration = Duration::from_secs(10);
+
+/// How long whoever clears up after a worker may take to tell what became of the jobs that it was
+/// given, once its inbox is gone.
+const VERDICT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Jobs that wait for a frame at most, per writer.
 const WAITING: usize = 16 * 1024;
@@ -54,6 +58,8 @@ pub enum Refusal {
     NoInbox,
     /// Redis did not take them in time.
     Unavailable,
+    /// The worker is gone, and it is not known whether it was given the jobs before.
+    Unknown,
 }
 
 /// Where an inbox writer's news go.
@@ -95,9 +101,10 @@ async fn drive(
 ) {
     let inbox = queue.keys().inbox(worker);
     let mut under_way = FuturesUnordered::new();
+    let mut awaiting_verdict = FuturesUnordered::new();
     let mut gathered = Vec::with_capacity(MAX_ITEMS);
     let mut open = true;
-    while open || !under_way.is_empty() || !gathered.is_empty() {
+    while open || !under_way.is_empty() || !awaiting_verdict.is_empty() || !gathered.is_empty() {
         let room = MAX_ITEMS - gathered.len();
         tokio::select! {
             count = jobs.recv_many(&mut gathered, room), if open && room > 0 =>
@@ -105,13 +112,18 @@ async fn drive(
                 open = count > 0;
             }
             Some((sent, jobs)) = under_way.next() => match sent {
-                Ok(Some(entries)) => refusals.depth(entries),
-                Ok(None) => refusals.refused(jobs, Refusal::NoInbox),
+                Ok(Sent::Taken(entries)) => refusals.depth(entries),
+                Ok(Sent::NoInbox) => refusals.refused(jobs, Refusal::NoInbox),
+                Ok(Sent::Unknown) => awaiting_verdict.push(async {
+                    tokio::time::sleep(VERDICT_WITHIN).await;
+                    jobs
+                }),
                 Err(error) => {
                     tracing::warn!(%worker, %error, "jobs could not be queued");
                     refusals.refused(jobs, Refusal::Unavailable);
                 }
             },
+            Some(jobs) = awaiting_verdict.next() => refusals.refused(jobs, Refusal::Unknown),
         }
         if leaves(gathered.len(), under_way.len()) {
             come_along(&mut jobs, &mut gathered).await;
@@ -152,7 +164,18 @@ fn chunks(jobs: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
     chunks
 }
 
-/// Appends one frame; gives the inbox's depth, or none when there is no inbox.
+/// What became of a frame.
+enum Sent {
+    /// The inbox has it, and holds so many entries.
+    Taken(u64),
+    /// There is no inbox, and it never had the frame.
+    NoInbox,
+    /// There is no inbox any more. It may have had the frame: then the worker has answered, or
+    /// whoever clears up after it will.
+    Unknown,
+}
+
+/// Appends one frame.
 ///
 /// A command that got no answer may still have been carried out. The same frame is sent again all
 /// the same: the worker drops jobs that it knows.
@@ -161,21 +184,28 @@ async fn send(
     inbox: &str,
     api: ApiId,
     jobs: Vec<Outgoing>,
-) -> (Result<Option<u64>, QueueError>, Vec<JobId>) {
+) -> (Result<Sent, QueueError>, Vec<JobId>) {
     let size = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
     queue.counts().frame.record(size);
     let frame = pack_jobs(Some(api), jobs.iter().map(|job| &job.item));
     let ids = jobs.iter().map(|job| job.id).collect();
     let deadline = tokio::time::Instant::now() + RESEND_FOR;
     let mut backoff = Backoff::redis();
+    let mut sent_before = false;
     loop {
-        match append(queue, inbox, &frame).await {
+        let sent = match append(queue, inbox, &frame).await {
             Err(error) if tokio::time::Instant::now() < deadline => {
                 tracing::debug!(%error, "sending a frame again");
+                sent_before |= error.is_ambiguous();
                 backoff.wait().await;
+                continue;
             }
-            result => return (result, ids),
-        }
+            Ok(Some(entries)) => Ok(Sent::Taken(entries)),
+            Ok(None) if sent_before => Ok(Sent::Unknown),
+            Ok(None) => Ok(Sent::NoInbox),
+            Err(error) => Err(error),
+        };
+        return (sent, ids);
     }
 }
 
@@ -206,6 +236,8 @@ pub struct Reader {
     queue: Queue,
     inbox: String,
     connection: Option<Observed<MultiplexedConnection>>,
+    /// Whether something may be pending that an earlier connection was given and lost.
+    catching_up: bool,
     /// The last entry that was handed on. Ids grow, and an entry is delivered in their order.
     last: EntryId,
     backoff: Backoff,
@@ -229,6 +261,7 @@ impl Reader {
             queue,
             inbox,
             connection: None,
+            catching_up: true,
             last: EntryId::default(),
             backoff: Backoff::redis(),
         }
@@ -252,15 +285,24 @@ impl Reader {
     }
 
     async fn try_read(&mut self) -> Result<Vec<Received>, QueueError> {
-        if let Some(connection) = &mut self.connection {
-            let fresh = read_group(connection, &self.inbox, ">").await?;
-            return Ok(self.hand_on(fresh));
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                self.catching_up = true;
+                none.insert(self.queue.blocking().await?)
+            }
+        };
+        if self.catching_up {
+            // What was delivered to the broken connection and never arrived is pending, and younger
+            // than all that did arrive.
+            let pending = read_group(connection, &self.inbox, &self.last.to_string()).await?;
+            self.catching_up = !pending.is_empty();
+            if self.catching_up {
+                return Ok(self.hand_on(pending));
+            }
         }
-        // What was delivered to the broken connection and never arrived is pending.
-        let mut connection = self.queue.blocking().await?;
-        let pending = read_group(&mut connection, &self.inbox, "0").await?;
-        self.connection = Some(connection);
-        Ok(self.hand_on(pending))
+        let fresh = read_group(connection, &self.inbox, ">").await?;
+        Ok(self.hand_on(fresh))
     }
 
     fn hand_on(&mut self, entries: Vec<Entry>) -> Vec<Received> {
@@ -303,6 +345,12 @@ async fn read_group(
 /// A stream's entry id: milliseconds and a sequence number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EntryId(u64, u64);
+
+impl std::fmt::Display for EntryId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
 
 impl EntryId {
     pub(super) fn parse(text: &str) -> Self {

@@ -6,7 +6,7 @@ use redis::Script;
 use redis::aio::PubSub;
 use serde::{Deserialize, Serialize};
 
-use super::stream::{GROUP, is_busy_group};
+use super::stream::GROUP;
 use super::{Queue, QueueError};
 use crate::id::{ApiId, ContractAddress, WorkerId};
 use crate::job::Engine;
@@ -75,19 +75,48 @@ impl Queue {
 
     /// Makes a worker's inbox and lease, for the first time or after its lease has ended. False
     /// while somebody still clears up after it: then it is to be tried again.
+    ///
+    /// In one script, so that nobody begins to clear up in between.
     pub async fn register_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
+             if redis.call('EXISTS', KEYS[1]) == 0 then
+                 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+             end
+             redis.call('PEXPIRE', KEYS[1], ARGV[2])
+             redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3])
+             return 1",
+        );
         let keys = self.keys();
-        let being_reaped: u64 = redis::cmd("EXISTS")
-            .arg(keys.dead_inbox(worker))
-            .arg(keys.reap_lock(worker))
-            .query_async(&mut self.hot())
+        Ok(script
+            .key(keys.inbox(worker))
+            .key(keys.lease(worker))
+            .key(keys.dead_inbox(worker))
+            .key(keys.reap_lock(worker))
+            .arg(GROUP)
+            .arg(millis(WORKER_KEYS))
+            .arg(millis(LEASE))
+            .invoke_async(&mut self.hot())
+            .await?)
+    }
+
+    /// Declares a worker dead that could not hand everything over: whoever looks next clears up after
+    /// it, and need not wait until its lease has ended. It must not act any more.
+    pub async fn give_up_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
+        let keys = self.keys();
+        redis::pipe()
+            .cmd("DEL")
+            .arg(keys.lease(worker))
+            .ignore()
+            .cmd("ZADD")
+            .arg(keys.workers())
+            .arg("XX")
+            .arg(0)
+            .arg(worker.to_string())
+            .ignore()
+            .query_async::<()>(&mut self.cold().await?)
             .await?;
-        if being_reaped > 0 {
-            return Ok(false);
-        }
-        self.make_inbox(worker).await?;
-        self.make_lease(worker).await?;
-        Ok(true)
+        Ok(())
     }
 
     /// Tells how a worker fares, for listings and placement.
@@ -112,35 +141,6 @@ impl Queue {
             .query_async::<()>(&mut self.hot())
             .await?;
         Ok(())
-    }
-
-    async fn make_inbox(&self, worker: WorkerId) -> Result<(), QueueError> {
-        let inbox = self.keys().inbox(worker);
-        let mut connection = self.hot();
-        let made = redis::cmd("XGROUP")
-            .arg(&["CREATE", &inbox, GROUP, "0", "MKSTREAM"])
-            .query_async::<()>(&mut connection)
-            .await;
-        match made {
-            Err(error) if !is_busy_group(&error) => return Err(error.into()),
-            _ => {}
-        }
-        Ok(redis::cmd("PEXPIRE")
-            .arg(inbox)
-            .arg(millis(WORKER_KEYS))
-            .query_async(&mut connection)
-            .await?)
-    }
-
-    async fn make_lease(&self, worker: WorkerId) -> Result<(), QueueError> {
-        Ok(redis::cmd("SET")
-            .arg(self.keys().lease(worker))
-            .arg("1")
-            .arg("NX")
-            .arg("PX")
-            .arg(millis(LEASE))
-            .query_async(&mut self.hot())
-            .await?)
     }
 
     /// Closes a worker's inbox if nothing is in it, neither unread nor unsettled; tells whether it

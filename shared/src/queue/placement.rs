@@ -4,7 +4,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Script, Value};
 
 use super::counts::Observed;
-use super::stream::{Entry, claimed, entries, is_busy_group};
+use super::stream::{Entry, claimed, entries, is_busy_group, range};
 use super::{Queue, QueueError};
 use crate::backoff::Backoff;
 use crate::frame::{Envelope, encode_item, pack_jobs};
@@ -15,8 +15,12 @@ use crate::job::Engine;
 const BLOCK_MS: u64 = 500;
 
 /// A load that was taken this long ago and is not settled is taken by another worker. Longer than
-/// any load may take; one that runs twice finds the contract claimed.
+/// any load may take; one that runs twice finds the contract claimed. What a worker had that died is
+/// offered anew as soon as that is known.
 const ABANDONED_MS: u64 = 60_000;
+
+/// Loads that one worker has in hand at most: far more than it takes at once.
+const TAKEN: usize = 1000;
 
 /// The group that all workers form.
 const WORKERS: &str = "workers";
@@ -51,6 +55,61 @@ impl Queue {
             .query_async::<()>(&mut self.cold().await?)
             .await?;
         Ok(())
+    }
+
+    /// The loads that a worker was given and has not settled.
+    pub(super) async fn loads_taken_by(
+        &self,
+        engine: Engine,
+        worker: WorkerId,
+    ) -> Result<Vec<Entry>, QueueError> {
+        let stream = self.keys().placement(engine);
+        let pending: Result<Vec<(String, String, u64, u64)>, _> = redis::cmd("XPENDING")
+            .arg(&[&stream, WORKERS, "-", "+"])
+            .arg(TAKEN)
+            .arg(worker.to_string())
+            .query_async(&mut self.cold().await?)
+            .await;
+        let pending = match pending.map_err(QueueError::from) {
+            Err(error) if error.is_no_group() => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut loads = Vec::new();
+        for (id, ..) in pending {
+            let found = range(self, &stream, &id, 1).await?;
+            loads.extend(found.into_iter().filter(|entry| entry.id == id));
+        }
+        Ok(loads)
+    }
+
+    /// Offers anew what a dead worker was given and did not settle, and ends its membership.
+    pub(super) async fn hand_on_loads(
+        &self,
+        engine: Engine,
+        worker: WorkerId,
+    ) -> Result<(), QueueError> {
+        let script = Script::new(
+            "local taken = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3], ARGV[2])
+             for _, load in ipairs(taken) do
+                 local found = redis.call('XRANGE', KEYS[1], load[1], load[1])
+                 if found[1] then redis.call('XADD', KEYS[1], '*', unpack(found[1][2])) end
+                 redis.call('XACK', KEYS[1], ARGV[1], load[1])
+                 redis.call('XDEL', KEYS[1], load[1])
+             end
+             redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])",
+        );
+        let handed_on = script
+            .key(self.keys().placement(engine))
+            .arg(WORKERS)
+            .arg(worker.to_string())
+            .arg(TAKEN)
+            .invoke_async::<()>(&mut self.cold().await?)
+            .await
+            .map_err(QueueError::from);
+        match handed_on {
+            Err(error) if error.is_no_group() => Ok(()),
+            other => other,
+        }
     }
 
     /// Ends a worker's membership in the placement group of `engine`, unless it has left loads

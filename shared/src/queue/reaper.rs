@@ -1,20 +1,20 @@
 //! Clears up after workers that died. Every process does it; it may be interrupted anywhere, and
 //! the next one finishes it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use redis::Script;
 use tokio::time::Instant;
 
-use super::contracts::Orphan;
 use super::inbox::EntryId;
 use super::leases::{API_KEYS, LEASE};
+use super::orphans::Orphan;
 use super::stream::{CONSUMER, Entry, GROUP, range};
 use super::{Queue, QueueError};
-use crate::frame::{Envelope, Reply, encode_item, pack_replies, unpack_jobs};
-use crate::id::{ContractAddress, JobId, WorkerId};
-use crate::job::{Job, Load};
+use crate::frame::{FrameError, Reply, encode_item, pack_replies, unpack_jobs};
+use crate::id::{ContractAddress, WorkerId};
+use crate::job::{Engine, Job, Load};
 use crate::lifecycle::Lifecycle;
 use crate::reply::{Failure, FailureCode};
 
@@ -97,25 +97,73 @@ async fn look(queue: &Queue, config: ReaperConfig) -> Result<(), QueueError> {
 
 /// Repeats nothing that was done before, and ends with the evidence's removal.
 async fn reap(queue: &Queue, worker: WorkerId, config: ReaperConfig) -> Result<(), QueueError> {
+    let progress = queue.progress(worker).await?;
+    let running = running(queue, worker, progress.as_ref()).await?;
     let contracts = queue.hosted_by(worker).await?;
     for address in &contracts {
-        orphan(queue, address, worker, config).await?;
+        let was_running = running.contains(address);
+        orphan(queue, address, worker, was_running, config).await?;
     }
-    let answered = answer_all(queue, worker).await?;
+    let answered = answer_all(queue, worker, progress.as_ref()).await?;
+    for engine in Engine::ALL {
+        queue.hand_on_loads(engine, worker).await?;
+    }
     queue.end_reaping(worker).await?;
     queue.counts().reaps.increment(1);
     tracing::info!(%worker, contracts = contracts.len(), jobs = answered, "cleared up");
     Ok(())
 }
 
+/// How far a dead worker had come with its inbox.
+struct Progress {
+    /// The last entry that it was given.
+    delivered: EntryId,
+    /// Those of them that it has not acknowledged.
+    pending: HashSet<String>,
+}
+
+/// The contracts that a worker had in hand when it died: called, or being loaded. One of them may
+/// be the cause; those that it merely hosted are not.
+async fn running(
+    queue: &Queue,
+    worker: WorkerId,
+    progress: Option<&Progress>,
+) -> Result<HashSet<ContractAddress>, QueueError> {
+    let mut running = HashSet::new();
+    let mut note = |entry: &Entry| {
+        // What cannot be read has not been run.
+        let jobs = unpack_jobs(&entry.body).map(|frame| frame.jobs);
+        for envelope in jobs.unwrap_or_default() {
+            match envelope.job {
+                Job::Execute(execute) => drop(running.insert(execute.address)),
+                Job::Load(load) => drop(running.insert(load.address)),
+                _ => {}
+            }
+        }
+    };
+    for engine in Engine::ALL {
+        let loads = queue.loads_taken_by(engine, worker).await?;
+        loads.iter().for_each(&mut note);
+    }
+    if let Some(progress) = progress {
+        let mut pages = Pages::of(queue, worker);
+        while let Some(entries) = pages.next().await? {
+            let pending = |entry: &&Entry| progress.pending.contains(&entry.id);
+            entries.iter().filter(pending).for_each(&mut note);
+        }
+    }
+    Ok(running)
+}
+
 async fn orphan(
     queue: &Queue,
     address: &ContractAddress,
     worker: WorkerId,
+    was_running: bool,
     config: ReaperConfig,
 ) -> Result<(), QueueError> {
     match queue
-        .orphan(address, worker, config.quarantine_ms())
+        .orphan(address, worker, was_running, config.quarantine_ms())
         .await?
     {
         Orphan::Adopted => {}
@@ -144,22 +192,46 @@ async fn orphan(
     queue.erase_hosting(address, worker).await
 }
 
+/// The entries of a dead inbox, some at a time.
+struct Pages<'a> {
+    queue: &'a Queue,
+    inbox: String,
+    from: String,
+}
+
+impl<'a> Pages<'a> {
+    fn of(queue: &'a Queue, worker: WorkerId) -> Self {
+        Self {
+            queue,
+            inbox: queue.keys().dead_inbox(worker),
+            from: "-".to_owned(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<Entry>>, QueueError> {
+        let entries = range(self.queue, &self.inbox, &self.from, PAGE).await?;
+        let Some(last) = entries.last() else {
+            return Ok(None);
+        };
+        self.from = format!("({}", last.id);
+        Ok(Some(entries))
+    }
+}
+
 /// Tells the apis of every job in the dead inbox whether it may have been started.
-async fn answer_all(queue: &Queue, worker: WorkerId) -> Result<usize, QueueError> {
-    let inbox = queue.keys().dead_inbox(worker);
-    let Some((delivered, pending)) = queue.progress(&inbox).await? else {
+async fn answer_all(
+    queue: &Queue,
+    worker: WorkerId,
+    progress: Option<&Progress>,
+) -> Result<usize, QueueError> {
+    let Some(Progress { delivered, pending }) = progress else {
         return Ok(0);
     };
     let mut answered = 0;
-    let mut from = "-".to_owned();
-    loop {
-        let entries = range(queue, &inbox, &from, PAGE).await?;
-        let Some(last) = entries.last() else {
-            return Ok(answered);
-        };
-        from = format!("({}", last.id);
+    let mut pages = Pages::of(queue, worker);
+    while let Some(entries) = pages.next().await? {
         for entry in &entries {
-            let failure = if EntryId::parse(&entry.id) > delivered {
+            let failure = if EntryId::parse(&entry.id) > *delivered {
                 Failure::not_started(FailureCode::NotHosted, "The worker died before it")
             } else if pending.contains(&entry.id) {
                 Failure::started(FailureCode::WorkerLost, "The worker died with it")
@@ -169,6 +241,7 @@ async fn answer_all(queue: &Queue, worker: WorkerId) -> Result<usize, QueueError
             answered += answer(queue, worker, entry, &failure).await?;
         }
     }
+    Ok(answered)
 }
 
 async fn answer(
@@ -177,20 +250,20 @@ async fn answer(
     entry: &Entry,
     failure: &Failure,
 ) -> Result<usize, QueueError> {
-    let frame = match unpack_jobs(&entry.body) {
-        Ok(frame) => frame,
+    let (api, jobs) = match unpack_jobs(&entry.body) {
+        Ok(frame) => (frame.api, frame.jobs.iter().map(|job| job.id).collect()),
+        Err(FrameError::UnsupportedVersion { api, jobs, .. }) if !jobs.is_empty() => (api, jobs),
         Err(error) => {
             let inbox = queue.keys().dead_inbox(worker);
             queue.bury(&inbox, &entry.body, &error.to_string()).await?;
             return Ok(0);
         }
     };
-    let Some(api) = frame.api else { return Ok(0) };
-    let replies: Vec<_> = frame
-        .jobs
-        .iter()
-        .map(|job| Reply {
-            id: job.id,
+    let Some(api) = api else { return Ok(0) };
+    let replies: Vec<_> = jobs
+        .into_iter()
+        .map(|id| Reply {
+            id,
             generation: None,
             ran_us: None,
             outcome: Err(failure.clone()),
@@ -206,20 +279,6 @@ async fn answer(
 }
 
 impl Queue {
-    /// Offers a contract to all workers; nobody awaits the outcome.
-    pub async fn offer(&self, load: Load) -> Result<(), QueueError> {
-        let engine = load.spec.engine;
-        let envelope = Envelope {
-            id: JobId(0),
-            // However long it takes until a worker has room.
-            deadline: u64::MAX,
-            attempt: 1,
-            trace: None,
-            job: Job::Load(load),
-        };
-        self.place(engine, None, &envelope).await
-    }
-
     /// Workers that have not reported for longer than a lease.
     async fn silent_workers(&self) -> Result<Vec<WorkerId>, QueueError> {
         let lease = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX);
@@ -274,46 +333,52 @@ impl Queue {
             .await?)
     }
 
-    /// Removes the evidence, and with it all that is known of the worker.
+    /// Removes the evidence, and with it all that is known of the worker. Its place among the workers
+    /// goes last: by that it is found, should this be interrupted.
     async fn end_reaping(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         let mut connection = self.cold().await?;
-        redis::cmd("ZREM")
-            .arg(keys.workers())
-            .arg(worker.to_string())
-            .query_async::<()>(&mut connection)
-            .await?;
-        Ok(redis::cmd("DEL")
+        redis::cmd("DEL")
             .arg(keys.dead_inbox(worker))
             .arg(keys.own(worker))
             .arg(keys.info(worker))
             .arg(keys.reap_lock(worker))
+            .query_async::<()>(&mut connection)
+            .await?;
+        Ok(redis::cmd("ZREM")
+            .arg(keys.workers())
+            .arg(worker.to_string())
             .query_async(&mut connection)
             .await?)
     }
 
-    /// How far a dead worker had come: the last entry that it was given, and those of them that it
-    /// has not acknowledged. None when it had no inbox.
-    async fn progress(
-        &self,
-        inbox: &str,
-    ) -> Result<Option<(EntryId, HashSet<String>)>, QueueError> {
+    /// How far a dead worker had come. None when it had no inbox: only if Redis says so, since
+    /// without an answer the evidence would go unseen.
+    async fn progress(&self, worker: WorkerId) -> Result<Option<Progress>, QueueError> {
+        let inbox = self.keys().dead_inbox(worker);
         let mut connection = self.cold().await?;
-        let groups: Result<Vec<std::collections::HashMap<String, redis::Value>>, _> =
-            redis::cmd("XINFO")
-                .arg(&["GROUPS", inbox])
-                .query_async(&mut connection)
-                .await;
-        let Some(delivered) = groups.ok().and_then(|mut groups| {
-            redis::from_redis_value::<String>(groups.pop()?.remove("last-delivered-id")?).ok()
-        }) else {
+        let exists: bool = redis::cmd("EXISTS")
+            .arg(&inbox)
+            .query_async(&mut connection)
+            .await?;
+        if !exists {
             return Ok(None);
-        };
+        }
+        let mut groups: Vec<HashMap<String, redis::Value>> = redis::cmd("XINFO")
+            .arg(&["GROUPS", &inbox])
+            .query_async(&mut connection)
+            .await?;
+        let delivered = groups
+            .pop()
+            .and_then(|mut group| group.remove("last-delivered-id"))
+            .ok_or_else(|| QueueError::Unexpected(format!("{inbox} has no group")))?;
+        let delivered: String = redis::from_redis_value(delivered)
+            .map_err(|error| QueueError::Unexpected(error.to_string()))?;
         let mut pending = HashSet::new();
         let mut from = "-".to_owned();
         loop {
             let page: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
-                .arg(&[inbox, GROUP, &from, "+"])
+                .arg(&[&inbox, GROUP, &from, "+"])
                 .arg(PAGE)
                 .arg(CONSUMER)
                 .query_async(&mut connection)
@@ -322,6 +387,9 @@ impl Queue {
             from = format!("({last}");
             pending.extend(page.into_iter().map(|(id, ..)| id));
         }
-        Ok(Some((EntryId::parse(&delivered), pending)))
+        Ok(Some(Progress {
+            delivered: EntryId::parse(&delivered),
+            pending,
+        }))
     }
 }

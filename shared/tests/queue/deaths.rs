@@ -1,6 +1,7 @@
 //! What becomes of a dead worker's jobs and contracts.
 
-use shared::queue::contracts::{Claim, Orphan, Route};
+use shared::queue::contracts::{Claim, Route};
+use shared::queue::orphans::Orphan;
 use shared::queue::reaper::{self, ReaperConfig};
 
 use super::*;
@@ -19,6 +20,32 @@ async fn failures(queue: &Queue, api: ApiId, count: usize) -> Vec<(u64, FailureC
     failures
 }
 
+/// Two at once, as in a farm.
+fn reapers(queue: &Queue) -> Lifecycle {
+    let life = Lifecycle::new();
+    let config = ReaperConfig {
+        grace: Duration::ZERO,
+        quarantine: LONG,
+    };
+    for _ in 0..2 {
+        life.spawn("reaper", reaper::run(queue.clone(), config, life.clone()));
+    }
+    life
+}
+
+/// Waits until a worker has been cleared up after.
+async fn is_forgotten(queue: &Queue, redis: &Redis, worker: WorkerId) {
+    let workers = queue.keys().workers();
+    let worker = worker.to_string();
+    while redis
+        .command::<Option<f64>>(&["ZSCORE", &workers, &worker])
+        .await
+        .is_some()
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_dead_worker_is_cleared_up_after() {
     let redis = Redis::start();
@@ -34,23 +61,8 @@ async fn a_dead_worker_is_cleared_up_after() {
     read(&mut inbox::Reader::new(queue.clone(), dead), 1).await;
     send(&queue, api, dead, 2).await;
 
-    // Its lease ends, and it reports no more: as if it had died some seconds ago.
-    redis
-        .command::<()>(&["DEL", &queue.keys().lease(dead)])
-        .await;
-    let workers = queue.keys().workers();
-    redis
-        .command::<()>(&["ZADD", &workers, "1", &dead.to_string()])
-        .await;
-    let (life, config) = (
-        Lifecycle::new(),
-        ReaperConfig {
-            grace: Duration::ZERO,
-            quarantine: LONG,
-        },
-    );
-    life.spawn("reaper", reaper::run(queue.clone(), config, life.clone()));
-    life.spawn("reaper", reaper::run(queue.clone(), config, life.clone()));
+    queue.give_up_worker(dead).await.unwrap();
+    let life = reapers(&queue);
 
     // The job that it was given may have been started; those that it was not given were not.
     let mut told = failures(&queue, api, 3).await;
@@ -90,13 +102,16 @@ async fn the_third_death_within_an_hour_quarantines() {
         let worker = worker(&queue).await;
         let claimed = queue.claim(&contract, worker, None, &spec("1")).await;
         assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
-        let orphan = queue.orphan(&contract, worker, 60_000).await.unwrap();
+        let orphan = queue.orphan(&contract, worker, true, 60_000).await.unwrap();
         let expected = if death < 3 {
             Orphan::Free
         } else {
             Orphan::Quarantined
         };
         assert_eq!(orphan, expected, "death {death}");
+        // Whoever died over it did not come to offer it, or to tell of it.
+        let again = queue.orphan(&contract, worker, true, 60_000).await;
+        assert_eq!(again.unwrap(), expected, "death {death}, again");
     }
     let route = queue.route(&contract).await.unwrap();
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
@@ -122,7 +137,7 @@ async fn a_worker_that_was_only_slow_keeps_what_nobody_took() {
         records.push(queue.contract(contract).await.unwrap().unwrap());
     }
     for contract in [&kept, &taken] {
-        queue.orphan(contract, slow, 1000).await.unwrap();
+        queue.orphan(contract, slow, false, 1000).await.unwrap();
     }
     queue.claim(&taken, other, None, &spec("1")).await.unwrap();
     queue.forget(&gone, Some(slow)).await.unwrap();
@@ -139,4 +154,119 @@ async fn a_worker_that_was_only_slow_keeps_what_nobody_took() {
     assert!(keeps(&gone, &records[2], true).await, "Redis lost its data");
     let restored = queue.contract(&gone).await.unwrap().unwrap();
     assert_eq!(restored, records[2]);
+}
+
+#[tokio::test]
+async fn only_what_was_running_is_quarantined() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (api, called, idle) = (ApiId::random(), address("abcd"), address("idle"));
+    let life = reapers(&queue);
+    for _ in 0..3 {
+        let worker = worker(&queue).await;
+        for contract in [&called, &idle] {
+            let claimed = queue.claim(contract, worker, None, &spec("1")).await;
+            assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
+        }
+        send(&queue, api, worker, 1).await;
+        read(&mut inbox::Reader::new(queue.clone(), worker), 1).await;
+        queue.give_up_worker(worker).await.unwrap();
+        is_forgotten(&queue, &redis, worker).await;
+    }
+    let route = queue.route(&called).await.unwrap();
+    assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
+    let route = queue.route(&idle).await.unwrap();
+    assert!(matches!(route, Route::Unplaced(_)), "{route:?}");
+    assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
+    life.stop();
+    life.join().await;
+}
+
+#[tokio::test]
+async fn loads_that_a_dead_worker_had_taken_are_offered_anew() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let dead = worker(&queue).await;
+    let load = Load {
+        address: address("abcd"),
+        spec: spec("1"),
+    };
+    queue.offer(load.clone()).await.unwrap();
+    let mut taken = placement::Reader::new(queue.clone(), Engine::Javascript, dead);
+    while taken.read().await.is_none() {}
+    queue.give_up_worker(dead).await.unwrap();
+    let life = reapers(&queue);
+    is_forgotten(&queue, &redis, dead).await;
+    let mut next = placement::Reader::new(queue.clone(), Engine::Javascript, WorkerId::random());
+    let received = next.read().await.expect("it is there at once");
+    let offered = unpack_jobs(&received.frame).unwrap();
+    assert!(
+        matches!(&offered.jobs[0].job, Job::Load(again) if again.address == load.address),
+        "{offered:?}"
+    );
+    let stream = queue.keys().placement(Engine::Javascript);
+    let members = redis
+        .command::<Vec<std::collections::HashMap<String, ::redis::Value>>>(&[
+            "XINFO",
+            "CONSUMERS",
+            &stream,
+            "workers",
+        ])
+        .await;
+    assert_eq!(members.len(), 1, "the dead one is still a member");
+    life.stop();
+    life.join().await;
+}
+
+#[tokio::test]
+async fn a_frame_of_another_version_is_answered_for_a_dead_worker() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (api, dead) = (ApiId::random(), worker(&queue).await);
+    queue.api_heartbeat(api).await.unwrap();
+    let frame = format!(r#"{{"v":99,"api":"{api}","jobs":[{{"id":7}},{{"id":8}}]}}"#);
+    let inbox = queue.keys().inbox(dead);
+    redis
+        .command::<()>(&["XADD", &inbox, "*", "b", &frame])
+        .await;
+    queue.give_up_worker(dead).await.unwrap();
+    let life = reapers(&queue);
+    let told = failures(&queue, api, 2).await;
+    let expected = [(7, FailureCode::NotHosted), (8, FailureCode::NotHosted)];
+    assert_eq!(told, expected);
+    is_forgotten(&queue, &redis, dead).await;
+    assert!(queue.dead_letters().await.unwrap().is_empty());
+    life.stop();
+    life.join().await;
+}
+
+#[tokio::test]
+async fn nobody_registers_while_being_cleared_up_after() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = WorkerId::random();
+    let lock = queue.keys().reap_lock(worker);
+    redis.command::<()>(&["SET", &lock, "1"]).await;
+    assert!(!queue.register_worker(worker).await.unwrap());
+    assert_eq!(redis.keys().await, std::slice::from_ref(&lock));
+    redis.command::<()>(&["DEL", &lock]).await;
+    assert!(queue.register_worker(worker).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_contract_is_not_stuck_with_an_owner_whom_nobody_knows() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (known, contract) = (worker(&queue).await, address("abcd"));
+    queue
+        .claim(&contract, known, None, &spec("1"))
+        .await
+        .unwrap();
+    assert!(!queue.free_abandoned(&contract, known).await.unwrap());
+    // Whoever clears up after it frees the contract.
+    queue.give_up_worker(known).await.unwrap();
+    assert!(!queue.free_abandoned(&contract, known).await.unwrap());
+    queue.remove_worker(known).await.unwrap();
+    assert!(queue.free_abandoned(&contract, known).await.unwrap());
+    assert!(queue.is_offer_due(&contract).await.unwrap());
 }

@@ -171,6 +171,48 @@ async fn a_new_connection_brings_what_the_old_one_lost() {
     assert_eq!(jobs, [lost, vec![1, 2, 3]].concat());
 }
 
+/// However many calls are pending for a good reason.
+#[tokio::test]
+async fn a_new_connection_finds_what_was_lost_behind_many_that_were_not() {
+    const SLOW: usize = 200;
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    for _ in 0..SLOW {
+        send(&queue, ApiId::random(), worker, 1).await;
+    }
+    let mut reader = inbox::Reader::new(queue.clone(), worker);
+    read(&mut reader, SLOW).await;
+    send(&queue, ApiId::random(), worker, 1).await;
+    let inbox = queue.keys().inbox(worker);
+    let swallowed = ["XREADGROUP", "GROUP", "g", "c", "STREAMS", &inbox, ">"];
+    redis.command::<::redis::Value>(&swallowed).await;
+    redis
+        .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .await;
+    let reading = tokio::time::timeout(LONG, read(&mut reader, 1));
+    let (jobs, _) = reading.await.expect("it is read at last");
+    assert_eq!(jobs, [1]);
+}
+
+/// The try that got no answer may have reached an inbox that is gone by now.
+#[tokio::test]
+async fn a_frame_that_was_sent_before_is_not_said_to_be_unsent() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    redis.signal("STOP");
+    let sending = tokio::spawn({
+        let queue = queue.clone();
+        async move { send(&queue, ApiId::random(), WorkerId::random(), 1).await }
+    });
+    // Longer than a command may take.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    redis.signal("CONT");
+    let news = sending.await.unwrap();
+    let refused = news.0.lock().unwrap().clone();
+    assert_eq!(refused, [(vec![JobId(1)], Refusal::Unknown)]);
+}
+
 #[tokio::test]
 async fn an_inbox_closes_only_when_all_is_settled() {
     let redis = Redis::start();

@@ -60,6 +60,14 @@ impl Redis {
         command.query_async(&mut connection).await.unwrap()
     }
 
+    /// Sends the server a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = Command::new("kill")
+            .args([&format!("-{name}"), &self.server.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+    }
+
     /// Every key that there is.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.command(&["KEYS", "*"]).await;

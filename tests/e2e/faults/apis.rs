@@ -138,6 +138,21 @@ async fn fault_17_the_enqueue_connection_of_an_api_falls_silent() {
     farm.stop().await;
 }
 
+#[tokio::test]
+async fn fault_17_the_enqueue_connection_of_an_api_falls_silent_for_good() {
+    let _machine = shared().await;
+    let (mut farm, proxy, addresses) = api_behind_proxy().await;
+    let client = farm.client().clone();
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    assert!(proxy.present(Role::Append, Weather::Silent) > 0);
+    eprintln!("silence to full pace: {:.2?}", load.flows().await);
+    let books = load.end().await;
+    books.balance(&client, &["ok", "queue_unavailable"]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
 /// A farm whose only api has its way to Redis in the test's hands.
 async fn api_behind_proxy() -> (Farm, Proxy, Vec<String>) {
     let mut farm = builder().apis(0).start().await;

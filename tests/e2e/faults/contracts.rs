@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::{builder, load_books, shared};
 use crate::support::books::CONTRACT;
 use crate::support::client::Client;
+use crate::support::scrape::Scrape;
 use crate::support::wait::{self, PATIENCE};
 
 /// How often a race is run.
@@ -139,17 +140,26 @@ async fn fault_28_a_stale_route() {
         );
         other.unload("moves").await.is_done();
         other.must_load("moves", "{ echo: (a) => a }").await;
-        moved += usize::from(other.host("moves").await != before);
-        let start = Instant::now();
+        let has_moved = other.host("moves").await != before;
+        moved += usize::from(has_moved);
+        let (start, retries) = (Instant::now(), retries_of(&caller).await);
         assert_eq!(
             caller.execute("moves", "echo", &json!(round)).await.data(),
             round
         );
         slowest = slowest.max(start.elapsed());
+        let retries = retries_of(&caller).await - retries;
+        assert_eq!(retries, u64::from(has_moved), "tries too many, or too few");
     }
     assert!(moved > 0, "the contract has never moved");
     eprintln!("{moved} moves, the slowest call after one took {slowest:.1?}");
     assert!(slowest < Duration::from_secs(1));
     farm.is_quiet().await;
     farm.stop().await;
+}
+
+async fn retries_of(client: &Client) -> u64 {
+    Scrape::of(client)
+        .await
+        .count("execution_api_retries_total")
 }

@@ -7,9 +7,11 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::{builder, generations, load_books, shared, standby};
+use crate::support::books::CONTRACT;
 use crate::support::client::{Client, try_send};
 use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
+use crate::support::proxy::{Proxy, Weather};
 use crate::support::wait::{self, PATIENCE};
 
 #[tokio::test]
@@ -94,6 +96,73 @@ async fn fault_13_a_second_signal_is_decisive() {
 }
 
 #[tokio::test]
+async fn fault_13_a_second_signal_under_load_loses_nothing() {
+    let _machine = shared().await;
+    let builder = builder().env("EXECUTE_TIMEOUT_MS", "8000");
+    let (mut farm, addresses) = standby(builder, 6).await;
+    let client = farm.client().clone();
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    // A contract that cannot be handed over before this call has ended.
+    let (caller, address) = (client.clone(), addresses[0].clone());
+    let slow = tokio::spawn(async move {
+        let argument = json!({ "id": 1_000_000, "ms": 4_000 });
+        caller.execute(&address, "wait", &argument).await
+    });
+    wait::lasts(Duration::from_millis(500)).await;
+    farm.workers[0].signal(Signal::SIGTERM);
+    wait::until_true("the drain to begin", PATIENCE, async || {
+        let workers = client.workers().await;
+        workers.iter().any(|worker| worker["state"] == "draining")
+    })
+    .await;
+    farm.workers[0].signal(Signal::SIGTERM);
+    let told = Instant::now();
+    let status = farm.workers[0].end(Duration::from_secs(2)).await;
+    assert_eq!(status.code(), Some(0), "it has ended as it was told to");
+    load.flows().await;
+    let took = told.elapsed();
+    eprintln!("second signal to full pace: {took:.2?}");
+    let answer = slow.await.expect("the caller does not panic");
+    assert_eq!(answer.data()["times"], 1);
+    load.end().await.balance(&client, &["ok"]).await;
+    let after = generations(&client, &addresses).await;
+    let moved = |(after, before)| after > before;
+    assert!(after.into_iter().zip(before).all(moved));
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_13_a_load_that_has_begun_when_the_drain_does() {
+    let _machine = shared().await;
+    let mut farm = builder().workers(0).start().await;
+    let proxy = Proxy::start(farm.redis.port()).await;
+    let first = farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
+    let client = farm.client().clone();
+    proxy.all(Weather::Late(Duration::from_millis(200)));
+    let caller = client.clone();
+    let loading = tokio::spawn(async move { caller.load("late", CONTRACT).await });
+    // It is about to host the contract, and has not written it down for itself yet.
+    let own = format!("exec:{{w:{}}}:own", first.id);
+    wait::until_true("the load to begin", PATIENCE, async || {
+        farm.redis_command::<bool>(&["EXISTS", &own]).await
+    })
+    .await;
+    farm.workers[first.index].signal(Signal::SIGTERM);
+    proxy.heal();
+    let status = farm.workers[first.index].end(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    loading.await.expect("the caller does not panic").is_done();
+    farm.join().await;
+    let answer = client.execute("late", "add", &json!(1)).await;
+    assert_eq!(answer.data()["count"], 1, "{answer:?}");
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
 async fn fault_13_the_grace_period_is_decisive() {
     let _machine = shared().await;
     let farm = with_a_call_that_never_ends("1000").await;
@@ -122,7 +191,8 @@ async fn with_a_call_that_never_ends(grace_ms: &str) -> Farm {
 async fn ends_within(mut farm: Farm, limit: Duration) {
     let told = Instant::now();
     farm.workers[0].signal(Signal::SIGTERM);
-    farm.workers[0].end(limit).await;
+    let status = farm.workers[0].end(limit).await;
+    assert_eq!(status.code(), Some(0), "it has ended as it was told to");
     eprintln!("ended {:.2?} after the decision", told.elapsed());
     farm.apis[0].kill().await;
     farm.stop_whatever_is_in_redis().await;

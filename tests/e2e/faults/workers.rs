@@ -12,6 +12,7 @@ use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
 use crate::support::proxy::{Proxy, Role, Weather};
+use crate::support::scrape::Scrape;
 use crate::support::wait::{self, PATIENCE};
 
 #[tokio::test]
@@ -136,6 +137,14 @@ async fn fault_06_freeze_a_worker_for_20_s() {
     let second = farm.join().await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.flows().await;
+    // Its result is ready when the worker has been given up long ago.
+    let (caller, address) = (farm.client().clone(), addresses[0].clone());
+    let late = tokio::spawn(async move {
+        let argument = json!({ "id": 1_000_000, "ms": 1_000 });
+        caller.execute(&address, "wait", &argument).await
+    });
+    wait::lasts(Duration::from_millis(300)).await;
+    let unclaimed = unclaimed_replies(farm.client()).await;
     let frozen = Instant::now();
     freeze(&mut farm.workers[first.index]);
     eprintln!("freeze to full pace: {:.2?}", load.flows().await);
@@ -144,10 +153,22 @@ async fn fault_06_freeze_a_worker_for_20_s() {
     let client = farm.client().clone();
     has_come_back(&client, &first).await;
     load.flows().await;
+    let late = late.await.expect("the caller does not panic");
+    assert_eq!(late.data()["times"], 1, "{late:?}");
+    wait::until_true("the late replies to be dropped", PATIENCE, async || {
+        unclaimed_replies(&client).await > unclaimed
+    })
+    .await;
     load.end().await.balance(&client, &["ok"]).await;
     all_are_hosted_by(&client, &addresses, &second).await;
     farm.is_quiet().await;
     farm.stop().await;
+}
+
+async fn unclaimed_replies(client: &Client) -> u64 {
+    Scrape::of(client)
+        .await
+        .count("execution_api_unclaimed_replies_total")
 }
 
 #[tokio::test]
@@ -193,6 +214,30 @@ async fn fault_08_half_open_under_a_blocking_read() {
         "contracts have moved"
     );
     proxy.heal();
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_08_the_connection_of_a_worker_falls_silent_for_good() {
+    let _machine = shared().await;
+    let mut farm = builder().workers(0).start().await;
+    let (proxy, _) = worker_behind_proxy(&mut farm).await;
+    let addresses = load_books(farm.client(), 2).await;
+    farm.join().await;
+    let client = farm.client().clone();
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    // Heartbeats and replies: nobody ever says that the connection is broken.
+    assert!(proxy.present(Role::Append, Weather::Silent) > 0);
+    eprintln!("silence to full pace: {:.2?}", load.flows().await);
+    load.end().await.balance(&client, &["ok"]).await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts have moved"
+    );
     farm.is_quiet().await;
     farm.stop().await;
 }

@@ -82,8 +82,6 @@ pub(crate) enum Repeats {
     Never,
     /// When its caller has sent it again.
     ByCallers,
-    /// When Redis forgot that a JavaScript call was answered.
-    Allowed,
 }
 
 /// All calls of a load.
@@ -182,7 +180,6 @@ impl Call {
         let most = match repeats {
             Repeats::Never => 1,
             Repeats::ByCallers => 1 + self.broken,
-            Repeats::Allowed => u64::MAX,
         };
         let times = data["times"].as_u64().expect("the contract counts");
         assert!(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::id::ContractAddress;
-use shared::job::{ContractSpec, Engine as EngineName};
+use shared::job::ContractSpec;
 use shared::reply::{ContractState, Failure, FailureCode, Output};
 
 use super::restart::{GiveUp, Losses};
@@ -20,14 +20,11 @@ use crate::metrics::EngineMetrics;
 use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, StartError};
 use crate::settle::Ran;
 
+/// What is said to calls that may have been given to somebody else meanwhile.
+const LEASE_LOST: &str = "The worker has lost its lease since";
+
 /// Calls taken off the queue ahead of the sandbox: enough to fill what it takes at once.
 const LOOKAHEAD: usize = 128;
-
-/// How often a call may lose its sandbox: the second time it ran alone, so it is to blame.
-const MAX_LOSSES: u32 = 2;
-
-/// How many endpoints a message names.
-const NAMED_ENDPOINTS: usize = 50;
 
 /// Hosts one version of a contract.
 pub(crate) struct HostTask<E: Engine> {
@@ -59,7 +56,7 @@ pub(crate) struct Hosting<E> {
 #[derive(Default)]
 pub(super) struct Calls {
     pub(super) waiting: VecDeque<Call>,
-    running: HashMap<CallId, Call>,
+    pub(super) running: HashMap<CallId, Call>,
     last: u32,
 }
 
@@ -108,6 +105,7 @@ impl<E: Engine> HostTask<E> {
                     Ok(fresh) => fresh,
                     Err(GiveUp::Quarantine) => {
                         self.quarantine().await;
+                        self.answer_caught(&mut calls);
                         return self.refuse_waiting(calls, FailureCode::NotHosted);
                     }
                     Err(GiveUp::Stop(code)) => return self.refuse_waiting(calls, code),
@@ -262,6 +260,10 @@ impl<E: Engine> HostTask<E> {
                 call.delivery.dismiss();
                 continue;
             }
+            if self.worker.fence.was_lost_since(call.delivery.received) {
+                self.turn_one_away(call, FailureCode::NotHosted, LEASE_LOST);
+                continue;
+            }
             if let Some(failure) = self.refusal(&call, now) {
                 self.answer(call, Err(failure), None);
                 continue;
@@ -304,70 +306,12 @@ impl<E: Engine> HostTask<E> {
         lost.then_some(Served::Lost { broke: !overran })
     }
 
-    /// After a loss: calls that may be run again go back to the front, in their order.
-    fn sort_out(&self, calls: &mut Calls) {
-        let mut caught: Vec<_> = calls.running.drain().collect();
-        caught.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
-        for (_, mut call) in caught {
-            call.losses += 1;
-            if call.losses < MAX_LOSSES && self.may_run_again() {
-                calls.waiting.push_front(call);
-            } else {
-                let message = "The contract's sandbox died while the call ran";
-                let failure = Failure::started(FailureCode::ContractCrashed, message);
-                self.answer(call, Err(failure), None);
-            }
-        }
-    }
-
-    /// A page reaches nothing outside itself, and its state died with it.
-    fn may_run_again(&self) -> bool {
-        self.spec.engine == EngineName::Javascript || self.spec.idempotent
-    }
-
-    /// Refuses everything that was not started.
-    pub(super) fn refuse_waiting(&mut self, mut calls: Calls, code: FailureCode) {
-        self.ends.calls.close();
-        self.turn_away(&mut calls, code, "The contract was closed");
-    }
-
-    /// Refuses everything that was not started so far.
-    pub(super) fn turn_away(&mut self, calls: &mut Calls, code: FailureCode, why: &str) {
-        while let Ok(call) = self.ends.calls.try_recv() {
-            calls.waiting.push_back(call);
-        }
-        for call in calls.waiting.drain(..) {
-            self.turn_one_away(call, code, why);
-        }
-    }
-
-    pub(super) fn turn_one_away(&self, call: Call, code: FailureCode, why: &str) {
-        self.ends.status.call_refused();
-        call.delivery.refuse(Failure::not_started(code, why));
-    }
-
-    /// Why a call cannot be run, if so.
-    fn refusal(&self, call: &Call, now: u64) -> Option<Failure> {
-        if call.delivery.deadline <= now {
-            let message = "The call's turn did not come before its deadline";
-            return Some(Failure::not_started(FailureCode::Expired, message));
-        }
-        let endpoints = self
-            .endpoints
-            .as_ref()
-            .filter(|names| !names.contains(&call.method))?;
-        let mut names: Vec<_> = endpoints.iter().map(String::as_str).collect();
-        names.sort_unstable();
-        names.truncate(NAMED_ENDPOINTS);
-        let message = format!(
-            "The contract has no endpoint {:?}; it has {}",
-            excerpt(&call.method),
-            names.join(", ")
-        );
-        Some(Failure::not_started(FailureCode::EndpointNotFound, message))
-    }
-
-    fn answer(&self, call: Call, outcome: Result<Output, Failure>, time: Option<Duration>) {
+    pub(super) fn answer(
+        &self,
+        call: Call,
+        outcome: Result<Output, Failure>,
+        time: Option<Duration>,
+    ) {
         self.ends.status.call_ended(outcome.is_err());
         self.metrics().answered(&outcome, time);
         call.delivery.settle(
@@ -378,11 +322,6 @@ impl<E: Engine> HostTask<E> {
             },
         );
     }
-}
-
-/// A method name short enough for a message.
-fn excerpt(method: &str) -> &str {
-    &method[..method.floor_char_boundary(100)]
 }
 
 fn is_timeout<T>(outcome: &Result<T, Failure>) -> bool {

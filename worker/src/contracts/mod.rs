@@ -12,6 +12,7 @@
 //! [`crate::sandbox`]'s business.
 
 pub(crate) mod host;
+mod refusal;
 mod restart;
 mod status;
 
