@@ -187,7 +187,7 @@ const OF_THE_SDK: [&str; 6] = [
 ];
 
 /// What a service of the compose files does not pass on, by the beginning of its name, and why.
-const NOT_PASSED: [(&str, &str, &str); 12] = [
+const NOT_PASSED: [(&str, &str, &str); 13] = [
     (
         "api",
         "EXECUTION_API_",
@@ -206,6 +206,11 @@ const NOT_PASSED: [(&str, &str, &str); 12] = [
     ("worker", "DOCKER_HOST", "it offers no Docker contracts"),
     ("worker-docker", "OTEL_SERVICE_NAME", "as for the api"),
     ("worker-docker", "CHROMIUM_", "it offers no JavaScript"),
+    (
+        "worker-docker",
+        "DOCKER_HOST",
+        "the socket is mounted at its usual place",
+    ),
     (
         "worker-docker",
         "LOAD_TIMEOUT_MS",
