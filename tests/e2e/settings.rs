@@ -26,79 +26,85 @@ async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> S
     log
 }
 
+/// What neither program can work with.
+const WRONG_FOR_BOTH: [(&str, &str); 9] = [
+    ("REDIS_URL", "nonsense"),
+    ("REDIS_URL", "http://127.0.0.1:6379"),
+    ("REDIS_PREFIX", "a*"),
+    ("SHUTDOWN_GRACE_MS", "-1"),
+    ("REAP_GRACE_MS", "never"),
+    ("QUARANTINE_MS", "1"),
+    ("RUST_LOG", "info,=loud"),
+    ("LOG_FORMAT", "xml"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
+];
+
+/// What an api cannot work with.
+const WRONG_FOR_API: [(&str, &str); 12] = [
+    ("EXECUTION_API_PORT", "80a"),
+    ("EXECUTION_API_PORT", "65536"),
+    ("EXECUTION_API_HOST", "not a host"),
+    ("EXECUTION_ENGINE", "perl"),
+    ("EXECUTE_BODY_LIMIT_BYTES", "1M"),
+    ("LOAD_BODY_LIMIT_BYTES", "-5"),
+    ("EXECUTE_DEADLINE_MS", "soon"),
+    ("LOAD_DEADLINE_MS", "0x10"),
+    ("HEADERS_TIMEOUT_MS", "1m"),
+    ("BODY_TIMEOUT_MS", "0"),
+    ("MAX_IN_FLIGHT", "0"),
+    ("MAX_IN_FLIGHT_PER_CONTRACT", "none"),
+];
+
+/// What a worker cannot work with.
+const WRONG_FOR_WORKER: [(&str, &str); 34] = [
+    ("WORKER_CAPACITY", "many"),
+    ("EXECUTION_WORKER_PORT", "9o"),
+    ("METRICS_BY_CONTRACT", "some"),
+    ("CONTRACT_QUEUE_LIMIT", "0"),
+    ("EXECUTE_TIMEOUT_MS", "2s"),
+    ("RESULT_LIMIT_BYTES", "1.5"),
+    ("CHROMIUM_PROCESSES", "0"),
+    ("CHROMIUM_SPARE_PAGES", "-1"),
+    ("CHROMIUM_HEAP_MB", "all"),
+    ("CHROMIUM_CONTRACT_MB", "1"),
+    ("CHROMIUM_BROWSER_MB", "1"),
+    ("CHROMIUM_CGROUP_MB", "-1"),
+    ("IDLE_CPU_MS", "0"),
+    ("LOAD_TIMEOUT_MS", "1"),
+    ("WORKER_ENGINES", "javascript,python"),
+    ("CONTAINER_LOAD_TIMEOUT_MS", "25s"),
+    ("CONTAINER_PROBE_TIMEOUT_MS", "1"),
+    ("CONTAINER_STOP_GRACE_SECONDS", "-1"),
+    ("CONTAINER_CONCURRENCY", "0"),
+    ("CONTAINER_TAR_LIMIT_BYTES", "0"),
+    ("CONTAINER_SUBNETS", "10.0.0.0"),
+    ("CONTAINER_ALLOW_EGRESS", "perhaps"),
+    ("CONTAINER_MAX_DEATHS", "0"),
+    ("CONTAINER_SWEEP_MS", "1"),
+    ("CONTAINER_MEMORY_MB", "1"),
+    ("CONTAINER_CPUS", "0"),
+    ("CONTAINER_PIDS", "1"),
+    ("CONTAINER_FILES", "1"),
+    ("CONTAINER_TMP_MB", "0"),
+    ("CONTAINER_SHM_MB", "0"),
+    ("CONTAINER_LOG_KB", "0"),
+    ("CONTAINER_READONLY", "mostly"),
+    ("CONTAINER_INIT", "mostly"),
+    ("CONTAINER_NEW_PRIVILEGES", "some"),
+];
+
 #[tokio::test]
 async fn a_wrong_variable_is_named() {
     let folder = TempDir::new().unwrap();
     // Nobody listens there: a program that tried to connect first would not name the variable.
     let nowhere = format!("redis://127.0.0.1:{}", programs::free_port());
-    let both = [
-        ("REDIS_URL", "nonsense"),
-        ("REDIS_URL", "http://127.0.0.1:6379"),
-        ("REDIS_PREFIX", "a*"),
-        ("SHUTDOWN_GRACE_MS", "-1"),
-        ("REAP_GRACE_MS", "never"),
-        ("QUARANTINE_MS", "1"),
-        ("RUST_LOG", "info,=loud"),
-        ("LOG_FORMAT", "xml"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
-    ];
-    let api = [
-        ("EXECUTION_API_PORT", "80a"),
-        ("EXECUTION_API_PORT", "65536"),
-        ("EXECUTION_API_HOST", "not a host"),
-        ("EXECUTION_ENGINE", "perl"),
-        ("EXECUTE_BODY_LIMIT_BYTES", "1M"),
-        ("LOAD_BODY_LIMIT_BYTES", "-5"),
-        ("EXECUTE_DEADLINE_MS", "soon"),
-        ("LOAD_DEADLINE_MS", "0x10"),
-        ("HEADERS_TIMEOUT_MS", "1m"),
-        ("BODY_TIMEOUT_MS", "0"),
-        ("MAX_IN_FLIGHT", "0"),
-        ("MAX_IN_FLIGHT_PER_CONTRACT", "none"),
-    ];
-    let worker = [
-        ("WORKER_CAPACITY", "many"),
-        ("EXECUTION_WORKER_PORT", "9o"),
-        ("METRICS_BY_CONTRACT", "some"),
-        ("CONTRACT_QUEUE_LIMIT", "0"),
-        ("EXECUTE_TIMEOUT_MS", "2s"),
-        ("RESULT_LIMIT_BYTES", "1.5"),
-        ("CHROMIUM_PROCESSES", "0"),
-        ("CHROMIUM_SPARE_PAGES", "-1"),
-        ("CHROMIUM_HEAP_MB", "all"),
-        ("CHROMIUM_CONTRACT_MB", "1"),
-        ("CHROMIUM_BROWSER_MB", "1"),
-        ("CHROMIUM_CGROUP_MB", "-1"),
-        ("IDLE_CPU_MS", "0"),
-        ("LOAD_TIMEOUT_MS", "1"),
-        ("WORKER_ENGINES", "javascript,python"),
-        ("CONTAINER_LOAD_TIMEOUT_MS", "25s"),
-        ("CONTAINER_PROBE_TIMEOUT_MS", "1"),
-        ("CONTAINER_STOP_GRACE_SECONDS", "-1"),
-        ("CONTAINER_CONCURRENCY", "0"),
-        ("CONTAINER_TAR_LIMIT_BYTES", "0"),
-        ("CONTAINER_SUBNETS", "10.0.0.0"),
-        ("CONTAINER_ALLOW_EGRESS", "perhaps"),
-        ("CONTAINER_MAX_DEATHS", "0"),
-        ("CONTAINER_SWEEP_MS", "1"),
-        ("CONTAINER_MEMORY_MB", "1"),
-        ("CONTAINER_CPUS", "0"),
-        ("CONTAINER_PIDS", "1"),
-        ("CONTAINER_FILES", "1"),
-        ("CONTAINER_TMP_MB", "0"),
-        ("CONTAINER_SHM_MB", "0"),
-        ("CONTAINER_LOG_KB", "0"),
-        ("CONTAINER_READONLY", "mostly"),
-        ("CONTAINER_INIT", "mostly"),
-        ("CONTAINER_NEW_PRIVILEGES", "some"),
-    ];
-    let for_api = both
+    let for_api = WRONG_FOR_BOTH
         .iter()
-        .chain(&api)
+        .chain(&WRONG_FOR_API)
         .map(|setting| (programs::api(), setting));
-    let for_worker = both
+    let for_worker = WRONG_FOR_BOTH
         .iter()
-        .chain(&worker)
+        .chain(&WRONG_FOR_WORKER)
         .map(|setting| (programs::worker(), setting));
     for (command, (name, value)) in for_api.chain(for_worker) {
         let log = refuses(
