@@ -20,14 +20,11 @@ help: ## List the targets
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
 	@scripts/farm
 
-test: build-tests ## Run all tests (those of Docker contracts need a daemon: it is started)
-	@if command -v kubectl >/dev/null; then $(MAKE) --no-print-directory test-kubernetes; \
-		else echo 'kubectl is missing: the Kubernetes manifests are not checked' >&2; fi
+test: build-tests test-kubernetes ## Run all tests (those of Docker contracts need a daemon: it is started)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
 
-# Quick: a part of `make test` wherever kubectl is there.
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
-	target/python-kubernetes/bin/python tests/kubernetes/check.py
+	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
 
 test-compose: build-tests ## Build the images, bring the farm up with docker-compose, strike it (ten minutes)
 	@scripts/setup --compose
@@ -94,6 +91,7 @@ contract-server:
 		--release --target-dir target --target $$(rustc -vV | sed -n 's/^host: //p')
 
 target/python-kubernetes: tests/kubernetes/requirements.txt
+	@scripts/setup --python
 	python3 -m venv $@
 	$@/bin/pip install --quiet --requirement $<
 	@touch $@

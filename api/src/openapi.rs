@@ -75,6 +75,8 @@ failures!(
         overloaded(),
         unavailable(),
         ApiError::Ambiguous,
+        // Of a load that has fewer replicas than the one before: the others are unloaded.
+        ApiError::OutcomeUnknown,
         ApiError::ExecutionTimeout("No answer came before the deadline".into()),
 );
 failures!(
@@ -124,7 +126,7 @@ failures!(
 failures!(
     /// Of draining a worker.
     DrainFailures:
-        wrong_path(),
+        wrong_id(),
         ApiError::WorkerNotFound,
         overloaded(),
         unavailable(),
@@ -133,7 +135,7 @@ failures!(
 );
 failures!(
     /// Of removing a dead letter.
-    DeadLetterFailures: wrong_path(), ApiError::DeadLetterNotFound, unavailable()
+    DeadLetterFailures: wrong_id(), ApiError::DeadLetterNotFound, unavailable()
 );
 failures!(
     /// Why a process is not ready.
@@ -153,6 +155,10 @@ fn unavailable() -> ApiError {
 
 fn wrong_path() -> ApiError {
     ApiError::field("contractAddress", shared::id::InvalidAddress.to_string())
+}
+
+fn wrong_id() -> ApiError {
+    ApiError::field("id", "is not UTF-8")
 }
 
 /// One response per status: the codes that it can have, with an example each.

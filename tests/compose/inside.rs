@@ -75,6 +75,16 @@ impl Process {
     }
 }
 
+/// Whoever starts everything else in a container is somebody without privileges, and cannot get any;
+/// nor can, so, what it starts.
+pub(crate) fn nobody_is_root(container: &Container) {
+    let first = Process::read(container.inspect("State.Pid").parse().expect("a number"));
+    first.is_unprivileged();
+    assert_eq!(first.status["CapBnd"], NO_CAPABILITIES);
+    let users = &first.status["Uid"];
+    assert!(users.split(' ').all(|user| user != "0"), "{users}");
+}
+
 /// The container itself: nobody in it is root, has a capability or can get one, and there is nothing
 /// to write to but memory, from which nothing can be started.
 pub(crate) fn container_is_bare(container: &Container) {

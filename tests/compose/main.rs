@@ -75,6 +75,9 @@ async fn docker_contracts_have_a_worker_of_their_own() {
     are_healthy(&project, &["redis", "api", "worker", "worker-docker"]).await;
     let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
     client.post("/loadSmartContract", &body).await.is_done();
+    for service in ["redis", "api", "worker", "worker-docker"] {
+        is_confined(&project, service);
+    }
     let answer = client.execute("image", "echo", &json!({ "a": 1 })).await;
     assert_eq!(answer.data(), json!({ "a": 1 }));
     // The workers of untrusted JavaScript do not see the socket.
@@ -165,11 +168,31 @@ async fn privileges(project: &Project) {
     inside::host_is_closed(project);
     inside::page_has_no_network(project).await;
     for service in ["redis", "api", "worker"] {
-        for container in project.containers(service) {
-            assert_eq!(container.inspect("HostConfig.Privileged"), "false");
-            assert_eq!(container.inspect("HostConfig.ReadonlyRootfs"), "true");
-            assert_eq!(container.inspect("HostConfig.CapDrop"), r#"["ALL"]"#);
-            assert_eq!(container.inspect("HostConfig.CapAdd"), "null");
+        is_confined(project, service);
+    }
+}
+
+/// What Docker was told to keep from a service's containers.
+fn is_confined(project: &Project, service: &str) {
+    let containers = project.containers(service);
+    assert!(!containers.is_empty(), "no container of {service}");
+    for container in containers {
+        inside::nobody_is_root(&container);
+        for (field, value) in [
+            ("Privileged", "false"),
+            ("ReadonlyRootfs", "true"),
+            ("CapDrop", r#"["ALL"]"#),
+            ("CapAdd", "null"),
+        ] {
+            let found = container.inspect(&format!("HostConfig.{field}"));
+            assert_eq!(found, value, "{service}: {field}");
+        }
+        for limit in ["Memory", "PidsLimit"] {
+            let found: i64 = container
+                .inspect(&format!("HostConfig.{limit}"))
+                .parse()
+                .expect("a number");
+            assert!(found > 0, "{service} has no {limit}");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `/docs`: the interface as a person sees it in a browser, and tries it.
 
 use chromiumoxide::Page;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::browser::{Browser, click, found, keep_screenshot};
+use crate::support::client::send;
 use crate::support::farm::Farm;
 
 /// Opens an operation, tries it with its own example, and gives status and body of the answer.
@@ -66,5 +68,50 @@ async fn the_description_is_at_the_original_services_place_too() {
     assert!(json["paths"]["/loadSmartContract"]["post"].is_object());
     let original = client.get("/documentation/swagger.json").await;
     assert_eq!(original.json(), json);
+    farm.stop_whatever_is_in_redis().await;
+}
+
+/// The part of a path that cannot be read is blamed by the name that the description has for it.
+#[tokio::test]
+async fn a_part_of_a_path_is_blamed_by_its_name() {
+    let farm = Farm::builder().workers(0).start().await;
+    let client = farm.client();
+    let description = client.get("/openapi.json").await.json();
+    for (method, path, tried) in [
+        (
+            Method::GET,
+            "/contracts/{contractAddress}",
+            "/contracts/%ff",
+        ),
+        (
+            Method::POST,
+            "/execute/{contractAddress}/{method}",
+            "/execute/%ff/add",
+        ),
+        (
+            Method::POST,
+            "/execute/{contractAddress}/{method}",
+            "/execute/abcd/%ff",
+        ),
+        (Method::POST, "/workers/{id}/drain", "/workers/%ff/drain"),
+        (Method::DELETE, "/dead-letters/{id}", "/dead-letters/%ff"),
+    ] {
+        let answer = send(client.request(method.clone(), tried)).await;
+        let body = answer.error(400, "invalid_request");
+        let blamed = body["fields"].as_object().expect("fields are named");
+        let part = path
+            .split('/')
+            .zip(tried.split('/'))
+            .find(|(_, tried)| *tried == "%ff");
+        let name = part.expect("one part is wrong").0.trim_matches(['{', '}']);
+        assert_eq!(blamed.keys().collect::<Vec<_>>(), [name], "{tried}");
+        let operation = &description["paths"][path][method.as_str().to_lowercase()];
+        let told = operation["responses"]["400"].to_string();
+        // Of calls, the description's example is another failure.
+        assert!(
+            path.starts_with("/execute/") || told.contains(name),
+            "{path}: {told}"
+        );
+    }
     farm.stop_whatever_is_in_redis().await;
 }

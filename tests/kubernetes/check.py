@@ -2,8 +2,8 @@
 """Renders the Kubernetes manifests and checks them: `make test-kubernetes`.
 
 Every object is checked against the API's own schemas, of the oldest release that has what the
-manifests use and of the newest known one, unknown fields refused. KEDA's object has no schema there;
-its fields are checked against those that its documentation names. Then what no schema knows: that
+manifests use and of the newest known one, unknown fields refused. KEDA's objects have no schema there;
+their fields are checked against those that its documentation names. Then what no schema knows: that
 names refer to something, that pods are closed, that graces add up.
 """
 
@@ -16,8 +16,9 @@ import kubernetes_validate
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KUBERNETES = ROOT / "deploy" / "kubernetes"
-TARGETS = ["overlays/small", "overlays/production", "node-setup"]
+FARMS = ["deploy/kubernetes/overlays/small", "deploy/kubernetes/overlays/production", "tests/kubernetes/all"]
+TARGETS = [*FARMS, "deploy/kubernetes/node-setup"]
+KUBECTL = sys.argv[1] if len(sys.argv) > 1 else "kubectl"
 # 1.33 is the first with hostUsers switched on; it serves `preStop.sleep` as well.
 RELEASES = ["1.33", "1.37"]
 
@@ -33,11 +34,18 @@ SCALED_OBJECT = {
         "minReplicaCount": int,
         "maxReplicaCount": int,
         "advanced": {"horizontalPodAutoscalerConfig": {"behavior": dict}},
-        "triggers": [{"type": str, "name": str, "metadata": dict}],
+        "triggers": [{"type": str, "name": str, "metadata": dict, "authenticationRef": {"name": str}}],
     },
 }
+TRIGGER_AUTHENTICATION = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": dict,
+    "spec": {"secretTargetRef": [{"parameter": str, "name": str, "key": str}]},
+}
+# KEDA refuses a lagCount without an activationLagCount.
 TRIGGERS = {
-    "redis-streams": ({"address", "stream", "consumerGroup"}, {"lagCount", "enableTLS"}),
+    "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS"}),
     "prometheus": ({"serverAddress", "query", "threshold"}, {"activationThreshold"}),
 }
 
@@ -54,7 +62,7 @@ def expect(condition, where, what):
 
 
 def render(target):
-    command = ["kubectl", "kustomize", str(KUBERNETES / target)]
+    command = [KUBECTL, "kustomize", str(ROOT / target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 or done.stderr.strip():
         sys.exit(f"{' '.join(command)}: {done.stderr}")
@@ -88,6 +96,53 @@ def check_scaled_object(thing, where, find):
         given = trigger["metadata"]
         expect(required <= set(given) <= required | allowed, where, f"{trigger['type']}: {sorted(given)}")
         expect(all(isinstance(value, str) for value in given.values()), where, "metadata is text")
+        if trigger["type"] == "redis-streams":
+            check_redis_trigger(thing, trigger, where, find)
+        else:
+            check_capacity_trigger(thing, given, where, find)
+
+
+def check_redis_trigger(thing, trigger, where, find):
+    """KEDA's operator finds Redis from its own namespace, may enter, and has its password."""
+    given = trigger["metadata"]["address"].split(":")[0].split(".")
+    if given[0] == "execution-redis":
+        expect(given[1:2] == [thing["metadata"]["namespace"]], where, f"{given} is no name elsewhere")
+        expect(find("Service", given[0]), where, f"there is no service {given[0]}")
+        expect(find("NetworkPolicy", "execution-redis-keda"), where, "the operator cannot reach Redis")
+    else:
+        name = trigger.get("authenticationRef", {}).get("name")
+        expect(find("TriggerAuthentication", name), where, f"a Redis of somebody else's, and no password: {name}")
+
+
+def check_capacity_trigger(thing, given, where, find):
+    """Three quarters of what a worker hosts, and of this farm's workers only."""
+    worker = pod_of(find("StatefulSet", "execution-worker"))["spec"]["containers"][0]
+    [capacity] = [int(entry["value"]) for entry in worker["env"] if entry["name"] == "WORKER_CAPACITY"]
+    threshold = int(given["threshold"])
+    expect(threshold * 4 == capacity * 3, where, f"scales at {threshold} of {capacity} contracts per worker")
+    namespace = f'namespace="{thing["metadata"]["namespace"]}"'
+    expect(namespace in given["query"], where, f"counts other farms: {given['query']}")
+
+
+def check_secrets(things, target):
+    """Every key of a Secret is in one that is rendered, or in the command that the overlay tells."""
+    told = (ROOT / target / "kustomization.yaml").read_text(encoding="utf-8")
+    rendered = {
+        (thing["metadata"]["name"], key) for thing in things if thing["kind"] == "Secret" for key in thing["data"]
+    }
+    for thing in things:
+        for name, key in secret_keys(thing):
+            by_hand = f"secret generic {name} " in told and f"--from-literal={key}=" in told
+            expect((name, key) in rendered or by_hand, target, f"nobody makes the key {key} of the Secret {name}")
+
+
+def secret_keys(thing):
+    if thing["kind"] == "TriggerAuthentication":
+        return [(entry["name"], entry["key"]) for entry in thing["spec"]["secretTargetRef"]]
+    containers = pod_of(thing)["spec"]["containers"] if pod_of(thing) else ()
+    sources = [entry.get("valueFrom", {}) for container in containers for entry in container.get("env", ())]
+    asked = [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]
+    return [(entry["name"], entry["key"]) for entry in asked]
 
 
 def check_schema(thing, where):
@@ -145,9 +200,9 @@ def check_container(container, volumes, where):
 
 
 def check_graces(pods, config):
-    """SIGKILL comes after a program's own limits, and browsers have 10 s more to end."""
+    """SIGKILL comes after a program's own limits: a worker has 15 s more for its last words."""
     grace = int(config["SHUTDOWN_GRACE_MS"]) / 1000
-    for name, more in (("execution-api", 0), ("execution-worker", 10)):
+    for name, more in (("execution-api", 0), ("execution-worker", 15)):
         spec = pods[name]["spec"]
         sleep = spec["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {})
         needed = grace + more + sleep.get("seconds", 0)
@@ -163,8 +218,9 @@ def check_worker(spec):
     expect(profile == {"type": "Localhost", "localhostProfile": "execution/chromium.json"}, where, profile)
 
 
-def check_policies(things, pods):
-    """Each pod is closed by one policy that allows nothing, and workers reach only Redis and names."""
+def check_policies(things, pods, config):
+    """Each pod is closed by one policy that allows nothing, and workers reach only Redis, names and, where
+    there is one, a collector of traces."""
     policies = [thing for thing in things if thing["kind"] == "NetworkPolicy"]
     for name, pod in pods.items():
         closed = [
@@ -183,7 +239,9 @@ def check_policies(things, pods):
         for rule in policy["spec"].get("egress", ())
         for port in rule["ports"]
     }
-    expect(ports == {6379, 53}, "execution-worker", f"may leave by ports {ports}")
+    collector = config.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    allowed = {6379, 53} | ({int(collector.rsplit(":", 1)[1])} if collector else set())
+    expect(ports == allowed, "execution-worker", f"may leave by ports {ports}")
 
 
 def check_references(things, find):
@@ -213,16 +271,19 @@ def check_target(target):
         where = f"{target}: {thing['kind']} {thing['metadata']['name']}"
         if thing["kind"] == "ScaledObject":
             check_scaled_object(thing, where, find)
+        elif thing["kind"] == "TriggerAuthentication":
+            shape(thing, TRIGGER_AUTHENTICATION, where)
         else:
             check_schema(thing, where)
         if pod_of(thing):
             check_pod(thing, pod_of(thing), where)
     pods = check_references(things, find)
-    if target.startswith("overlays/"):
+    check_secrets(things, target)
+    if target in FARMS:
         [config] = [thing["data"] for kind, thing in table.items() if kind[1].startswith("execution-config-")]
         check_graces(pods, config)
         check_worker(pods["execution-worker"]["spec"])
-        check_policies(things, pods)
+        check_policies(things, pods, config)
     return len(things)
 
 

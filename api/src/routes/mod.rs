@@ -22,6 +22,7 @@ use crate::error::{ApiError, Fields};
 /// What a path's parts are called, in `router` too.
 const ADDRESS: &str = "contractAddress";
 const METHOD: &str = "method";
+const ID: &str = "id";
 
 /// Reads an address, and blames the field when it is none.
 fn address(text: &str) -> Result<ContractAddress, ApiError> {
@@ -36,6 +37,9 @@ fn path<T: DeserializeOwned>(path: Result<Path<T>, PathRejection>) -> Result<T, 
             PathRejection::FailedToDeserializePathParams(failed) => match failed.into_kind() {
                 ErrorKind::InvalidUtf8InPathParam { key } if key == METHOD => {
                     ApiError::field(METHOD, "is not UTF-8")
+                }
+                ErrorKind::InvalidUtf8InPathParam { key } if key == ID => {
+                    ApiError::field(ID, "is not UTF-8")
                 }
                 _ => ApiError::field(ADDRESS, InvalidAddress.to_string()),
             },
