@@ -10,23 +10,19 @@ use futures::FutureExt;
 use crate::attack::{Attack, Control, contract, shown};
 use crate::machine::Load;
 pub(crate) use crate::neighbour::{Browser, NEIGHBOURLY};
-use crate::neighbour::{Complaint, Neighbour};
+use crate::neighbour::{Neighbour, Verdict, judge};
 use crate::report::{Entry, Report};
 use crate::support::client::{Answer, Client};
 use crate::support::farm::{Builder, Farm};
 use crate::support::processes::{self, Seen};
 use crate::support::wait;
 
-/// How often a case is run when the only complaint is a slow neighbour on a busy machine.
-const TRIES: u32 = 3;
-/// How much of the machine others may use while the bound holds: beyond, nothing is said of it.
-const FOREIGN: f64 = 0.25;
 /// How much a worker may grow while it is attacked.
-const LEEWAY_KIB: u64 = 192 * 1024;
+pub(crate) const LEEWAY_KIB: u64 = 192 * 1024;
 /// Processes for pages beside those of the contracts: one waits for the next contract.
 const SPARE: usize = 1;
 /// How long processes and pages may take to go.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 
 /// The contract that is called all the time.
 const NEIGHBOUR: &str = "neighbour";
@@ -95,9 +91,7 @@ impl Arena {
         self.note(row, name, outcome, None, start.elapsed());
     }
 
-    /// Does something, looks after it, and asks the neighbour; again, if all is well but that a busy
-    /// machine made the neighbour slow. Only that is ever explained away: a neighbour that failed or was
-    /// made anew has noticed.
+    /// Does something, looks after it, and asks the neighbour; again, if all is well but that it was slow.
     pub(crate) async fn watched<T, E>(
         &mut self,
         what: &str,
@@ -116,23 +110,17 @@ impl Arena {
                 Some(neighbour) => neighbour.complaint(self.neighbourly, browser).await,
                 None => None,
             };
-            match (&outcome, looked, complaint) {
-                (_, Err(wrong), _) => return (outcome, Err(wrong)),
-                (_, _, Some(Complaint::Noticed(what))) => {
-                    return (outcome, Err(format!("the neighbour noticed: {what}")));
-                }
-                (Err(_), ..) | (.., None) => return (outcome, Ok(())),
-                (.., Some(Complaint::Slow(waited))) if tries == TRIES && foreign > FOREIGN => {
-                    self.report.notes.push(format!(
-                        "{what}: the neighbour's bound says nothing, others used {:.0} % of the machine (it waited {waited})",
-                        foreign * 100.0
-                    ));
+            if let Err(wrong) = looked {
+                return (outcome, Err(wrong));
+            }
+            match judge(complaint, tries, foreign) {
+                Verdict::Wrong(wrong) => return (outcome, Err(wrong)),
+                Verdict::Again if outcome.is_ok() => {}
+                Verdict::Excused(why) if outcome.is_ok() => {
+                    self.report.notes.push(format!("{what}: {why}"));
                     return (outcome, Ok(()));
                 }
-                (.., Some(Complaint::Slow(waited))) if tries == TRIES => {
-                    return (outcome, Err(format!("the neighbour waited {waited}")));
-                }
-                (.., Some(Complaint::Slow(_))) => {}
+                _ => return (outcome, Ok(())),
             }
         }
     }
@@ -296,7 +284,8 @@ pub(crate) fn address(row: &str, name: &str) -> String {
     format!("{row}-{}", name.chars().map(plain).collect::<String>())
 }
 
-fn rss_kib(pid: i32) -> u64 {
+/// What a process holds of the machine's memory.
+pub(crate) fn rss_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());

@@ -37,6 +37,38 @@ pub(crate) enum Complaint {
     Noticed(String),
 }
 
+/// What follows from a neighbour's complaint.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// There is none.
+    Well,
+    /// It was slow; the case is run once more.
+    Again,
+    /// It was slow each time, while others kept the machine busy.
+    Excused(String),
+    Wrong(String),
+}
+
+/// How often a case is run when the only complaint is a slow neighbour.
+const TRIES: u32 = 3;
+/// How much of the machine others may use while the bound holds: beyond, nothing is said of it.
+const FOREIGN: f64 = 0.25;
+
+/// Judges after so many tries. Only slowness is ever explained away: a neighbour that failed or was made
+/// anew has noticed.
+pub(crate) fn judge(complaint: Option<Complaint>, tries: u32, foreign: f64) -> Verdict {
+    match complaint {
+        None => Verdict::Well,
+        Some(Complaint::Noticed(what)) => Verdict::Wrong(format!("the neighbour noticed: {what}")),
+        Some(Complaint::Slow(_)) if tries < TRIES => Verdict::Again,
+        Some(Complaint::Slow(waited)) if foreign > FOREIGN => Verdict::Excused(format!(
+            "the neighbour's bound says nothing, others used {:.0} % of the machine (it waited {waited})",
+            foreign * 100.0
+        )),
+        Some(Complaint::Slow(waited)) => Verdict::Wrong(format!("the neighbour waited {waited}")),
+    }
+}
+
 /// Who calls the neighbour, and what it saw.
 pub(crate) struct Neighbour {
     seen: Arc<Mutex<Calls>>,
