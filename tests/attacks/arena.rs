@@ -3,36 +3,26 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use tokio::task::JoinHandle;
 
 use crate::attack::{Attack, Control, contract, shown};
 use crate::machine::Load;
+pub(crate) use crate::neighbour::{Browser, NEIGHBOURLY};
+use crate::neighbour::{Neighbour, Verdict, judge};
 use crate::report::{Entry, Report};
 use crate::support::client::{Answer, Client};
 use crate::support::farm::{Builder, Farm};
 use crate::support::processes::{self, Seen};
 use crate::support::wait;
 
-/// How long a neighbour's call may take: the one bound that is promised.
-pub(crate) const NEIGHBOURLY: Duration = Duration::from_millis(250);
-/// The same while its browser is made anew.
-const ANEW: Duration = Duration::from_secs(5);
-/// How often the neighbour is called.
-const PACE: Duration = Duration::from_millis(50);
-/// How often a case is run when the only complaint is a slow neighbour on a busy machine.
-const TRIES: u32 = 3;
-/// How much of the machine others may use while the bound holds: beyond, nothing is said of it.
-const FOREIGN: f64 = 0.25;
 /// How much a worker may grow while it is attacked.
-const LEEWAY_KIB: u64 = 192 * 1024;
+pub(crate) const LEEWAY_KIB: u64 = 192 * 1024;
 /// Processes for pages beside those of the contracts: one waits for the next contract.
 const SPARE: usize = 1;
 /// How long processes and pages may take to go.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 
 /// The contract that is called all the time.
 const NEIGHBOUR: &str = "neighbour";
@@ -48,22 +38,13 @@ pub(crate) struct Arena {
     pub(crate) report: Report,
 }
 
-/// What a case may do to the browser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Browser {
-    /// It lives on.
-    Stays,
-    /// It may be made anew.
-    MayGo,
-}
-
 impl Arena {
     /// A farm whose neighbour is watched.
     pub(crate) async fn start(builder: Builder) -> Self {
         let mut arena = Self::bare(builder).await;
         let client = arena.client().clone();
         client.must_load(NEIGHBOUR, "{ ping: () => 1 }").await;
-        arena.neighbour = Some(Neighbour::start(client));
+        arena.neighbour = Some(Neighbour::start(client, NEIGHBOUR, "ping"));
         arena
     }
 
@@ -89,7 +70,7 @@ impl Arena {
         rss_kib(self.farm.workers[0].pid())
     }
 
-    /// Runs a case and looks after it; again, if a busy machine made the neighbour slow.
+    /// Runs a case and looks after it.
     pub(crate) async fn case(
         &mut self,
         row: &'static str,
@@ -98,38 +79,50 @@ impl Arena {
         case: impl AsyncFn(&Farm) -> Result<String, String>,
     ) {
         let start = Instant::now();
-        let mut tries = 0;
-        let outcome = loop {
-            tries += 1;
-            let load = Load::begin(&processes::of_folder(self.farm.folder()));
-            self.neighbour.iter().for_each(Neighbour::forget);
-            let outcome = AssertUnwindSafe(case(&self.farm)).catch_unwind().await;
-            let outcome = outcome.unwrap_or_else(|panic| Err(message(panic.as_ref())));
-            let outcome = match outcome {
-                Ok(seen) => self.look(browser).await.map(|()| seen),
-                wrong => wrong,
-            };
-            let foreign = load.foreign(&processes::of_folder(self.farm.folder()));
-            match (
-                outcome,
-                self.neighbour
-                    .as_ref()
-                    .and_then(|neighbour| neighbour.complaint(self.neighbourly, browser)),
-            ) {
-                (Ok(seen), None) => break Ok(seen),
-                (Ok(seen), Some(slow)) if tries == TRIES && foreign > FOREIGN => {
-                    self.report.notes.push(format!(
-                        "{row} {name}: the neighbour's bound says nothing, others used {:.0} % of the machine ({slow})",
-                        foreign * 100.0
-                    ));
-                    break Ok(seen);
-                }
-                (Ok(_), Some(slow)) if tries == TRIES => break Err(slow),
-                (Ok(_), Some(_)) => {}
-                (Err(wrong), _) => break Err(wrong),
-            }
+        let label = format!("{row} {name}");
+        let case = async |farm: &Farm| {
+            let outcome = AssertUnwindSafe(case(farm)).catch_unwind().await;
+            outcome.unwrap_or_else(|panic| Err(message(panic.as_ref())))
+        };
+        let outcome = match self.watched(&label, browser, case).await {
+            (Ok(_), Err(noticed)) => Err(noticed),
+            (outcome, _) => outcome,
         };
         self.note(row, name, outcome, None, start.elapsed());
+    }
+
+    /// Does something, looks after it, and asks the neighbour; again, if all is well but that it was slow.
+    pub(crate) async fn watched<T, E>(
+        &mut self,
+        what: &str,
+        browser: Browser,
+        deed: impl AsyncFn(&Farm) -> Result<T, E>,
+    ) -> (Result<T, E>, Result<(), String>) {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let load = Load::begin();
+            self.neighbour.iter().for_each(Neighbour::forget);
+            let outcome = deed(&self.farm).await;
+            let looked = self.look(browser).await;
+            let foreign = load.foreign();
+            let complaint = match &self.neighbour {
+                Some(neighbour) => neighbour.complaint(self.neighbourly, browser).await,
+                None => None,
+            };
+            if let Err(wrong) = looked {
+                return (outcome, Err(wrong));
+            }
+            match judge(complaint, tries, foreign) {
+                Verdict::Wrong(wrong) => return (outcome, Err(wrong)),
+                Verdict::Again if outcome.is_ok() => {}
+                Verdict::Excused(why) if outcome.is_ok() => {
+                    self.report.notes.push(format!("{what}: {why}"));
+                    return (outcome, Ok(()));
+                }
+                _ => return (outcome, Ok(())),
+            }
+        }
     }
 
     /// Notes how a case came out.
@@ -291,7 +284,8 @@ pub(crate) fn address(row: &str, name: &str) -> String {
     format!("{row}-{}", name.chars().map(plain).collect::<String>())
 }
 
-fn rss_kib(pid: i32) -> u64 {
+/// What a process holds of the machine's memory.
+pub(crate) fn rss_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
@@ -303,89 +297,4 @@ pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without a message").to_owned()
-}
-
-/// Who calls the neighbour, and what it saw.
-struct Neighbour {
-    seen: Arc<Mutex<Calls>>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Calls {
-    latencies: Vec<Duration>,
-    failures: Vec<String>,
-    /// The last one's, and whether it changed meanwhile.
-    generation: u64,
-    renewed: bool,
-    /// Over the whole time.
-    all: Vec<Duration>,
-}
-
-impl Calls {
-    fn note(&mut self, took: Duration, answer: &Answer) {
-        self.latencies.push(took);
-        self.all.push(took);
-        if answer.status != 200 {
-            self.failures.push(shown(answer));
-        } else if answer.generation() != self.generation {
-            self.renewed |= self.generation != 0;
-            self.generation = answer.generation();
-        }
-    }
-}
-
-impl Neighbour {
-    fn start(client: Client) -> Self {
-        let seen = Arc::new(Mutex::new(Calls::default()));
-        let notes = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            loop {
-                let start = Instant::now();
-                let answer = client.call(NEIGHBOUR, "ping").await;
-                let took = start.elapsed();
-                notes
-                    .lock()
-                    .expect("nobody panics with it")
-                    .note(took, &answer);
-                wait::lasts(PACE.saturating_sub(took)).await;
-            }
-        });
-        Self { seen, task }
-    }
-
-    fn forget(&self) {
-        let mut calls = self.seen.lock().expect("nobody panics with it");
-        calls.latencies.clear();
-        calls.failures.clear();
-        calls.renewed = false;
-    }
-
-    fn complaint(&self, limit: Duration, browser: Browser) -> Option<String> {
-        let calls = self.seen.lock().expect("nobody panics with it");
-        if let Some(failure) = calls.failures.first() {
-            return Some(format!("the neighbour noticed: {failure}"));
-        }
-        let limit = match (calls.renewed, browser) {
-            (false, _) => limit,
-            // It went down with its browser; its calls waited for the next one.
-            (true, Browser::MayGo) => ANEW,
-            (true, Browser::Stays) => return Some("the neighbour was made anew".to_owned()),
-        };
-        let slowest = calls.latencies.iter().max()?;
-        (*slowest > limit).then(|| format!("the neighbour waited {slowest:.0?}"))
-    }
-
-    async fn end(self) -> Option<String> {
-        self.task.abort();
-        // It was aborted, or has panicked, which its calls have shown.
-        _ = self.task.await;
-        let mut calls = self.seen.lock().expect("nobody panics with it");
-        calls.all.sort_unstable();
-        let (count, slowest) = (calls.all.len(), calls.all.last()?);
-        let p99 = calls.all[count * 99 / 100];
-        Some(format!(
-            "neighbour: {count} calls, p99 {p99:.1?}, slowest {slowest:.1?}"
-        ))
-    }
 }

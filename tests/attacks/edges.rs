@@ -227,7 +227,7 @@ async fn crowd(arena: &mut Arena) {
             "loads beyond the capacity",
             Browser::Stays,
             async |farm| {
-                const MANY: usize = 200;
+                const MANY: usize = 1000;
                 let client = farm.client();
                 let addresses: Vec<_> = (0..MANY).map(|n| format!("crowd-{n}")).collect();
                 let loads = addresses

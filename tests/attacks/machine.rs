@@ -1,8 +1,11 @@
-//! The machine beside the farm: whether others keep it busy, so that a time says nothing.
+//! The machine beside the suite: whether others keep it busy, so that a time says nothing.
 
 use std::fs;
 
-use crate::support::processes::Seen;
+use crate::support::processes;
+
+/// The program of the suite's own contracts in containers.
+const CONTAINED: &str = "/contract-server";
 
 /// Busy and all processor time since boot, in ticks.
 #[derive(Debug, Clone, Copy)]
@@ -19,19 +22,19 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins to look, at the machine and at the processes of a farm.
-    pub(crate) fn begin(farm: &[Seen]) -> Self {
+    /// Begins to look.
+    pub(crate) fn begin() -> Self {
         Self {
             machine: machine(),
-            own: own(farm),
+            own: own(),
         }
     }
 
-    /// The part of the machine that was used by others than that farm and this process.
-    pub(crate) fn foreign(&self, farm: &[Seen]) -> f64 {
+    /// The part of the machine that was used by others than this suite.
+    pub(crate) fn foreign(&self) -> f64 {
         let now = machine();
         let busy = now.busy.saturating_sub(self.machine.busy);
-        let others = busy.saturating_sub(own(farm).saturating_sub(self.own));
+        let others = busy.saturating_sub(own().saturating_sub(self.own));
         let all = now.all.saturating_sub(self.machine.all).max(1);
         #[expect(clippy::cast_precision_loss, reason = "ticks of seconds")]
         let part = others as f64 / all as f64;
@@ -39,12 +42,15 @@ impl Load {
     }
 }
 
-/// What the processes have computed, with those of their children that have ended.
-fn own(farm: &[Seen]) -> u64 {
-    let this = std::process::id().to_string();
-    let farm = farm.iter().map(|seen| seen.pid.to_string());
-    let stats = farm
-        .chain([this])
+/// What this suite has computed: this process and all below it, the farms of every lane, with those of
+/// their children that have ended; and the contracts in containers, which the daemon has started.
+fn own() -> u64 {
+    let this = std::process::id();
+    let below = processes::descendants(this.cast_signed()).into_iter();
+    let below = below.map(|seen| seen.pid.to_string());
+    let stats = below
+        .chain(contained())
+        .chain([this.to_string()])
         .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
     let ticks = stats.map(|stat| {
         let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
@@ -53,6 +59,16 @@ fn own(farm: &[Seen]) -> u64 {
             .sum::<u64>()
     });
     ticks.sum()
+}
+
+fn contained() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_one = |pid: &String| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with(CONTAINED.as_bytes())
+    };
+    pids.filter(is_one).collect()
 }
 
 fn machine() -> Ticks {

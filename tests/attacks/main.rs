@@ -18,6 +18,7 @@ mod docker;
 mod edges;
 mod host;
 mod machine;
+mod neighbour;
 mod neighbours;
 mod network;
 mod report;
@@ -35,21 +36,103 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::arena::Arena;
+use crate::network::witness::Witness;
 use crate::report::Report;
 use crate::support::farm::{Builder, Farm};
 
 /// A variable that takes layers of a worker away.
 const LAYERS_OFF: &str = "ATTACK_SUITE_LAYERS_OFF";
 
-/// The layers that close the network.
-const NETWORK_LAYERS: [&str; 6] = [
-    "resolver",
-    "proxy",
-    "webrtc",
-    "features",
-    "interceptor",
-    "policy",
+/// The layers that close the network, alone, and what must be so then: if a layer stops to work, the others
+/// would hide it.
+const NETWORK_LAYERS: [(&str, Alone); 6] = [
+    (
+        "resolver",
+        Alone::Leaves(&[
+            "STUN",
+            "TURN over UDP",
+            "data channel to a candidate",
+            "names by multicast",
+        ]),
+    ),
+    (
+        "proxy",
+        Alone::Leaves(&[
+            "STUN",
+            "TURN over UDP",
+            "TURN over TCP",
+            "data channel to a candidate",
+            "names by multicast",
+        ]),
+    ),
+    (
+        "interceptor",
+        Alone::Leaves(&[
+            "another port of the loopback",
+            "WebSocket",
+            "WebSocketStream",
+            "WebSocketStream from a worker",
+            "WebSocket and fetch from a worker",
+            "STUN",
+            "TURN over UDP",
+            "TURN over TCP",
+            "data channel to a candidate",
+            "WebTransport",
+            "prerender and speculation rules",
+            "names by multicast",
+        ]),
+    ),
+    (
+        "policy",
+        Alone::Leaves(&[
+            "STUN",
+            "TURN over UDP",
+            "TURN over TCP",
+            "data channel to a candidate",
+            "location",
+            "a link",
+            "a download",
+            "meta refresh",
+            "windows",
+            "history",
+            "names by multicast",
+        ]),
+    ),
+    // These two are for what the others leave open.
+    (
+        "webrtc",
+        Alone::Closes(&["STUN", "TURN over UDP", "data channel to a candidate"]),
+    ),
+    (
+        "webrtc,features",
+        Alone::Closes(&[
+            "STUN",
+            "TURN over UDP",
+            "data channel to a candidate",
+            "names by multicast",
+        ]),
+    ),
 ];
+
+/// What a layer does where it is alone.
+#[derive(Debug, Clone, Copy)]
+enum Alone {
+    /// It closes all ways out but these.
+    Leaves(&'static [&'static str]),
+    /// It closes these, and hardly any other.
+    Closes(&'static [&'static str]),
+}
+
+impl Alone {
+    /// The ways that are open and should not be.
+    fn broken(self, open: &[&'static str]) -> Vec<&'static str> {
+        let is_broken = |way: &&&str| match self {
+            Self::Leaves(known) => !known.contains(*way),
+            Self::Closes(closed) => closed.contains(*way),
+        };
+        open.iter().filter(is_broken).copied().collect()
+    }
+}
 
 /// What can be asked for.
 #[derive(Debug, Clone)]
@@ -101,6 +184,16 @@ fn main() -> ExitCode {
     } else {
         run(&wanted)
     };
+    // Where the lane with the controls was run as well, nobody may be without.
+    let is_whole = rounds == 1 && wanted.has("network") && wanted.has("host");
+    if is_whole
+        && report
+            .skipped
+            .iter()
+            .all(|skipped| !skipped.starts_with("N:"))
+    {
+        report.demand_controls();
+    }
     let allowed = std::env::var("ATTACKS_WITHOUT").unwrap_or_default();
     let mut failures = report.failures();
     for skipped in &report.skipped {
@@ -215,10 +308,18 @@ fn network_lane(wanted: &Wanted) -> Report {
         let mark = witness.mark();
         network::run(&mut arena, &witness).await;
         let mut report = arena.end().await;
-        let all = witness.since(mark).len();
-        report.notes.push(format!(
-            "network: {all} packets left the armed farm in all its life"
-        ));
+        let left = witness.since(mark);
+        let outcome = match &left[..] {
+            [] => Ok("0 packets left the armed farm in all its life".to_owned()),
+            left => Err(format!("{} packets got out: {left:?}", left.len())),
+        };
+        report.entries.push(report::Entry {
+            row: "N1",
+            name: "from the farm's start to its end".to_owned(),
+            outcome,
+            control: Some(Ok("the same witness sees every way out below".to_owned())),
+            time: std::time::Duration::ZERO,
+        });
 
         let mut bare = Arena::bare(farm().env(LAYERS_OFF, "all")).await;
         network::controls(&mut bare, &witness).await;
@@ -229,22 +330,43 @@ fn network_lane(wanted: &Wanted) -> Report {
         neighbours::controls(&mut bare).await;
         report.join(bare.end().await);
         if !wanted.quick {
-            for layer in NETWORK_LAYERS {
-                let others = NETWORK_LAYERS.into_iter().filter(|other| *other != layer);
-                let off = others.collect::<Vec<_>>().join(",");
-                let alone = Arena::bare(farm().env(LAYERS_OFF, &off)).await;
-                let open = network::leaks(&alone, &witness).await;
-                let note = format!(
-                    "with {layer} alone, {} ways out are open: {}",
-                    open.len(),
-                    open.join(", ")
-                );
-                report.join(alone.end().await);
-                report.notes.push(note);
+            for (layers, expected) in NETWORK_LAYERS {
+                report.join(alone(layers, expected, &witness).await);
             }
         }
         report
     })
+}
+
+/// The farm with one of the layers that close the network, or two that belong together.
+async fn alone(layers: &str, expected: Alone, witness: &Witness) -> Report {
+    let start = Instant::now();
+    let is_on = |layer: &&str| layers.split(',').any(|on| on == *layer);
+    let all = [
+        "resolver",
+        "proxy",
+        "webrtc",
+        "features",
+        "interceptor",
+        "policy",
+    ];
+    let off: Vec<_> = all.into_iter().filter(|layer| !is_on(layer)).collect();
+    let mut arena = Arena::bare(farm().env(LAYERS_OFF, &off.join(","))).await;
+    let open = network::leaks(&arena, witness).await;
+    let count = network::ways();
+    let outcome = match &expected.broken(&open)[..] {
+        [] => Ok(format!(
+            "{} of {count} ways out are closed",
+            count - open.len()
+        )),
+        broken => Err(format!("open, and should be closed: {broken:?}")),
+    };
+    let control = Some(Ok("without it they are open: each way's control".to_owned()));
+    let name = format!("{layers} alone");
+    arena.note("N1", &name, outcome, control, start.elapsed());
+    let note = format!("{name}: open are {}", open.join(", "));
+    arena.report.notes.push(note);
+    arena.end().await
 }
 
 /// H, P and V.

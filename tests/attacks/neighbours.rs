@@ -72,7 +72,7 @@ const FIND: &str = "const had = [];
 const NOTHING: &str = "[]";
 const SOON: &str = "await new Promise((r) => setTimeout(r, 100));";
 
-const PAIRS: [Pair; 14] = [
+const PAIRS: [Pair; 16] = [
     Pair {
         row: "P1",
         name: "window globals",
@@ -147,7 +147,7 @@ const PAIRS: [Pair; 14] = [
         row: "P4",
         name: "opener, windows and frames",
         scene: Scene::Together,
-        plant: "globalThis.heard = []; onmessage = (e) => heard.push(e.data); name = 'victim'",
+        plant: "name = 'victim'",
         probe: "let opened = null; try { opened = open('', 'victim') } catch {}
             for (const w of [opened, window.opener, parent === window ? null : parent, top === window ? null : top, ...Array.from({ length: frames.length }, (_, i) => frames[i])])
                 try { w.postMessage('x', '*') } catch {}
@@ -155,6 +155,31 @@ const PAIRS: [Pair; 14] = [
         look: None,
         expect: Says("[true,true,0,true,true]"),
         control: Control::Within(SaysNot("[true,true,0,true,true]")),
+    },
+    Pair {
+        row: "P4",
+        name: "messages to every window",
+        scene: Scene::Together,
+        plant: "globalThis.heard = []; onmessage = (e) => heard.push(e.data); name = 'victim'",
+        probe: "for (const find of [() => open('', 'victim'), () => opener, () => parent, () => top, () => frames[0], () => self])
+                try { find().postMessage('x', '*') } catch {}",
+        look: Some("await new Promise((r) => setTimeout(r, 100)); return heard"),
+        expect: Says(NOTHING),
+        // Its own window is among them.
+        control: Control::Within(SaysNot(NOTHING)),
+    },
+    Pair {
+        row: "P5",
+        name: "shared memory of WebAssembly",
+        scene: Scene::Together,
+        plant: "return 0",
+        probe: "const pass = (x) => { try { new MessageChannel().port1.postMessage(x); return 'passed' } catch (e) { return e.name } };
+            let shared = null; try { shared = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer } catch {}
+            return [pass(new ArrayBuffer(1)), shared === null ? 'none' : pass(shared)]",
+        look: None,
+        // It may be had, but goes nowhere.
+        expect: Says(r#"["passed","DataCloneError"]"#),
+        control: Control::Elsewhere("in the case itself: memory that is not shared is passed"),
     },
     Pair {
         row: "P5",
@@ -309,13 +334,14 @@ async fn play(client: &Client, pair: &Pair) -> Answer {
 
 async fn within(client: &Client, pair: &Pair) -> Answer {
     let source = format!(
-        "{{ attack: async (a) => {{ {}; {SOON} {} }} }}",
+        "{{ attack: async (a) => {{ {}; {SOON} {}; {} }} }}",
         pair.plant,
         // A frame of one's own is what can be opened.
         pair.probe.replace(
             "let opened",
             "document.documentElement.append(document.createElement('iframe')); let opened"
-        )
+        ),
+        pair.look.unwrap_or_default()
     );
     client.must_load("victim", &source).await;
     let answer = client.execute("victim", "attack", &Value::Null).await;

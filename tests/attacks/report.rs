@@ -54,6 +54,15 @@ impl Report {
         self.notes.extend(other.notes);
     }
 
+    /// What must not work proves nothing unless it is seen to work elsewhere.
+    pub(crate) fn demand_controls(&mut self) {
+        let needs = |entry: &&mut Entry| entry.row.starts_with(['H', 'P', 'N']);
+        for entry in self.entries.iter_mut().filter(needs) {
+            let none = || Err("there is none".to_owned());
+            entry.control.get_or_insert_with(none);
+        }
+    }
+
     /// The cases that did not come out as they must.
     pub(crate) fn failures(&self) -> Vec<String> {
         let failed = self.entries.iter().filter(|entry| entry.failed());

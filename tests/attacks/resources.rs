@@ -110,7 +110,7 @@ const ALL: &[Greed] = &[
     greed("R9", "a result of 100 MB", "return 'x'.repeat(1e8)", Any(&[TOO_LARGE, CRASH]), After::Either),
     greed("R9", "nested 100,000 deep", "let x = []; for (let i = 0; i < 1e5; i++) x = [x]; return x", Any(&[NOT_JSON, THROWS]), After::Lives),
     greed("R9", "a graph that explodes on paper", "let x = ['xxxxxxxx']; for (let i = 0; i < 40; i++) x = [x, x]; return x", TOO_LARGE, After::Lives),
-    greed("R9", "a flood on the console", "const s = 'x'.repeat(1e5); for (let i = 0; i < 2000; i++) console.log(s, i); return 'done'", HARMLESS, After::Either),
+    greed("R9", "1 GB on the console", "const s = 'x'.repeat(1e5); for (let i = 0; i < 1e4; i++) console.log(s, i); return 'done'", HARMLESS, After::Either),
     greed("R10", "a promise that never settles", "return new Promise(() => {})", TIMEOUT, After::Anew),
     greed("R10", "10,000 promises that never settle", "globalThis.x = []; for (let i = 0; i < 1e4; i++) x.push(new Promise(() => {})); return Promise.all(x)", TIMEOUT, After::Anew),
     greed("R12", "close, reload, back", "close(); location.reload(); history.back(); history.go(-9); stop(); return 'done'", HARMLESS, After::Either),
@@ -122,7 +122,7 @@ const ALL: &[Greed] = &[
          try { const d = new VideoDecoder({ output() {}, error() {} }); d.configure({ codec: 'vp8' }); for (let i = 0; i < 99; i++) d.decode(new EncodedVideoChunk({ type: 'key', timestamp: i, data: new Uint8Array(99) })) } catch {} return 'done'", HARMLESS, After::Either),
     greed("R14", "frames", "for (let i = 0; i < 500; i++) { const f = document.createElement('iframe'); f.srcdoc = '<iframe srcdoc=x></iframe>'; document.documentElement.append(f) } return 'done'", HARMLESS, After::Either),
     greed("R14", "a document of a million elements", "const b = document.documentElement; for (let i = 0; i < 1e6; i++) b.append(document.createElement('p')); return 'done'", HARMLESS, After::Either),
-    greed("R14", "innerHTML of 500 MB", "document.documentElement.innerHTML = '<p>x'.repeat(1e8); return 'done'", STOPPED, After::Either),
+    greed("R14", "innerHTML of 1 GB", "document.documentElement.innerHTML = '<p>\\u0100'.repeat(1.3e8); return 'done'", STOPPED, After::Either),
     greed("R15", "crash addresses", "for (const u of ['chrome://crash', 'chrome://kill', 'chrome://hang', 'chrome://gpucrash', 'about:crash']) try { location = u } catch {} await new Promise((r) => setTimeout(r, 100)); return 'done'", HARMLESS, After::Either),
     greed("R15", "traps of WebAssembly", "const m = new WebAssembly.Module(new Uint8Array([0,97,115,109,1,0,0,0,1,4,1,96,0,0,3,2,1,0,7,5,1,1,102,0,0,10,5,1,3,0,0,11])); new WebAssembly.Instance(m).exports.f()", THROWS, After::Lives),
 ];
@@ -138,7 +138,7 @@ const SLOW: [&str; 7] = [
     "JSON of 50 MB",
     "a sort that never agrees",
     "a document of a million elements",
-    "innerHTML of 500 MB",
+    "innerHTML of 1 GB",
     "audio and video",
 ];
 
@@ -164,6 +164,7 @@ pub(crate) async fn run(arena: &mut Arena, quick: bool) {
         arena.neighbourly = NEIGHBOURLY;
     }
     honest_timer(arena).await;
+    idle(arena).await;
     pending(arena).await;
     loads(arena).await;
 }
@@ -211,12 +212,52 @@ async fn honest_timer(arena: &mut Arena) {
         .await;
 }
 
+/// L: a contract that has burnt is made anew, and uses next to nothing then.
+async fn idle(arena: &mut Arena) {
+    const SPAN: Duration = Duration::from_secs(2);
+    /// Ticks are a hundredth of a second: 5 % of a core.
+    const ALLOWED: u64 = 10;
+    const BURNS: &str = "const f = () => { for (const t = Date.now(); Date.now() - t < 30;); setTimeout(f) }; f(); return 'done'";
+    arena
+        .case("R4", "idle after burning", Browser::Stays, async |farm| {
+            let client = farm.client();
+            let before: Vec<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
+            client.must_load("burner", &contract(BURNS)).await;
+            client.call("burner", "attack").await.data();
+            let anew = async || client.generation("burner").await > 1;
+            wait::until_true("the contract to be made anew", PATIENCE, anew).await;
+            // Its page, and that which waits for the next contract; all else was there before.
+            let young = farm.renderers(0);
+            let young: Vec<_> = young
+                .iter()
+                .filter(|seen| !before.contains(&seen.pid))
+                .collect();
+            // What it takes to make the pages is over when they have answered.
+            client.call("burner", "ping").await.data();
+            let start: u64 = young.iter().map(|seen| seen.ticks()).sum();
+            wait::lasts(SPAN).await;
+            let used = young
+                .iter()
+                .map(|seen| seen.ticks())
+                .sum::<u64>()
+                .saturating_sub(start);
+            client.unload("burner").await.is_done();
+            let seen = format!("{} renderers used {used} ticks in {SPAN:?}", young.len());
+            if !young.is_empty() && used <= ALLOWED {
+                Ok(seen)
+            } else {
+                Err(seen)
+            }
+        })
+        .await;
+}
+
 /// R10: promises that never settle, many at once.
 async fn pending(arena: &mut Arena) {
     arena
         .case(
             "R10",
-            "300 calls that never settle",
+            "3,000 calls that never settle",
             Browser::Stays,
             async |farm| {
                 let client = farm.client();
@@ -224,7 +265,7 @@ async fn pending(arena: &mut Arena) {
                     .must_load("pending", &contract("return new Promise(() => {})"))
                     .await;
                 let start = Instant::now();
-                let calls = (0..300).map(|_| client.call("pending", "attack"));
+                let calls = (0..3000).map(|_| client.call("pending", "attack"));
                 let answers = join_all(calls).await;
                 let fine = |status| matches!(status, 503 | 504 | 500);
                 let strange = answers.iter().find(|answer| !fine(answer.status));

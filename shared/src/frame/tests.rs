@@ -116,6 +116,99 @@ proptest! {
     }
 }
 
+/// What may happen to a byte string: bytes are changed, left out, put in, or the rest is cut off.
+#[derive(Debug, Clone)]
+enum Damage {
+    Set(prop::sample::Index, u8),
+    Remove(prop::sample::Index),
+    Insert(prop::sample::Index, Vec<u8>),
+    Double(prop::sample::Index),
+    Cut(prop::sample::Index),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let at = any::<prop::sample::Index>;
+    // What has a meaning in JSON breaks more than any byte does.
+    let byte = || {
+        prop_oneof![
+            any::<u8>(),
+            prop::sample::select(br#"{}[]",:\0-9enu"#.to_vec())
+        ]
+    };
+    prop_oneof![
+        (at(), byte()).prop_map(|(at, byte)| Damage::Set(at, byte)),
+        at().prop_map(Damage::Remove),
+        (at(), prop::collection::vec(byte(), 1..5)).prop_map(|(at, text)| Damage::Insert(at, text)),
+        at().prop_map(Damage::Double),
+        at().prop_map(Damage::Cut),
+    ]
+}
+
+fn damaged(mut text: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
+    for damage in damages {
+        let place = |at: &prop::sample::Index| at.index(text.len().max(1));
+        match damage {
+            _ if text.is_empty() => {}
+            Damage::Set(at, byte) => {
+                let at = place(at);
+                text[at] = *byte;
+            }
+            Damage::Remove(at) => {
+                let at = place(at);
+                text.remove(at);
+            }
+            Damage::Insert(at, more) => {
+                let at = place(at);
+                text.splice(at..at, more.iter().copied());
+            }
+            Damage::Double(at) => {
+                let at = place(at);
+                text.extend_from_within(at..);
+            }
+            Damage::Cut(at) => {
+                let at = place(at);
+                text.truncate(at);
+            }
+        }
+    }
+    text
+}
+
+proptest! {
+    // A frame that is all but right reaches further into the reader than noise does. Whatever is read
+    // of it can be written, and read again.
+    #[test]
+    fn a_damaged_frame_of_jobs_is_read_whole_or_not_at_all(
+        jobs in prop::collection::vec(envelope(), 1..4),
+        damages in prop::collection::vec(damage(), 1..4),
+    ) {
+        let frame = pack_jobs(Some(ApiId::random()), jobs.iter().map(encode_item));
+        if let Ok(read) = unpack_jobs(&damaged(frame.into(), &damages)) {
+            let text: Vec<_> = read.jobs.iter().map(encode_item).collect();
+            let again = unpack_jobs(&pack_jobs(read.api, text.clone())).unwrap();
+            prop_assert_eq!(again.jobs.iter().map(encode_item).collect::<Vec<_>>(), text);
+        }
+    }
+
+    #[test]
+    fn a_damaged_frame_of_replies_is_read_whole_or_not_at_all(
+        result in json(),
+        damages in prop::collection::vec(damage(), 1..4),
+    ) {
+        let outcome = Ok(Output::Result(raw(&result)));
+        let reply = Reply { id: JobId(7), generation: Some(1), ran_us: None, outcome };
+        let failure = Failure::started(FailureCode::ExecutionFailed, "Error: \u{2028}");
+        let failed = Reply { id: JobId(8), generation: None, ran_us: Some(1), outcome: Err(failure) };
+        let worker = WorkerId::random();
+        let frame = pack_replies(worker, [encode_item(&reply), encode_item(&failed)]);
+        if let Ok(read) = unpack_replies(&damaged(frame.into(), &damages)) {
+            let text: Vec<_> = read.replies.iter().map(encode_item).collect();
+            let again = unpack_replies(&pack_replies(read.worker, text.clone())).unwrap();
+            prop_assert_eq!(again.replies.iter().map(encode_item).collect::<Vec<_>>(), text);
+        }
+    }
+}
+
 #[test]
 fn a_failure_survives_encoding() {
     let failure = Failure::started(FailureCode::ExecutionFailed, "Error: \u{2028} no\n");

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::recipe::Recipe;
 use super::world::{World, farm};
-use super::{Cases, Seen};
+use super::{Cases, Seen, refused, setuid};
 use crate::attack::Expect::{self, Any, Below, Fails, Says, SaysNot};
 use crate::attack::shown;
+use crate::support::processes;
 
 /// A try to take or do too much.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +66,7 @@ const DEEDS: [Deed; 14] = [
 
 /// Runs the rows.
 pub(super) async fn run(cases: &mut Cases) {
-    let loose = loose().await;
+    let mut loose = loose().await;
     for deed in &DEEDS {
         let case = async |world: &mut World| attempt(deed, world, &loose).await;
         cases.run(deed.row, deed.name, case).await;
@@ -75,6 +76,13 @@ pub(super) async fn run(cases: &mut Cases) {
             privileges(world, &loose).await
         })
         .await;
+    cases.run("D3", "ptrace of another contract", ptrace).await;
+    cases
+        .run("D2", "burning all cores", async |world| {
+            burn(world, &loose).await
+        })
+        .await;
+    setuid::run(cases, &mut loose).await;
     loose.stop().await;
 }
 
@@ -85,6 +93,7 @@ async fn loose() -> World {
         .env("CONTAINER_NEW_PRIVILEGES", "true")
         .env("CONTAINER_READONLY", "false")
         .env("CONTAINER_MEMORY_MB", "1024")
+        .env("CONTAINER_CPUS", "2")
         .env("CONTAINER_PIDS", "1000")
         .env("CONTAINER_FILES", "4096")
         .env("CONTAINER_TMP_MB", "128")
@@ -111,6 +120,60 @@ async fn attempt(deed: &Deed, armed: &World, loose: &World) -> Seen {
         Some(wrong) => Err(format!("control: {wrong}")),
         None => Ok((shown(&answer), Some(shown(&control)))),
     }
+}
+
+/// The number that the host knows a contract's container by.
+async fn pid(world: &World, address: &str) -> i32 {
+    let pid = world
+        .container(address)
+        .await
+        .state
+        .and_then(|state| state.pid);
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+    pid.expect("a running container has a process")
+}
+
+/// A contract's processes can be traced, and others are not to be found.
+async fn ptrace(world: &mut World) -> Seen {
+    let own = world.call("bad", "ptrace", json!(0)).await;
+    if own != "done" {
+        return Err(format!("control: its own child: {own}"));
+    }
+    let victim = pid(world, "good").await;
+    let all: Vec<_> = processes::descendants(victim)
+        .iter()
+        .map(|seen| seen.pid)
+        .chain([victim])
+        .collect();
+    for pid in &all {
+        refused(world, "ptrace", json!(pid)).await?;
+    }
+    let seen = format!("{} processes are out of reach", all.len());
+    Ok((seen, Some("its own child is within".to_owned())))
+}
+
+/// Processor time is what the kernel gives, whatever four threads ask for.
+async fn burn(armed: &World, loose: &World) -> Seen {
+    /// In hundredths of a second, of one: half a core, and what the kernel's periods add.
+    const ALLOWED: u64 = 65;
+    let burnt = async |world: &World| {
+        let pid = pid(world, "bad").await;
+        let ticks = || {
+            let all = processes::descendants(pid);
+            all.iter().map(|seen| seen.ticks()).sum::<u64>()
+        };
+        let before = ticks();
+        world.call("bad", "burn", json!(1000)).await;
+        ticks().saturating_sub(before)
+    };
+    let (own, control) = (burnt(armed).await, burnt(loose).await);
+    if own > ALLOWED || control <= ALLOWED {
+        return Err(format!("{own} ticks; control: {control}"));
+    }
+    Ok((
+        format!("{own} ticks in a second"),
+        Some(format!("{control} ticks with two cores")),
+    ))
 }
 
 /// Neither setuid programs nor ptrace of others, and only its own processes to be seen.

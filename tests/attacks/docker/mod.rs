@@ -4,24 +4,30 @@
 mod conduct;
 mod deeds;
 mod images;
+mod open;
 mod reach;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../e2e/docker/recipe.rs"]
 mod recipe;
+mod setuid;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../e2e/docker/world.rs"]
 mod world;
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bollard::query_parameters::ListVolumesOptions;
 use futures::FutureExt;
 use serde_json::Value;
 
 use self::world::{World, farm};
-use crate::arena::message;
-use crate::attack::shown;
+use crate::arena::{LEEWAY_KIB, LIMIT, message, rss_kib};
+use crate::machine::Load;
+use crate::neighbour::{Browser, NEIGHBOURLY, Neighbour, Verdict, judge};
 use crate::report::{Entry, Report};
+use crate::support::wait;
 
 /// Bytes of an image's tar at most.
 const TAR_LIMIT: u32 = 8_000_000;
@@ -46,32 +52,40 @@ pub(crate) async fn run() -> Report {
         .env("CONTAINER_TAR_LIMIT_BYTES", &TAR_LIMIT.to_string());
     let mut world = World::of(builder).await;
     world.load_servers(&["bad", "good"]).await;
-    let mut cases = Cases { world, report };
+    let mut cases = Cases::of(world, report).await;
     reach::run(&mut cases).await;
     deeds::run(&mut cases).await;
     images::run(&mut cases).await;
     conduct::run(&mut cases).await;
-    cases.world.stop().await;
-    cases.report
+    cases.end().await
 }
 
 /// A farm of one worker, with the contract `bad` and its neighbour `good`, and what has come of it.
 struct Cases {
     world: World,
     report: Report,
+    neighbour: Neighbour,
+    rss_kib: u64,
+    /// How many containers and networks there are between the cases.
+    things: usize,
+    volumes: HashSet<String>,
 }
 
 impl Cases {
+    async fn of(world: World, report: Report) -> Self {
+        Self {
+            report,
+            neighbour: Neighbour::start(world.client().clone(), "good", "count"),
+            rss_kib: rss_kib(worker(&world)),
+            things: world.things().await.len(),
+            volumes: volumes(&world).await,
+            world,
+        }
+    }
+
     async fn run(&mut self, row: &'static str, name: &str, case: impl AsyncFn(&mut World) -> Seen) {
         let start = Instant::now();
-        let seen = AssertUnwindSafe(case(&mut self.world)).catch_unwind().await;
-        let seen = seen.unwrap_or_else(|panic| Err(message(panic.as_ref())));
-        let well = self.world.client().call("good", "count").await;
-        let seen = if well.status == 200 && well.generation() == 1 {
-            seen
-        } else {
-            seen.and(Err(format!("the neighbour noticed: {}", shown(&well))))
-        };
+        let seen = self.watched(row, name, case).await;
         let (outcome, control) = match seen {
             Ok((seen, control)) => (Ok(seen), control.map(Ok)),
             Err(wrong) => (Err(wrong), None),
@@ -89,6 +103,74 @@ impl Cases {
             time,
         });
     }
+
+    /// As [`crate::arena::Arena::watched`], for a farm without browsers.
+    async fn watched(
+        &mut self,
+        row: &str,
+        name: &str,
+        case: impl AsyncFn(&mut World) -> Seen,
+    ) -> Seen {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let load = Load::begin();
+            self.neighbour.forget();
+            let seen = AssertUnwindSafe(case(&mut self.world)).catch_unwind().await;
+            let seen = seen.unwrap_or_else(|panic| Err(message(panic.as_ref())))?;
+            self.look().await?;
+            let complaint = self.neighbour.complaint(NEIGHBOURLY, Browser::Stays).await;
+            match judge(complaint, tries, load.foreign()) {
+                Verdict::Well => return Ok(seen),
+                Verdict::Again => {}
+                Verdict::Excused(why) => {
+                    self.report.notes.push(format!("{row} {name}: {why}"));
+                    return Ok(seen);
+                }
+                Verdict::Wrong(wrong) => return Err(wrong),
+            }
+        }
+    }
+
+    /// What must be true after every case: the worker has not grown, and nothing is left at the daemon.
+    async fn look(&mut self) -> Result<(), String> {
+        self.world.farm().all_run();
+        let grown = rss_kib(worker(&self.world)).saturating_sub(self.rss_kib);
+        if grown > LEEWAY_KIB {
+            return Err(format!("the worker has grown by {} MiB", grown / 1024));
+        }
+        let start = Instant::now();
+        loop {
+            let things = self.world.things().await;
+            let volumes = volumes(&self.world).await;
+            let new: Vec<_> = volumes.difference(&self.volumes).collect();
+            if things.len() == self.things && new.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > LIMIT {
+                return Err(format!("left: {things:?}, volumes {new:?}"));
+            }
+            wait::lasts(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn end(mut self) -> Report {
+        self.report.notes.extend(self.neighbour.end().await);
+        self.world.stop().await;
+        self.report
+    }
+}
+
+fn worker(world: &World) -> i32 {
+    let farm = world.farm.as_ref().expect("only stop takes it");
+    farm.workers[0].pid()
+}
+
+/// The names of all volumes: those that images ask for have no labels.
+async fn volumes(world: &World) -> HashSet<String> {
+    let all = world.docker.list_volumes(None::<ListVolumesOptions>).await;
+    let all = all.expect("the daemon answers").volumes.unwrap_or_default();
+    all.into_iter().map(|volume| volume.name).collect()
 }
 
 /// What a contract is told about a deed that must not succeed.

@@ -13,11 +13,12 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use self::namespace::{METADATA, OUTSIDE, V4, V6};
-use self::vectors::{PREAMBLE, VECTORS, Vector, WAIT};
+use self::vectors::{MULTICAST, PREAMBLE, VECTORS, Vector, WAIT};
 use self::witness::{Event, Witness};
 use crate::arena::{Arena, Browser, address};
 use crate::attack::{contract, shown};
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
+use crate::support::farm::Farm;
 use crate::support::wait;
 
 /// The port of the first case; the others follow. Below those that the system gives to connections, and
@@ -28,8 +29,11 @@ const AT_ONCE: u32 = 8;
 /// How long the last packet of a case may take.
 const ECHO: Duration = Duration::from_millis(250);
 
+/// Where names are asked for by multicast.
+const GROUP: &str = "224.0.0.251";
+
 /// Every kind of host; the name is the case's own.
-fn hosts(port: u16) -> [String; 7] {
+fn hosts(port: u16) -> [String; 8] {
     [
         format!("case-{port}.attack.test"),
         V4.to_owned(),
@@ -37,6 +41,7 @@ fn hosts(port: u16) -> [String; 7] {
         "127.0.0.1".to_owned(),
         METADATA.to_owned(),
         OUTSIDE.to_owned(),
+        GROUP.to_owned(),
         format!("case-{port}.local"),
     ]
 }
@@ -50,81 +55,193 @@ pub(crate) async fn run(arena: &mut Arena, witness: &Witness) {
     let cases: Vec<_> = cases().collect();
     for chunk in cases.chunks(AT_ONCE as usize) {
         let start = Instant::now();
-        let mark = witness.mark();
-        let mut loopback = Loopback::open(chunk.iter().map(|(port, _)| *port)).await;
-        let tries = chunk
-            .iter()
-            .map(|(port, vector)| attempt(arena.client(), *port, vector));
-        let said = join_all(tries).await;
-        wait::lasts(ECHO).await;
-        let mut events = witness.since(mark);
-        events.extend(loopback.seen());
-        let looked = arena.look(Browser::Stays).await;
-        let time = start.elapsed();
-        for ((port, vector), said) in chunk.iter().zip(said) {
-            let own = of_case(&events, *port);
-            let outcome = match (own.is_empty(), &looked, said) {
-                (false, _, _) => Err(format!("got out: {own:?}")),
-                (_, Err(wrong), _) => Err(wrong.clone()),
-                (_, _, Err(wrong)) => Err(wrong),
-                (true, Ok(()), Ok(said)) => Ok(format!("0 packets; {said}")),
-            };
-            let control = vector.vain.map(|why| Ok(format!("none: {why}")));
-            arena.note(vector.row, vector.name, outcome, control, time / AT_ONCE);
-        }
-        let known = |event: &&Event| chunk.iter().any(|(port, _)| concerns(event, *port));
-        let strange: Vec<_> = events.iter().filter(|event| !known(event)).collect();
-        if !strange.is_empty() {
-            let outcome = Err(format!("got out of this or another case: {strange:?}"));
-            arena.note("N1", "anything else", outcome, None, time);
+        let label = format!("N, {} and others", chunk[0].1.name);
+        let together = async |farm: &Farm| {
+            let outcomes = together(farm.client(), witness, chunk).await;
+            let is_well = outcomes.iter().all(|(.., outcome)| outcome.is_ok());
+            if is_well { Ok(outcomes) } else { Err(outcomes) }
+        };
+        let (outcomes, watched) = arena.watched(&label, Browser::Stays, together).await;
+        let time = start.elapsed() / AT_ONCE;
+        let (Ok(outcomes) | Err(outcomes)) = outcomes;
+        for (row, name, outcome) in outcomes {
+            let outcome = outcome.and_then(|seen| watched.clone().map(|()| seen));
+            arena.note(row, name, outcome, None, time);
         }
     }
+    channel(arena, witness).await;
 }
 
-/// The farm without layers: every way out is seen to be one.
+type Outcome = (&'static str, &'static str, Result<String, String>);
+
+/// Tries some ways out at the same time.
+async fn together(
+    client: &Client,
+    witness: &Witness,
+    chunk: &[(u16, &'static Vector)],
+) -> Vec<Outcome> {
+    let (said, events) = tried(client, witness, chunk).await;
+    let outcomes = chunk.iter().zip(said).map(|((port, vector), said)| {
+        let own = of_case(&events, *port, vector);
+        let outcome = match said {
+            _ if !own.is_empty() => Err(format!("got out: {own:?}")),
+            said => said.map(|said| format!("0 packets; {said}")),
+        };
+        (vector.row, vector.name, outcome)
+    });
+    let mut outcomes: Vec<_> = outcomes.collect();
+    let known = |event: &&Event| {
+        let mut chunk = chunk.iter();
+        chunk.any(|(port, vector)| concerns(event, *port, vector))
+    };
+    let strange: Vec<_> = events.iter().filter(|event| !known(event)).collect();
+    if !strange.is_empty() {
+        let outcome = Err(format!("got out of this or another case: {strange:?}"));
+        outcomes.push(("N1", "anything else", outcome));
+    }
+    outcomes
+}
+
+/// What was said, and what was seen.
+async fn tried(
+    client: &Client,
+    witness: &Witness,
+    chunk: &[(u16, &'static Vector)],
+) -> (Vec<Result<String, String>>, Vec<Event>) {
+    let mark = witness.mark();
+    let mut loopback = Loopback::open(chunk.iter().map(|(port, _)| *port)).await;
+    let tries = chunk
+        .iter()
+        .map(|(port, vector)| attempt(client, *port, vector));
+    let said = join_all(tries).await;
+    wait::lasts(ECHO).await;
+    let mut events = witness.since(mark);
+    events.extend(loopback.seen());
+    (said, events)
+}
+
+/// The farm without layers: every way out is seen to be one, and what is said to be in vain is so.
 pub(crate) async fn controls(arena: &mut Arena, witness: &Witness) {
-    for (vector, events, time) in observe(arena, witness).await {
-        let control = match &events[..] {
-            [] => Err("nothing was seen without layers either".to_owned()),
-            seen => Ok(summary(seen)),
+    let cases: Vec<_> = cases().collect();
+    for (vector, events, time) in observe(arena, witness, &cases).await {
+        let control = match (&events[..], vector.vain) {
+            ([], Some(why)) => Ok(format!("nothing is seen without layers either: {why}")),
+            ([], None) => Err("nothing was seen without layers either".to_owned()),
+            (seen, Some(why)) => Err(format!("{}, although {why}", summary(seen))),
+            (seen, None) => Ok(summary(seen)),
         };
         let outcome = Ok(String::new());
         arena.note(vector.row, vector.name, outcome, Some(control), time);
     }
+    channel_control(arena).await;
+}
+
+/// How many ways out there are.
+pub(crate) fn ways() -> usize {
+    open_ways().count()
+}
+
+fn open_ways() -> impl Iterator<Item = (u16, &'static Vector)> {
+    cases().filter(|(_, vector)| vector.vain.is_none())
 }
 
 /// The farm with some layers: which ways out are still open.
 pub(crate) async fn leaks(arena: &Arena, witness: &Witness) -> Vec<&'static str> {
-    let seen = observe(arena, witness).await.into_iter();
+    let cases: Vec<_> = open_ways().collect();
+    let seen = observe(arena, witness, &cases).await.into_iter();
     let open = seen.filter(|(_, events, _)| !events.is_empty());
     open.map(|(vector, ..)| vector.name).collect()
 }
 
-/// Tries every way that is not in vain; gives what left the farm.
-async fn observe(arena: &Arena, witness: &Witness) -> Vec<(&'static Vector, Vec<Event>, Duration)> {
-    let cases: Vec<_> = cases()
-        .filter(|(_, vector)| vector.vain.is_none())
-        .collect();
+/// Tries ways out, whatever is answered; gives what left the farm.
+async fn observe(
+    arena: &Arena,
+    witness: &Witness,
+    cases: &[(u16, &'static Vector)],
+) -> Vec<(&'static Vector, Vec<Event>, Duration)> {
     let mut observed = Vec::new();
     for chunk in cases.chunks(AT_ONCE as usize) {
         let start = Instant::now();
-        let mark = witness.mark();
-        let mut loopback = Loopback::open(chunk.iter().map(|(port, _)| *port)).await;
-        let tries = chunk
-            .iter()
-            .map(|(port, vector)| attempt(arena.client(), *port, vector));
-        // What they answer does not matter here.
-        join_all(tries).await;
-        wait::lasts(ECHO).await;
-        let mut events = witness.since(mark);
-        events.extend(loopback.seen());
+        let (_, events) = tried(arena.client(), witness, chunk).await;
         let time = start.elapsed() / AT_ONCE;
         let own = chunk
             .iter()
-            .map(|(port, vector)| (*vector, of_case(&events, *port), time));
+            .map(|(port, vector)| (*vector, of_case(&events, *port, vector), time));
         observed.extend(own);
     }
     observed
+}
+
+const CHANNEL: &str = "a data channel between two contracts";
+
+/// Two contracts whose caller carries their offers: one opens a channel, the other may hear of it.
+const PEER: &str = "
+    let c, heard = 0;
+    const known = (sdp) => sdp.replace(/[0-9a-f-]{36}\\.local/g, '10.91.0.1');
+    const gathered = async () => { for (let i = 0; i < 40 && c.iceGatheringState !== 'complete'; i++)
+        await new Promise((r) => setTimeout(r, 25)); return { type: c.localDescription.type, sdp: known(c.localDescription.sdp) } };
+    const begin = () => { c = new RTCPeerConnection(); c.ondatachannel = (e) => { heard += 1; e.channel.onmessage = () => { heard += 1 } } };
+    const init = () => ({
+        offer: async () => { begin(); const d = c.createDataChannel('x'); d.onopen = () => d.send('x');
+            await c.setLocalDescription(await c.createOffer()); return gathered() },
+        answer: async (o) => { begin(); await c.setRemoteDescription(o);
+            await c.setLocalDescription(await c.createAnswer()); return gathered() },
+        accept: async (o) => { await c.setRemoteDescription(o) },
+        heard: async () => { for (let i = 0; i < 20 && heard < 2; i++) await new Promise((r) => setTimeout(r, 25)); return heard },
+    });";
+
+/// N3: what the second contract hears of the first one.
+async fn talk(client: &Client) -> Result<u64, String> {
+    for peer in ["caller", "callee"] {
+        client.must_load(peer, PEER).await;
+    }
+    let talked = async {
+        let offer = ok(client.call("caller", "offer").await)?;
+        let answer = ok(client.execute("callee", "answer", &offer).await)?;
+        ok(client.execute("caller", "accept", &answer).await)?;
+        let heard = ok(client.call("callee", "heard").await)?;
+        heard.as_u64().ok_or_else(|| heard.to_string())
+    };
+    let heard = talked.await;
+    for peer in ["caller", "callee"] {
+        client.unload(peer).await.is_done();
+    }
+    heard
+}
+
+fn ok(answer: Answer) -> Result<Value, String> {
+    (answer.status == 200)
+        .then(|| answer.data())
+        .ok_or_else(|| shown(&answer))
+}
+
+async fn channel(arena: &mut Arena, witness: &Witness) {
+    arena
+        .case("N3", CHANNEL, Browser::Stays, async |farm| {
+            let mark = witness.mark();
+            let heard = talk(farm.client()).await?;
+            let events = witness.since(mark);
+            match heard {
+                0 if events.is_empty() => Ok("nothing is heard, 0 packets".to_owned()),
+                _ => Err(format!("heard {heard}, got out: {events:?}")),
+            }
+        })
+        .await;
+}
+
+async fn channel_control(arena: &mut Arena) {
+    let start = Instant::now();
+    let control = match talk(arena.client()).await {
+        Ok(2) => Ok("it opens, and a message arrives".to_owned()),
+        other => Err(format!("{other:?}")),
+    };
+    arena.note(
+        "N3",
+        CHANNEL,
+        Ok(String::new()),
+        Some(control),
+        start.elapsed(),
+    );
 }
 
 /// Has a contract try one way out, to every kind of host.
@@ -146,16 +263,21 @@ async fn attempt(client: &Client, port: u16, vector: &Vector) -> Result<String, 
     fine.then(|| shown(&answer)).ok_or_else(|| shown(&answer))
 }
 
-fn of_case(events: &[Event], port: u16) -> Vec<Event> {
-    let own = events.iter().filter(|event| concerns(event, port));
+fn of_case(events: &[Event], port: u16, vector: &Vector) -> Vec<Event> {
+    let own = events.iter().filter(|event| concerns(event, port, vector));
     own.cloned().collect()
 }
 
-/// Whether an event is of the case with this port: by the port, or by the name.
-fn concerns(event: &Event, port: u16) -> bool {
+/// Whether an event is of this case: by its port, or by its name. Multicast names are made up by the
+/// browser: they are taken for those of the one case that asks for them, which is run without others that
+/// do.
+fn concerns(event: &Event, port: u16, vector: &Vector) -> bool {
     match event {
         Event::Connection(_, to) | Event::Datagram(_, to) => *to == port,
         Event::Query(name) => name.contains(&format!("case-{port}.")),
+        Event::Multicast(name) => {
+            vector.name == MULTICAST || name.contains(&format!("case-{port}."))
+        }
         Event::Other(_) => false,
     }
 }
@@ -163,10 +285,11 @@ fn concerns(event: &Event, port: u16) -> bool {
 fn summary(events: &[Event]) -> String {
     let count = |is: fn(&Event) -> bool| events.iter().filter(|event| is(event)).count();
     format!(
-        "seen: {} connections, {} datagrams, {} queries",
+        "seen: {} connections, {} datagrams, {} queries, {} by multicast",
         count(|event| matches!(event, Event::Connection(..))),
         count(|event| matches!(event, Event::Datagram(..))),
-        count(|event| matches!(event, Event::Query(_)))
+        count(|event| matches!(event, Event::Query(_))),
+        count(|event| matches!(event, Event::Multicast(_)))
     )
 }
 

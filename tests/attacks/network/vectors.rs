@@ -24,6 +24,9 @@ pub(super) const PREAMBLE: &str = "
 /// The end of every vector: what it has started gets some time.
 pub(super) const WAIT: &str = "; await new Promise((r) => setTimeout(r, 350)); return 'tried'";
 
+/// The case whose events have no name of its own.
+pub(super) const MULTICAST: &str = "names by multicast";
+
 const fn vector(row: &'static str, name: &'static str, code: &'static str) -> Vector {
     Vector {
         row,
@@ -57,9 +60,12 @@ pub(super) const VECTORS: &[Vector] = &[
         "for (const u of urls) for (const m of ['GET', 'POST', 'PUT']) quietly(() => { const x = new XMLHttpRequest(); x.open(m, u); x.send('x') })"),
     vector("N1", "XHR, synchronous",
         "for (const u of urls.slice(1, 3)) quietly(() => { const x = new XMLHttpRequest(); x.open('GET', u, false); x.send() })"),
-    vector("N2", "WebSocket", "for (const u of urls) quietly(() => { new WebSocket(u.replace('https', 'wss')) })"),
-    vain("N2", "WebSocketStream",
-        "for (const u of urls) quietly(() => new WebSocketStream(u.replace('https', 'wss')).opened)", "it does nothing in headless-shell"),
+    // Chromium has further sockets of a process wait for a second or so when the last ones have failed.
+    vector("N2", "WebSocket", "for (const u of urls) quietly(() => { new WebSocket(u.replace('https', 'wss')) }); await new Promise((r) => setTimeout(r, 1200))"),
+    vector("N2", "WebSocketStream",
+        "for (const u of urls) quietly(() => new WebSocketStream(u.replace('https', 'wss')).opened); await new Promise((r) => setTimeout(r, 1200))"),
+    vector("N2", "WebSocketStream from a worker",
+        "quietly(() => new Worker(blob(`for (const u of ${JSON.stringify(urls)}) new WebSocketStream(u.replace('https', 'wss')).opened.catch(() => 0)`))); await new Promise((r) => setTimeout(r, 1200))"),
     vector("N2", "WebSocket and fetch from a worker",
         "quietly(() => new Worker(blob(`for (const u of ${JSON.stringify(urls)}) { new WebSocket(u.replace('https', 'wss')); fetch(u).catch(() => 0) }`)))"),
     vector("N3", "STUN",
@@ -113,6 +119,7 @@ pub(super) const VECTORS: &[Vector] = &[
     vector("N7", "a ping", "const l = add('a', { href: '#x', ping: urls.join(' ') }); l.click()"),
     vector("N7", "meta refresh", "add('meta', { httpEquiv: 'refresh', content: '0;url=' + urls[1] })"),
     vector("N7", "windows", "open(urls[1]); add('a', { href: urls[1], target: '_blank' }).click(); open(urls[0], '_self')"),
+    vector("N7", "history", "history.pushState(1, '', '#1'); location.assign(urls[1]); history.back(); history.forward(); history.go(0); history.replaceState(2, '', '#2'); location.replace(urls[1]); history.go(-2)"),
     vector("N7", "document.write", "document.open(); document.write(`<img src='${urls[1]}'><script src='${urls[0]}'></` + 'script>'); document.close()"),
     vector("N8", "dedicated worker", "for (const u of urls) { quietly(() => new Worker(u)); quietly(() => new Worker(u, { type: 'module' })) }
             quietly(() => new Worker(blob(`importScripts('${urls[1]}')`))); quietly(() => new Worker(blob(`import '${urls[1]}'`), { type: 'module' }))"),
@@ -123,11 +130,16 @@ pub(super) const VECTORS: &[Vector] = &[
         "add('meta', { httpEquiv: 'Content-Security-Policy', content: `img-src 'none'; report-uri ${urls[1]}; report-to x` }); add('meta', { httpEquiv: 'Report-To', content: JSON.stringify({ group: 'x', max_age: 9, endpoints: [{ url: urls[1] }] }) });
          add('meta', { httpEquiv: 'NEL', content: '{}' }); add('img', { src: 'data:,x' }); quietly(() => { new ReportingObserver(() => 0).observe() })",
         "a page cannot set the headers that ask for reports"),
-    vain("N10", "FedCM, passkeys and payment",
+    vector("N10", "FedCM, passkeys and payment",
         "for (const u of urls) { quietly(() => navigator.credentials.get({ identity: { mode: 'passive', providers: [{ configURL: u, clientId: 'x' }] } }));
             quietly(() => new PaymentRequest([{ supportedMethods: u }], { total: { label: 'x', amount: { currency: 'EUR', value: '1' } } }).canMakePayment());
             quietly(() => navigator.credentials.get({ publicKey: { challenge: new Uint8Array(9), rpId: hosts[0] } }));
-            quietly(() => document.requestStorageAccessFor(u)); quietly(() => navigator.login.setStatus('logged-in')) }",
-        "headless-shell has none of them"),
+            quietly(() => document.requestStorageAccessFor(u)); quietly(() => navigator.login.setStatus('logged-in')) }"),
     vector("N10", "names alone", "const [h] = hosts; for (let i = 0; i < 5; i++) { const u = `https://x${i}.${h}:${port}/`; add('link', { rel: 'dns-prefetch', href: u }); add('link', { rel: 'preconnect', href: u }); quietly(() => fetch(u)) }"),
+    // Not among the others with WebRTC: what they ask for by multicast cannot be told apart.
+    vector("N3", MULTICAST,
+        "quietly(async () => { const c = new RTCPeerConnection(), d = new RTCPeerConnection(); c.createDataChannel('x');
+            await c.setLocalDescription(await c.createOffer()); await d.setRemoteDescription(c.localDescription);
+            d.addIceCandidate({ candidate: `candidate:1 1 udp 2122260223 ${hosts[7]} ${port} typ host`, sdpMid: '0' });
+            d.addIceCandidate({ candidate: `candidate:1 1 udp 2122260223 ${crypto.randomUUID()}.local ${port} typ host`, sdpMid: '0' }) })"),
 ];

@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Datagram(IpAddr, u16),
     /// A question for a name.
     Query(String),
+    /// A name that a group is asked for, or told.
+    Multicast(String),
     /// Whatever else.
     Other(String),
 }
@@ -201,6 +203,7 @@ fn inner(protocol: u8, to: IpAddr, data: &[u8]) -> Option<Event> {
             (flags == 0b00_0010).then_some(Event::Connection(to, port()?))
         }
         UDP if port()? == 53 => Some(Event::Query(name(data.get(8..)?)?)),
+        UDP if port()? == 5353 => Some(Event::Multicast(name(data.get(8..)?)?)),
         UDP => Some(Event::Datagram(to, port()?)),
         // Neighbours and groups are the kernel's own talk.
         ICMP_V6 if matches!(data.first()?, 130..=137 | 143) => None,

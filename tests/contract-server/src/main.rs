@@ -33,6 +33,8 @@ fn main() {
             println!("about to end, as asked");
             exit(argument(1).and_then(|code| code.parse().ok()).unwrap_or(0));
         }
+        // What `setuid` starts, by another name.
+        Some("euid") => print!("{}", nix::unistd::geteuid()),
         Some("silent") => loop {
             thread::park();
         },
@@ -113,6 +115,8 @@ fn answer(request: &Request, stream: &TcpStream) -> Reply {
         (_, "/udp") => deeds::udp(body),
         (_, "/mount") => deeds::mount(),
         (_, "/raw-socket") => deeds::raw_socket(),
+        (_, "/ptrace") => deeds::ptrace(body),
+        (_, "/setuid") => deeds::setuid(),
         (_, "/device") => deeds::device(),
         (_, "/ill") => http::ill(body, stream),
         (_, "/percent%2Fencoded%20one") => Reply::json("\"one segment\""),

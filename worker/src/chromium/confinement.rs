@@ -39,14 +39,31 @@ fn gaps_below(proc: &Path, pid: &str) -> Vec<String> {
     }
     for kind in NAMESPACES {
         let of = |pid: &str| fs::read_link(proc.join(pid).join("ns").join(kind));
-        // Whoever is not root may not look: then the rest has to do, all of which comes with them.
-        if let (Ok(its), Ok(own)) = (of(pid), of("self"))
-            && its == own
-        {
-            gaps.push(format!("no {kind} namespace"));
+        match (of(pid), of("self")) {
+            (Ok(its), Ok(own)) if its != own => {}
+            // Whoever is not root may not look there: at what can be seen of it, then.
+            (Err(_), _) if kind != "user" || maps_users(proc, pid) => {}
+            _ => gaps.push(format!("no {kind} namespace")),
         }
     }
+    if !has_no_network(proc, pid) {
+        gaps.push("network devices".to_owned());
+    }
     gaps
+}
+
+/// Whether users are others there than here.
+fn maps_users(proc: &Path, pid: &str) -> bool {
+    let map = |pid: &str| fs::read_to_string(proc.join(pid).join("uid_map"));
+    matches!((map(pid), map("self")), (Ok(its), Ok(own)) if its != own)
+}
+
+/// Whether all that a process could send by is its own loopback.
+fn has_no_network(proc: &Path, pid: &str) -> bool {
+    let devices = fs::read_to_string(proc.join(pid).join("net/dev"));
+    // Two lines of headings, then `NAME: FIGURES`.
+    let is_loopback = |line: &str| line.trim_start().starts_with("lo:");
+    devices.is_ok_and(|devices| devices.lines().skip(2).all(is_loopback))
 }
 
 #[cfg(test)]
@@ -56,13 +73,22 @@ mod tests {
     use super::*;
 
     fn pretend(proc: &Path, pid: &str, status: &str, namespace: &str) {
-        let ns = proc.join(pid).join("ns");
-        fs::create_dir_all(&ns).unwrap();
-        fs::write(proc.join(pid).join("status"), status).unwrap();
+        let process = proc.join(pid);
+        fs::create_dir_all(process.join("ns")).unwrap();
+        fs::create_dir_all(process.join("net")).unwrap();
+        fs::write(process.join("status"), status).unwrap();
+        fs::write(process.join("uid_map"), format!("0 {namespace} 1\n")).unwrap();
+        fs::write(process.join("net/dev"), format!("{HEADINGS}    lo: 0 0\n")).unwrap();
         for kind in NAMESPACES {
-            symlink(format!("{kind}:[{namespace}]"), ns.join(kind)).unwrap();
+            symlink(
+                format!("{kind}:[{namespace}]"),
+                process.join("ns").join(kind),
+            )
+            .unwrap();
         }
     }
+
+    const HEADINGS: &str = "Inter-|   Receive\n face |bytes\n";
 
     const HELD: &str = "Name:\tx\nNSpid:\t42\t2\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nSeccomp:\t2\n";
 
@@ -84,6 +110,27 @@ mod tests {
             pretend(proc.path(), pid, &status, namespace);
             assert_eq!(gaps_below(proc.path(), pid).len(), expected, "{status}");
         }
+    }
+
+    /// Whoever is not root cannot read the links, but sees as much.
+    #[test]
+    fn without_the_links_the_rest_is_looked_at() {
+        let proc = tempfile::tempdir().unwrap();
+        pretend(proc.path(), "self", "", "1");
+        for (pid, namespace, device, expected) in [
+            ("1", "2", "lo", &[][..]),
+            ("2", "1", "lo", &["no user namespace"]),
+            ("3", "2", "eth0", &["network devices"]),
+        ] {
+            pretend(proc.path(), pid, HELD, namespace);
+            let process = proc.path().join(pid);
+            fs::remove_dir_all(process.join("ns")).unwrap();
+            let devices = format!("{HEADINGS}    lo: 0 0\n  {device}: 0 0\n");
+            fs::write(process.join("net/dev"), devices).unwrap();
+            assert_eq!(gaps_below(proc.path(), pid), expected);
+        }
+        fs::remove_file(proc.path().join("1/net/dev")).unwrap();
+        assert_eq!(gaps_below(proc.path(), "1"), ["network devices"]);
     }
 
     #[test]

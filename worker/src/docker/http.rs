@@ -261,6 +261,32 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever a contract says, its caller gets JSON or is told that it is none.
+        #[test]
+        fn any_body_is_json_or_refused(
+            start in "[ \\n]{0,2}(\\{\"data\":)?",
+            body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+            nearly in "[\\[\\]{}\",:0-9eE.+tfnaulrse \\\\-]{0,24}",
+            is_noise: bool,
+            end in "\\}?",
+        ) {
+            let middle = if is_noise { body } else { nearly.into_bytes() };
+            let body = [start.as_bytes(), &middle, end.as_bytes()].concat();
+            match result(&body) {
+                Ok(raw) => {
+                    // Unlike values, this has no limit of depth or size of numbers.
+                    let again: Result<Box<RawValue>, _> = serde_json::from_str(raw.get());
+                    proptest::prop_assert!(again.is_ok(), "{}", raw.get());
+                }
+                Err(failure) => {
+                    proptest::prop_assert_eq!(failure.code, FailureCode::ResultNotJson);
+                    proptest::prop_assert!(serde_json::from_slice::<Box<RawValue>>(&body).is_err());
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_method_is_one_segment() {
         let segment = |method| utf8_percent_encode(method, SEGMENT).to_string();

@@ -326,3 +326,6 @@ impl Write for Pieces {
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
+
+#[cfg(test)]
+mod tests;

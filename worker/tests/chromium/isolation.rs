@@ -10,7 +10,7 @@ fn contracts_share_nothing() {
                 try { localStorage.z = a } catch (e) { return e.name } },
             get: () => [typeof x, typeof ({}).y],
             broadcast: () => { try { new BroadcastChannel('c').postMessage(1); return 'sent' } catch (e) { return e.name } },
-            origin: () => [origin, document.cookie === '' ],
+            origin: () => { try { return document.cookie } catch (e) { return [origin, e.name] } },
         }";
         let mut one = Contract::load(source).await;
         let mut other = Contract::load(source).await;
@@ -20,6 +20,12 @@ fn contracts_share_nothing() {
             other.get("get").await.unwrap(),
             r#"["undefined","undefined"]"#
         );
+        for contract in [&mut one, &mut other] {
+            assert_eq!(
+                contract.get("origin").await.unwrap(),
+                r#"["null","SecurityError"]"#
+            );
+        }
         one.close().await;
         other.close().await;
     });

@@ -74,6 +74,12 @@ impl Process {
         kill(Pid::from_raw(self.pid), Signal::SIGKILL).unwrap();
     }
 
+    /// What it holds of the machine's memory.
+    pub(crate) fn resident_mb(&self) -> u64 {
+        let kib = self.status("VmRSS");
+        kib.split(' ').next().unwrap().parse::<u64>().unwrap() / 1024
+    }
+
     pub(crate) fn status(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         let line = status

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,32 +15,85 @@ use shared::job::Limits;
 use crate::driver::{Contract, config, eventually, run};
 use crate::own::{Own, Process};
 
+/// Everything that the browser is told, but for its folder and its pages' heap. Whoever changes it
+/// changes it here, too, and has read `docs/security.md`.
+const COMMAND_LINE: [&str; 31] = [
+    "--headless",
+    "--no-first-run",
+    "--remote-debugging-port=0",
+    "--disable-background-networking",
+    "--disable-background-timer-throttling",
+    "--disable-renderer-backgrounding",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-domain-reliability",
+    "--disable-gpu",
+    "--disable-software-rasterizer",
+    "--disable-3d-apis",
+    "--mute-audio",
+    "--disable-extensions",
+    "--disable-breakpad",
+    "--disable-notifications",
+    "--disable-speech-api",
+    "--disable-presentation-api",
+    "--disable-remote-playback-api",
+    "--disable-file-system",
+    "--log-level=3",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=http://127.0.0.1:9",
+    "--proxy-bypass-list=<-loopback>",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+    "--webrtc-ip-handling-policy=disable_non_proxied_udp",
+    "--disable-quic",
+    "--no-pings",
+    "--dns-prefetch-disable",
+    "--site-per-process",
+    "--disable-features=WebRtcHideLocalIpsWithMdns,FedCm,WebTransport,Prerender2,FetchLaterAPI,\
+     MediaRouter,DialMediaRouteProvider,OptimizationHints,SpareRendererForSitePerProcess,\
+     IsolateSandboxedIframes",
+];
+
+/// What would take protections away, whoever is told it.
+const FORBIDDEN: [&str; 13] = [
+    "--no-sandbox",
+    "--disable-setuid-sandbox",
+    "--disable-seccomp-filter-sandbox",
+    "--disable-namespace-sandbox",
+    "--single-process",
+    "--no-zygote",
+    "--in-process-gpu",
+    "--disable-web-security",
+    "--disable-site-isolation-trials",
+    "--disable-popup-blocking",
+    "--disable-ipc-flooding-protection",
+    "--remote-debugging-address",
+    "--remote-allow-origins",
+];
+
 #[test]
 fn a_browser_is_confined() {
     run(async {
         let own = Own::start().await;
         let contract = own.load("{ f: () => 1 }").await;
         let browser = own.browser();
-        for argument in [
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--proxy-server=http://127.0.0.1:9",
-            "--proxy-bypass-list=<-loopback>",
-            "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
-            "--site-per-process",
-            "--disable-gpu",
-            "--js-flags=--max-old-space-size=128",
-            &format!("--user-data-dir={}", own.profile().display()),
-        ] {
-            assert!(browser.is(argument), "{argument}: {:?}", browser.command);
-        }
-        let forbidden = ["--no-sandbox", "--single-process", "--disable-web-security"];
+        let heap = "--js-flags=--max-old-space-size=128".to_owned();
+        let profile = format!("--user-data-dir={}", own.profile().display());
+        let mut expected: Vec<_> = COMMAND_LINE.map(str::to_owned).into();
+        expected.extend([heap, profile]);
+        let small = "--disable-dev-shm-usage";
+        let mut line: Vec<_> = browser.command.iter().skip(1).cloned().collect();
+        line.retain(|argument| argument != small);
+        line.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(line, expected);
         for process in own.tree() {
             for argument in &process.command {
-                assert!(
-                    !forbidden.iter().any(|no| argument.starts_with(no)),
-                    "{argument}"
-                );
+                // The guard's own process has the browser's whole line, too.
+                let name = argument.split('=').next().unwrap_or_default();
+                assert!(!FORBIDDEN.contains(&name), "{argument}");
             }
+            // Whose death would end the browser: nobody's.
+            assert!(!process.is("--type=gpu-process"), "{process:?}");
         }
         let expected = if geteuid().is_root() {
             User::from_name("nobody").unwrap().unwrap().uid
@@ -68,9 +122,7 @@ fn a_browser_is_confined() {
             names,
             HashSet::from(["PATH", "LANG", "TZ", "HOME", "TMPDIR"])
         );
-        let mode = std::os::unix::fs::PermissionsExt::mode(
-            &fs::metadata(own.profile()).unwrap().permissions(),
-        );
+        let mode = PermissionsExt::mode(&fs::metadata(own.profile()).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
         contract.close().await;
         own.engine.shutdown().await;
@@ -281,4 +333,75 @@ fn an_installation_that_cannot_work_is_refused_with_a_reason() {
             }
         }
     });
+}
+
+/// Where the kernel lets nobody make a namespace, no contract is ever served.
+#[test]
+fn without_its_sandbox_no_browser_is_used() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let barred = Barred::start(folder.path());
+        let config = ChromiumConfig {
+            guard: barred.guard.clone(),
+            ..config()
+        };
+        let error = Chromium::start(config).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("Chromium's sandbox cannot start: unprivileged user namespaces"),
+            "{error}"
+        );
+    });
+}
+
+/// A namespace of users in which no further one may be made, and a guard that runs in there. Nothing
+/// changes for others: the limit is that namespace's own.
+struct Barred {
+    holder: std::process::Child,
+    guard: PathBuf,
+}
+
+impl Barred {
+    fn start(folder: &std::path::Path) -> Self {
+        let program = config().guard;
+        let bar = "echo 0 >/proc/sys/user/max_user_namespaces";
+        let guard = folder.join("guard");
+        let (script, holder) = if geteuid().is_root() {
+            // Identities stay as they are, so that the guard can give up root in there.
+            let holder = Command::new("unshare")
+                .args(["--user", "sleep", "1000"])
+                .spawn()
+                .unwrap();
+            let pid = holder.id();
+            let others = || {
+                let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+                of(&pid.to_string()) != of("self")
+            };
+            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            while !others() {
+                assert!(std::time::Instant::now() < deadline, "no namespace");
+                std::thread::yield_now();
+            }
+            for map in ["uid_map", "gid_map"] {
+                fs::write(format!("/proc/{pid}/{map}"), "0 0 65536\n").unwrap();
+            }
+            let enter = format!("exec nsenter --target {pid} --user sh -c");
+            (format!("{enter} '{bar}; exec \"$0\" \"$@\"'"), holder)
+        } else {
+            let enter = "exec unshare --map-current-user --keep-caps sh -c";
+            let holder = Command::new("true").spawn().unwrap();
+            (format!("{enter} '{bar}; exec \"$0\" \"$@\"'"), holder)
+        };
+        let script = format!("#!/bin/sh\n{script} {} \"$@\"\n", program.display());
+        fs::write(&guard, script).unwrap();
+        fs::set_permissions(&guard, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { holder, guard }
+    }
+}
+
+impl Drop for Barred {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        _ = self.holder.kill();
+        _ = self.holder.wait();
+    }
 }

@@ -1,0 +1,77 @@
+//! The controls of D1: a network like those that Docker makes by itself, in which contracts do reach each
+//! other and the host. It leads nowhere else.
+
+use std::process::Command;
+
+use super::world::{World, docker_host};
+
+/// Nobody else's: the workers' own range is 10.213.0.0/16.
+const SUBNET: &str = "10.214.9.0/28";
+const GATEWAY: &str = "10.214.9.1";
+
+/// The network, with some contracts' containers in it beside their own.
+pub(super) struct Open {
+    name: String,
+}
+
+impl Open {
+    pub(super) async fn around(world: &World, addresses: &[&str]) -> Result<Self, String> {
+        let name = format!("execution-test-{}", uuid::Uuid::new_v4().simple());
+        docker(&[
+            "network",
+            "create",
+            "--internal",
+            "--subnet",
+            SUBNET,
+            "--gateway",
+            GATEWAY,
+            &name,
+        ])?;
+        let network = Self { name };
+        for address in addresses {
+            let container = world.container_name(address).await;
+            docker(&["network", "connect", &network.name, &container])?;
+        }
+        Ok(network)
+    }
+
+    /// The host's address in it.
+    pub(super) fn gateway() -> &'static str {
+        GATEWAY
+    }
+
+    /// A contract's address in it.
+    pub(super) async fn ip(&self, world: &World, address: &str) -> Option<String> {
+        let container = world.container(address).await;
+        let networks = container.network_settings?.networks?;
+        networks.get(&self.name)?.ip_address.clone()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Its containers go with their contracts; whoever is left is put out by force.
+        let script = "for c in $(docker network inspect --format '{{range $id, $_ := .Containers}}{{$id}} {{end}}' \"$0\")
+            do docker network disconnect --force \"$0\" $c; done; docker network rm \"$0\"";
+        let removed = Command::new("sh")
+            .args(["-c", script, &self.name])
+            .env("DOCKER_HOST", docker_host())
+            .output();
+        if !removed.is_ok_and(|output| output.status.success()) {
+            eprintln!("the network {} stays", self.name);
+        }
+    }
+}
+
+fn docker(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("docker")
+        .args(arguments)
+        .env("DOCKER_HOST", docker_host())
+        .output()
+        .map_err(|error| format!("docker cannot be run: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("docker {}: {}", arguments.join(" "), said.trim()))
+}

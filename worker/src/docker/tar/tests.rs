@@ -1,0 +1,167 @@
+use std::path::Path;
+
+use base64::Engine as _;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Bytes that an image's tar may have, here.
+const LIMIT: u64 = 64 * 1024;
+
+/// One entry as somebody might write it: nothing in it needs to be true.
+#[derive(Debug, Clone)]
+struct Written {
+    path: String,
+    kind: u8,
+    content: Vec<u8>,
+    /// A size other than the content's.
+    claimed: Option<u64>,
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let path = prop_oneof![
+        4 => Just("manifest.json".to_owned()),
+        4 => prop::sample::select(vec!["layer/layer.tar", "a.json", "layer/", "./b"]).prop_map(str::to_owned),
+        1 => prop::sample::select(vec![
+            "../up", "/etc/passwd", "a/../../b", "", ".", "./../c", "repositories", "index.json", "a//b",
+        ]).prop_map(str::to_owned),
+        1 => "[a-z./]{0,100}",
+    ];
+    let kind = prop_oneof![
+        6 => Just(b'0'),
+        1 => prop::sample::select(b"\x001234567LKxgSD".to_vec()),
+    ];
+    let content = prop_oneof![
+        4 => Just(br#"[{"Config":"a.json","RepoTags":["stolen:1"],"Layers":["layer/layer.tar"]}]"#.to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..2000),
+        1 => Just(zipped(&vec![0; 4 * LIMIT as usize])),
+        1 => Just(zipped(b"little")),
+    ];
+    let claimed = prop_oneof![9 => Just(None), 1 => any::<u64>().prop_map(Some)];
+    (path, kind, content, claimed).prop_map(|(path, kind, content, claimed)| Written {
+        path,
+        kind,
+        content,
+        claimed,
+    })
+}
+
+fn zipped(bytes: &[u8]) -> Vec<u8> {
+    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    zip.write_all(bytes).unwrap();
+    zip.finish().unwrap()
+}
+
+/// The entries as a tar whose checksums are right: what is wrong shall be looked at.
+fn packed(entries: &[Written]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for entry in entries {
+        let mut header = Header::new_old();
+        header.as_mut_bytes()[..entry.path.len()].copy_from_slice(entry.path.as_bytes());
+        header.set_entry_type(EntryType::new(entry.kind));
+        header.set_mode(0o644);
+        header.set_size(entry.claimed.unwrap_or(entry.content.len() as u64));
+        header.set_cksum();
+        tar.extend(header.as_bytes());
+        tar.extend(&entry.content);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+/// What the daemon would get, if it is asked at all.
+fn passed_on(tar: &[u8]) -> Option<Vec<u8>> {
+    let (pieces, mut handed) = mpsc::channel(64);
+    check(&BASE64.encode(tar), LIMIT, pieces).ok()?;
+    let mut passed = Vec::new();
+    while let Ok(piece) = handed.try_recv() {
+        passed.extend_from_slice(&piece.unwrap());
+    }
+    Some(passed)
+}
+
+/// Whatever came in: one manifest without names, plain files within the tar, none too large.
+fn is_harmless(tar: &[u8]) -> Result<(), TestCaseError> {
+    let mut archive = Archive::new(tar);
+    let mut manifests = 0;
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let kind = entry.header().entry_type();
+        prop_assert!(
+            matches!(kind, EntryType::Regular | EntryType::Directory),
+            "{kind:?}"
+        );
+        let path = entry.path().unwrap().into_owned();
+        let is_inside =
+            |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        prop_assert!(path.components().all(is_inside), "{path:?}");
+        prop_assert!(entry.size() <= LIMIT, "{path:?}: {}", entry.size());
+        prop_assert!(
+            !NAMING.iter().any(|name| path == Path::new(name)),
+            "{path:?}"
+        );
+        if path == Path::new("manifest.json") {
+            manifests += 1;
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            prop_assert!(!text.contains("RepoTags"), "{text}");
+        }
+    }
+    prop_assert_eq!(manifests, 1);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn no_tar_is_more_than_an_image(entries in prop::collection::vec(written(), 0..5)) {
+        if let Some(passed) = passed_on(&packed(&entries)) {
+            is_harmless(&passed)?;
+        }
+    }
+
+    #[test]
+    fn no_damage_makes_a_tar_more_than_an_image(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        zip: bool,
+    ) {
+        let mut tar = packed(&image());
+        for (at, byte) in changes {
+            let at = at.index(tar.len());
+            tar[at] = byte;
+        }
+        if let Some(cut) = cut {
+            tar.truncate(cut.index(tar.len()));
+        }
+        let tar = if zip { zipped(&tar) } else { tar };
+        if let Some(passed) = passed_on(&tar) {
+            is_harmless(&passed)?;
+        }
+    }
+}
+
+fn image() -> Vec<Written> {
+    let file = |path: &str, content: &[u8]| Written {
+        path: path.to_owned(),
+        kind: b'0',
+        content: content.to_vec(),
+        claimed: None,
+    };
+    vec![
+        file("a.json", b"{}"),
+        file("layer/layer.tar", b"layer"),
+        file(
+            "manifest.json",
+            br#"[{"Config":"a.json","RepoTags":["x:1"],"Layers":["layer/layer.tar"]}]"#,
+        ),
+    ]
+}
+
+/// Otherwise nothing above would prove anything.
+#[test]
+fn an_image_is_passed_on() {
+    for tar in [packed(&image()), zipped(&packed(&image()))] {
+        is_harmless(&passed_on(&tar).unwrap()).unwrap();
+    }
+}
