@@ -98,12 +98,14 @@ impl Waiters {
 }
 
 impl Waiter {
+    /// Waits for the answer, however long it takes.
+    pub(crate) async fn answer(mut self) -> Option<Answer> {
+        (&mut self.answer).await.ok()
+    }
+
     /// Waits for the answer, for `patience` at most.
-    pub(crate) async fn wait(mut self, patience: Duration) -> Option<Answer> {
-        tokio::time::timeout(patience, &mut self.answer)
-            .await
-            .ok()?
-            .ok()
+    pub(crate) async fn wait(self, patience: Duration) -> Option<Answer> {
+        tokio::time::timeout(patience, self.answer()).await.ok()?
     }
 }
 

@@ -12,6 +12,7 @@ pub mod docker;
 mod fence;
 mod heartbeat;
 mod jobs;
+mod known;
 mod metrics;
 mod operator;
 mod orphans;

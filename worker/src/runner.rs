@@ -1,26 +1,17 @@
 //! Reads the inbox and gives each job to whom it concerns. Never waits for a job to end.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
-use shared::id::{ApiId, JobId};
 use shared::job::Job;
-use shared::queue::inbox::{RESEND_FOR, Reader, Received};
+use shared::queue::inbox::{Reader, Received};
 use shared::reply::{Failure, FailureCode, Output};
 use shared::telemetry::traces::Span;
 
+use crate::known::Known;
 use crate::settle::{Delivery, Ran};
 use crate::{Worker, jobs};
-
-/// For how long a job is remembered, to drop it when it comes twice: an api sends a frame again until
-/// it was told, for [`RESEND_FOR`], and waits some seconds for the answer to its last try.
-const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
-
-/// How many are remembered at most: 70,000 jobs per second.
-const REMEMBERED: usize = 1 << 20;
 
 /// Runs until the process stops. Draining does not end it: what is in the inbox wants an answer.
 pub(crate) async fn run(worker: Arc<Worker>) {
@@ -48,11 +39,10 @@ async fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
                 return worker.settler.acknowledge(entry);
             }
             let ids: Vec<_> = jobs.iter().map(|job| (job.id, job.deadline)).collect();
-            let now = Instant::now();
-            known.forget_old(now);
+            let mut is_new = known.of(api);
             let deliveries = worker.settler.deliveries(entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
-                if known.is_new(api, envelope.id, now) {
+                if is_new(envelope.id) {
                     start(worker, envelope, delivery);
                 } else {
                     worker.metrics.duplicates.increment(1);
@@ -139,84 +129,4 @@ pub(crate) fn span(worker: &Worker, envelope: &Envelope) -> Span {
         }
     }
     span
-}
-
-/// The jobs seen lately.
-#[derive(Default)]
-struct Known {
-    jobs: HashSet<Name>,
-    order: VecDeque<(Instant, Name)>,
-}
-
-/// A job, and who sent it.
-type Name = (Option<ApiId>, JobId);
-
-impl Known {
-    fn is_new(&mut self, api: Option<ApiId>, id: JobId, now: Instant) -> bool {
-        if !self.jobs.insert((api, id)) {
-            return false;
-        }
-        self.order.push_back((now, (api, id)));
-        if self.order.len() > REMEMBERED {
-            self.forget_oldest();
-        }
-        true
-    }
-
-    /// Forgets what cannot come again any more.
-    fn forget_old(&mut self, now: Instant) {
-        while let Some((seen, _)) = self.order.front()
-            && now.saturating_duration_since(*seen) > REMEMBERED_FOR
-        {
-            self.forget_oldest();
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some((_, oldest)) = self.order.pop_front() {
-            self.jobs.remove(&oldest);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_is_new_once_per_api() {
-        let (mut known, one, other) = (
-            Known::default(),
-            Some(ApiId::random()),
-            Some(ApiId::random()),
-        );
-        let now = Instant::now();
-        assert!(known.is_new(one, JobId(1), now));
-        assert!(known.is_new(other, JobId(1), now));
-        assert!(!known.is_new(one, JobId(1), now));
-    }
-
-    #[test]
-    fn a_job_is_remembered_for_as_long_as_it_may_come_again() {
-        let (mut known, start) = (Known::default(), Instant::now());
-        // More than are seen in a second.
-        for id in 0..200_000 {
-            assert!(known.is_new(None, JobId(id), start));
-        }
-        let later = start + RESEND_FOR;
-        known.forget_old(later);
-        assert!(!known.is_new(None, JobId(0), later), "it may come again");
-        known.forget_old(start + REMEMBERED_FOR + Duration::from_millis(1));
-        assert!(known.jobs.is_empty() && known.order.is_empty());
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let (mut known, now) = (Known::default(), Instant::now());
-        for id in 0..=REMEMBERED as u64 {
-            assert!(known.is_new(None, JobId(id), now));
-        }
-        assert_eq!(known.jobs.len(), REMEMBERED);
-        assert!(known.is_new(None, JobId(0), now));
-    }
 }

@@ -11,6 +11,7 @@ mod routes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use shared::backoff::Backoff;
 use shared::frame::{Envelope, Reply, encode_item};
 use shared::id::{ApiId, ContractAddress, JobId, WorkerId};
@@ -115,9 +116,23 @@ impl Dispatcher {
         ticket: Ticket,
     ) -> Result<Reply, ApiError> {
         let (deadline, mut envelope) = (ticket.deadline, envelope(ticket));
-        let mut stored = None;
+        if has_large_argument(&envelope.job) {
+            // What is rare is boxed, here and in `routes`: every call would carry room for it.
+            return self.run_stored(address, envelope).boxed().await;
+        }
+        let running = self.try_until_deadline(address, &mut envelope);
+        self.in_time(deadline, running).await
+    }
+
+    /// The same for a call whose argument would overfill a frame: it lies in the store meanwhile.
+    async fn run_stored(
+        &self,
+        address: &ContractAddress,
+        mut envelope: Envelope,
+    ) -> Result<Reply, ApiError> {
+        let (deadline, mut stored) = (envelope.deadline, None);
         let running = async {
-            stored = self.store_large_argument(&mut envelope).await?;
+            stored = self.store_argument(&mut envelope).await?;
             self.try_until_deadline(address, &mut envelope).await
         };
         let reply = self.in_time(deadline, running).await;
@@ -141,10 +156,7 @@ impl Dispatcher {
     ) -> Result<T, ApiError> {
         let patience = self.queue.clock().until(deadline) + OVERTIME;
         let ended = tokio::time::timeout(patience, work).await;
-        ended.unwrap_or_else(|_| {
-            let message = "No answer came before the deadline".to_owned();
-            Err(ApiError::ExecutionTimeout(message))
-        })
+        ended.unwrap_or_else(|_| Err(too_late()))
     }
 
     /// Where a job goes: a call to any of the contract's replicas, whatever else to the contract.
@@ -259,28 +271,20 @@ impl Dispatcher {
         let withdrawal = self
             .inboxes
             .withdrawal(worker, waiter.id, self.waiters.fresh_id());
-        let patience = self.queue.clock().until(envelope.deadline) + SLACK;
-        let answer = waiter.wait(patience).await.ok_or_else(|| {
-            ApiError::ExecutionTimeout("No answer came before the deadline".to_owned())
-        })?;
+        // For how long is its caller's matter: see `in_time`.
+        let answer = waiter.answer().await.ok_or_else(too_late)?;
         withdrawal.disarm();
         Ok(answer)
     }
 
-    /// Moves an argument that would overfill a frame into the store; returns its name there.
-    async fn store_large_argument(
-        &self,
-        envelope: &mut Envelope,
-    ) -> Result<Option<String>, QueueError> {
+    /// Moves an argument into the store; returns its name there.
+    async fn store_argument(&self, envelope: &mut Envelope) -> Result<Option<String>, QueueError> {
         let Job::Execute(execute) = &mut envelope.job else {
             return Ok(None);
         };
         let Argument::Json(json) = &execute.argument else {
             return Ok(None);
         };
-        if json.get().len() <= INLINE_LIMIT {
-            return Ok(None);
-        }
         let (id, body) = (self.waiters.fresh_id(), json.get().as_bytes());
         let name = self
             .queue
@@ -289,6 +293,17 @@ impl Dispatcher {
         execute.argument = Argument::Stored(name.clone());
         Ok(Some(name))
     }
+}
+
+fn too_late() -> ApiError {
+    ApiError::ExecutionTimeout("No answer came before the deadline".to_owned())
+}
+
+fn has_large_argument(job: &Job) -> bool {
+    let Job::Execute(execute) = job else {
+        return false;
+    };
+    matches!(&execute.argument, Argument::Json(json) if json.get().len() > INLINE_LIMIT)
 }
 
 /// A job on its way; it is named when it is sent.

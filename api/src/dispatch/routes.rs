@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use moka::sync::Cache;
 use shared::id::{ContractAddress, WorkerId};
 use shared::job::{ContractSpec, Engine, Load};
@@ -127,10 +128,19 @@ impl Routes {
         contract: &ContractAddress,
     ) -> Result<(ContractAddress, Host), ApiError> {
         let first = self.host(contract).await?;
-        let replicas = first.replicas();
-        if replicas == 1 {
-            return Ok((contract.clone(), first));
+        match first.replicas() {
+            1 => Ok((contract.clone(), first)),
+            replicas => self.less_busy(contract, first, replicas).boxed().await,
         }
+    }
+
+    /// The less busy of two of its hosts, which are chosen at random.
+    async fn less_busy(
+        &self,
+        contract: &ContractAddress,
+        first: Host,
+        replicas: u32,
+    ) -> Result<(ContractAddress, Host), ApiError> {
         let mut best: Option<(usize, ContractAddress, Hosting)> = None;
         let start = rand::random_range(0..replicas);
         let mut found = 0;
@@ -185,6 +195,10 @@ impl Routes {
             return Ok(Host::Worker(hosting));
         }
         self.metrics.cache_misses.increment(1);
+        self.look_up(address).boxed().await
+    }
+
+    async fn look_up(&self, address: &ContractAddress) -> Result<Host, ApiError> {
         Ok(match self.queue.route(address).await? {
             Route::NotLoaded if self.has_lost_data().await? => Host::NotNow { replicas: 1 },
             Route::NotLoaded => Host::Nobody,

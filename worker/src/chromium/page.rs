@@ -97,12 +97,13 @@ impl BlankPage {
         };
         lease.add_renderers(renderers.clone());
         drop(turn);
-        let page = match made {
-            Some(page) => page,
-            None => tokio::select! {
+        let page = if let Some(page) = made {
+            page
+        } else {
+            tokio::select! {
                 page = making => page?,
                 () = ended(&renderers) => return Err(Trouble::Stillborn),
-            },
+            }
         };
         lease.add_target(page.target_id().clone());
         let mut death = browser.watch(page.target_id().clone(), document.url.clone());

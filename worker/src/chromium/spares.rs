@@ -66,15 +66,15 @@ impl Shelf {
 impl Spares {
     /// Takes a page, or gets in the queue for one. None comes once [`Self::keep`] has ended.
     pub(super) fn take(&self) -> oneshot::Receiver<Made> {
-        let (waiting, page) = oneshot::channel();
+        let (waiting, receiver) = oneshot::channel();
         let mut shelf = self.shelf();
         shelf.pages.retain_mut(BlankPage::lives);
         shelf.waiting.push_back(waiting);
-        if let Some(spare) = shelf.pages.pop_front() {
-            shelf.add(Ok(spare));
+        if let Some(oldest) = shelf.pages.pop_front() {
+            shelf.add(Ok(oldest));
         }
         self.changed.notify_one();
-        page
+        receiver
     }
 
     /// How many there are.

@@ -169,7 +169,7 @@ impl<E: Engine> HostTask<E> {
             let stop = *self.ends.stop.borrow();
             let fenced = self.worker.fence.is_closed();
             if stop == Stop::No && !fenced {
-                self.feed(instance, calls);
+                self.feed(instance, calls).await;
             } else {
                 instance.submit(&[]);
             }
@@ -199,12 +199,15 @@ impl<E: Engine> HostTask<E> {
     }
 
     /// Hands waiting calls to the sandbox, as many as it takes.
-    fn feed(&self, instance: &mut E::Instance, calls: &mut Calls) {
+    async fn feed(&mut self, instance: &mut E::Instance, calls: &mut Calls) {
         while !calls.waiting.is_empty()
             && !calls.is_one_alone()
             && calls.waiting.len() >= instance.worthwhile()
         {
             let room = instance.reserve();
+            if room > calls.waiting.len() {
+                self.come_along(room, calls).await;
+            }
             let batch = self.next_batch(room, calls);
             if batch.is_empty() {
                 if room > 0 {
@@ -223,6 +226,17 @@ impl<E: Engine> HostTask<E> {
             instance.submit(&invocations);
             self.note_batch(&batch);
             calls.running.extend(batch);
+        }
+    }
+
+    /// Lets those calls come along that are about to arrive: whatever else the worker has to do is done
+    /// once. Where there is nothing to do, that takes no time.
+    async fn come_along(&mut self, room: usize, calls: &mut Calls) {
+        tokio::task::yield_now().await;
+        while calls.waiting.len() < room
+            && let Ok(call) = self.ends.calls.try_recv()
+        {
+            calls.waiting.push_back(call);
         }
     }
 
