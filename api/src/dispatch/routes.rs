@@ -185,6 +185,11 @@ impl Routes {
             return Ok(Host::Worker(hosting));
         }
         self.metrics.cache_misses.increment(1);
+        // Seldom needed, and larger than all the rest of a call.
+        Box::pin(self.look_up(address)).await
+    }
+
+    async fn look_up(&self, address: &ContractAddress) -> Result<Host, ApiError> {
         Ok(match self.queue.route(address).await? {
             Route::NotLoaded if self.has_lost_data().await? => Host::NotNow { replicas: 1 },
             Route::NotLoaded => Host::Nobody,
