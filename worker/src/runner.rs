@@ -25,12 +25,12 @@ pub(crate) async fn run(worker: Arc<Worker>) {
             () = worker.life.stopping() => return,
         };
         for entry in received {
-            take(&worker, &mut known, entry).await;
+            take(&worker, &mut known, entry);
         }
     }
 }
 
-async fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
+fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
     let Received { entry, frame } = received;
     worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {

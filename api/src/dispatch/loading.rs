@@ -42,10 +42,12 @@ impl Dispatcher {
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
                 for number in replicas + 1..=before.spec.replicas {
-                    self.unload_one(&contract.replica(number), &tickets).await?;
+                    Box::pin(self.unload_one(&contract.replica(number), &tickets)).await?;
                 }
             }
-            (Err(_), None) if replicas > 1 => self.withdraw(contract, replicas, &tickets).await,
+            (Err(_), None) if replicas > 1 => {
+                Box::pin(self.withdraw(contract, replicas, &tickets)).await;
+            }
             _ => {}
         }
         loaded
@@ -108,11 +110,9 @@ impl Dispatcher {
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
         let envelope = envelope(tickets(Job::Load(load.clone())));
-        self.in_time(
-            envelope.deadline,
-            self.try_load(&load, executable, envelope),
-        )
-        .await
+        let deadline = envelope.deadline;
+        let loading = Box::pin(self.try_load(&load, executable, envelope));
+        self.in_time(deadline, loading).await
     }
 
     async fn try_load(

@@ -195,7 +195,8 @@ impl Routes {
             return Ok(Host::Worker(hosting));
         }
         self.metrics.cache_misses.increment(1);
-        self.look_up(address).boxed().await
+        // Seldom needed, and larger than all the rest of a call.
+        Box::pin(self.look_up(address)).await
     }
 
     async fn look_up(&self, address: &ContractAddress) -> Result<Host, ApiError> {

@@ -33,7 +33,12 @@
 //! lease has ended, any process clears up after it ([`reaper`]): the inbox is renamed, so that late
 //! writers learn that it is gone; what the worker was given and did not acknowledge *may have been
 //! started*, what it was not given *was not*, and the apis are told which; its contracts are
-//! offered again. A worker that was only slow finds its lease gone, and keeps what nobody took.
+//! offered again, and so are the loads that it had taken. A worker that was only slow finds its lease
+//! gone, claims again what nobody took, and starts nothing that it was given before. A worker that ends
+//! without having handed everything over gives its lease up and leaves the rest to the others.
+//!
+//! What may have been started may be run again where the state that it worked on died with the worker,
+//! so not by the same worker. The third death within an hour quarantines a contract that was running.
 //!
 //! # What does not belong here
 //!

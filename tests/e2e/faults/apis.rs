@@ -97,6 +97,29 @@ async fn fault_16_the_reply_connection_of_an_api_is_cut_for_3_s() {
 }
 
 #[tokio::test]
+async fn fault_16_an_api_gets_no_answer_from_redis_for_15_s() {
+    let _machine = shared().await;
+    let (mut farm, proxy, addresses) = api_behind_proxy().await;
+    let client = farm.client().clone();
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    proxy.all(Weather::Silent);
+    wait::lasts(Duration::from_secs(15)).await;
+    proxy.heal();
+    load.flows().await;
+    // In time, above all.
+    let known = [
+        "ok",
+        "execution_timeout",
+        "outcome_unknown",
+        "queue_unavailable",
+    ];
+    load.end().await.balance(&client, &known).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
 async fn fault_17_the_enqueue_connection_of_an_api_is_cut_under_load() {
     let _machine = shared().await;
     let (mut farm, proxy, addresses) = api_behind_proxy().await;

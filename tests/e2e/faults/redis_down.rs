@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::{FAILOVER, generations, load_books, shared};
+use super::{FAILOVER, builder, generations, load_books, shared};
 use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
+use crate::support::proxy::Proxy;
 use crate::support::scrape::Scrape;
 use crate::support::wait::{self, PATIENCE};
 
@@ -118,6 +119,32 @@ async fn fault_19_redis_comes_back_empty() {
         answers(&client, address).await;
     }
     assert!(killed.elapsed() < FAILOVER, "{:?}", killed.elapsed());
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_19_redis_loses_its_data_and_a_claim_gets_no_answer() {
+    let _machine = shared().await;
+    let mut farm = builder().workers(0).start().await;
+    let proxy = Proxy::start(farm.redis.port()).await;
+    farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 40).await;
+    let before = generations(&client, &addresses).await;
+    // The first contract that is claimed again is written down on a connection that falls silent.
+    proxy.hold_before("SADD");
+    farm.redis_command::<()>(&["FLUSHALL"]).await;
+    proxy.holds().await;
+    for address in &addresses {
+        answers(&client, address).await;
+    }
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts were not kept"
+    );
+    proxy.heal();
     farm.is_quiet().await;
     farm.stop().await;
 }

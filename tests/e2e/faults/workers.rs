@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde_json::json;
 
 use super::{FAILOVER, builder, generations, load_books, shared, standby};
-use crate::support::books::percent;
+use crate::support::books::{CONTRACT, percent};
 use crate::support::chaos::{Member, freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
@@ -35,6 +35,32 @@ async fn fault_01_kill_an_idle_worker() {
     }
     let times: Vec<_> = answers.iter().map(|(_, took)| took).collect();
     eprintln!("kill -9 to the next answers: {times:.2?}");
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn fault_01_kill_a_worker_where_nobody_else_has_room() {
+    let _machine = shared().await;
+    let mut farm = builder()
+        .workers(0)
+        .env("WORKER_CAPACITY", "1")
+        .start()
+        .await;
+    let first = farm.join().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 1).await;
+    farm.join().await;
+    client.must_load("other", CONTRACT).await;
+    farm.workers[first.index].kill().await;
+    // However long it is called, it is on offer once.
+    let answer = client.execute(&addresses[0], "add", &json!(1)).await;
+    assert_eq!(answer.error(503, "no_capacity")["started"], false);
+    let offers: usize = farm.redis_command(&["XLEN", "exec:place:javascript"]).await;
+    assert_eq!(offers, 1);
+    farm.join().await;
+    let answer = client.execute(&addresses[0], "add", &json!(2)).await;
+    assert_eq!(answer.data()["count"], 1, "{answer:?}");
     farm.is_quiet().await;
     farm.stop().await;
 }
