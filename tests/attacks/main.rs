@@ -98,13 +98,13 @@ const NETWORK_LAYERS: [(&str, Alone); 6] = [
             "names by multicast",
         ]),
     ),
-    // These two are for what the others leave open.
+    // Alone it is for what the others leave open; with the resolver, names by multicast are closed, too.
     (
         "webrtc",
         Alone::Closes(&["STUN", "TURN over UDP", "data channel to a candidate"]),
     ),
     (
-        "webrtc,features",
+        "resolver,webrtc",
         Alone::Closes(&[
             "STUN",
             "TURN over UDP",

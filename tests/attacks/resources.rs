@@ -130,6 +130,9 @@ const ALL: &[Greed] = &[
 /// which a neighbour waits for longer. `docs/security.md` does not promise more.
 const FRAMES_BOUND: Duration = Duration::from_secs(1);
 
+/// And for which its contract may have no page.
+const FRAMES_REST: Duration = Duration::from_secs(10);
+
 const FRAMES: Greed = greed(
     "R14",
     "frames",
@@ -143,7 +146,7 @@ pub(crate) async fn frames(arena: &mut Arena) {
     arena.neighbourly = FRAMES_BOUND;
     arena
         .case(FRAMES.row, FRAMES.name, Browser::Stays, async |farm| {
-            take(farm.client(), &FRAMES).await
+            take(farm.client(), &FRAMES, FRAMES_REST).await
         })
         .await;
     arena.neighbourly = NEIGHBOURLY;
@@ -173,7 +176,7 @@ pub(crate) async fn run(arena: &mut Arena, quick: bool) {
         };
         arena
             .case(greed.row, greed.name, browser, async |farm| {
-                take(farm.client(), greed).await
+                take(farm.client(), greed, Duration::ZERO).await
             })
             .await;
     }
@@ -183,7 +186,7 @@ pub(crate) async fn run(arena: &mut Arena, quick: bool) {
     loads(arena).await;
 }
 
-async fn take(client: &Client, greed: &Greed) -> Result<String, String> {
+async fn take(client: &Client, greed: &Greed, rest: Duration) -> Result<String, String> {
     let address = address(greed.row, greed.name);
     client.must_load(&address, &contract(greed.code)).await;
     let answer = client.execute(&address, "attack", &Value::Null).await;
@@ -195,7 +198,12 @@ async fn take(client: &Client, greed: &Greed) -> Result<String, String> {
         let anew = async || client.generation(&address).await > 1;
         wait::until_true("the contract to be made anew", PATIENCE, anew).await;
     }
-    let well = client.call(&address, "ping").await;
+    let start = Instant::now();
+    let mut well = client.call(&address, "ping").await;
+    while well.status == 503 && start.elapsed() < rest {
+        wait::lasts(Duration::from_millis(50)).await;
+        well = client.call(&address, "ping").await;
+    }
     let generation = well.status == 200;
     client.unload(&address).await.is_done();
     if !generation {
