@@ -10,7 +10,7 @@ use futures::FutureExt;
 use crate::attack::{Attack, Control, contract, shown};
 use crate::machine::Load;
 pub(crate) use crate::neighbour::{Browser, NEIGHBOURLY};
-use crate::neighbour::{Neighbour, Verdict, judge};
+use crate::neighbour::{Neighbour, Verdict, judge, turn};
 use crate::report::{Entry, Report};
 use crate::support::client::{Answer, Client};
 use crate::support::farm::{Builder, Farm};
@@ -101,6 +101,7 @@ impl Arena {
         let mut tries = 0;
         loop {
             tries += 1;
+            let _turn = turn(tries).await;
             let load = Load::begin();
             self.neighbour.iter().for_each(Neighbour::forget);
             let outcome = deed(&self.farm).await;
@@ -194,6 +195,7 @@ impl Arena {
         let Control::Without(expect) = attack.control else {
             return;
         };
+        let _turn = turn(1).await;
         let start = Instant::now();
         let address = address(attack.row, attack.name);
         let answer = once(self.client(), &address, attack.code, argument).await;

@@ -30,9 +30,9 @@ const STRANGE: [&str; 15] = [
 ];
 
 /// Runs the group.
-pub(crate) async fn run(arena: &mut Arena) {
+pub(crate) async fn run(arena: &mut Arena, quick: bool) {
     requests(arena).await;
-    crowd(arena).await;
+    crowd(arena, if quick { 200 } else { 1000 }).await;
 }
 
 /// What needs no farm with little room.
@@ -220,16 +220,15 @@ async fn addresses(arena: &mut Arena) {
         .await;
 }
 
-async fn crowd(arena: &mut Arena) {
+async fn crowd(arena: &mut Arena, many: usize) {
     arena
         .case(
             "E3",
             "loads beyond the capacity",
             Browser::Stays,
             async |farm| {
-                const MANY: usize = 1000;
                 let client = farm.client();
-                let addresses: Vec<_> = (0..MANY).map(|n| format!("crowd-{n}")).collect();
+                let addresses: Vec<_> = (0..many).map(|n| format!("crowd-{n}")).collect();
                 let loads = addresses
                     .iter()
                     .map(|address| client.load(address, "{ f: () => 1 }"));
@@ -244,7 +243,7 @@ async fn crowd(arena: &mut Arena) {
                     }
                 }
                 // One place is the neighbour's.
-                (taken == 7 && taken + refused == MANY && loaded <= 8)
+                (taken == 7 && taken + refused == many && loaded <= 8)
                     .then(|| format!("{taken} taken, {refused} refused"))
                     .ok_or_else(|| {
                         format!(

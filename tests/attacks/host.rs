@@ -74,7 +74,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
                 try { await Promise.race([tries[name](), new Promise((_, no) => setTimeout(no, 300))]); had.push(name) } catch {}
             return had",
         expect: Says(NOTHING),
-        control: Without(SaysNot(NOTHING)),
+        control: Elsewhere("H5 another port of the loopback"),
     },
     Attack {
         row: "H6",

@@ -98,13 +98,13 @@ const NETWORK_LAYERS: [(&str, Alone); 6] = [
             "names by multicast",
         ]),
     ),
-    // These two are for what the others leave open.
+    // Alone it is for what the others leave open; with the resolver, names by multicast are closed, too.
     (
         "webrtc",
         Alone::Closes(&["STUN", "TURN over UDP", "data channel to a candidate"]),
     ),
     (
-        "webrtc,features",
+        "resolver,webrtc",
         Alone::Closes(&[
             "STUN",
             "TURN over UDP",
@@ -170,7 +170,7 @@ type Lane = (&'static str, fn(&Wanted) -> Report);
 const LANES: [Lane; 5] = [
     ("network", network_lane),
     ("host", |_| block_on(pages())),
-    ("edges", |_| block_on(edges_lane())),
+    ("edges", |wanted| block_on(edges_lane(wanted.quick))),
     ("resources", |wanted| block_on(resources_lane(wanted.quick))),
     ("docker", |_| block_on(docker::run())),
 ];
@@ -375,6 +375,7 @@ async fn pages() -> Report {
     host::run(&mut arena).await;
     neighbours::run(&mut arena).await;
     values::run(&mut arena).await;
+    resources::frames(&mut arena).await;
     let mut report = arena.end().await;
     let crowded = farm()
         .env(LAYERS_OFF, "processes")
@@ -385,9 +386,9 @@ async fn pages() -> Report {
     report
 }
 
-async fn edges_lane() -> Report {
+async fn edges_lane(quick: bool) -> Report {
     let mut arena = Arena::start(edges::farm()).await;
-    edges::run(&mut arena).await;
+    edges::run(&mut arena, quick).await;
     arena.end().await
 }
 

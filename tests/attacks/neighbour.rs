@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use futures::future::Either;
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 
 use crate::attack::shown;
@@ -53,6 +54,20 @@ pub(crate) enum Verdict {
 const TRIES: u32 = 3;
 /// How much of the machine others may use while the bound holds: beyond, nothing is said of it.
 const FOREIGN: f64 = 0.25;
+
+/// Lanes run beside each other, but who tries again does so alone: then no lane is slow for another's sake.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+/// The right to run a case.
+pub(crate) type Turn = Either<RwLockReadGuard<'static, ()>, RwLockWriteGuard<'static, ()>>;
+
+/// Waits for the turn of the first or a further try.
+pub(crate) async fn turn(tries: u32) -> Turn {
+    match tries {
+        1 => Either::Left(TURNS.read().await),
+        _ => Either::Right(TURNS.write().await),
+    }
+}
 
 /// Judges after so many tries. Only slowness is ever explained away: a neighbour that failed or was made
 /// anew has noticed.

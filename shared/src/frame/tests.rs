@@ -183,7 +183,7 @@ proptest! {
         damages in prop::collection::vec(damage(), 1..4),
     ) {
         let frame = pack_jobs(Some(ApiId::random()), jobs.iter().map(encode_item));
-        if let Ok(read) = unpack_jobs(&damaged(frame.into(), &damages)) {
+        if let Ok(read) = unpack_jobs(&damaged(frame, &damages)) {
             let text: Vec<_> = read.jobs.iter().map(encode_item).collect();
             let again = unpack_jobs(&pack_jobs(read.api, text.clone())).unwrap();
             prop_assert_eq!(again.jobs.iter().map(encode_item).collect::<Vec<_>>(), text);
@@ -201,7 +201,7 @@ proptest! {
         let failed = Reply { id: JobId(8), generation: None, ran_us: Some(1), outcome: Err(failure) };
         let worker = WorkerId::random();
         let frame = pack_replies(worker, [encode_item(&reply), encode_item(&failed)]);
-        if let Ok(read) = unpack_replies(&damaged(frame.into(), &damages)) {
+        if let Ok(read) = unpack_replies(&damaged(frame, &damages)) {
             let text: Vec<_> = read.replies.iter().map(encode_item).collect();
             let again = unpack_replies(&pack_replies(read.worker, text.clone())).unwrap();
             prop_assert_eq!(again.replies.iter().map(encode_item).collect::<Vec<_>>(), text);

@@ -25,7 +25,7 @@ use serde_json::Value;
 use self::world::{World, farm};
 use crate::arena::{LEEWAY_KIB, LIMIT, message, rss_kib};
 use crate::machine::Load;
-use crate::neighbour::{Browser, NEIGHBOURLY, Neighbour, Verdict, judge};
+use crate::neighbour::{Browser, NEIGHBOURLY, Neighbour, Verdict, judge, turn};
 use crate::report::{Entry, Report};
 use crate::support::wait;
 
@@ -114,6 +114,7 @@ impl Cases {
         let mut tries = 0;
         loop {
             tries += 1;
+            let _turn = turn(tries).await;
             let load = Load::begin();
             self.neighbour.forget();
             let seen = AssertUnwindSafe(case(&mut self.world)).catch_unwind().await;

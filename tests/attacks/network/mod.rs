@@ -17,6 +17,7 @@ use self::vectors::{MULTICAST, PREAMBLE, VECTORS, Vector, WAIT};
 use self::witness::{Event, Witness};
 use crate::arena::{Arena, Browser, address};
 use crate::attack::{contract, shown};
+use crate::neighbour::turn;
 use crate::support::client::{Answer, Client};
 use crate::support::farm::Farm;
 use crate::support::wait;
@@ -161,6 +162,7 @@ async fn observe(
 ) -> Vec<(&'static Vector, Vec<Event>, Duration)> {
     let mut observed = Vec::new();
     for chunk in cases.chunks(AT_ONCE as usize) {
+        let _turn = turn(1).await;
         let start = Instant::now();
         let (_, events) = tried(arena.client(), witness, chunk).await;
         let time = start.elapsed() / AT_ONCE;

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::{alone, builder, generations, load_books, shared};
 use crate::support::client::Client;
+use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
-use crate::support::processes::Seen;
+use crate::support::processes::{self, Seen};
 use crate::support::wait::{self, PATIENCE};
 
 /// From the loss of a page to an answer of a fresh one.
@@ -90,6 +91,38 @@ async fn answers_anew(client: &Client, address: &str, before: u64) -> u64 {
             .filter(|now| *now > before)
     })
     .await
+}
+
+/// Chromium gives up after some deaths of what draws, though no page may use it: then everything comes back
+/// with another browser.
+#[tokio::test]
+async fn fault_09_kill_the_graphics_process() {
+    const KILLS: usize = 6;
+    let _machine = shared().await;
+    let mut farm = builder().start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 3).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    let graphics = |farm: &Farm| {
+        let all = processes::descendants(farm.workers[0].pid());
+        let mut drawing = all.into_iter();
+        drawing.find(|seen| seen.command.contains("--type=gpu-process"))
+    };
+    for _ in 0..KILLS {
+        let drawing = wait::until("the graphics process", PATIENCE, async || graphics(&farm)).await;
+        drawing.kill();
+        let gone = async || !drawing.runs();
+        wait::until_true("its end", PATIENCE, gone).await;
+        for address in &addresses {
+            answers_anew(&client, address, 0).await;
+        }
+    }
+    load.flows().await;
+    load.end().await.balance(&client, &["ok"]).await;
+    farm.all_run();
+    farm.is_quiet().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
