@@ -30,18 +30,18 @@ type Made = Result<BlankPage, Trouble>;
 /// The spare pages of a worker, in all its browsers.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    shelf: Mutex<Shelf>,
+    stock: Mutex<Stock>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Shelf {
+struct Stock {
     pages: VecDeque<BlankPage>,
     /// Those who wait for one; there are none while there are pages.
     waiting: VecDeque<oneshot::Sender<Made>>,
 }
 
-impl Shelf {
+impl Stock {
     /// How many pages there should be more, with `reserve` beside those that are waited for. What died
     /// counts no longer: a browser that died has taken its own along.
     fn missing(&mut self, reserve: usize) -> usize {
@@ -50,7 +50,7 @@ impl Shelf {
         (self.waiting.len() + reserve).saturating_sub(self.pages.len())
     }
 
-    /// Gives a page to whoever waits longest, or puts it on the shelf. An error is dropped where
+    /// Gives a page to whoever waits longest, or puts it into stock. An error is dropped where
     /// nobody waits.
     fn add(&mut self, mut made: Made) {
         while let Some(waiting) = self.waiting.pop_front() {
@@ -67,11 +67,11 @@ impl Spares {
     /// Takes a page, or gets in the queue for one. None comes once [`Self::keep`] has ended.
     pub(super) fn take(&self) -> oneshot::Receiver<Made> {
         let (waiting, receiver) = oneshot::channel();
-        let mut shelf = self.shelf();
-        shelf.pages.retain_mut(BlankPage::lives);
-        shelf.waiting.push_back(waiting);
-        if let Some(oldest) = shelf.pages.pop_front() {
-            shelf.add(Ok(oldest));
+        let mut stock = self.stock();
+        stock.pages.retain_mut(BlankPage::lives);
+        stock.waiting.push_back(waiting);
+        if let Some(oldest) = stock.pages.pop_front() {
+            stock.add(Ok(oldest));
         }
         self.changed.notify_one();
         receiver
@@ -79,7 +79,7 @@ impl Spares {
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        self.shelf().pages.len()
+        self.stock().pages.len()
     }
 
     /// Makes a page for everybody who waits, and keeps as many in reserve as the configuration says;
@@ -94,7 +94,7 @@ impl Spares {
             } else {
                 0
             };
-            let missing = self.shelf().missing(reserve);
+            let missing = self.stock().missing(reserve);
             let browser = fleet.borrow_and_update().emptiest();
             if let Some(browser) = browser
                 && making.len() < missing.min(TOGETHER)
@@ -111,7 +111,7 @@ impl Spares {
                             tracing::debug!(%trouble, "no page could be made");
                             rest.as_mut().reset(Instant::now() + REST);
                         }
-                        self.shelf().add(made);
+                        self.stock().add(made);
                     }
                 },
                 () = self.changed.notified() => {}
@@ -123,11 +123,11 @@ impl Spares {
 
     /// Closes them all, in the background, and disappoints those who wait.
     pub(super) fn clear(&self) {
-        *self.shelf() = Shelf::default();
+        *self.stock() = Stock::default();
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        // The shelf is whole after any panic.
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stock(&self) -> MutexGuard<'_, Stock> {
+        // The stock is whole after any panic.
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
