@@ -98,13 +98,13 @@ const NETWORK_LAYERS: [(&str, Alone); 6] = [
             "names by multicast",
         ]),
     ),
-    // Alone it is for what the others leave open; with the resolver, names by multicast are closed, too.
+    // Alone it is for what the others leave open; with these two, names by multicast are closed: none asked for, none told.
     (
         "webrtc",
         Alone::Closes(&["STUN", "TURN over UDP", "data channel to a candidate"]),
     ),
     (
-        "resolver,webrtc",
+        "resolver,webrtc,features",
         Alone::Closes(&[
             "STUN",
             "TURN over UDP",

@@ -8,7 +8,7 @@ use super::world::{World, farm};
 use super::{Cases, Seen, refused, setuid};
 use crate::attack::Expect::{self, Any, Below, Fails, Says, SaysNot};
 use crate::attack::shown;
-use crate::support::processes;
+use crate::support::processes::{self, Seen as Process};
 
 /// A try to take or do too much.
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +160,7 @@ async fn burn(armed: &World, loose: &World) -> Seen {
         let pid = pid(world, "bad").await;
         let ticks = || {
             let all = processes::descendants(pid);
-            all.iter().map(|seen| seen.ticks()).sum::<u64>()
+            all.iter().map(Process::ticks).sum::<u64>()
         };
         let before = ticks();
         world.call("bad", "burn", json!(1000)).await;

@@ -198,10 +198,10 @@ async fn talk(client: &Client) -> Result<u64, String> {
         client.must_load(peer, PEER).await;
     }
     let talked = async {
-        let offer = ok(client.call("caller", "offer").await)?;
-        let answer = ok(client.execute("callee", "answer", &offer).await)?;
-        ok(client.execute("caller", "accept", &answer).await)?;
-        let heard = ok(client.call("callee", "heard").await)?;
+        let offer = ok(&client.call("caller", "offer").await)?;
+        let answer = ok(&client.execute("callee", "answer", &offer).await)?;
+        ok(&client.execute("caller", "accept", &answer).await)?;
+        let heard = ok(&client.call("callee", "heard").await)?;
         heard.as_u64().ok_or_else(|| heard.to_string())
     };
     let heard = talked.await;
@@ -211,10 +211,10 @@ async fn talk(client: &Client) -> Result<u64, String> {
     heard
 }
 
-fn ok(answer: Answer) -> Result<Value, String> {
+fn ok(answer: &Answer) -> Result<Value, String> {
     (answer.status == 200)
         .then(|| answer.data())
-        .ok_or_else(|| shown(&answer))
+        .ok_or_else(|| shown(answer))
 }
 
 async fn channel(arena: &mut Arena, witness: &Witness) {
