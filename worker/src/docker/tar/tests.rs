@@ -34,7 +34,8 @@ fn written() -> impl Strategy<Value = Written> {
     let content = prop_oneof![
         4 => Just(br#"[{"Config":"a.json","RepoTags":["stolen:1"],"Layers":["layer/layer.tar"]}]"#.to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..2000),
-        1 => Just(zipped(&vec![0; 4 * LIMIT as usize])),
+        // Over the limit, once it is unpacked.
+        1 => Just(zipped(&vec![0; 256 * 1024])),
         1 => Just(zipped(b"little")),
     ];
     let claimed = prop_oneof![9 => Just(None), 1 => any::<u64>().prop_map(Some)];
