@@ -114,6 +114,8 @@ fn copy<R: Read, W: Write>(
             header.set_size(manifest.len() as u64);
             out.append_data(&mut header, &path, manifest.as_slice())?;
         } else if entry.header().entry_type() == EntryType::Directory {
+            // Whatever size it claims: what follows would be taken for its content.
+            header.set_size(0);
             out.append_data(&mut header, &path, io::empty())?;
         } else {
             expanded += copy_file(&mut entry, header, &path, out, limit - expanded)?;
