@@ -63,9 +63,10 @@ pub(super) const VECTORS: &[Vector] = &[
     // Chromium has further sockets of a process wait for a second or so when the last ones have failed.
     vector("N2", "WebSocket", "for (const u of urls) quietly(() => { new WebSocket(u.replace('https', 'wss')) }); await new Promise((r) => setTimeout(r, 1200))"),
     vector("N2", "WebSocketStream",
-        "for (const u of urls) quietly(() => new WebSocketStream(u.replace('https', 'wss')).opened); await new Promise((r) => setTimeout(r, 1200))"),
+        // Held: what nobody refers to may be collected before it has connected.
+        "globalThis.held = []; for (const u of urls) quietly(() => { const s = new WebSocketStream(u.replace('https', 'wss')); held.push(s); return s.opened }); await new Promise((r) => setTimeout(r, 1200))"),
     vector("N2", "WebSocketStream from a worker",
-        "quietly(() => new Worker(blob(`for (const u of ${JSON.stringify(urls)}) new WebSocketStream(u.replace('https', 'wss')).opened.catch(() => 0)`))); await new Promise((r) => setTimeout(r, 1200))"),
+        "quietly(() => new Worker(blob(`globalThis.held = []; for (const u of ${JSON.stringify(urls)}) { const s = new WebSocketStream(u.replace('https', 'wss')); held.push(s); s.opened.catch(() => 0) }`))); await new Promise((r) => setTimeout(r, 1200))"),
     vector("N2", "WebSocket and fetch from a worker",
         "quietly(() => new Worker(blob(`for (const u of ${JSON.stringify(urls)}) { new WebSocket(u.replace('https', 'wss')); fetch(u).catch(() => 0) }`)))"),
     vector("N3", "STUN",
