@@ -1,7 +1,5 @@
 //! Whose processor time calls take, as /proc tells it: of each kind of process of a farm.
 
-use std::path::Path;
-
 use crate::support::processes::{self, Seen};
 
 /// The kinds, in the order of a call's way.
@@ -10,12 +8,14 @@ pub(crate) const KINDS: [&str; 5] = ["api", "Redis", "worker", "browser", "rende
 /// Microseconds of a clock tick: Linux tells a hundred in a second, on every machine.
 const TICK_US: f64 = 10_000.0;
 
-/// What the processes of a farm have computed so far.
+/// What this program's children, and theirs, have computed so far: those of the farm, while nothing
+/// else of them has anything to do.
 pub(crate) struct Times(Vec<(Seen, u64)>);
 
 impl Times {
-    pub(crate) fn now(folder: &Path) -> Self {
-        let seen = processes::of_folder(folder).into_iter();
+    pub(crate) fn now() -> Self {
+        let own = i32::try_from(std::process::id()).expect("process ids are small");
+        let seen = processes::descendants(own).into_iter();
         Self(seen.map(|seen| (seen.clone(), seen.ticks())).collect())
     }
 

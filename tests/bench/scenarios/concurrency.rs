@@ -20,7 +20,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
         }
         let (name, paths) = (names::one(*connections), [path("abcd", "add")]);
         let load = bench.load(&farm.at, &paths, ADD_BODY, *connections);
-        bench.measure_farm(&name, &farm.farm, &load).await;
+        bench.measure_farm(&name, &load).await;
         let name = names::bare(*connections);
         bench.measure_add(&name, &echo, *connections).await;
     }

@@ -28,9 +28,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
 
     let paths: Vec<String> = (0..CONTRACTS).map(|n| path(&address(n), "add")).collect();
     let farm_load = bench.load(&farm.at, &paths, ADD_BODY, 256);
-    bench
-        .measure_farm(names::MANY, &farm.farm, &farm_load)
-        .await;
+    bench.measure_farm(names::MANY, &farm_load).await;
     // The same paths: wrk pays for taking turns, too.
     let echo = bench.echo.at.clone();
     let bare_load = bench.load(&echo, &paths, ADD_BODY, 256);

@@ -126,10 +126,10 @@ impl Bench {
     }
 
     /// The same for a load of a farm, and whose processor time it takes.
-    async fn measure_farm(&mut self, name: &str, farm: &Farm, load: &Load<'_>) {
-        let before = Times::now(farm.folder());
+    async fn measure_farm(&mut self, name: &str, load: &Load<'_>) {
+        let before = Times::now();
         let run: Run = self.wrk.run(load).await;
-        let times = before.until(&Times::now(farm.folder()));
+        let times = before.until(&Times::now());
         self.figures.note_run(name, &run);
         for (kind, time) in KINDS.iter().zip(times) {
             let name = names::processor(name, kind);
