@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod config;
 pub mod frame;
+pub mod gather;
 pub mod id;
 pub mod image;
 pub mod job;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::frame::{Item, Reply, encode_item, has_room, pack_replies};
+use shared::gather::come_along;
 use shared::id::{ApiId, JobId, WorkerId};
 use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
@@ -209,13 +210,8 @@ impl Settling {
     pub(crate) async fn run(mut self, fence: Arc<Fence>, life: Lifecycle) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.settled.recv_many(&mut batch, BATCH).await > 0 {
-            // Whatever else can be done now is done once, so that its outcomes come along.
-            tokio::task::yield_now().await;
-            while batch.len() < BATCH
-                && let Ok(settled) = self.settled.try_recv()
-            {
-                batch.push(settled);
-            }
+            let room = BATCH - batch.len();
+            come_along(&mut batch, room, || self.settled.try_recv().ok()).await;
             let (frames, entries) = self.pack(batch.drain(..));
             tokio::select! {
                 () = fence.open() => {}

@@ -16,6 +16,7 @@ use super::stream::{CONSUMER, Entry, GROUP, entries};
 use super::{Queue, QueueError};
 use crate::backoff::Backoff;
 use crate::frame::{Item, MAX_ITEMS, has_room, pack_jobs};
+use crate::gather::come_along;
 use crate::id::{ApiId, JobId, WorkerId};
 
 /// Frames of one writer under way at most. Two keep Redis busy while a third gathers.
@@ -126,22 +127,12 @@ async fn drive(
             Some(jobs) = awaiting_verdict.next() => refusals.refused(jobs, Refusal::Unknown),
         }
         if leaves(gathered.len(), under_way.len()) {
-            come_along(&mut jobs, &mut gathered).await;
+            let room = MAX_ITEMS - gathered.len();
+            come_along(&mut gathered, room, || jobs.try_recv().ok()).await;
             for chunk in chunks(std::mem::take(&mut gathered)) {
                 under_way.push(send(&queue, &inbox, api, chunk));
             }
         }
-    }
-}
-
-/// Lets those jobs come along that are about to be sent: whatever else the runtime has to do is done
-/// once, the sockets that can be read are read. Where there is nothing to do, that takes no time.
-async fn come_along(jobs: &mut mpsc::Receiver<Outgoing>, gathered: &mut Vec<Outgoing>) {
-    tokio::task::yield_now().await;
-    while gathered.len() < MAX_ITEMS
-        && let Ok(job) = jobs.try_recv()
-    {
-        gathered.push(job);
     }
 }
 

@@ -16,6 +16,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use shared::gather::come_along;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -241,12 +242,8 @@ async fn write(
     let mut leaving = Vec::with_capacity(TOGETHER);
     while queue.recv_many(&mut leaving, TOGETHER).await > 0 {
         // Pages that are about to be called come along: the browser wakes up once for all of them.
-        tokio::task::yield_now().await;
-        while leaving.len() < TOGETHER
-            && let Ok(outgoing) = queue.try_recv()
-        {
-            leaving.push(outgoing);
-        }
+        let room = TOGETHER - leaving.len();
+        come_along(&mut leaving, room, || queue.try_recv().ok()).await;
         for Outgoing {
             number,
             text,

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shared::gather::come_along;
 use shared::id::ContractAddress;
 use shared::job::ContractSpec;
 use shared::reply::{ContractState, Failure, FailureCode, Output};
@@ -205,8 +206,10 @@ impl<E: Engine> HostTask<E> {
             && calls.waiting.len() >= instance.worthwhile()
         {
             let room = instance.reserve();
-            if room > calls.waiting.len() {
-                self.come_along(room, calls).await;
+            let more = room.saturating_sub(calls.waiting.len());
+            if more > 0 {
+                let arriving = &mut self.ends.calls;
+                come_along(&mut calls.waiting, more, || arriving.try_recv().ok()).await;
             }
             let batch = self.next_batch(room, calls);
             if batch.is_empty() {
@@ -226,17 +229,6 @@ impl<E: Engine> HostTask<E> {
             instance.submit(&invocations);
             self.note_batch(&batch);
             calls.running.extend(batch);
-        }
-    }
-
-    /// Lets those calls come along that are about to arrive: whatever else the worker has to do is done
-    /// once. Where there is nothing to do, that takes no time.
-    async fn come_along(&mut self, room: usize, calls: &mut Calls) {
-        tokio::task::yield_now().await;
-        while calls.waiting.len() < room
-            && let Ok(call) = self.ends.calls.try_recv()
-        {
-            calls.waiting.push_back(call);
         }
     }
 
