@@ -1,14 +1,12 @@
 //! Who sees every packet that leaves the farm's namespace, answers its questions for names, and
 //! refuses everything else.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
@@ -18,8 +16,6 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::namespace::{self, OUTSIDE, StageError, V4};
 
-/// How long the sockets are waited for before the thread looks whether it is to end.
-const GLANCE: Duration = Duration::from_millis(10);
 /// What the kernel marks packets with that the own side sends.
 const OUTGOING: u8 = 4;
 
@@ -167,8 +163,8 @@ impl Watching {
                         _ = self.names.send_to(&answer, from);
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => std::thread::sleep(GLANCE),
+                // Nothing more has come; what went wrong is tried again at the next glance.
+                Err(_) => return,
             }
         }
     }
