@@ -1,4 +1,4 @@
-//! One running browser: its connection, the tasks that serve it, and the news of its pages' deaths.
+//! One running browser: its connection, and the tasks that serve it.
 //!
 //! A browser is dead as soon as any of its tasks ends or panics, its guard ends, or it does not
 //! answer any more. Everything that belongs to it then ends; another one is `Chromium`'s business.
@@ -15,23 +15,21 @@ use chromiumoxide::cdp::browser_protocol::fetch::{
     EnableParams, EventRequestPaused, RequestPattern,
 };
 use chromiumoxide::cdp::browser_protocol::system_info::GetProcessInfoParams;
-use chromiumoxide::cdp::browser_protocol::target::{
-    EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
-};
+use chromiumoxide::cdp::browser_protocol::target::TargetId;
 use chromiumoxide::error::CdpError;
 use chromiumoxide::handler::HandlerConfig;
 use chromiumoxide::listeners::EventStream;
 use chromiumoxide::types::Command;
 use futures::StreamExt;
-use futures::stream::{BoxStream, select};
 use nix::unistd::Pid;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ChromiumConfig;
 use super::cdp::{COMMAND_LIMIT, Trouble, within};
 use super::confinement;
+use super::deaths::{Deaths, endings};
 use super::interceptor::{Documents, intercept};
 use super::lanes::Lanes;
 use super::launch::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
@@ -57,7 +55,8 @@ pub(super) struct Browser {
     dead: CancellationToken,
     pages: AtomicUsize,
     remains: mpsc::UnboundedSender<Remains>,
-    watched: Mutex<HashMap<TargetId, Watched>>,
+    /// Of its pages.
+    pub(super) deaths: Deaths,
     /// How many pages each renderer may be of.
     claims: Mutex<HashMap<Process, usize>>,
     /// What may be fetched from it.
@@ -68,22 +67,6 @@ pub(super) struct Browser {
     /// Held until the process of a new page is there: what processes are new then are the page's.
     pub(super) births: tokio::sync::Mutex<()>,
     moves_pages: AtomicBool,
-}
-
-/// A page whose end is waited for.
-#[derive(Debug)]
-struct Watched {
-    /// Its only document.
-    url: String,
-    death: oneshot::Sender<String>,
-}
-
-/// What may be the end of a page.
-struct Ending {
-    target: TargetId,
-    /// It is the end only when the document is not at this address.
-    url: Option<String>,
-    reason: String,
 }
 
 /// The owner of a browser, who waits for its end and brings it about.
@@ -152,7 +135,7 @@ impl Browser {
             dead: dead.clone(),
             pages: AtomicUsize::new(0),
             remains,
-            watched: Mutex::default(),
+            deaths: Deaths::default(),
             claims: Mutex::default(),
             documents: Documents::new(&config.layers),
             subjects: Subjects::default(),
@@ -170,8 +153,12 @@ impl Browser {
         browser
             .execute(EnableParams::builder().pattern(pattern).build())
             .await?;
-        let endings = browser.endings().await?;
-        serve(tasks, dead, Arc::clone(&browser).announce(endings));
+        let (told, endings) = (Arc::clone(&browser), endings(&browser).await?);
+        serve(
+            tasks,
+            dead,
+            async move { told.deaths.follow(endings).await },
+        );
         serve(tasks, dead, reaper::run(Arc::clone(&browser), queue));
         serve(tasks, dead, Arc::clone(&browser).heartbeat());
         if config.layers.has(Layer::Watch) {
@@ -181,11 +168,8 @@ impl Browser {
                 idle_cpu: config.idle_cpu,
                 browser_bytes: u64::from(config.browser_mb) << 20,
             };
-            serve(
-                tasks,
-                dead,
-                watchdog::run(Arc::clone(&browser), own, allowance),
-            );
+            let watching = watchdog::run(Arc::clone(&browser), own, allowance);
+            serve(tasks, dead, watching);
         }
         Ok(browser)
     }
@@ -293,26 +277,16 @@ impl Browser {
         _ = self.remains.send(remains);
     }
 
-    /// Tells when a page dies, with the reason. An error means that the browser did.
-    pub(super) fn watch(&self, target: TargetId, url: String) -> oneshot::Receiver<String> {
-        let (death, news) = oneshot::channel();
-        locked(&self.watched).insert(target, Watched { url, death });
-        news
-    }
-
     /// Watches a page no longer.
     pub(super) fn forget(&self, target: &TargetId) {
-        locked(&self.watched).remove(target);
+        self.deaths.forget(target);
         self.subjects.remove(target);
     }
 
     /// Takes a page for dead, as it has done what it must not.
     pub(super) fn condemn(&self, target: &TargetId, reason: &str) {
         self.subjects.remove(target);
-        if let Some(page) = locked(&self.watched).remove(target) {
-            // Nobody may be interested any more.
-            _ = page.death.send(reason.to_owned());
-        }
+        self.deaths.announce(target, reason.to_owned());
     }
 
     /// Looks at how the browser treats a page, its first one: what keeps the renderer from being
@@ -320,8 +294,8 @@ impl Browser {
     async fn examine(self: &Arc<Self>, config: &ChromiumConfig) -> Result<Vec<String>, Trouble> {
         let page = BlankPage::open(Arc::clone(self), config).await?;
         let renderers = self.renderers().await?;
-        let stays = page.renderers().iter().map(|renderer| renderer.pid);
-        if !stays.eq(renderers.iter().copied()) {
+        let seen: HashSet<_> = page.renderers().iter().map(|seen| seen.pid).collect();
+        if seen != renderers {
             tracing::warn!(
                 "this Chromium moves pages between processes: they are made one at a time"
             );
@@ -338,56 +312,9 @@ impl Browser {
         Ok(gaps)
     }
 
-    async fn listen<E: IntoEventKind + Unpin>(&self) -> Result<EventStream<E>, Trouble> {
+    /// The browser's events of one kind.
+    pub(super) async fn listen<E: IntoEventKind + Unpin>(&self) -> Result<EventStream<E>, Trouble> {
         within(COMMAND_LIMIT, "listening", self.cdp.event_listener::<E>()).await
-    }
-
-    /// Whatever may be the end of a page.
-    async fn endings(&self) -> Result<BoxStream<'static, Ending>, Trouble> {
-        let crashed = self
-            .listen::<EventTargetCrashed>()
-            .await?
-            .map(|event| Ending {
-                target: event.target_id.clone(),
-                url: None,
-                reason: format!("its process ended: {} ({})", event.status, event.error_code),
-            });
-        let destroyed = self
-            .listen::<EventTargetDestroyed>()
-            .await?
-            .map(|event| Ending {
-                target: event.target_id.clone(),
-                url: None,
-                reason: "its page was closed".to_owned(),
-            });
-        let changed = self
-            .listen::<EventTargetInfoChanged>()
-            .await?
-            .map(|event| Ending {
-                target: event.target_info.target_id.clone(),
-                url: Some(event.target_info.url.clone()),
-                reason: "it replaced its document".to_owned(),
-            });
-        Ok(select(select(crashed, destroyed), changed).boxed())
-    }
-
-    async fn announce(self: Arc<Self>, mut endings: BoxStream<'static, Ending>) {
-        while let Some(Ending {
-            target,
-            url,
-            reason,
-        }) = endings.next().await
-        {
-            let mut watched = locked(&self.watched);
-            // A change of the title or of the address' fragment leaves the document alone.
-            let lives_on = |page: &Watched| url.as_ref().is_some_and(|u| u.starts_with(&page.url));
-            if watched.get(&target).is_some_and(|page| !lives_on(page))
-                && let Some(page) = watched.remove(&target)
-            {
-                // Nobody may be interested any more.
-                _ = page.death.send(reason);
-            }
-        }
     }
 
     /// Ends when the browser does not answer any more.

@@ -5,7 +5,8 @@
 //! [`ContractPage`] is one contract. From the outside in:
 //!
 //! - `guard`, `launch`, `process`, `cgroup`: processes. Nothing of a browser outlives the worker.
-//! - `browser`, `interceptor`, `reaper`: one browser, what its pages may fetch (nothing), how pages end.
+//! - `browser`, `interceptor`, `deaths`, `reaper`: one browser, what its pages may fetch (nothing), how it
+//!   is known that they end, how they are ended.
 //! - `confinement`, `watchdog`: whether the sandbox holds, and what pages do behind the worker's back.
 //! - `layers`: which protections are on; all, but for the attack suite.
 //! - `page`, `cdp`: one page, from its making to the loaded contract; `spares`: pages made ahead;
@@ -21,6 +22,7 @@ mod browser;
 mod cdp;
 mod cgroup;
 mod confinement;
+mod deaths;
 mod guard;
 mod handle;
 mod harness;

@@ -106,7 +106,8 @@ impl BlankPage {
             }
         };
         lease.add_target(page.target_id().clone());
-        let mut death = browser.watch(page.target_id().clone(), document.url.clone());
+        let (target, url) = (page.target_id().clone(), document.url.clone());
+        let mut death = browser.deaths.watch(target, url);
         let attaching = browser.wire.attach(page.target_id().clone());
         let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
         let ((), session) = tokio::select! {
