@@ -65,17 +65,19 @@ impl Waiters {
         JobId(self.last.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Delivers an answer once; a later one to the same job finds nobody and is dropped.
+    /// Delivers an answer once; a later one to the same job finds nobody and is dropped, and counted if
+    /// it is a worker's.
     pub(crate) fn deliver(&self, id: JobId, answer: Answer) {
+        let is_reply = matches!(answer, Answer::Reply(_));
         let waiter = self.lock().remove(&id);
         // Failing to send means that the caller left in this very moment.
-        if waiter.is_none_or(|waiter| waiter.send(answer).is_err()) {
+        if waiter.is_none_or(|waiter| waiter.send(answer).is_err()) && is_reply {
             self.unclaimed.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(job = id.0, "an answer nobody waits for");
         }
     }
 
-    /// How many answers have found nobody.
+    /// How many replies have found nobody.
     pub(crate) fn unclaimed(&self) -> u64 {
         self.unclaimed.load(Ordering::Relaxed)
     }

@@ -63,7 +63,8 @@ async fn attacked(rounds: u32, witness: Option<&Witness>) -> Report {
     let builder = || {
         resources::farm()
             .env("BODY_TIMEOUT_MS", "700")
-            .env("EXECUTE_TIMEOUT_MS", "1000")
+            // Some ways out of a page take more than a second.
+            .env("EXECUTE_TIMEOUT_MS", "2000")
     };
     let mut arena = Arena::start(builder()).await;
     let mut report = Report::default();

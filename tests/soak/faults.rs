@@ -25,9 +25,12 @@ pub(crate) enum Fault {
     KillRedis,
     FreezeRedis,
     KillClients,
+    KillContainer,
+    EmptyRedis,
+    FillRedis,
 }
 
-pub(crate) const ALL: [Fault; 12] = [
+pub(crate) const ALL: [Fault; 15] = [
     Fault::KillWorker,
     Fault::DrainWorker,
     Fault::FreezeWorker,
@@ -40,6 +43,9 @@ pub(crate) const ALL: [Fault; 12] = [
     Fault::KillRedis,
     Fault::FreezeRedis,
     Fault::KillClients,
+    Fault::KillContainer,
+    Fault::EmptyRedis,
+    Fault::FillRedis,
 ];
 
 /// The longest that a connection is cut or a worker frozen: longer than a lease.
@@ -91,6 +97,20 @@ pub(crate) async fn strike(fleet: &mut Fleet, fault: Fault, dice: &mut Dice) {
         Fault::KillClients => {
             fleet.farm.script_flush().await;
             fleet.farm.client_kill().await;
+        }
+        Fault::KillContainer => fleet.containers.kill_one(dice).await,
+        Fault::EmptyRedis => {
+            // What has no host is nowhere else.
+            fleet.wake().await;
+            fleet.farm.restart_redis().await;
+            fleet.farm.keep_redis_data().await;
+        }
+        Fault::FillRedis => {
+            let used = fleet.farm.used_memory().await;
+            let limit = (used / 2).to_string();
+            fleet.farm.config_set("maxmemory", &limit).await;
+            wait::lasts(dice.up_to(LONG)).await;
+            fleet.farm.config_set("maxmemory", "0").await;
         }
     }
 }

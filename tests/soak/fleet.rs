@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::containers::Containers;
 use crate::support::books::CONTRACT;
 use crate::support::client::{Client, send};
 use crate::support::farm::Farm;
@@ -15,6 +16,9 @@ use crate::support::wait::{self, PATIENCE};
 
 /// Contracts that keep books.
 const CONTRACTS: usize = 8;
+
+/// Docker contracts.
+const CONTAINERS: usize = 3;
 
 /// How long the farm may take to heal: what an api leaves behind that was killed goes after a
 /// minute.
@@ -33,25 +37,30 @@ pub(crate) struct Post {
 /// A farm, and who works in it at the moment.
 pub(crate) struct Fleet {
     pub(crate) farm: Farm,
+    pub(crate) containers: Containers,
     pub(crate) workers: Vec<Post>,
     pub(crate) apis: Vec<Post>,
     ports: Vec<u16>,
 }
 
 impl Fleet {
-    /// Starts everything and loads the contracts.
-    pub(crate) async fn start() -> (Self, Vec<String>) {
+    /// Starts everything and loads the contracts: book-keepers, and those in containers.
+    pub(crate) async fn start() -> (Self, Vec<String>, Vec<String>) {
+        let containers = Containers::start().await;
         let farm = Farm::builder()
             .apis(0)
             .workers(0)
             // Shorter than their defaults, so that a soak meets them often.
             .env("REAP_GRACE_MS", "3000")
             .env("QUARANTINE_MS", "2000")
+            .env("CONTAINER_SWEEP_MS", "2000")
+            .env("WORKER_ENGINES", "javascript,docker")
             .start()
             .await;
         farm.keep_redis_data().await;
         let mut fleet = Self {
             farm,
+            containers,
             workers: Vec::new(),
             apis: Vec::new(),
             ports: (0..APIS).map(|_| free_port()).collect(),
@@ -68,7 +77,12 @@ impl Fleet {
         for address in &addresses {
             fleet.farm.client().must_load(address, CONTRACT).await;
         }
-        (fleet, addresses)
+        let in_containers: Vec<String> = (0..CONTAINERS).map(|n| format!("d{n}")).collect();
+        for address in &in_containers {
+            let client = fleet.farm.client();
+            fleet.containers.load(client, address).await;
+        }
+        (fleet, addresses, in_containers)
     }
 
     /// One for each api, whichever process it is.
@@ -133,7 +147,7 @@ impl Fleet {
     }
 
     /// Calls every contract that nobody hosts: after a quarantine that is what brings it back.
-    async fn wake(&self) {
+    pub(crate) async fn wake(&self) {
         wait::until_true("every contract to have a host", HEALED, async || {
             let mut all = true;
             for contract in self.farm.client().contracts().await {
@@ -174,6 +188,7 @@ impl Fleet {
     pub(crate) async fn close(mut self) {
         self.wake().await;
         self.farm.is_quiet_within(HEALED).await;
+        self.containers.are_just(CONTAINERS).await;
         self.has_no_stale_reference().await;
         for letter in self.farm.client().dead_letters().await {
             let path = format!(
@@ -187,5 +202,6 @@ impl Fleet {
             .redis_command::<()>(&["DEL", "exec:dead-letters"])
             .await;
         self.farm.stop().await;
+        self.containers.end().await;
     }
 }

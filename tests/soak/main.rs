@@ -1,14 +1,16 @@
-//! The farm under a mixed load, while a random fault strikes every few seconds; at the end the
-//! books must balance. For hours if wanted: `make soak`, not part of `make test`.
+//! The farm, with contracts of both kinds, under a mixed load, while a random fault strikes every few
+//! seconds; at the end the books must balance. For hours if wanted: `make soak`, not part of `make test`.
 //!
 //! `SOAK_SECONDS` (600) is how long, `SOAK_SEED` (taken from the clock, printed) decides which
 //! faults strike and when. The last line is the balance; the exit code is 0 when it is even.
 
 mod balance;
 mod churn;
+mod containers;
 mod dice;
 mod faults;
 mod fleet;
+mod ledger;
 mod memory;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../e2e/support/mod.rs"]
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::churn::Churn;
 use crate::dice::Dice;
 use crate::fleet::Fleet;
+use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::support::load::{Load, Pace};
 use crate::support::wait;
@@ -60,10 +63,11 @@ fn variable(name: &str) -> Option<u64> {
 
 async fn run(time: Duration, seed: u64) -> String {
     let mut dice = Dice::new(seed);
-    let (mut fleet, addresses) = Fleet::start().await;
+    let (mut fleet, addresses, in_containers) = Fleet::start().await;
     let clients = fleet.clients();
     let load = Load::retrying(1, &clients, &addresses, Pace::STEADY);
     let churn = Churn::start(&clients, dice.fork());
+    let ledger = Ledger::start(&clients, &in_containers, &mut dice);
     load.flows().await;
     let mut memory = Memory::default();
     let (start, mut strikes) = (Instant::now(), 0_u32);
@@ -77,8 +81,12 @@ async fn run(time: Duration, seed: u64) -> String {
     }
     eprintln!("healed after {:.1?}", load.flows().await);
     let (books, churned) = (load.end().await, churn.end().await);
+    fleet.wake().await;
+    let containers = ledger.end().await;
     let told = balance::of_calls(&books, &clients[0]).await;
     let memory = memory.is_flat();
     fleet.close().await;
-    format!("{told}; {churned}; {memory}; {strikes} faults; no key, process, page or file left")
+    format!(
+        "{told}; {containers}; {churned}; {memory}; {strikes} faults; no key, process, page, container or file left"
+    )
 }

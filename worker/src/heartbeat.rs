@@ -162,10 +162,6 @@ async fn reclaim(
     host: &Host,
     lost_data: bool,
 ) -> Result<bool, QueueError> {
-    // A contract that is still being loaded has nothing to keep.
-    let Some(executable) = host.executable() else {
-        return Ok(true);
-    };
     let (generation, endpoints, image) = host.status.serves();
     let record = ContractRecord {
         spec: host.spec.clone(),
@@ -182,7 +178,8 @@ async fn reclaim(
     {
         return Ok(false);
     }
-    if lost_data {
+    // One that is still being loaded puts its executable there itself.
+    if lost_data && let Some(executable) = host.executable() {
         queue
             .store_blob(&host.spec.digest, executable.as_bytes(), address)
             .await?;

@@ -1,6 +1,7 @@
 //! Reads the inbox and gives each job to whom it concerns. Never waits for a job to end.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
@@ -12,6 +13,9 @@ use shared::telemetry::traces::Span;
 use crate::known::Known;
 use crate::settle::{Delivery, Ran};
 use crate::{Worker, jobs};
+
+/// How far apart the clocks of two processes may be that both go by Redis' clock.
+const CLOCKS_AGREE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs until the process stops. Draining does not end it: what is in the inbox wants an answer.
 pub(crate) async fn run(worker: Arc<Worker>) {
@@ -34,20 +38,28 @@ fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
     let Received { entry, frame } = received;
     worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {
-        Ok(JobFrame { api, jobs, .. }) => {
+        Ok(JobFrame {
+            api,
+            first_sent,
+            jobs,
+            ..
+        }) => {
             if jobs.is_empty() {
                 return worker.settler.acknowledge(entry);
             }
             let ids: Vec<_> = jobs.iter().map(|job| (job.id, job.deadline)).collect();
+            let is_answered = first_sent.is_some_and(|moment| lost_inbox_since(worker, moment));
             let mut is_new = known.of(api);
             let deliveries = worker.settler.deliveries(entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
-                if is_new(envelope.id) {
-                    start(worker, envelope, delivery);
-                } else {
+                if !is_new(envelope.id) {
                     worker.metrics.duplicates.increment(1);
                     tracing::debug!(job = envelope.id.0, "a job that came twice");
                     delivery.dismiss();
+                } else if is_answered && matches!(envelope.job, Job::Execute(_)) {
+                    delivery.refuse(jobs::execute::not_hosted());
+                } else {
+                    start(worker, envelope, delivery);
                 }
             }
         }
@@ -65,6 +77,16 @@ fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
             worker.life.spawn("bury", burying);
         }
     }
+}
+
+/// Whether this worker was taken for dead after `moment`. Whoever cleared up after it has told the api
+/// what became of the jobs in the inbox that it had then. One of them that comes again may be under way
+/// as another job by now: it is not started, and its api, should it still wait, is told so.
+fn lost_inbox_since(worker: &Worker, moment: u64) -> bool {
+    let since = worker.queue.clock().since(moment) + CLOCKS_AGREE_WITHIN;
+    // A machine that has not run for that long has not held a lease then.
+    let moment = Instant::now().checked_sub(since);
+    moment.is_none_or(|moment| worker.fence.was_lost_since(moment))
 }
 
 /// Puts a frame that cannot be read aside, so that it does not come back. Until then it is pending,

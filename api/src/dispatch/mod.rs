@@ -103,7 +103,7 @@ impl Dispatcher {
         }
     }
 
-    /// How many answers have found nobody.
+    /// How many replies have found nobody.
     pub(crate) fn unclaimed(&self) -> u64 {
         self.waiters.unclaimed()
     }

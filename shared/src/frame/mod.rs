@@ -43,6 +43,10 @@ pub struct JobFrame {
     /// Who awaits the replies; none when nobody does.
     #[serde(default)]
     pub api: Option<ApiId>,
+    /// When the frame was sent for the first time, if that got no answer: milliseconds since the epoch
+    /// by Redis' clock.
+    #[serde(default)]
+    pub first_sent: Option<u64>,
     /// The jobs, in the order in which they were sent.
     pub jobs: Vec<Envelope>,
 }
@@ -120,6 +124,16 @@ pub fn encode_item(item: &impl Serialize) -> Item {
 pub fn pack_jobs<I: AsRef<[u8]>>(api: Option<ApiId>, jobs: impl IntoIterator<Item = I>) -> Vec<u8> {
     let sender = api.map_or(String::new(), |api| format!(r#""api":"{api}","#));
     pack(&format!(r#"{{"v":{VERSION},{sender}"jobs":["#), jobs)
+}
+
+/// The same frame as one that may have arrived before, see [`JobFrame::first_sent`].
+pub fn pack_jobs_again<I: AsRef<[u8]>>(
+    api: ApiId,
+    first_sent: u64,
+    jobs: impl IntoIterator<Item = I>,
+) -> Vec<u8> {
+    let head = format!(r#"{{"v":{VERSION},"api":"{api}","first_sent":{first_sent},"jobs":["#);
+    pack(&head, jobs)
 }
 
 /// Packs replies of `worker` into a frame.

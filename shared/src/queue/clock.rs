@@ -28,6 +28,11 @@ impl Clock {
         Duration::from_millis(moment.saturating_sub(self.now_ms()))
     }
 
+    /// How long ago `moment` was; zero when it has not come yet.
+    pub fn since(&self, moment: u64) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(moment))
+    }
+
     /// Takes the reply of `TIME`. Half a round trip of error does no harm: deadlines are seconds.
     pub(super) fn set(&self, (seconds, micros): (u64, u64)) {
         let redis_ms = seconds * 1000 + micros / 1000;

@@ -15,7 +15,7 @@ use super::counts::Observed;
 use super::stream::{CONSUMER, Entry, GROUP, entries};
 use super::{Queue, QueueError};
 use crate::backoff::Backoff;
-use crate::frame::{Item, MAX_ITEMS, has_room, pack_jobs};
+use crate::frame::{Item, MAX_ITEMS, has_room, pack_jobs, pack_jobs_again};
 use crate::gather::come_along;
 use crate::id::{ApiId, JobId, WorkerId};
 
@@ -168,8 +168,9 @@ enum Sent {
 
 /// Appends one frame.
 ///
-/// A command that got no answer may still have been carried out. The same frame is sent again all
-/// the same: the worker drops jobs that it knows.
+/// A command that got no answer may still have been carried out. The same jobs are sent again all
+/// the same: the worker drops those that it knows. It is told since when they have been under way:
+/// should it have lost its inbox since, others have answered for what was in there.
 async fn send(
     queue: &Queue,
     inbox: &str,
@@ -178,7 +179,9 @@ async fn send(
 ) -> (Result<Sent, QueueError>, Vec<JobId>) {
     let size = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
     queue.counts().frame.record(size);
-    let frame = pack_jobs(Some(api), jobs.iter().map(|job| &job.item));
+    let items = || jobs.iter().map(|job| &job.item);
+    let first_sent = queue.clock().now_ms();
+    let mut frame = pack_jobs(Some(api), items());
     let ids = jobs.iter().map(|job| job.id).collect();
     let deadline = tokio::time::Instant::now() + RESEND_FOR;
     let mut backoff = Backoff::redis();
@@ -187,7 +190,10 @@ async fn send(
         let sent = match append(queue, inbox, &frame).await {
             Err(error) if tokio::time::Instant::now() < deadline => {
                 tracing::debug!(%error, "sending a frame again");
-                sent_before |= error.is_ambiguous();
+                if error.is_ambiguous() && !sent_before {
+                    sent_before = true;
+                    frame = pack_jobs_again(api, first_sent, items());
+                }
                 backoff.wait().await;
                 continue;
             }

@@ -34,7 +34,8 @@
 //! writers learn that it is gone; what the worker was given and did not acknowledge *may have been
 //! started*, what it was not given *was not*, and the apis are told which; its contracts are
 //! offered again, and so are the loads that it had taken. A worker that was only slow finds its lease
-//! gone, claims again what nobody took, and starts nothing that it was given before. A worker that ends
+//! gone, claims again what nobody took, and starts nothing that it was given before, nor what comes again
+//! that was sent before: a frame that got no answer tells when it was sent first. A worker that ends
 //! without having handed everything over gives its lease up and leaves the rest to the others.
 //!
 //! What may have been started may be run again where the state that it worked on died with the worker,
@@ -47,6 +48,7 @@
 pub mod blobs;
 pub mod clock;
 mod connection;
+mod contact;
 pub mod contracts;
 mod counts;
 pub mod dead_letters;

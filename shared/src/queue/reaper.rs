@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::Script;
 use tokio::time::Instant;
 
+use super::contact::Contact;
 use super::inbox::EntryId;
 use super::leases::{API_KEYS, LEASE};
 use super::orphans::Orphan;
@@ -58,6 +59,7 @@ impl ReaperConfig {
 /// Looks for dead workers, and for what they have left, until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
     let mut swept = Instant::now();
+    let mut contact = Contact::new(Instant::now());
     loop {
         // Jitter, so that the processes do not all look at once.
         let pause = LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2));
@@ -65,7 +67,7 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
             () = tokio::time::sleep(pause) => {}
             () = life.stopping() => return,
         }
-        if let Err(error) = look(&queue, config).await {
+        if let Err(error) = look(&queue, config, &mut contact).await {
             tracing::debug!(%error, "cannot look for dead workers");
         }
         if swept.elapsed() > SWEEP_EVERY {
@@ -77,10 +79,18 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
     }
 }
 
-async fn look(queue: &Queue, config: ReaperConfig) -> Result<(), QueueError> {
+async fn look(
+    queue: &Queue,
+    config: ReaperConfig,
+    contact: &mut Contact,
+) -> Result<(), QueueError> {
     queue.forget_silent_apis().await?;
+    contact.confirm(Instant::now());
     let suspects = queue.silent_workers().await?;
-    if suspects.is_empty() || queue.uptime().await? < config.grace {
+    if suspects.is_empty()
+        || contact.is_fresh(Instant::now())
+        || queue.uptime().await? < config.grace
+    {
         return Ok(());
     }
     for worker in suspects {

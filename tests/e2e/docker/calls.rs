@@ -39,11 +39,11 @@ async fn answers_that_are_no_results_have_their_errors() {
     let mut world = World::start().await;
     world.load_servers(&["a"]).await;
     let client = world.client();
-    let text = client
-        .call("a", "nothing")
-        .await
-        .error_text(404, "endpoint_not_found");
+    let answer = client.call("a", "nothing").await;
+    let text = answer.error_text(404, "endpoint_not_found");
     assert!(text.contains("nothing"), "{text}");
+    // It is the container that says so: whatever it did before, it was asked.
+    assert!(answer.json()["started"].is_null(), "{answer:?}");
     for (kind, status, code, said) in [
         ("html", 500, "result_not_json", "JSON"),
         ("not-utf8", 500, "result_not_json", "JSON"),

@@ -1,8 +1,11 @@
 //! What stands in the queue cannot be understood.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{builder, load_books, shared};
+use crate::support::chaos::{freeze, thaw};
 use crate::support::farm::Farm;
 use crate::support::wait::{self, PATIENCE};
 
@@ -61,6 +64,22 @@ async fn fault_31_frames_that_nobody_can_read() {
     farm.stop().await;
 }
 
+/// Waits for so many replies in a stream that the test has begun with an entry of its own.
+async fn told(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
+    wait::until("the replies", PATIENCE, async || {
+        // An entry is its id and its one field with the value.
+        let entries: Vec<(String, [String; 2])> =
+            farm.redis_command(&["XRANGE", replies, "-", "+"]).await;
+        let frames = entries.into_iter().skip(1).map(|(_, [_, body])| {
+            let frame: Value = serde_json::from_str(&body).expect("a frame is JSON");
+            frame["replies"].as_array().cloned()
+        });
+        let told: Vec<_> = frames.flatten().flatten().collect();
+        (told.len() >= count).then_some(told)
+    })
+    .await
+}
+
 async fn append(farm: &Farm, stream: &str, frame: &str) {
     farm.redis_command::<String>(&["XADD", stream, "NOMKSTREAM", "*", "b", frame])
         .await;
@@ -95,21 +114,13 @@ async fn fault_31_a_frame_of_another_version_is_answered() {
         &frame.to_string(),
     )
     .await;
-    let answered = wait::until("an answer", PATIENCE, async || {
-        // An entry is its id and its one field with the value.
-        let entries: Vec<(String, [String; 2])> =
-            farm.redis_command(&["XRANGE", &replies, "-", "+"]).await;
-        entries.into_iter().nth(1).map(|(_, [_, body])| body)
-    })
-    .await;
-    let answered: Value = serde_json::from_str(&answered).expect("a frame is JSON");
-    let told = answered["replies"].as_array().expect("replies are a list");
+    let told = told(&farm, &replies, 2).await;
     let ids: Vec<_> = told.iter().map(|reply| reply["id"].as_u64()).collect();
-    assert_eq!(ids, [Some(7), Some(8)], "{answered}");
-    for reply in told {
+    assert_eq!(ids, [Some(7), Some(8)], "{told:?}");
+    for reply in &told {
         let failure = &reply["outcome"]["Err"];
-        assert_eq!(failure["code"], "unsupported_version", "{answered}");
-        assert_eq!(failure["started"], false, "{answered}");
+        assert_eq!(failure["code"], "unsupported_version", "{reply}");
+        assert_eq!(failure["started"], false, "{reply}");
     }
     assert_eq!(
         farm.client()
@@ -117,6 +128,65 @@ async fn fault_31_a_frame_of_another_version_is_answered() {
             .await
             .data()["count"],
         1
+    );
+    farm.redis_command::<()>(&["DEL", &replies]).await;
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// An api that got no answer sends a frame again, while its worker was taken for dead and has come back
+/// with a new inbox: what was in the old one has been answered for.
+#[tokio::test]
+async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
+    let _machine = shared().await;
+    let mut farm = builder().workers(0).start().await;
+    let worker = farm.join().await;
+    let client = farm.client().clone();
+    let address = load_books(&client, 1).await.remove(0);
+    let before = client.generation(&address).await;
+    let replies = format!("exec:{{a:{NOBODY}}}:re");
+    farm.redis_command::<String>(&["XADD", &replies, "*", "b", "first"])
+        .await;
+    let (sent_before, _) = farm.redis_command::<(u64, u64)>(&["TIME"]).await;
+
+    freeze(&mut farm.workers[worker.index]);
+    wait::until_true("the worker to be given up", PATIENCE, async || {
+        farm.redis.workers("exec:").await.is_empty()
+    })
+    .await;
+    thaw(&mut farm.workers[worker.index]);
+    wait::until_true("the worker to serve again", PATIENCE, async || {
+        client.call(&address, "repeated").await.status == 200
+    })
+    .await;
+
+    // What was sent within a second of that moment may have been sent before it: clocks differ. And the
+    // frames below tell whole seconds.
+    wait::lasts(Duration::from_secs(3)).await;
+    let (now, _) = farm.redis_command::<(u64, u64)>(&["TIME"]).await;
+    let inbox = format!("exec:{{w:{}}}:in", worker.id);
+    let call = |id: u64| {
+        let execute = json!({ "address": address, "method": "add", "argument": { "json": id } });
+        json!({ "id": id, "deadline": (now + 60) * 1000, "attempt": 1, "job": { "execute": execute } })
+    };
+    // The second one was lost on its way; nobody has answered for it.
+    for (id, first_sent) in [(7, sent_before), (8, now)] {
+        let frame =
+            json!({ "v": 1, "api": NOBODY, "first_sent": first_sent * 1000, "jobs": [call(id)] });
+        append(&farm, &inbox, &frame.to_string()).await;
+    }
+    let told = told(&farm, &replies, 2).await;
+    let reply = |id: u64| told.iter().find(|reply| reply["id"] == id);
+    let [seven, eight] = [7, 8].map(|id| reply(id).unwrap_or_else(|| panic!("{told:?}")));
+    assert_eq!(seven["outcome"]["Err"]["code"], "not_hosted", "{seven}");
+    assert_eq!(seven["outcome"]["Err"]["started"], false, "{seven}");
+    assert!(eight["outcome"]["Ok"].is_object(), "{eight}");
+    let known = client.execute(&address, "known", &json!([7, 8])).await;
+    assert_eq!(known.data(), json!([8]), "it was run after all");
+    assert_eq!(
+        known.generation(),
+        before,
+        "the page is the one that was there before"
     );
     farm.redis_command::<()>(&["DEL", &replies]).await;
     farm.is_quiet().await;

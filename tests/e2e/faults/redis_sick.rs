@@ -14,6 +14,7 @@ use crate::support::load::{Load, Pace};
 use crate::support::process::Process;
 use crate::support::programs;
 use crate::support::redis_server::RedisServer;
+use crate::support::scrape::Scrape;
 use crate::support::wait::{self, PATIENCE};
 
 #[tokio::test]
@@ -36,6 +37,37 @@ async fn fault_21_freeze_redis_for_3_s() {
         .await
         .balance(&client, &["ok", "queue_unavailable"])
         .await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts have moved"
+    );
+    farm.is_quiet().await;
+    farm.stop().await;
+}
+
+/// Longer than a lease: nobody could renew one meanwhile, so nobody is dead.
+#[tokio::test]
+async fn fault_21_freeze_redis_for_8_s() {
+    let _machine = shared().await;
+    let mut farm = builder().apis(2).workers(3).start().await;
+    let client = farm.client().clone();
+    let addresses = load_books(&client, 6).await;
+    let before = generations(&client, &addresses).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.flows().await;
+    freeze(&mut farm.redis.process);
+    wait::lasts(Duration::from_secs(8)).await;
+    thaw(&mut farm.redis.process);
+    eprintln!("thaw after 8 s to full pace: {:.2?}", load.flows().await);
+    // Longer than a lease, so that whoever would be reaped by mistake has been.
+    wait::lasts(Duration::from_secs(7)).await;
+    let known = ["ok", "queue_unavailable", "outcome_unknown"];
+    load.end().await.balance(&client, &known).await;
+    for client in &farm.clients {
+        let reaps = Scrape::of(client).await.count("execution_reaps_total");
+        assert_eq!(reaps, 0, "a worker was taken for dead");
+    }
     assert_eq!(
         generations(&client, &addresses).await,
         before,

@@ -230,14 +230,15 @@ impl Contracts {
             .collect()
     }
 
-    /// Starts to host a contract: from now on its calls queue up.
+    /// Starts to host a contract that was claimed in this generation: from now on its calls queue up.
     pub(crate) fn open(
         &self,
         address: &ContractAddress,
         spec: ContractSpec,
+        generation: u64,
         place: Place,
     ) -> (Arc<Host>, HostEnds) {
-        let (host, ends) = Host::new(spec, Status::default(), self.queue_limit);
+        let (host, ends) = Host::new(spec, Status::loading(generation), self.queue_limit);
         self.table().insert(
             address.clone(),
             Hosted {
@@ -249,8 +250,13 @@ impl Contracts {
     }
 
     /// A host that is to [replace](Self::switch) another one once it is ready.
-    pub(crate) fn successor(&self, of: &Host, spec: ContractSpec) -> (Arc<Host>, HostEnds) {
-        Host::new(spec, of.status.successor(), self.queue_limit)
+    pub(crate) fn successor(
+        &self,
+        of: &Host,
+        spec: ContractSpec,
+        generation: u64,
+    ) -> (Arc<Host>, HostEnds) {
+        Host::new(spec, of.status.successor(generation), self.queue_limit)
     }
 
     /// Sends calls to `host` from now on. The old host finishes what it has, then it ends, since

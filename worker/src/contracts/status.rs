@@ -24,11 +24,12 @@ struct Now {
     image: Option<String>,
 }
 
-impl Default for Status {
-    fn default() -> Self {
+impl Status {
+    /// The status of a host that was claimed in this generation, and does not serve yet.
+    pub(crate) fn loading(generation: u64) -> Self {
         let now = Now {
             state: ContractState::Loading,
-            generation: 0,
+            generation,
             endpoints: Vec::new(),
             image: None,
         };
@@ -39,15 +40,13 @@ impl Default for Status {
             errors: AtomicU64::default(),
         }
     }
-}
 
-impl Status {
     /// The status of a host that replaces this one: its counts go on.
-    pub(crate) fn successor(&self) -> Self {
+    pub(crate) fn successor(&self, generation: u64) -> Self {
         Self {
             calls: AtomicU64::new(self.calls.load(Ordering::Relaxed)),
             errors: AtomicU64::new(self.errors.load(Ordering::Relaxed)),
-            ..Self::default()
+            ..Self::loading(generation)
         }
     }
 
@@ -66,7 +65,7 @@ impl Status {
         };
     }
 
-    /// The generation that serves, its endpoints and its image.
+    /// The generation that serves, or shall, its endpoints and its image as far as they are known.
     pub(crate) fn serves(&self) -> (u64, Vec<String>, Option<String>) {
         let now = self.now();
         (now.generation, now.endpoints.clone(), now.image.clone())

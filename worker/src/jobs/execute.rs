@@ -76,7 +76,7 @@ fn amend(worker: &Arc<Worker>, address: &ContractAddress) {
 }
 
 /// The worker does not have the contract: the caller's route is old.
-pub(super) fn not_hosted() -> Failure {
+pub(crate) fn not_hosted() -> Failure {
     Failure::not_started(FailureCode::NotHosted, "The contract is not hosted here")
 }
 

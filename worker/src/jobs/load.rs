@@ -125,7 +125,9 @@ async fn reload_with<E: Engine>(
             return Err(error);
         }
     };
-    let (host, ends) = worker.contracts.successor(&old, load.spec.clone());
+    let (host, ends) = worker
+        .contracts
+        .successor(&old, load.spec.clone(), generation);
     host.keep_executable(executable.clone());
     serve(
         worker,
@@ -161,7 +163,8 @@ async fn host_with<E: Engine>(
     }
     let before = worker.queue.contract(address).await?;
     let generation = claim(worker, load).await?;
-    let (host, ends) = worker.contracts.open(address, load.spec.clone(), place);
+    let spec = load.spec.clone();
+    let (host, ends) = worker.contracts.open(address, spec, generation, place);
     let started = match fetch(worker, load).await {
         Ok(executable) => {
             host.keep_executable(executable.clone());
@@ -185,6 +188,14 @@ async fn host_with<E: Engine>(
         }
         (Ok((instance, executable)), _) => (instance, executable),
     };
+    if !worker.contracts.is_served_by(address, &host.status) {
+        // The lease was lost meanwhile, and with it the contract.
+        if let Ok(instance) = instance {
+            instance.close().await;
+        }
+        give_up(worker, load, before, &host, ends).await;
+        return Err(not_hosted().into());
+    }
     match &instance {
         Ok(_) => {
             tracing::info!(contract = %address, generation, engine = %load.spec.engine, "loaded");

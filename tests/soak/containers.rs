@@ -1,0 +1,121 @@
+//! The Docker contracts of the soak: their image, and what must not be left of them.
+
+#[expect(dead_code, reason = "the end-to-end tests use more of it")]
+#[path = "../e2e/docker/recipe.rs"]
+mod recipe;
+
+use std::collections::HashMap;
+
+use bollard::Docker;
+use bollard::query_parameters::{
+    ImportImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    ListNetworksOptionsBuilder, RemoveImageOptionsBuilder,
+};
+use futures::StreamExt;
+use serde_json::json;
+use uuid::Uuid;
+
+use self::recipe::Recipe;
+use crate::dice::Dice;
+use crate::support::client::Client;
+use crate::support::wait::{self, PATIENCE};
+
+/// What every container and network of a farm carries, whatever the farm is called.
+const LABEL: &str = "execution.farm";
+
+/// The machine's daemon, and an image on it.
+pub(crate) struct Containers {
+    docker: Docker,
+    image: String,
+}
+
+impl Containers {
+    /// Puts the image onto the daemon, which must be there and host nothing of another farm.
+    pub(crate) async fn start() -> Self {
+        let docker = Docker::connect_with_defaults().expect("DOCKER_HOST is an address");
+        let image = format!("execution-test/{}:1", Uuid::new_v4().simple());
+        let containers = Self { docker, image };
+        let left = containers.left().await;
+        assert!(left.is_empty(), "of another farm: {left:?}");
+        let tar = Recipe::new().tag(&containers.image).tar();
+        let options = ImportImageOptionsBuilder::new().build();
+        let body = bollard::body_full(tar.into());
+        let mut steps = containers.docker.import_image(options, body, None);
+        while let Some(step) = steps.next().await {
+            step.expect("the image can be loaded");
+        }
+        drop(steps);
+        containers
+    }
+
+    /// Loads a contract that takes notes.
+    pub(crate) async fn load(&self, client: &Client, address: &str) {
+        let body = json!({
+            "contractAddress": address, "executable": self.image, "engine": "docker",
+        });
+        client.post("/loadSmartContract", &body).await.is_done();
+    }
+
+    /// Ends one container, as the kernel would.
+    pub(crate) async fn kill_one(&self, dice: &mut Dice) {
+        let ids = self.running().await;
+        if !ids.is_empty() {
+            let id: &String = dice.pick(&ids);
+            let options = KillContainerOptionsBuilder::new().signal("KILL").build();
+            // It may have been removed meanwhile.
+            _ = self.docker.kill_container(id, Some(options)).await;
+        }
+    }
+
+    async fn running(&self) -> Vec<String> {
+        let filter = HashMap::from([("label", vec![LABEL])]);
+        let options = ListContainersOptionsBuilder::new().filters(&filter);
+        let found = self.docker.list_containers(Some(options.build())).await;
+        let mut ids: Vec<_> = found
+            .expect("the daemon answers")
+            .into_iter()
+            .filter_map(|container| container.id)
+            .collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The containers, running or not, and the networks.
+    async fn left(&self) -> Vec<String> {
+        let filter = HashMap::from([("label", vec![LABEL])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filter);
+        let containers = self.docker.list_containers(Some(options.build())).await;
+        let options = ListNetworksOptionsBuilder::new().filters(&filter).build();
+        let networks = self.docker.list_networks(Some(options)).await;
+        let containers = containers.expect("the daemon answers").into_iter();
+        let networks = networks.expect("the daemon answers").into_iter();
+        containers
+            .map(|container| format!("container {:?}", container.names))
+            .chain(networks.map(|network| format!("network {:?}", network.name)))
+            .collect()
+    }
+
+    /// Waits until there is one container and one network for each of `count` contracts.
+    pub(crate) async fn are_just(&self, count: usize) {
+        wait::until_none(PATIENCE, async || {
+            let left = self.left().await;
+            let is_just = left.len() == 2 * count;
+            if is_just { Vec::new() } else { left }
+        })
+        .await;
+    }
+
+    /// Removes the image; nothing else may be left.
+    pub(crate) async fn end(self) {
+        let left = self.left().await;
+        assert!(left.is_empty(), "left: {left:?}");
+        let options = RemoveImageOptionsBuilder::new().build();
+        let removed = self
+            .docker
+            .remove_image(&self.image, Some(options), None)
+            .await;
+        removed.expect("the image can be removed");
+    }
+}

@@ -1,0 +1,187 @@
+//! Callers of Docker contracts. What a container did stays done, so a call must never be run twice, by
+//! whichever containers: each notes the calls that it has run, and tells all of them with each answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::dice::Dice;
+use crate::support::books::DEADLINE;
+use crate::support::client::{Answer, Client, try_send};
+use crate::support::wait;
+
+const CALLERS: usize = 3;
+
+/// How often each of them calls.
+const PACE: Duration = Duration::from_millis(100);
+
+/// How a call may end while faults strike; "no answer" when its api was killed.
+const ALLOWED: [&str; 8] = [
+    "ok",
+    "contract_crashed",
+    "contract_quarantined",
+    "no answer",
+    "no_capacity",
+    "outcome_unknown",
+    "overloaded",
+    "queue_unavailable",
+];
+
+/// The callers at work.
+pub(crate) struct Ledger {
+    shared: Arc<Shared>,
+    callers: JoinSet<Vec<Note>>,
+}
+
+struct Shared {
+    clients: Vec<Client>,
+    addresses: Vec<String>,
+    next: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// One call.
+struct Note {
+    id: u64,
+    address: String,
+    answer: Option<Answer>,
+}
+
+/// What the calls came to.
+pub(crate) struct Balance {
+    outcomes: BTreeMap<String, usize>,
+    containers: usize,
+}
+
+impl Ledger {
+    pub(crate) fn start(clients: &[Client], addresses: &[String], dice: &mut Dice) -> Self {
+        let shared = Arc::new(Shared {
+            clients: clients.to_vec(),
+            addresses: addresses.to_vec(),
+            next: AtomicU64::new(1),
+            ended: AtomicBool::new(false),
+        });
+        let callers = (0..CALLERS).map(|_| call(shared.clone(), dice.fork()));
+        Self {
+            callers: callers.collect(),
+            shared,
+        }
+    }
+
+    /// Ends the callers, and checks what they and the containers have noted.
+    pub(crate) async fn end(self) -> Balance {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        let callers = self.callers.join_all().await.into_iter();
+        let mut notes: Vec<_> = callers.flatten().collect();
+        // What the last containers have run that nobody was told of.
+        for address in &self.shared.addresses {
+            let last = self.shared.call(&self.shared.clients[0], address).await;
+            assert_eq!(last.outcome(), "ok", "{:?}", last.answer);
+            notes.push(last);
+        }
+        audit(&notes)
+    }
+}
+
+async fn call(shared: Arc<Shared>, mut dice: Dice) -> Vec<Note> {
+    let mut notes = Vec::new();
+    while !shared.ended.load(Ordering::Relaxed) {
+        let (client, address) = (dice.pick(&shared.clients), dice.pick(&shared.addresses));
+        notes.push(shared.call(client, address).await);
+        wait::lasts(PACE).await;
+    }
+    notes
+}
+
+impl Shared {
+    async fn call(&self, client: &Client, address: &str) -> Note {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let request = client.request(Method::POST, &format!("/execute/{address}/note"));
+        let sent = Instant::now();
+        let answer = try_send(request.json(&json!(id))).await.ok();
+        assert!(
+            sent.elapsed() <= DEADLINE + Duration::from_secs(1),
+            "I1, took {:?}: {answer:?}",
+            sent.elapsed()
+        );
+        Note {
+            id,
+            address: address.to_owned(),
+            answer,
+        }
+    }
+}
+
+impl Note {
+    fn outcome(&self) -> String {
+        match &self.answer {
+            None => "no answer".to_owned(),
+            Some(answer) if answer.status == 200 => "ok".to_owned(),
+            Some(answer) => answer.json()["code"].as_str().unwrap_or("none").to_owned(),
+        }
+    }
+
+    /// The container that has answered, and the calls that it has run so far.
+    fn told(&self) -> Option<((String, u64), Vec<u64>)> {
+        let answer = self.answer.as_ref().filter(|answer| answer.status == 200)?;
+        let calls = serde_json::from_value(answer.data()).expect("a list of calls");
+        Some(((self.address.clone(), answer.generation()), calls))
+    }
+
+    fn never_started(&self) -> bool {
+        let error = self.answer.as_ref().filter(|answer| answer.status != 200);
+        error.is_some_and(|answer| answer.json()["started"] == false)
+    }
+}
+
+fn audit(notes: &[Note]) -> Balance {
+    let mut outcomes = BTreeMap::new();
+    let mut containers: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    for note in notes {
+        let outcome = note.outcome();
+        assert!(
+            ALLOWED.contains(&outcome.as_str()),
+            "{}: {:?}",
+            note.id,
+            note.answer
+        );
+        *outcomes.entry(outcome).or_default() += 1;
+        if let Some((container, calls)) = note.told() {
+            assert!(calls.contains(&note.id), "I3: {} of {calls:?}", note.id);
+            let longest = containers.entry(container).or_default();
+            if calls.len() > longest.len() {
+                *longest = calls;
+            }
+        }
+    }
+    let mut run = BTreeSet::new();
+    for (container, calls) in &containers {
+        for call in calls {
+            assert!(run.insert(*call), "I2, run twice: {call}, by {container:?}");
+        }
+    }
+    for note in notes.iter().filter(|note| note.never_started()) {
+        assert!(!run.contains(&note.id), "I4, run after all: {}", note.id);
+    }
+    Balance {
+        outcomes,
+        containers: containers.len(),
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls: usize = self.outcomes.values().sum();
+        write!(
+            f,
+            "{calls} calls of {} containers {:?}, none run twice",
+            self.containers, self.outcomes
+        )
+    }
+}
