@@ -298,10 +298,12 @@ async fn pending(arena: &mut Arena) {
                     *codes.entry(code.unwrap_or_default()).or_insert(0) += 1;
                 }
                 let seen = format!("{codes:?} in {took:.0?}");
-                // More than one contract may have under way, so that some are refused at once.
+                // More than one contract may have under way, so that some are refused at once. The first one
+                // that runs over its limit costs the page that all the others wait in; each of them has its
+                // turn alone, for as long as its caller waits.
                 let expected = ["execution_timeout", "overloaded"];
                 let is_met = expected.iter().all(|code| codes.contains_key(*code));
-                let known = ["no_capacity", "execution_timeout", "overloaded"];
+                let known = ["contract_crashed", "execution_timeout", "overloaded"];
                 let is_known = codes.keys().all(|code| known.contains(&code.as_str()));
                 (is_met && is_known).then_some(seen.clone()).ok_or(seen)
             },
