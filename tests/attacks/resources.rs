@@ -320,6 +320,7 @@ async fn loads(arena: &mut Arena) {
         ("a loop at the top level", "for (;;) {}".to_owned(), Fails(422, "invalid_executable")),
         ("microtasks at the top level", "(async () => { for (;;) await 0 })(); function init() { return { ping: () => 'pong' } }".to_owned(), Fails(422, "invalid_executable")),
         ("a bomb at the top level", "const x = []; for (;;) x.push(new Array(1e4).fill(1.5))".to_owned(), Fails(422, "invalid_executable")),
+        ("a flood of the console after a failure", "const s = 'x'.repeat(1e5); setInterval(() => { for (let i = 0; i < 1e3; i++) console.log(s, i) }); throw new Error('no')".to_owned(), Fails(422, "invalid_executable")),
         ("50 MB of source", large, Any(&[Says("\"pong\""), Fails(422, "invalid_executable")])),
         ("100,000 endpoints", format!("{{ ping: () => 'pong', {many} }}"), Says("\"pong\"")),
     ];

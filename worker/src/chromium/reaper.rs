@@ -5,6 +5,7 @@
 //! lives on is killed.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use chromiumoxide::cdp::browser_protocol::target::{
 };
 use futures::StreamExt;
 use nix::sys::signal::{Signal, kill};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::browser::Browser;
 use super::process::Process;
@@ -27,6 +28,11 @@ const STEP_LIMIT: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(10);
 /// Pages that are closed at the same time, per browser.
 const CONCURRENCY: usize = 32;
+/// How many of them keep the browser busy: it closes a page on the thread that passes all calls on, and
+/// many in a row would hold up those of the contracts that stay.
+const TURNS: usize = 3;
+/// How long a page has to close before the next one may begin: one that hears nobody holds up none.
+const TURN: Duration = Duration::from_millis(50);
 
 /// What there is of a page in its browser.
 #[derive(Debug)]
@@ -103,11 +109,24 @@ impl Drop for Lease {
 
 /// Closes whatever is handed in, until the browser is gone.
 pub(super) async fn run(browser: Arc<Browser>, remains: mpsc::UnboundedReceiver<Remains>) {
+    let turns = Semaphore::new(TURNS);
     futures::stream::unfold(remains, async |mut queue| {
         Some((queue.recv().await?, queue))
     })
-    .for_each_concurrent(CONCURRENCY, |remains| reap(&browser, remains))
+    .for_each_concurrent(CONCURRENCY, |remains| {
+        in_turn(&turns, reap(&browser, remains))
+    })
     .await;
+}
+
+/// Waits for a turn, and gives it back after [`TURN`] at the latest.
+async fn in_turn(turns: &Semaphore, closing: impl Future<Output = ()>) {
+    let mut closing = pin!(closing);
+    let turn = turns.acquire().await;
+    if timeout(TURN, closing.as_mut()).await.is_err() {
+        drop(turn);
+        closing.await;
+    }
 }
 
 async fn reap(browser: &Browser, remains: Remains) {
