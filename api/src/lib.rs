@@ -25,6 +25,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::id::ApiId;
 use shared::lifecycle::Lifecycle;
+use shared::queue::farm::Farm;
 use shared::queue::{Queue, QueueError, reaper};
 use shared::telemetry::metrics::Registry;
 use shared::telemetry::traces::{TraceError, Tracer};
@@ -70,7 +71,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     let queue = Queue::connect_counting(&config.redis, &telemetry.registry).await?;
     let api = ApiId::random();
     queue.api_heartbeat(api).await?;
-    let farm = queue.farm().await?;
+    let farm = queue.farm(None).await?;
     let state = start(config, &queue, (api, farm), telemetry, &life);
 
     let patience = state.config.headers_timeout;
@@ -95,7 +96,7 @@ struct Telemetry {
 fn start(
     config: Config,
     queue: &Queue,
-    (api, farm): (ApiId, String),
+    (api, farm): (ApiId, Farm),
     Telemetry { registry, tracer }: Telemetry,
     life: &Lifecycle,
 ) -> AppState {

@@ -22,10 +22,11 @@ const CALLERS: usize = 3;
 const PACE: Duration = Duration::from_millis(100);
 
 /// How a call may end while faults strike; "no answer" when its api was killed.
-const ALLOWED: [&str; 8] = [
+const ALLOWED: [&str; 9] = [
     "ok",
     "contract_crashed",
     "contract_quarantined",
+    "deadline",
     "no answer",
     "no_capacity",
     "outcome_unknown",
@@ -123,6 +124,9 @@ impl Note {
         match &self.answer {
             None => "no answer".to_owned(),
             Some(answer) if answer.status == 200 => "ok".to_owned(),
+            Some(answer) if answer.body.contains("No answer came before the deadline") => {
+                "deadline".to_owned()
+            }
             Some(answer) => answer.json()["code"].as_str().unwrap_or("none").to_owned(),
         }
     }

@@ -8,6 +8,7 @@ use shared::backoff::Backoff;
 use shared::id::ContractAddress;
 use shared::queue::QueueError;
 use shared::queue::contracts::ContractRecord;
+use shared::queue::farm::Farm;
 use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::reply::FailureCode;
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use crate::contracts::Host;
 const RECLAIMED_AT_ONCE: usize = 16;
 
 /// Beats until the process stops.
-pub(crate) async fn beat(worker: Arc<Worker>, farm: String) {
+pub(crate) async fn beat(worker: Arc<Worker>, farm: Farm) {
     let life = worker.life.clone();
     let mut heart = Heart {
         renewed: Instant::now(),
@@ -44,8 +45,8 @@ pub(crate) async fn beat(worker: Arc<Worker>, farm: String) {
 /// Keeps the lease, and knows whether the contracts are the worker's as well.
 struct Heart {
     worker: Arc<Worker>,
-    /// The farm's name, when it was looked at last.
-    farm: String,
+    /// The farm, when it was looked at last.
+    farm: Farm,
     /// When the renewal was sent that succeeded last.
     renewed: Instant,
     claims: Claims,
@@ -57,8 +58,8 @@ enum Claims {
     Held,
     /// Nobody knows: the lease was lost since.
     Lost,
-    /// It is being found out, which gives the farm's name. The lease is renewed meanwhile.
-    Reclaiming(BoxFuture<'static, Result<String, QueueError>>),
+    /// It is being found out, which gives the farm. The lease is renewed meanwhile.
+    Reclaiming(BoxFuture<'static, Result<Farm, QueueError>>),
 }
 
 impl Heart {
@@ -104,14 +105,14 @@ impl Heart {
     }
 
     /// Claims the contracts again, if that is to be done.
-    async fn reclaiming(&mut self) -> Result<String, QueueError> {
+    async fn reclaiming(&mut self) -> Result<Farm, QueueError> {
         match &mut self.claims {
             Claims::Reclaiming(reclaiming) => reclaiming.await,
             Claims::Held | Claims::Lost => std::future::pending().await,
         }
     }
 
-    fn reclaimed(&mut self, outcome: Result<String, QueueError>) {
+    fn reclaimed(&mut self, outcome: Result<Farm, QueueError>) {
         match outcome {
             Ok(farm) => {
                 self.farm = farm;
@@ -126,11 +127,11 @@ impl Heart {
     }
 }
 
-/// Keeps the contracts that nobody took meanwhile, closes the others; gives the farm's name. May be
-/// done again.
-async fn reclaim_all(worker: Arc<Worker>, farm: String) -> Result<String, QueueError> {
-    let current = worker.queue.farm().await?;
-    let lost_data = current != farm;
+/// Keeps the contracts that nobody took meanwhile, closes the others; gives the farm. May be done
+/// again.
+async fn reclaim_all(worker: Arc<Worker>, farm: Farm) -> Result<Farm, QueueError> {
+    let current = worker.queue.farm(Some(&farm)).await?;
+    let lost_data = current.data != farm.data;
     tracing::warn!(lost_data, "the lease was lost; registered again");
     let contracts = futures::stream::iter(worker.contracts.all()).map(Ok);
     contracts

@@ -29,6 +29,7 @@ use futures::future::BoxFuture;
 use shared::id::WorkerId;
 use shared::job::Engine;
 use shared::lifecycle::Lifecycle;
+use shared::queue::farm::Farm;
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{Queue, QueueError, reaper};
 use shared::telemetry::metrics::Registry;
@@ -118,8 +119,8 @@ impl Worker {
 }
 
 /// Makes the worker known.
-async fn register(worker: &Worker) -> Result<String, QueueError> {
-    let farm = worker.queue.farm().await?;
+async fn register(worker: &Worker) -> Result<Farm, QueueError> {
+    let farm = worker.queue.farm(None).await?;
     worker.queue.register_worker(worker.id).await?;
     worker
         .queue
@@ -202,7 +203,7 @@ async fn leave(queue: &Queue, worker: WorkerId, handed_over: bool) {
 fn start(
     worker: &Arc<Worker>,
     config: reaper::ReaperConfig,
-    (settling, farm): (Settling, String),
+    (settling, farm): (Settling, Farm),
     (registry, listener): (Registry, Option<TcpListener>),
 ) {
     let life = &worker.life;
@@ -255,8 +256,8 @@ impl Sandboxes {
     async fn start(config: &Config, queue: &Queue, worker: WorkerId) -> Result<Self, WorkerError> {
         let mut docker = None;
         if let Some(wanted) = &config.docker {
-            let farm = queue.farm().await?;
-            match Docker::start(wanted.clone(), farm, worker).await {
+            let farm = queue.farm(None).await?;
+            match Docker::start(wanted.clone(), farm.name, worker).await {
                 Ok(started) => docker = Some(started),
                 Err(error) if config.chromium.is_none() => return Err(error.into()),
                 Err(error) => tracing::warn!(%error, "Docker contracts are not offered"),

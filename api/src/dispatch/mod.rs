@@ -16,6 +16,7 @@ use shared::backoff::Backoff;
 use shared::frame::{Envelope, Reply, encode_item};
 use shared::id::{ApiId, ContractAddress, JobId, WorkerId};
 use shared::job::{Argument, Job};
+use shared::queue::farm::Farm;
 use shared::queue::inbox::{Outgoing, Refusal};
 use shared::queue::{Queue, QueueError};
 use shared::reply::FailureCode;
@@ -90,7 +91,7 @@ impl Dispatcher {
         api: ApiId,
         waiters: Arc<Waiters>,
         inboxes: Arc<Inboxes>,
-        farm: String,
+        farm: Farm,
         metrics: DispatchMetrics,
     ) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Where a contract's jobs go: to the worker that hosts it, or to one of those that host its
 //! replicas. What is known is kept for a while; a wrong route costs a second try.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -9,6 +9,7 @@ use moka::sync::Cache;
 use shared::id::{ContractAddress, WorkerId};
 use shared::job::{ContractSpec, Engine, Load};
 use shared::queue::contracts::{ContractRecord, Route};
+use shared::queue::farm::Farm;
 use shared::queue::{Queue, QueueError};
 
 use crate::error::ApiError;
@@ -78,14 +79,14 @@ pub(super) struct Routes {
     inboxes: Arc<Inboxes>,
     known: Cache<ContractAddress, Hosting>,
     absent: Cache<ContractAddress, ()>,
-    farm: Mutex<Farm>,
+    farm: Mutex<Known>,
     metrics: DispatchMetrics,
 }
 
-/// The farm's name, which Redis keeps with the rest of its data.
+/// What is known of the farm, which Redis keeps with the rest of its data.
 #[derive(Debug)]
-struct Farm {
-    name: String,
+struct Known {
+    farm: Farm,
     /// When the data was found lost.
     lost: Option<Instant>,
 }
@@ -94,7 +95,7 @@ impl Routes {
     pub(super) fn new(
         queue: Queue,
         inboxes: Arc<Inboxes>,
-        farm: String,
+        farm: Farm,
         metrics: DispatchMetrics,
     ) -> Self {
         Self {
@@ -108,10 +109,7 @@ impl Routes {
                 .max_capacity(ROUTES)
                 .time_to_live(ABSENT_FOR)
                 .build(),
-            farm: Mutex::new(Farm {
-                name: farm,
-                lost: None,
-            }),
+            farm: Mutex::new(Known { farm, lost: None }),
             metrics,
         }
     }
@@ -266,17 +264,22 @@ impl Routes {
 
     /// Whether Redis lost its data a moment ago: workers are about to say again what is loaded.
     async fn has_lost_data(&self) -> Result<bool, QueueError> {
-        let name = self.queue.farm().await?;
-        let mut farm = self.farm.lock().unwrap_or_else(PoisonError::into_inner);
-        if farm.name != name {
-            *farm = Farm {
-                name,
+        let before = self.known_farm().farm.clone();
+        let farm = self.queue.farm(Some(&before)).await?;
+        let mut known = self.known_farm();
+        if known.farm.data != farm.data {
+            *known = Known {
+                farm,
                 lost: Some(Instant::now()),
             };
         }
-        Ok(farm
-            .lost
-            .is_some_and(|moment| moment.elapsed() < RESTORED_WITHIN))
+        let lost = known.lost;
+        Ok(lost.is_some_and(|moment| moment.elapsed() < RESTORED_WITHIN))
+    }
+
+    fn known_farm(&self) -> MutexGuard<'_, Known> {
+        // It is written whole.
+        self.farm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

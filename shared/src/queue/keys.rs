@@ -133,8 +133,8 @@ impl Keys {
         format!("{}apis", self.prefix)
     }
 
-    /// `farm`: string, for ever. The farm's name, random: what it owns elsewhere carries it, and when
-    /// it is gone or another one, Redis has lost its data.
+    /// `farm`: string `NAME/DATA`, for ever; both are random. What the farm owns elsewhere carries its
+    /// name; when the rest is another one, Redis has lost its data.
     pub fn farm(&self) -> String {
         format!("{}farm", self.prefix)
     }

@@ -177,22 +177,6 @@ impl Queue {
         Ok(())
     }
 
-    /// The farm's name, chosen at random by whoever asks first. What workers own outside of Redis
-    /// carries it, so that farms that share a machine leave each other alone. Another name than
-    /// before means that Redis has lost its data.
-    pub async fn farm(&self) -> Result<String, QueueError> {
-        let key = self.keys().farm();
-        let (_, name): (bool, String) = redis::pipe()
-            .cmd("SETNX")
-            .arg(&key)
-            .arg(uuid::Uuid::new_v4().simple().to_string())
-            .cmd("GET")
-            .arg(&key)
-            .query_async(&mut self.cold().await?)
-            .await?;
-        Ok(name)
-    }
-
     /// Whether a worker holds its lease.
     pub async fn is_alive(&self, worker: WorkerId) -> Result<bool, QueueError> {
         Ok(redis::cmd("EXISTS")

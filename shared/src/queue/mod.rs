@@ -53,6 +53,7 @@ pub mod contracts;
 mod counts;
 pub mod dead_letters;
 mod error;
+pub mod farm;
 mod hot;
 pub mod inbox;
 pub mod keys;

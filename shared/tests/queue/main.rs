@@ -341,3 +341,16 @@ async fn an_unreadable_frame_is_recorded_without_its_payload() {
     queue.bury("in", b"secret", "undecodable").await.unwrap();
     assert_eq!(redis.keys().await, ["test:dead-letters"]);
 }
+
+#[tokio::test]
+async fn a_farm_keeps_its_name_when_the_data_is_lost() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let farm = queue.farm(None).await.unwrap();
+    assert_eq!(queue.farm(None).await.unwrap(), farm);
+    redis.command::<()>(&["FLUSHALL"]).await;
+    let after = queue.farm(Some(&farm)).await.unwrap();
+    assert_eq!(after.name, farm.name);
+    assert_ne!(after.data, farm.data);
+    assert_eq!(queue.farm(None).await.unwrap(), after);
+}

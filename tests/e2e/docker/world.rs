@@ -53,6 +53,15 @@ pub(super) fn farm() -> Builder {
         .env("CONTAINER_SWEEP_MS", "500")
 }
 
+/// What the farm's things carry: the first part of what Redis says of it.
+async fn farm_name(farm: &Farm) -> String {
+    let text = farm.redis.text("exec:farm").await;
+    let (name, _) = text
+        .split_once('/')
+        .expect("a name, and what comes with the data");
+    name.to_owned()
+}
+
 impl World {
     /// One api, one worker.
     pub(super) async fn start() -> Self {
@@ -69,7 +78,7 @@ impl World {
         let docker = reach(host).await;
         let farm = builder.env("DOCKER_HOST", host).start().await;
         Self {
-            name: farm.redis.text("exec:farm").await,
+            name: farm_name(&farm).await,
             farm: Some(farm),
             docker,
             host: host.to_owned(),

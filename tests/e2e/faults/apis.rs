@@ -108,12 +108,7 @@ async fn fault_16_an_api_gets_no_answer_from_redis_for_15_s() {
     proxy.heal();
     load.flows().await;
     // In time, above all.
-    let known = [
-        "ok",
-        "execution_timeout",
-        "outcome_unknown",
-        "queue_unavailable",
-    ];
+    let known = ["ok", "deadline", "outcome_unknown", "queue_unavailable"];
     load.end().await.balance(&client, &known).await;
     farm.is_quiet().await;
     farm.stop().await;

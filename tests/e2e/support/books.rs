@@ -51,11 +51,14 @@ impl Call {
         self.ended - self.sent
     }
 
-    /// `ok`, or an error's code.
+    /// `ok`, or an error's code; what its caller waited for in vain has one of its own.
     pub(crate) fn outcome(&self) -> String {
         match &self.answer {
             None => "no answer".to_owned(),
             Some(answer) if answer.status == 200 => "ok".to_owned(),
+            Some(answer) if answer.body.contains("No answer came before the deadline") => {
+                "deadline".to_owned()
+            }
             Some(answer) => answer.json()["code"]
                 .as_str()
                 .unwrap_or("no code")
