@@ -8,16 +8,15 @@ use std::collections::HashMap;
 
 use bollard::Docker;
 use bollard::query_parameters::{
-    ImportImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    ListNetworksOptionsBuilder, RemoveImageOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveImageOptionsBuilder,
 };
-use futures::StreamExt;
 use serde_json::json;
 use uuid::Uuid;
 
 use self::recipe::Recipe;
 use crate::dice::Dice;
 use crate::support::client::Client;
+use crate::support::daemon;
 use crate::support::wait::{self, PATIENCE};
 
 /// What every container and network of a farm carries, whatever the farm is called.
@@ -32,19 +31,14 @@ pub(crate) struct Containers {
 impl Containers {
     /// Puts the image onto the daemon, which must be there and host nothing of another farm.
     pub(crate) async fn start() -> Self {
-        let docker = Docker::connect_with_defaults().expect("DOCKER_HOST is an address");
+        let docker =
+            Docker::connect_with_host(&daemon::address()).expect("DOCKER_HOST is an address");
         let image = format!("execution-test/{}:1", Uuid::new_v4().simple());
         let containers = Self { docker, image };
         let left = containers.left().await;
         assert!(left.is_empty(), "of another farm: {left:?}");
         let tar = Recipe::new().tag(&containers.image).tar();
-        let options = ImportImageOptionsBuilder::new().build();
-        let body = bollard::body_full(tar.into());
-        let mut steps = containers.docker.import_image(options, body, None);
-        while let Some(step) = steps.next().await {
-            step.expect("the image can be loaded");
-        }
-        drop(steps);
+        daemon::import(&containers.docker, tar).await;
         containers
     }
 
@@ -80,21 +74,8 @@ impl Containers {
         ids
     }
 
-    /// The containers, running or not, and the networks.
     async fn left(&self) -> Vec<String> {
-        let filter = HashMap::from([("label", vec![LABEL])]);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filter);
-        let containers = self.docker.list_containers(Some(options.build())).await;
-        let options = ListNetworksOptionsBuilder::new().filters(&filter).build();
-        let networks = self.docker.list_networks(Some(options)).await;
-        let containers = containers.expect("the daemon answers").into_iter();
-        let networks = networks.expect("the daemon answers").into_iter();
-        containers
-            .map(|container| format!("container {:?}", container.names))
-            .chain(networks.map(|network| format!("network {:?}", network.name)))
-            .collect()
+        daemon::labelled(&self.docker, LABEL).await
     }
 
     /// Waits until there is one container and one network for each of `count` contracts.
@@ -117,5 +98,14 @@ impl Containers {
             .remove_image(&self.image, Some(options), None)
             .await;
         removed.expect("the image can be removed");
+    }
+}
+
+impl Drop for Containers {
+    /// After a failure: they would be in the way of the next soak. The farm has ended by then.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            daemon::clear(&daemon::address(), LABEL, std::slice::from_ref(&self.image));
+        }
     }
 }

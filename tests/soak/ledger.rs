@@ -121,14 +121,8 @@ impl Shared {
 
 impl Note {
     fn outcome(&self) -> String {
-        match &self.answer {
-            None => "no answer".to_owned(),
-            Some(answer) if answer.status == 200 => "ok".to_owned(),
-            Some(answer) if answer.body.contains("No answer came before the deadline") => {
-                "deadline".to_owned()
-            }
-            Some(answer) => answer.json()["code"].as_str().unwrap_or("none").to_owned(),
-        }
+        let answer = self.answer.as_ref();
+        answer.map_or_else(|| "no answer".to_owned(), Answer::outcome)
     }
 
     /// The container that has answered, and the calls that it has run so far.
@@ -139,8 +133,7 @@ impl Note {
     }
 
     fn never_started(&self) -> bool {
-        let error = self.answer.as_ref().filter(|answer| answer.status != 200);
-        error.is_some_and(|answer| answer.json()["started"] == false)
+        self.answer.as_ref().is_some_and(Answer::never_started)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::arena::{LEEWAY_KIB, LIMIT, message, rss_kib};
 use crate::machine::Load;
 use crate::neighbour::{Browser, NEIGHBOURLY, Neighbour, Verdict, judge, turn};
 use crate::report::{Entry, Report};
-use crate::support::wait;
+use crate::support::{daemon, wait};
 
 /// Bytes of an image's tar at most.
 const TAR_LIMIT: u32 = 8_000_000;
@@ -38,7 +38,7 @@ type Seen = Result<(String, Option<String>), String>;
 /// The group, if a daemon answers.
 pub(crate) async fn run() -> Report {
     let mut report = Report::default();
-    let socket = world::docker_host();
+    let socket = daemon::address();
     if let Err(error) = tokio::net::UnixStream::connect(world::unix_socket(&socket)).await {
         report.skipped.push(format!(
             "D: no Docker daemon answers: {error} (scripts/setup --docker starts one)"

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use super::world::{World, docker_host};
+use super::world::World;
+use crate::support::daemon;
 
 /// Nobody else's: the workers' own range is 10.213.0.0/16.
 const SUBNET: &str = "10.214.9.0/28";
@@ -55,7 +56,7 @@ impl Drop for Open {
             do docker network disconnect --force \"$0\" $c; done; docker network rm \"$0\"";
         let removed = Command::new("sh")
             .args(["-c", script, &self.name])
-            .env("DOCKER_HOST", docker_host())
+            .env("DOCKER_HOST", daemon::address())
             .output();
         if !removed.is_ok_and(|output| output.status.success()) {
             eprintln!("the network {} stays", self.name);
@@ -66,7 +67,7 @@ impl Drop for Open {
 fn docker(arguments: &[&str]) -> Result<(), String> {
     let output = Command::new("docker")
         .args(arguments)
-        .env("DOCKER_HOST", docker_host())
+        .env("DOCKER_HOST", daemon::address())
         .output()
         .map_err(|error| format!("docker cannot be run: {error}"))?;
     if output.status.success() {

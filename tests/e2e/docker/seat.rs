@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::recipe::Recipe;
-use super::world::{World, docker_host, unix_socket};
+use super::world::{World, unix_socket};
+use crate::support::daemon;
 use crate::support::programs;
 use crate::support::wait::{self, PATIENCE};
 
@@ -103,7 +104,7 @@ fn binds() -> Vec<String> {
     let programs = programs::folder();
     let mut binds = vec![
         format!("{}:/programs:ro", programs.display()),
-        format!("{}:/docker.sock", unix_socket(&docker_host())),
+        format!("{}:/docker.sock", unix_socket(&daemon::address())),
     ];
     binds.extend(["/lib", "/lib64", "/usr/lib"].map(|folder| format!("{folder}:{folder}:ro")));
     binds

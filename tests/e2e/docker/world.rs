@@ -6,16 +6,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{
-    ImportImageOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
-    RemoveImageOptionsBuilder,
-};
-use futures::StreamExt;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptionsBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::recipe::Recipe;
 use crate::support::client::{Answer, Client};
+use crate::support::daemon;
 use crate::support::farm::{Builder, Farm};
 
 /// A farm whose workers offer Docker contracts, and nothing else.
@@ -25,11 +22,6 @@ pub(super) struct World {
     name: String,
     host: String,
     images: Vec<String>,
-}
-
-/// The daemon's address, as the programs are told it.
-pub(super) fn docker_host() -> String {
-    std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned())
 }
 
 /// The path of a daemon's socket.
@@ -70,7 +62,7 @@ impl World {
 
     /// A farm built to order, on the machine's daemon.
     pub(super) async fn of(builder: Builder) -> Self {
-        Self::on(&docker_host(), builder).await
+        Self::on(&daemon::address(), builder).await
     }
 
     /// A farm built to order, on a daemon of the test's own.
@@ -104,12 +96,7 @@ impl World {
 
     /// What `docker load` does.
     pub(super) async fn import(&self, tar: &[u8]) {
-        let options = ImportImageOptionsBuilder::new().build();
-        let body = bollard::body_full(tar.to_vec().into());
-        let mut steps = self.docker.import_image(options, body, None);
-        while let Some(step) = steps.next().await {
-            step.expect("the image can be loaded");
-        }
+        daemon::import(&self.docker, tar.to_vec()).await;
     }
 
     /// An image that is to be removed when the world ends.
@@ -208,19 +195,7 @@ impl World {
 
     /// The names of all containers and networks of this farm.
     pub(super) async fn things(&self) -> Vec<String> {
-        let filter = HashMap::from([("label", vec![self.label()])]);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&filter);
-        let containers = self.docker.list_containers(Some(options.build())).await;
-        let options = ListNetworksOptionsBuilder::new().filters(&filter).build();
-        let networks = self.docker.list_networks(Some(options)).await;
-        let containers = containers.expect("the daemon answers").into_iter();
-        let networks = networks.expect("the daemon answers").into_iter();
-        containers
-            .map(|container| format!("container {:?}", container.names))
-            .chain(networks.map(|network| format!("network {:?}", network.name)))
-            .collect()
+        daemon::labelled(&self.docker, &self.label()).await
     }
 
     /// Ends the farm, and fails when anything of it is left.
@@ -249,23 +224,14 @@ impl World {
 }
 
 impl Drop for World {
-    /// After a failure: the containers would outlive the farm. The daemon is asked by its own
-    /// program, since nothing can be awaited here.
+    /// After a failure: the containers would outlive the farm.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
         }
         // The workers first, or they would make the containers anew.
         drop(self.farm.take());
-        let script = "docker ps --all --quiet --filter label=$LABEL | xargs --no-run-if-empty docker rm --force --volumes
-            docker network ls --quiet --filter label=$LABEL | xargs --no-run-if-empty docker network rm
-            for image in $IMAGES; do docker rmi $image; done";
-        let _ = std::process::Command::new("sh")
-            .args(["-c", script])
-            .env("DOCKER_HOST", &self.host)
-            .env("LABEL", self.label())
-            .env("IMAGES", self.images.join(" "))
-            .output();
+        daemon::clear(&self.host, &self.label(), &self.images);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What stands in the queue cannot be understood.
+//! Frames that the test itself puts into the queue: such as cannot be understood, and such as come again.
 
 use std::time::Duration;
 

@@ -51,25 +51,14 @@ impl Call {
         self.ended - self.sent
     }
 
-    /// `ok`, or an error's code; what its caller waited for in vain has one of its own.
+    /// See [`Answer::outcome`].
     pub(crate) fn outcome(&self) -> String {
-        match &self.answer {
-            None => "no answer".to_owned(),
-            Some(answer) if answer.status == 200 => "ok".to_owned(),
-            Some(answer) if answer.body.contains("No answer came before the deadline") => {
-                "deadline".to_owned()
-            }
-            Some(answer) => answer.json()["code"]
-                .as_str()
-                .unwrap_or("no code")
-                .to_owned(),
-        }
+        let answer = self.answer.as_ref();
+        answer.map_or_else(|| "no answer".to_owned(), Answer::outcome)
     }
 
-    /// Whether the answer says that it was certainly not run.
     fn never_started(&self) -> bool {
-        let error = self.answer.as_ref().filter(|answer| answer.status != 200);
-        error.is_some_and(|answer| answer.json()["started"] == false)
+        self.answer.as_ref().is_some_and(Answer::never_started)
     }
 
     /// The generation that has answered.

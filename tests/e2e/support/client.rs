@@ -194,6 +194,23 @@ impl Answer {
         body["data"].clone()
     }
 
+    /// `ok`, or an error's code; what its caller waited for in vain has one of its own.
+    pub(crate) fn outcome(&self) -> String {
+        if self.status == 200 {
+            return "ok".to_owned();
+        }
+        if self.body.contains("No answer came before the deadline") {
+            return "deadline".to_owned();
+        }
+        let body = self.json();
+        body["code"].as_str().unwrap_or("no code").to_owned()
+    }
+
+    /// Whether it says that the call was certainly not run.
+    pub(crate) fn never_started(&self) -> bool {
+        self.status != 200 && self.json()["started"] == false
+    }
+
     /// A header, as text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

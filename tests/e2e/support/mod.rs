@@ -6,6 +6,7 @@ pub(crate) mod browser;
 pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod collector;
+pub(crate) mod daemon;
 pub(crate) mod farm;
 pub(crate) mod leftovers;
 pub(crate) mod load;

@@ -13,6 +13,7 @@ use self::world::World;
 use super::{Bench, address_of};
 use crate::contracts::{ADD_BODY, path};
 use crate::names;
+use crate::support::daemon;
 use crate::support::farm::Farm;
 
 const CONNECTIONS: u32 = 64;
@@ -21,7 +22,7 @@ const CONNECTIONS: u32 = 64;
 const PORT: u16 = 8080;
 
 pub(super) async fn run(bench: &mut Bench) {
-    if UnixStream::connect(world::unix_socket(&world::docker_host()))
+    if UnixStream::connect(world::unix_socket(&daemon::address()))
         .await
         .is_err()
     {
