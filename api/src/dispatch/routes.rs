@@ -79,13 +79,13 @@ pub(super) struct Routes {
     inboxes: Arc<Inboxes>,
     known: Cache<ContractAddress, Hosting>,
     absent: Cache<ContractAddress, ()>,
-    farm: Mutex<Known>,
+    farm: Mutex<KnownFarm>,
     metrics: DispatchMetrics,
 }
 
 /// What is known of the farm, which Redis keeps with the rest of its data.
 #[derive(Debug)]
-struct Known {
+struct KnownFarm {
     farm: Farm,
     /// When the data was found lost.
     lost: Option<Instant>,
@@ -109,7 +109,7 @@ impl Routes {
                 .max_capacity(ROUTES)
                 .time_to_live(ABSENT_FOR)
                 .build(),
-            farm: Mutex::new(Known { farm, lost: None }),
+            farm: Mutex::new(KnownFarm { farm, lost: None }),
             metrics,
         }
     }
@@ -268,7 +268,7 @@ impl Routes {
         let farm = self.queue.farm(Some(&before)).await?;
         let mut known = self.known_farm();
         if known.farm.data != farm.data {
-            *known = Known {
+            *known = KnownFarm {
                 farm,
                 lost: Some(Instant::now()),
             };
@@ -277,7 +277,7 @@ impl Routes {
         Ok(lost.is_some_and(|moment| moment.elapsed() < RESTORED_WITHIN))
     }
 
-    fn known_farm(&self) -> MutexGuard<'_, Known> {
+    fn known_farm(&self) -> MutexGuard<'_, KnownFarm> {
         // It is written whole.
         self.farm.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -122,6 +122,7 @@ pub(super) async fn run(browser: Arc<Browser>, remains: mpsc::UnboundedReceiver<
 /// Waits for a turn, and gives it back after [`TURN`] at the latest.
 async fn in_turn(turns: &Semaphore, closing: impl Future<Output = ()>) {
     let mut closing = pin!(closing);
+    // An error would say that there are no turns any more; they are never closed.
     let turn = turns.acquire().await;
     if timeout(TURN, closing.as_mut()).await.is_err() {
         drop(turn);
