@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shared::id::ContractAddress;
+use shared::protocol::id::ContractAddress;
 
 use crate::breaker::{Breaker, State};
 use crate::error::ApiError;

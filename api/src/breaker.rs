@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
+use shared::service::lifecycle::Lifecycle;
 use tokio::time::Instant;
 
 /// How often Redis is asked, and how long it may take to answer: it answers in well under a

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use shared::config::{ConfigError, Env, RedisConfig};
-use shared::job::Engine;
+use shared::protocol::job::EngineKind;
 use shared::queue::reaper::ReaperConfig;
-use shared::telemetry::traces::TraceConfig;
+use shared::service::config::{ConfigError, Env, RedisConfig};
+use shared::service::telemetry::traces::TraceConfig;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -20,7 +20,7 @@ pub struct Config {
     /// `EXECUTION_API_PORT`: by default 9000, as the original service's; 0 takes a free one.
     pub port: u16,
     /// `EXECUTION_ENGINE`: the engine of a load that names none, by default javascript.
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// `EXECUTE_BODY_LIMIT_BYTES`: the largest argument, by default 1 MiB.
     pub execute_body_limit: usize,
     /// `LOAD_BODY_LIMIT_BYTES`: the largest load request, by default 64 MiB.
@@ -57,7 +57,7 @@ impl Config {
                 .text("EXECUTION_API_HOST")
                 .unwrap_or_else(|| "127.0.0.1".to_owned()),
             port: env.parse("EXECUTION_API_PORT", 9000)?,
-            engine: env.parse("EXECUTION_ENGINE", Engine::Javascript)?,
+            engine: env.parse("EXECUTION_ENGINE", EngineKind::Javascript)?,
             execute_body_limit: env.number("EXECUTE_BODY_LIMIT_BYTES", MIB, 1..=256 * MIB)?,
             load_body_limit: env.number("LOAD_BODY_LIMIT_BYTES", 64 * MIB, 1..=512 * MIB)?,
             headers_timeout: env.millis("HEADERS_TIMEOUT_MS", 60_000, 100..=3_600_000)?,
@@ -89,7 +89,7 @@ mod tests {
             _ => None,
         });
         let config = Config::from_env(env).unwrap();
-        assert_eq!((config.engine, config.port), (Engine::Javascript, 8080));
+        assert_eq!((config.engine, config.port), (EngineKind::Javascript, 8080));
     }
 
     #[test]

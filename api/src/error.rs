@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use serde::Serialize;
+use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
-use shared::reply::{Failure, FailureCode};
 use utoipa::ToSchema;
 
 /// The fields of a request that are wrong, and why.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use shared::id::ApiId;
-use shared::lifecycle::Lifecycle;
+use shared::protocol::id::ApiId;
 use shared::queue::Queue;
 use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
+use shared::service::lifecycle::Lifecycle;
 
 use crate::reply_router::Waiters;
 

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shared::frame::{Envelope, encode_item};
-use shared::id::{ApiId, JobId, WorkerId};
-use shared::job::{Cancel, Job};
-use shared::lifecycle::Lifecycle;
+use shared::protocol::frame::{Envelope, encode_item};
+use shared::protocol::id::{ApiId, JobId, WorkerId};
+use shared::protocol::job::{Cancel, Job};
 use shared::queue::clock::Clock;
 use shared::queue::inbox::{DEPTH_LIMIT, Outgoing, Refusal, Refusals, writer};
 use shared::queue::{Queue, QueueError};
+use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;
 
 use crate::error::ApiError;

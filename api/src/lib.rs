@@ -23,12 +23,12 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::id::ApiId;
-use shared::lifecycle::Lifecycle;
+use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
 use shared::queue::{Queue, QueueError, reaper};
-use shared::telemetry::metrics::Registry;
-use shared::telemetry::traces::{TraceError, Tracer};
+use shared::service::lifecycle::Lifecycle;
+use shared::service::telemetry::metrics::Registry;
+use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
 
 use crate::admission::Admission;

@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 
 use execution_api::config::Config;
-use shared::config::Env;
-use shared::lifecycle::{Lifecycle, Signals};
-use shared::probe;
+use shared::service::config::Env;
+use shared::service::lifecycle::{Lifecycle, Signals};
+use shared::service::probe;
 use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let env = Env::process();
-    let config = match shared::telemetry::start(env).and_then(|()| Config::from_env(env)) {
+    let config = match shared::service::telemetry::start(env).and_then(|()| Config::from_env(env)) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("execution-api: {error}");

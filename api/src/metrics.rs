@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::MatchedPath;
 use http::StatusCode;
-use shared::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
+use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 /// The routes that are told apart; every other request is one of [`OTHER`]'s. The busiest first:
 /// they are looked through in this order.

@@ -154,7 +154,10 @@ fn unavailable() -> ApiError {
 }
 
 fn wrong_path() -> ApiError {
-    ApiError::field("contractAddress", shared::id::InvalidAddress.to_string())
+    ApiError::field(
+        "contractAddress",
+        shared::protocol::id::InvalidAddress.to_string(),
+    )
 }
 
 fn wrong_id() -> ApiError {

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shared::frame::{Reply, unpack_replies};
-use shared::id::{ApiId, JobId};
-use shared::lifecycle::Lifecycle;
+use shared::protocol::frame::{Reply, unpack_replies};
+use shared::protocol::id::{ApiId, JobId};
 use shared::queue::inbox::Refusal;
 use shared::queue::{Queue, replies};
+use shared::service::lifecycle::Lifecycle;
 use tokio::sync::oneshot;
 
 /// How often what was read is removed from the stream.

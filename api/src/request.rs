@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
-use shared::telemetry::traces::{Span, Tracer, is_traceparent, trace_id};
+use shared::service::telemetry::traces::{Span, Tracer, is_traceparent, trace_id};
 use tokio::time::timeout;
 use uuid::Uuid;
 

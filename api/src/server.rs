@@ -9,7 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use shared::lifecycle::Lifecycle;
+use shared::service::lifecycle::Lifecycle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 

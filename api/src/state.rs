@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use shared::lifecycle::Lifecycle;
 use shared::queue::Queue;
-use shared::telemetry::traces::Tracer;
+use shared::service::lifecycle::Lifecycle;
+use shared::service::telemetry::traces::Tracer;
 
 use crate::admission::Admission;
 use crate::config::Config;

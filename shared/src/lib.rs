@@ -1,17 +1,11 @@
 //! What the api and the worker must agree on.
 //!
-//! Jobs, replies and how they travel; the queue's protocol on Redis; and the few helpers that both
-//! programs start with. Nothing here knows HTTP, Chromium or Docker.
+//! - [`protocol`]: the jobs, the replies and the frames that travel between them.
+//! - [`queue`]: how they travel over Redis, and which worker owns a contract.
+//! - [`service`]: how a process reads its settings, starts, ends and reports on itself.
+//!
+//! Nothing here knows axum, Chromium or Docker.
 
-pub mod backoff;
-pub mod config;
-pub mod frame;
-pub mod gather;
-pub mod id;
-pub mod image;
-pub mod job;
-pub mod lifecycle;
-pub mod probe;
+pub mod protocol;
 pub mod queue;
-pub mod reply;
-pub mod telemetry;
+pub mod service;

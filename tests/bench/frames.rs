@@ -5,13 +5,13 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use serde_json::value::RawValue;
-use shared::frame::{
+use shared::protocol::frame::{
     Envelope, Item, MAX_ITEMS, Reply, encode_item, pack_jobs, pack_replies, unpack_jobs,
     unpack_replies,
 };
-use shared::id::{ApiId, JobId, WorkerId};
-use shared::job::{Argument, Execute, Job};
-use shared::reply::Output;
+use shared::protocol::id::{ApiId, JobId, WorkerId};
+use shared::protocol::job::{Argument, Execute, Job};
+use shared::protocol::reply::Output;
 
 /// One call, some that have gathered, as many as a frame takes.
 const ITEMS: [usize; 3] = [1, 16, MAX_ITEMS];

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use shared::id::{ApiId, JobId};
+use shared::protocol::id::{ApiId, JobId};
 
 /// How many are remembered: a job that is cancelled in vain, since it has run, is never asked for.
 const REMEMBERED: usize = 8192;

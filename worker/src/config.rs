@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use shared::config::{ConfigError, Env, RedisConfig};
-use shared::job::Engine;
+use shared::protocol::job::EngineKind;
 use shared::queue::reaper::ReaperConfig;
-use shared::telemetry::traces::TraceConfig;
+use shared::service::config::{ConfigError, Env, RedisConfig};
+use shared::service::telemetry::traces::TraceConfig;
 
 use crate::chromium::{self, ChromiumConfig, Layers};
 use crate::docker::DockerConfig;
@@ -68,10 +68,10 @@ impl Config {
             shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 20_000, 0..=3_600_000)?,
             reaper: ReaperConfig::from_env(env)?,
             traces: TraceConfig::from_env(env)?,
-            chromium: offered(Engine::Javascript)
+            chromium: offered(EngineKind::Javascript)
                 .then(|| chromium_config(env, calls))
                 .transpose()?,
-            docker: offered(Engine::Docker)
+            docker: offered(EngineKind::Docker)
                 .then(|| DockerConfig::from_env(env, calls))
                 .transpose()?,
         })
@@ -87,10 +87,10 @@ pub struct CallLimits {
     pub result: u32,
 }
 
-fn engines(env: Env) -> Result<Vec<Engine>, ConfigError> {
+fn engines(env: Env) -> Result<Vec<EngineKind>, ConfigError> {
     const NAME: &str = "WORKER_ENGINES";
     let Some(text) = env.text(NAME) else {
-        return Ok(Engine::ALL.to_vec());
+        return Ok(EngineKind::ALL.to_vec());
     };
     let mut engines = Vec::new();
     for name in text.split(',') {

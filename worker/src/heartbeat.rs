@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use shared::backoff::Backoff;
-use shared::id::ContractAddress;
+use shared::protocol::id::ContractAddress;
+use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
 use shared::queue::contracts::ContractRecord;
 use shared::queue::farm::Farm;
 use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
-use shared::reply::FailureCode;
+use shared::service::backoff::Backoff;
 use tokio::time::Instant;
 
 use crate::Worker;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use shared::id::{ApiId, JobId};
+use shared::protocol::id::{ApiId, JobId};
 use shared::queue::inbox::RESEND_FOR;
 
 /// For how long an api's jobs are remembered after its last one: a frame is sent again for

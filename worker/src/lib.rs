@@ -26,14 +26,14 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::id::WorkerId;
-use shared::job::Engine;
-use shared::lifecycle::Lifecycle;
+use shared::protocol::id::WorkerId;
+use shared::protocol::job::EngineKind;
 use shared::queue::farm::Farm;
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{Queue, QueueError, reaper};
-use shared::telemetry::metrics::Registry;
-use shared::telemetry::traces::{TraceError, Tracer};
+use shared::service::lifecycle::Lifecycle;
+use shared::service::telemetry::metrics::Registry;
+use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -93,9 +93,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// The names of what it offers.
-    pub(crate) fn engines(&self) -> Vec<Engine> {
-        let javascript = self.chromium.as_ref().map(|_| Engine::Javascript);
-        let docker = self.docker.as_ref().map(|_| Engine::Docker);
+    pub(crate) fn engines(&self) -> Vec<EngineKind> {
+        let javascript = self.chromium.as_ref().map(|_| EngineKind::Javascript);
+        let docker = self.docker.as_ref().map(|_| EngineKind::Docker);
         javascript.into_iter().chain(docker).collect()
     }
 
@@ -192,7 +192,7 @@ async fn leave(queue: &Queue, worker: WorkerId, handed_over: bool) {
     let left = if handed_over {
         queue.remove_worker(worker).await
     } else {
-        queue.give_up_worker(worker).await
+        queue.abandon_worker(worker).await
     };
     if let Err(error) = left {
         tracing::warn!(%error, "could not leave the farm: the others will notice");

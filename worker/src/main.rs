@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use execution_worker::chromium;
 use execution_worker::config::Config;
-use shared::config::Env;
-use shared::lifecycle::{Lifecycle, Signals};
-use shared::probe;
+use shared::service::config::Env;
+use shared::service::lifecycle::{Lifecycle, Signals};
+use shared::service::probe;
 
 /// How long everything may take to end once the worker stops. Its browsers are given 10 s.
 const LAST_WORDS: Duration = Duration::from_secs(15);
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         return code;
     }
     let env = Env::process();
-    let config = match shared::telemetry::start(env).and_then(|()| Config::from_env(env)) {
+    let config = match shared::service::telemetry::start(env).and_then(|()| Config::from_env(env)) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("execution-worker: {error}");

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use shared::job::Engine;
-use shared::reply::{ContractState, ContractStatus, Failure, FailureCode};
-use shared::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
+use shared::protocol::job::EngineKind;
+use shared::protocol::reply::{ContractState, ContractStatus, Failure, FailureCode};
+use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 use crate::Worker;
 
@@ -39,7 +39,7 @@ pub(crate) struct Metrics {
 /// What is counted of the contracts of one engine.
 #[derive(Debug)]
 pub(crate) struct EngineMetrics {
-    engine: Engine,
+    engine: EngineKind,
     registry: Registry,
     succeeded: Counter,
     failed: Mutex<HashMap<FailureCode, Counter>>,
@@ -59,7 +59,7 @@ pub(crate) struct EngineMetrics {
 
 #[derive(Debug)]
 struct Gauges {
-    contracts: Vec<(Engine, ContractState, Gauge)>,
+    contracts: Vec<(EngineKind, ContractState, Gauge)>,
     capacity: Gauge,
     waiting: Gauge,
     lease: Gauge,
@@ -72,8 +72,8 @@ struct Gauges {
 impl Metrics {
     pub(crate) fn new(registry: Registry, by_contract: bool) -> Self {
         Self {
-            javascript: EngineMetrics::new(&registry, Engine::Javascript),
-            docker: EngineMetrics::new(&registry, Engine::Docker),
+            javascript: EngineMetrics::new(&registry, EngineKind::Javascript),
+            docker: EngineMetrics::new(&registry, EngineKind::Docker),
             frames: registry.counter(
                 "execution_worker_frames_total",
                 "Frames taken from the inbox.",
@@ -95,10 +95,10 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn of(&self, engine: Engine) -> &EngineMetrics {
+    pub(crate) fn of(&self, engine: EngineKind) -> &EngineMetrics {
         match engine {
-            Engine::Javascript => &self.javascript,
-            Engine::Docker => &self.docker,
+            EngineKind::Javascript => &self.javascript,
+            EngineKind::Docker => &self.docker,
         }
     }
 
@@ -114,7 +114,7 @@ impl Metrics {
 }
 
 impl EngineMetrics {
-    fn new(registry: &Registry, engine: Engine) -> Self {
+    fn new(registry: &Registry, engine: EngineKind) -> Self {
         let labels = [("engine", engine.name())];
         let losses = |cause| {
             registry.counter(
@@ -185,7 +185,7 @@ impl EngineMetrics {
     }
 }
 
-fn calls(registry: &Registry, engine: Engine, outcome: &'static str) -> Counter {
+fn calls(registry: &Registry, engine: EngineKind, outcome: &'static str) -> Counter {
     registry.counter(
         "execution_worker_calls_total",
         "Calls answered.",
@@ -197,7 +197,7 @@ impl Gauges {
     fn new(registry: &Registry) -> Self {
         let gauge = |name, help| registry.gauge(name, help, &[]);
         let mut contracts = Vec::new();
-        for engine in Engine::ALL {
+        for engine in EngineKind::ALL {
             for (state, name) in STATES {
                 let gauge = registry.gauge(
                     "execution_worker_contracts",

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use shared::lifecycle::Lifecycle;
-use shared::telemetry::metrics;
+use shared::service::lifecycle::Lifecycle;
+use shared::service::telemetry::metrics;
 use tokio::net::TcpListener;
 
 use crate::Worker;

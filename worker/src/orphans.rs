@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::id::WorkerId;
+use shared::protocol::id::WorkerId;
 use shared::queue::QueueError;
 use shared::queue::leases::LEASE;
 use tokio::time::{Instant, MissedTickBehavior, interval};

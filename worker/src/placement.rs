@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::backoff::Backoff;
-use shared::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
-use shared::id::ApiId;
-use shared::job::{Engine, Job, Load};
+use shared::protocol::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
+use shared::protocol::id::ApiId;
+use shared::protocol::job::{EngineKind, Job, Load};
+use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
 use shared::queue::contracts::Route;
 use shared::queue::placement::{Reader, Received};
-use shared::reply::{Failure, FailureCode};
+use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 
 use crate::contracts::Place;
@@ -27,7 +27,7 @@ const PASSES: u32 = 10;
 const PASS_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs until the process drains.
-pub(crate) async fn run(worker: Arc<Worker>, engine: Engine) {
+pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut reader = Reader::new(worker.queue.clone(), engine, worker.id);
     let loads = Arc::new(Semaphore::new(LOADS_UNDER_WAY));
     while !worker.life.is_draining() {
@@ -60,7 +60,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: Engine) {
 }
 
 /// Carries one load out, answers it, and removes it from the stream.
-async fn settle(worker: &Arc<Worker>, engine: Engine, received: Received, place: Place) {
+async fn settle(worker: &Arc<Worker>, engine: EngineKind, received: Received, place: Place) {
     let Received { entry, frame } = received;
     if let Err(error) = carry_out(worker, engine, &frame, place).await {
         // It stays pending: the contract is placed again by whoever clears up.
@@ -79,7 +79,7 @@ async fn settle(worker: &Arc<Worker>, engine: Engine, received: Received, place:
 
 async fn carry_out(
     worker: &Arc<Worker>,
-    engine: Engine,
+    engine: EngineKind,
     frame: &[u8],
     place: Place,
 ) -> Result<(), QueueError> {
@@ -138,7 +138,11 @@ async fn load_one(
 }
 
 /// Leaves a replica to another worker, since this one hosts another replica of the same contract.
-async fn pass_on(worker: &Worker, envelope: &Envelope, engine: Engine) -> Result<(), QueueError> {
+async fn pass_on(
+    worker: &Worker,
+    envelope: &Envelope,
+    engine: EngineKind,
+) -> Result<(), QueueError> {
     if envelope.attempt >= PASSES {
         return Ok(());
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shared::backoff::Backoff;
-use shared::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
-use shared::job::Job;
+use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
+use shared::protocol::job::Job;
+use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::inbox::{Reader, Received};
-use shared::reply::{Failure, FailureCode, Output};
-use shared::telemetry::traces::Span;
+use shared::service::backoff::Backoff;
+use shared::service::telemetry::traces::Span;
 
 use crate::known::Known;
 use crate::settle::{Delivery, Ran};

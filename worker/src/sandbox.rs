@@ -8,9 +8,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use shared::id::ContractAddress;
-use shared::job::ContractSpec;
-use shared::reply::Failure;
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::ContractSpec;
+use shared::protocol::reply::Failure;
 
 /// Names one call within one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

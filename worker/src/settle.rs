@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use shared::backoff::Backoff;
-use shared::frame::{Item, Reply, encode_item, has_room, pack_replies};
-use shared::gather::come_along;
-use shared::id::{ApiId, JobId, WorkerId};
-use shared::lifecycle::Lifecycle;
+use shared::protocol::frame::{Item, Reply, encode_item, has_room, pack_replies};
+use shared::protocol::id::{ApiId, JobId, WorkerId};
+use shared::protocol::reply::{Failure, Output};
 use shared::queue::Queue;
-use shared::reply::{Failure, Output};
-use shared::telemetry::traces::Span;
+use shared::service::backoff::Backoff;
+use shared::service::gather::join_batch;
+use shared::service::lifecycle::Lifecycle;
+use shared::service::telemetry::traces::Span;
 use tokio::sync::mpsc;
 
 use crate::fence::Fence;
@@ -211,7 +211,7 @@ impl Settling {
         let mut batch = Vec::with_capacity(BATCH);
         while self.settled.recv_many(&mut batch, BATCH).await > 0 {
             let room = BATCH - batch.len();
-            come_along(&mut batch, room, || self.settled.try_recv().ok()).await;
+            join_batch(&mut batch, room, || self.settled.try_recv().ok()).await;
             let (frames, entries) = self.pack(batch.drain(..));
             tokio::select! {
                 () = fence.open() => {}

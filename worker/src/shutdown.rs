@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use shared::backoff::Backoff;
-use shared::id::ContractAddress;
-use shared::job::{Engine, Load};
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::{EngineKind, Load};
+use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
-use shared::reply::FailureCode;
+use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 
 use crate::Worker;
@@ -87,7 +87,7 @@ async fn hand_over_one(worker: &Worker, address: &ContractAddress, under_way: &S
 }
 
 /// Whether another worker takes the contract soon; not awaited where none has room.
-async fn arrives(worker: &Worker, address: &ContractAddress, engine: Engine) -> bool {
+async fn arrives(worker: &Worker, address: &ContractAddress, engine: EngineKind) -> bool {
     let looking = async {
         loop {
             match worker.queue.contract(address).await {
@@ -106,7 +106,7 @@ async fn arrives(worker: &Worker, address: &ContractAddress, engine: Engine) -> 
         .unwrap_or(false)
 }
 
-async fn has_room_elsewhere(worker: &Worker, engine: Engine) -> bool {
+async fn has_room_elsewhere(worker: &Worker, engine: EngineKind) -> bool {
     let workers = worker.queue.workers().await.unwrap_or_default();
     let mut others = workers.iter().filter(|(id, _)| *id != worker.id);
     others.any(|(_, info)| info.free(engine) > 0)

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use shared::id::{ContractAddress, WorkerId};
-use shared::job::{Inspect, Job};
-use shared::reply::{ContractStatus, Output};
+use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::job::{Inspect, Job};
+use shared::protocol::reply::{ContractStatus, Output};
 
 use super::{Dispatcher, Ticket, envelope};
 use crate::error::ApiError;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use shared::backoff::Backoff;
-use shared::frame::{Envelope, Reply};
-use shared::id::ContractAddress;
-use shared::job::{Engine, Job, Load, Unload};
+use shared::protocol::frame::{Envelope, Reply};
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::{EngineKind, Job, Load, Unload};
+use shared::protocol::reply::FailureCode;
 use shared::queue::contracts::Route;
-use shared::reply::FailureCode;
+use shared::service::backoff::Backoff;
 
 use super::{Attempt, Dispatcher, SLACK, Ticket, attempt, envelope};
 use crate::error::ApiError;
@@ -175,7 +175,11 @@ impl Dispatcher {
     }
 
     /// Offers a load to all workers with room.
-    async fn place(&self, engine: Engine, envelope: &mut Envelope) -> Result<Attempt, ApiError> {
+    async fn place(
+        &self,
+        engine: EngineKind,
+        envelope: &mut Envelope,
+    ) -> Result<Attempt, ApiError> {
         let workers = self.queue.workers().await?;
         if workers.iter().all(|(_, info)| info.free(engine) == 0) {
             return Err(ApiError::NoCapacity(format!(

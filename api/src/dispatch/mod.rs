@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use shared::backoff::Backoff;
-use shared::frame::{Envelope, Reply, encode_item};
-use shared::id::{ApiId, ContractAddress, JobId, WorkerId};
-use shared::job::{Argument, Job};
+use shared::protocol::frame::{Envelope, Reply, encode_item};
+use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
+use shared::protocol::job::{Argument, Job};
+use shared::protocol::reply::FailureCode;
 use shared::queue::farm::Farm;
 use shared::queue::inbox::{Outgoing, Refusal};
 use shared::queue::{Queue, QueueError};
-use shared::reply::FailureCode;
+use shared::service::backoff::Backoff;
 
 use self::routes::{Host, Hosting, Routes};
 use crate::error::ApiError;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use moka::sync::Cache;
-use shared::id::{ContractAddress, WorkerId};
-use shared::job::{ContractSpec, Engine, Load};
+use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::farm::Farm;
 use shared::queue::{Queue, QueueError};
@@ -286,5 +286,5 @@ impl Routes {
 /// A page reaches nothing outside itself, and its state died with it; what a container did stays
 /// done.
 fn is_repeatable(spec: &ContractSpec) -> bool {
-    spec.engine == Engine::Javascript || spec.idempotent
+    spec.engine == EngineKind::Javascript || spec.idempotent
 }

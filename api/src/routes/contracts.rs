@@ -9,9 +9,9 @@ use std::collections::btree_map::Entry;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use shared::id::ContractAddress;
+use shared::protocol::id::ContractAddress;
+use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
-use shared::reply::{ContractState, ContractStatus};
 
 use crate::error::ApiError;
 use crate::openapi::{ContractFailures, ListFailures};

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
-use shared::frame::Reply;
-use shared::job::{Argument, Execute, Job};
-use shared::reply::Output;
+use shared::protocol::frame::Reply;
+use shared::protocol::job::{Argument, Execute, Job};
+use shared::protocol::reply::Output;
 use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use shared::id::{ContractAddress, InvalidAddress};
-use shared::image::is_reference;
-use shared::job::{ContractSpec, Engine, Limits, Load};
+use shared::protocol::id::{ContractAddress, InvalidAddress};
+use shared::protocol::image::is_reference;
+use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
 use shared::queue::blobs::digest;
 use utoipa::ToSchema;
 
@@ -43,7 +43,7 @@ struct LoadRequest {
     #[serde(default)]
     executable: Value,
     /// Without it, the deployment's default.
-    #[schema(value_type = Option<Engine>)]
+    #[schema(value_type = Option<EngineKind>)]
     #[serde(default)]
     engine: Value,
     /// A contract can only lower the worker's own.
@@ -101,7 +101,7 @@ pub(crate) async fn load(
 }
 
 /// Checks a request; gives the job, and the executable as plain text.
-fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiError> {
+fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), ApiError> {
     let mut wrong = Fields::new();
     let address = read(
         &mut wrong,
@@ -116,7 +116,7 @@ fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiErr
         executable_text,
     );
     let engine = optional(&mut wrong, "engine", request.engine, |value| {
-        text(value)?.parse::<Engine>()
+        text(value)?.parse::<EngineKind>()
     });
     let engine = engine.unwrap_or(default);
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
@@ -138,8 +138,8 @@ fn parse(request: LoadRequest, default: Engine) -> Result<(Load, String), ApiErr
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
     let executable = match engine {
-        Engine::Javascript => plain(executable),
-        Engine::Docker => image(&executable),
+        EngineKind::Javascript => plain(executable),
+        EngineKind::Docker => image(&executable),
     };
     let spec = ContractSpec {
         engine,
@@ -210,7 +210,7 @@ fn replica_count(value: &Value) -> Result<u32, String> {
         .ok_or_else(|| format!("must be a whole number from 1 to {MOST}"))
 }
 
-fn limits_object(value: Value, engine: Engine) -> Result<Limits, String> {
+fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
     // A list would be read as the fields in their order.
     if !value.is_object() {
         return Err("must be an object".to_owned());
@@ -228,10 +228,10 @@ fn limits_object(value: Value, engine: Engine) -> Result<Limits, String> {
         return Err("must be greater than 0".to_owned());
     }
     let of_containers = concurrency.is_some() || network.is_some();
-    if of_containers && engine != Engine::Docker {
+    if of_containers && engine != EngineKind::Docker {
         return Err("concurrency and network are for docker contracts".to_owned());
     }
-    if memory_mb.is_some() && engine != Engine::Javascript {
+    if memory_mb.is_some() && engine != EngineKind::Javascript {
         return Err("memoryMb is for javascript contracts".to_owned());
     }
     Ok(limits)
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     fn request(body: &str) -> Result<(Load, String), ApiError> {
-        parse(json(body.as_bytes())?, Engine::Javascript)
+        parse(json(body.as_bytes())?, EngineKind::Javascript)
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
     fn a_load_has_defaults() {
         let (load, _) = request(r#"{"contractAddress":"ABCD","executable":"{a(){}}"}"#).unwrap();
         assert_eq!(load.address.as_str(), "abcd");
-        assert_eq!(load.spec.engine, Engine::Javascript);
+        assert_eq!(load.spec.engine, EngineKind::Javascript);
         assert_eq!(load.spec.limits, Limits::default());
     }
 
@@ -362,7 +362,7 @@ mod tests {
         #[test]
         fn no_body_makes_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(request) = json(&body) {
-                drop(parse(request, Engine::Javascript));
+                drop(parse(request, EngineKind::Javascript));
             }
         }
 
@@ -378,7 +378,7 @@ mod tests {
                 replicas: more.clone(),
                 idempotent: more,
             };
-            if let Ok((load, executable)) = parse(request, Engine::Docker) {
+            if let Ok((load, executable)) = parse(request, EngineKind::Docker) {
                 prop_assert!(!executable.is_empty());
                 prop_assert_eq!(load.spec.digest, digest(executable.as_bytes()));
             }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use shared::telemetry::metrics;
+use shared::service::telemetry::metrics;
 
 use crate::breaker;
 use crate::metrics::Moment;

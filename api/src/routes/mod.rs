@@ -15,7 +15,7 @@ use axum::extract::Path;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use serde::de::DeserializeOwned;
-use shared::id::{ContractAddress, InvalidAddress};
+use shared::protocol::id::{ContractAddress, InvalidAddress};
 
 use crate::error::{ApiError, Fields};
 

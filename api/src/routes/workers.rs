@@ -6,8 +6,8 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::Serialize;
-use shared::id::WorkerId;
-use shared::job::{Engine, Job};
+use shared::protocol::id::WorkerId;
+use shared::protocol::job::{EngineKind, Job};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
@@ -20,7 +20,7 @@ use crate::state::AppState;
 pub(crate) struct WorkerStatus {
     #[schema(value_type = String)]
     id: WorkerId,
-    engines: Vec<Engine>,
+    engines: Vec<EngineKind>,
     /// How many contracts it can host.
     capacity: usize,
     /// How many it hosts.

@@ -6,7 +6,7 @@ use redis::Script;
 use sha2::{Digest, Sha256};
 
 use super::{Queue, QueueError};
-use crate::id::{ApiId, ContractAddress, JobId};
+use crate::protocol::id::{ApiId, ContractAddress, JobId};
 
 /// Executables travel and lie in pieces of so many bytes: Redis serves nobody else while it takes
 /// a command in, and with 50 MB at once all others wait for 140 ms, with pieces at most for 14.

@@ -12,8 +12,8 @@ use super::clock::Clock;
 use super::counts::{Counts, Observed};
 use super::hot::{Hot, HotConnection};
 use super::keys::Keys;
-use crate::config::RedisConfig;
-use crate::telemetry::metrics::Registry;
+use crate::service::config::RedisConfig;
+use crate::service::telemetry::metrics::Registry;
 
 /// How long a command may take before it counts as failed. Redis answers in well under a
 /// millisecond; this is for a machine in trouble.

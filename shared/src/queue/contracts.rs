@@ -6,8 +6,8 @@
 use redis::Script;
 
 use super::{Queue, QueueError};
-use crate::id::{ContractAddress, WorkerId};
-use crate::job::ContractSpec;
+use crate::protocol::id::{ContractAddress, WorkerId};
+use crate::protocol::job::ContractSpec;
 
 /// A loaded contract.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
 
-use crate::telemetry::metrics::{Counter, Histogram, Registry};
+use crate::service::telemetry::metrics::{Counter, Histogram, Registry};
 
 /// What the queue counts; cheap to clone.
 #[derive(Debug, Clone)]

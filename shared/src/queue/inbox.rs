@@ -14,10 +14,10 @@ use super::connection::BLOCK;
 use super::counts::Observed;
 use super::stream::{CONSUMER, Entry, GROUP, entries};
 use super::{Queue, QueueError};
-use crate::backoff::Backoff;
-use crate::frame::{Item, MAX_ITEMS, has_room, pack_jobs, pack_jobs_again};
-use crate::gather::come_along;
-use crate::id::{ApiId, JobId, WorkerId};
+use crate::protocol::frame::{Item, MAX_ITEMS, has_room, pack_jobs, pack_jobs_again};
+use crate::protocol::id::{ApiId, JobId, WorkerId};
+use crate::service::backoff::Backoff;
+use crate::service::gather::join_batch;
 
 /// Frames of one writer under way at most. Two keep Redis busy while a third gathers.
 const FRAMES_UNDER_WAY: usize = 2;
@@ -128,7 +128,7 @@ async fn drive(
         }
         if leaves(gathered.len(), under_way.len()) {
             let room = MAX_ITEMS - gathered.len();
-            come_along(&mut gathered, room, || jobs.try_recv().ok()).await;
+            join_batch(&mut gathered, room, || jobs.try_recv().ok()).await;
             for chunk in chunks(std::mem::take(&mut gathered)) {
                 under_way.push(send(&queue, &inbox, api, chunk));
             }

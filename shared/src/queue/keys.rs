@@ -3,8 +3,8 @@
 //! `W` is a worker, `A` an api. One hash tag (`{..}`) per slot, so that everything a script or a
 //! `MULTI` touches lies on one node of a Redis Cluster.
 
-use crate::id::{ApiId, ContractAddress, JobId, WorkerId};
-use crate::job::Engine;
+use crate::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
+use crate::protocol::job::EngineKind;
 
 /// Spells keys under one prefix.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ impl Keys {
     }
 
     /// `place:ENGINE`: stream with the group `workers`. Loads that wait for a worker with room.
-    pub fn placement(&self, engine: Engine) -> String {
+    pub fn placement(&self, engine: EngineKind) -> String {
         format!("{}place:{engine}", self.prefix)
     }
 
@@ -188,6 +188,9 @@ mod tests {
         let keys = Keys::new("exec:");
         assert_eq!(keys.contract(&"AbC".parse().unwrap()), "exec:{c:abc}");
         assert_eq!(keys.contract_of("exec:{c:abc}"), "abc".parse().ok());
-        assert_eq!(keys.placement(Engine::Javascript), "exec:place:javascript");
+        assert_eq!(
+            keys.placement(EngineKind::Javascript),
+            "exec:place:javascript"
+        );
     }
 }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::stream::GROUP;
 use super::{Queue, QueueError};
-use crate::id::{ApiId, ContractAddress, WorkerId};
-use crate::job::Engine;
+use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
+use crate::protocol::job::EngineKind;
 
 /// How often a process says that it lives.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub(super) const API_KEYS: Duration = Duration::from_mins(1);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// The sandboxes it offers.
-    pub engines: Vec<Engine>,
+    pub engines: Vec<EngineKind>,
     /// How many contracts it may host.
     pub capacity: usize,
     /// How many it hosts.
@@ -44,7 +44,7 @@ pub struct WorkerInfo {
 
 impl WorkerInfo {
     /// How many more contracts of `engine` it would take.
-    pub fn free(&self, engine: Engine) -> usize {
+    pub fn free(&self, engine: EngineKind) -> usize {
         if self.draining || !self.engines.contains(&engine) {
             return 0;
         }
@@ -102,7 +102,7 @@ impl Queue {
 
     /// Declares a worker dead that could not hand everything over: whoever looks next clears up after
     /// it, and need not wait until its lease has ended. It must not act any more.
-    pub async fn give_up_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
+    pub async fn abandon_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         redis::pipe()
             .cmd("DEL")
@@ -239,7 +239,7 @@ impl Queue {
     }
 
     /// The contracts that a worker hosts.
-    pub async fn hosted_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
+    pub async fn owned_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
         let addresses: Vec<String> = redis::cmd("SMEMBERS")
             .arg(self.keys().own(worker))
             .query_async(&mut self.cold().await?)

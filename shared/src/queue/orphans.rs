@@ -4,9 +4,9 @@
 use redis::Script;
 
 use super::{Queue, QueueError};
-use crate::frame::Envelope;
-use crate::id::{ContractAddress, JobId, WorkerId};
-use crate::job::{Job, Load};
+use crate::protocol::frame::Envelope;
+use crate::protocol::id::{ContractAddress, JobId, WorkerId};
+use crate::protocol::job::{Job, Load};
 
 /// What became of a contract whose worker died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

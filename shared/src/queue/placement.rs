@@ -6,10 +6,10 @@ use redis::{Script, Value};
 use super::counts::Observed;
 use super::stream::{Entry, claimed, entries, is_busy_group, range};
 use super::{Queue, QueueError};
-use crate::backoff::Backoff;
-use crate::frame::{Envelope, encode_item, pack_jobs};
-use crate::id::{ApiId, WorkerId};
-use crate::job::Engine;
+use crate::protocol::frame::{Envelope, encode_item, pack_jobs};
+use crate::protocol::id::{ApiId, WorkerId};
+use crate::protocol::job::EngineKind;
+use crate::service::backoff::Backoff;
 
 /// How long a read waits in Redis. Short: a worker that drains waits for it to end.
 const BLOCK_MS: u64 = 500;
@@ -29,7 +29,7 @@ impl Queue {
     /// Appends a load for whichever worker has room. `api` awaits the reply, if any.
     pub async fn place(
         &self,
-        engine: Engine,
+        engine: EngineKind,
         api: Option<ApiId>,
         load: &Envelope,
     ) -> Result<(), QueueError> {
@@ -42,7 +42,7 @@ impl Queue {
     }
 
     /// Removes a load that is settled: as a whole, or an entry would stay that nobody reads again.
-    pub async fn placed(&self, engine: Engine, entry: &str) -> Result<(), QueueError> {
+    pub async fn placed(&self, engine: EngineKind, entry: &str) -> Result<(), QueueError> {
         let stream = self.keys().placement(engine);
         redis::pipe()
             .atomic()
@@ -60,7 +60,7 @@ impl Queue {
     /// The loads that a worker was given and has not settled.
     pub(super) async fn loads_taken_by(
         &self,
-        engine: Engine,
+        engine: EngineKind,
         worker: WorkerId,
     ) -> Result<Vec<Entry>, QueueError> {
         let stream = self.keys().placement(engine);
@@ -85,7 +85,7 @@ impl Queue {
     /// Offers anew what a dead worker was given and did not settle, and ends its membership.
     pub(super) async fn hand_on_loads(
         &self,
-        engine: Engine,
+        engine: EngineKind,
         worker: WorkerId,
     ) -> Result<(), QueueError> {
         let script = Script::new(
@@ -116,7 +116,7 @@ impl Queue {
     /// unsettled: these would go with it, and are for another worker to take over.
     pub async fn leave_placement(
         &self,
-        engine: Engine,
+        engine: EngineKind,
         worker: WorkerId,
     ) -> Result<(), QueueError> {
         let script = Script::new(
@@ -142,7 +142,7 @@ impl Queue {
 #[derive(Debug)]
 pub struct Reader {
     queue: Queue,
-    engine: Engine,
+    engine: EngineKind,
     worker: WorkerId,
     connection: Option<Observed<MultiplexedConnection>>,
     backoff: Backoff,
@@ -159,7 +159,7 @@ pub struct Received {
 
 impl Reader {
     /// Reads loads for `engine` on behalf of `worker`.
-    pub fn new(queue: Queue, engine: Engine, worker: WorkerId) -> Self {
+    pub fn new(queue: Queue, engine: EngineKind, worker: WorkerId) -> Self {
         Self {
             queue,
             engine,

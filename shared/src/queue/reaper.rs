@@ -13,11 +13,11 @@ use super::leases::{API_KEYS, LEASE};
 use super::orphans::Orphan;
 use super::stream::{CONSUMER, Entry, GROUP, range};
 use super::{Queue, QueueError};
-use crate::frame::{FrameError, Reply, encode_item, pack_replies, unpack_jobs};
-use crate::id::{ContractAddress, WorkerId};
-use crate::job::{Engine, Job, Load};
-use crate::lifecycle::Lifecycle;
-use crate::reply::{Failure, FailureCode};
+use crate::protocol::frame::{FrameError, Reply, encode_item, pack_replies, unpack_jobs};
+use crate::protocol::id::{ContractAddress, WorkerId};
+use crate::protocol::job::{EngineKind, Job, Load};
+use crate::protocol::reply::{Failure, FailureCode};
+use crate::service::lifecycle::Lifecycle;
 
 /// How often it is looked for dead workers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -43,7 +43,9 @@ pub struct ReaperConfig {
 
 impl ReaperConfig {
     /// `REAP_GRACE_MS`, by default 15 s, three leases; `QUARANTINE_MS`, by default 10 minutes.
-    pub fn from_env(env: crate::config::Env) -> Result<Self, crate::config::ConfigError> {
+    pub fn from_env(
+        env: crate::service::config::Env,
+    ) -> Result<Self, crate::service::config::ConfigError> {
         Ok(Self {
             grace: env.millis("REAP_GRACE_MS", 15_000, 0..=600_000)?,
             quarantine: env.millis("QUARANTINE_MS", 600_000, 100..=86_400_000)?,
@@ -109,13 +111,13 @@ async fn look(
 async fn reap(queue: &Queue, worker: WorkerId, config: ReaperConfig) -> Result<(), QueueError> {
     let progress = queue.progress(worker).await?;
     let running = running(queue, worker, progress.as_ref()).await?;
-    let contracts = queue.hosted_by(worker).await?;
+    let contracts = queue.owned_by(worker).await?;
     for address in &contracts {
         let was_running = running.contains(address);
         orphan(queue, address, worker, was_running, config).await?;
     }
     let answered = answer_all(queue, worker, progress.as_ref()).await?;
-    for engine in Engine::ALL {
+    for engine in EngineKind::ALL {
         queue.hand_on_loads(engine, worker).await?;
     }
     queue.end_reaping(worker).await?;
@@ -151,7 +153,7 @@ async fn running(
             }
         }
     };
-    for engine in Engine::ALL {
+    for engine in EngineKind::ALL {
         let loads = queue.loads_taken_by(engine, worker).await?;
         loads.iter().for_each(&mut note);
     }

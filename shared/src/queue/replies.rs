@@ -7,8 +7,8 @@ use super::connection::BLOCK;
 use super::counts::Observed;
 use super::stream::{GROUP, entries};
 use super::{Queue, QueueError};
-use crate::backoff::Backoff;
-use crate::id::{ApiId, WorkerId};
+use crate::protocol::id::{ApiId, WorkerId};
+use crate::service::backoff::Backoff;
 
 /// Entries of a reply stream at most, about. An api that reads at all never comes near it.
 const MAX_LENGTH: usize = 20_000;

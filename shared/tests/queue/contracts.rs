@@ -72,7 +72,7 @@ async fn what_a_worker_hosts_does_not_expire() {
     assert!(queue.renew_lease(worker).await.unwrap());
     redis.command::<()>(&["EVAL", EXPIRE_EVERYTHING, "0"]).await;
     assert!(!queue.is_alive(worker).await.unwrap());
-    assert_eq!(queue.hosted_by(worker).await.unwrap(), [contract]);
+    assert_eq!(queue.owned_by(worker).await.unwrap(), [contract]);
 }
 
 #[tokio::test]
@@ -86,11 +86,11 @@ async fn a_disowned_contract_stays_loaded() {
         .await
         .unwrap();
     assert_eq!(
-        queue.hosted_by(worker).await.unwrap(),
+        queue.owned_by(worker).await.unwrap(),
         std::slice::from_ref(&contract)
     );
     assert!(queue.disown(&contract, worker).await.unwrap());
-    assert_eq!(queue.hosted_by(worker).await.unwrap(), []);
+    assert_eq!(queue.owned_by(worker).await.unwrap(), []);
     let Route::Unplaced(record) = queue.route(&contract).await.unwrap() else {
         panic!()
     };

@@ -61,7 +61,7 @@ async fn a_dead_worker_is_cleared_up_after() {
     read(&mut inbox::Reader::new(queue.clone(), dead), 1).await;
     send(&queue, api, dead, 2).await;
 
-    queue.give_up_worker(dead).await.unwrap();
+    queue.abandon_worker(dead).await.unwrap();
     let life = reapers(&queue);
 
     // The job that it was given may have been started; those that it was not given were not.
@@ -73,7 +73,8 @@ async fn a_dead_worker_is_cleared_up_after() {
         (2, FailureCode::NotHosted),
     ];
     assert_eq!(told, expected);
-    let mut offers = placement::Reader::new(queue.clone(), Engine::Javascript, WorkerId::random());
+    let mut offers =
+        placement::Reader::new(queue.clone(), EngineKind::Javascript, WorkerId::random());
     let offer = loop {
         if let Some(offer) = offers.read().await {
             break unpack_jobs(&offer.frame).unwrap();
@@ -170,7 +171,7 @@ async fn only_what_was_running_is_quarantined() {
         }
         send(&queue, api, worker, 1).await;
         read(&mut inbox::Reader::new(queue.clone(), worker), 1).await;
-        queue.give_up_worker(worker).await.unwrap();
+        queue.abandon_worker(worker).await.unwrap();
         is_forgotten(&queue, &redis, worker).await;
     }
     let route = queue.route(&called).await.unwrap();
@@ -192,19 +193,20 @@ async fn loads_that_a_dead_worker_had_taken_are_offered_anew() {
         spec: spec("1"),
     };
     queue.offer(load.clone()).await.unwrap();
-    let mut taken = placement::Reader::new(queue.clone(), Engine::Javascript, dead);
+    let mut taken = placement::Reader::new(queue.clone(), EngineKind::Javascript, dead);
     while taken.read().await.is_none() {}
-    queue.give_up_worker(dead).await.unwrap();
+    queue.abandon_worker(dead).await.unwrap();
     let life = reapers(&queue);
     is_forgotten(&queue, &redis, dead).await;
-    let mut next = placement::Reader::new(queue.clone(), Engine::Javascript, WorkerId::random());
+    let mut next =
+        placement::Reader::new(queue.clone(), EngineKind::Javascript, WorkerId::random());
     let received = next.read().await.expect("it is there at once");
     let offered = unpack_jobs(&received.frame).unwrap();
     assert!(
         matches!(&offered.jobs[0].job, Job::Load(again) if again.address == load.address),
         "{offered:?}"
     );
-    let stream = queue.keys().placement(Engine::Javascript);
+    let stream = queue.keys().placement(EngineKind::Javascript);
     let members = redis
         .command::<Vec<std::collections::HashMap<String, ::redis::Value>>>(&[
             "XINFO",
@@ -229,7 +231,7 @@ async fn a_frame_of_another_version_is_answered_for_a_dead_worker() {
     redis
         .command::<()>(&["XADD", &inbox, "*", "b", &frame])
         .await;
-    queue.give_up_worker(dead).await.unwrap();
+    queue.abandon_worker(dead).await.unwrap();
     let life = reapers(&queue);
     let told = failures(&queue, api, 2).await;
     let expected = [(7, FailureCode::NotHosted), (8, FailureCode::NotHosted)];
@@ -264,7 +266,7 @@ async fn a_contract_is_not_stuck_with_an_owner_whom_nobody_knows() {
         .unwrap();
     assert!(!queue.free_abandoned(&contract, known).await.unwrap());
     // Whoever clears up after it frees the contract.
-    queue.give_up_worker(known).await.unwrap();
+    queue.abandon_worker(known).await.unwrap();
     assert!(!queue.free_abandoned(&contract, known).await.unwrap());
     queue.remove_worker(known).await.unwrap();
     assert!(queue.free_abandoned(&contract, known).await.unwrap());

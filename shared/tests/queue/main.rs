@@ -14,14 +14,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use self::redis::Redis;
-use shared::frame::{Envelope, Reply, encode_item, pack_replies, unpack_jobs, unpack_replies};
-use shared::id::{ApiId, ContractAddress, JobId, WorkerId};
-use shared::job::{Argument, ContractSpec, Engine, Execute, Job, Limits, Load};
-use shared::lifecycle::Lifecycle;
+use shared::protocol::frame::{
+    Envelope, Reply, encode_item, pack_replies, unpack_jobs, unpack_replies,
+};
+use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
+use shared::protocol::job::{Argument, ContractSpec, EngineKind, Execute, Job, Limits, Load};
+use shared::protocol::reply::{FailureCode, Output};
 use shared::queue::inbox::{Outgoing, Refusal, Refusals};
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{Queue, inbox, placement, replies};
-use shared::reply::{FailureCode, Output};
+use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ fn address(text: &str) -> ContractAddress {
 
 fn spec(digest: &str) -> ContractSpec {
     ContractSpec {
-        engine: Engine::Javascript,
+        engine: EngineKind::Javascript,
         digest: digest.to_owned(),
         limits: Limits::default(),
         idempotent: false,
@@ -42,7 +44,7 @@ fn spec(digest: &str) -> ContractSpec {
 
 fn info() -> WorkerInfo {
     WorkerInfo {
-        engines: vec![Engine::Javascript],
+        engines: vec![EngineKind::Javascript],
         capacity: 2,
         used: 0,
         draining: false,
@@ -279,11 +281,14 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
         .map(|number| {
             let (queue, taken) = (queue.clone(), taken.clone());
             let mut reader =
-                placement::Reader::new(queue.clone(), Engine::Javascript, WorkerId::random());
+                placement::Reader::new(queue.clone(), EngineKind::Javascript, WorkerId::random());
             tokio::spawn(async move {
                 loop {
                     if let Some(load) = reader.read().await {
-                        queue.placed(Engine::Javascript, &load.entry).await.unwrap();
+                        queue
+                            .placed(EngineKind::Javascript, &load.entry)
+                            .await
+                            .unwrap();
                         let frame = unpack_jobs(&load.frame).unwrap();
                         if taken.send((number, frame.jobs[0].id.0)).await.is_err() {
                             return;
@@ -310,7 +315,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
             job,
         };
         queue
-            .place(Engine::Javascript, Some(ApiId::random()), &envelope)
+            .place(EngineKind::Javascript, Some(ApiId::random()), &envelope)
             .await
             .unwrap();
         let (reader, taken) = loads.recv().await.unwrap();

@@ -3,8 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use shared::config::RedisConfig;
 use shared::queue::Queue;
+use shared::service::config::RedisConfig;
 use tempfile::TempDir;
 
 /// A running Redis; it ends with the value.

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode};
 
 use crate::sandbox::{CallId, Invocation};
 

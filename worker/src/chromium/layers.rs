@@ -5,7 +5,7 @@
 //! like that says so as loudly as it can, and is good for nothing else. Chromium's own sandbox is not
 //! among the layers: nothing ever runs without it.
 
-use shared::config::{ConfigError, Env};
+use shared::service::config::{ConfigError, Env};
 
 /// The variable that names layers to leave out, separated by commas; `all` are all of them.
 const VARIABLE: &str = "ATTACK_SUITE_LAYERS_OFF";

@@ -20,7 +20,7 @@ use chromiumoxide::types::Command;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::unistd::Pid;
-use shared::job::Limits;
+use shared::protocol::job::Limits;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ChromiumConfig;

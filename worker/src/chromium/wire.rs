@@ -16,7 +16,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use shared::gather::come_along;
+use shared::service::gather::join_batch;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -243,7 +243,7 @@ async fn write(
     while queue.recv_many(&mut leaving, TOGETHER).await > 0 {
         // Pages that are about to be called come along: the browser wakes up once for all of them.
         let room = TOGETHER - leaving.len();
-        come_along(&mut leaving, room, || queue.try_recv().ok()).await;
+        join_batch(&mut leaving, room, || queue.try_recv().ok()).await;
         for Outgoing {
             number,
             text,

@@ -9,10 +9,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shared::gather::come_along;
-use shared::id::ContractAddress;
-use shared::job::ContractSpec;
-use shared::reply::{ContractState, Failure, FailureCode, Output};
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::ContractSpec;
+use shared::protocol::reply::{ContractState, Failure, FailureCode, Output};
+use shared::service::gather::join_batch;
 
 use super::restart::{GiveUp, Losses};
 use super::{Call, HostEnds, Stop};
@@ -209,7 +209,7 @@ impl<E: Engine> HostTask<E> {
             let more = room.saturating_sub(calls.waiting.len());
             if more > 0 {
                 let arriving = &mut self.ends.calls;
-                come_along(&mut calls.waiting, more, || arriving.try_recv().ok()).await;
+                join_batch(&mut calls.waiting, more, || arriving.try_recv().ok()).await;
             }
             let batch = self.next_batch(room, calls);
             if batch.is_empty() {

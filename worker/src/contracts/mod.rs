@@ -20,9 +20,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::value::RawValue;
-use shared::id::ContractAddress;
-use shared::job::ContractSpec;
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::ContractSpec;
+use shared::protocol::reply::{Failure, FailureCode};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub(crate) use self::status::Status;

@@ -1,8 +1,8 @@
 //! Calls that are not run (any more): what became of them when a sandbox was lost, and what they are
 //! answered. "Never started" is said only to those that no sandbox was given.
 
-use shared::job::Engine as EngineName;
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::job::EngineKind;
+use shared::protocol::reply::{Failure, FailureCode};
 
 use super::Call;
 use super::host::{Calls, HostTask};
@@ -31,7 +31,7 @@ impl<E: Engine> HostTask<E> {
 
     /// A page reaches nothing outside itself, and its state died with it.
     fn may_run_again(&self) -> bool {
-        self.spec.engine == EngineName::Javascript || self.spec.idempotent
+        self.spec.engine == EngineKind::Javascript || self.spec.idempotent
     }
 
     /// Answers the calls that wait to be run again after a loss, and will not be.

@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use shared::backoff::Backoff;
+use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
-use shared::reply::FailureCode;
+use shared::service::backoff::Backoff;
 use tokio::time::Instant;
 
 use super::Stop;

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use shared::id::{ContractAddress, WorkerId};
-use shared::job::ContractSpec;
-use shared::reply::{ContractState, ContractStatus};
+use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::job::ContractSpec;
+use shared::protocol::reply::{ContractState, ContractStatus};
 
 /// The state of one host.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
-use shared::config::{ConfigError, Env};
+use shared::service::config::{ConfigError, Env};
 
 use super::network::Range;
 use crate::config::CallLimits;

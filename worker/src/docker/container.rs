@@ -9,7 +9,7 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder,
 };
 use futures::StreamExt;
-use shared::backoff::Backoff;
+use shared::service::backoff::Backoff;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 

@@ -12,7 +12,7 @@ use bollard::errors::Error;
 use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt;
-use shared::backoff::Backoff;
+use shared::service::backoff::Backoff;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode};
 
 /// How long a connection may take: the container is on this host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use bollard::query_parameters::{
     CreateImageOptionsBuilder, ImportImageOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use futures::{StreamExt, TryStreamExt};
-use shared::image;
+use shared::protocol::image;
 use tokio::sync::mpsc;
 
 use super::{Docker, error, tar};

@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde_json::value::RawValue;
-use shared::job::Limits;
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::job::Limits;
+use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::{Instant, timeout};
 
 use super::DockerConfig;

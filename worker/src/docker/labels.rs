@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use shared::id::{ContractAddress, WorkerId};
+use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::queue::blobs::digest;
 use uuid::Uuid;
 

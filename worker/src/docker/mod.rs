@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::API_DEFAULT_VERSION;
-use shared::id::WorkerId;
+use shared::protocol::id::WorkerId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::errors::Error;
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
-use shared::id::WorkerId;
+use shared::protocol::id::WorkerId;
 
 use super::Docker;
 use super::image::Image;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use shared::id::ContractAddress;
-use shared::job::{Argument, Execute};
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::{Argument, Execute};
+use shared::protocol::reply::{Failure, FailureCode};
 
 use crate::Worker;
 use crate::contracts::Call;

@@ -1,7 +1,7 @@
 //! Tells what this worker hosts.
 
-use shared::job::Inspect;
-use shared::reply::Output;
+use shared::protocol::job::Inspect;
+use shared::protocol::reply::Output;
 
 use crate::Worker;
 use crate::settle::{Delivery, Ran};

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::job::{Engine as EngineName, Load};
+use shared::protocol::job::{EngineKind, Load};
+use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 use shared::queue::contracts::{Claim, ContractRecord};
-use shared::reply::{Failure, FailureCode, Output};
 
 use super::execute::not_hosted;
 use super::record::Record;
@@ -44,8 +44,8 @@ impl From<StartError> for LoadError {
 /// A load that came through the inbox: the contract should be hosted here.
 pub(crate) async fn reload(worker: Arc<Worker>, load: Load, delivery: Delivery) {
     let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
-        (EngineName::Javascript, Some(engine), _) => reload_with(&worker, engine, &load).await,
-        (EngineName::Docker, _, Some(engine)) => reload_with(&worker, engine, &load).await,
+        (EngineKind::Javascript, Some(engine), _) => reload_with(&worker, engine, &load).await,
+        (EngineKind::Docker, _, Some(engine)) => reload_with(&worker, engine, &load).await,
         (engine, ..) => Err(no_engine(engine)),
     };
     delivery.settle(outcome_of(&load, outcome), Ran::default());
@@ -68,10 +68,10 @@ pub(crate) async fn host(
     reason: Reason,
 ) -> Result<Output, Failure> {
     let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
-        (EngineName::Javascript, Some(engine), _) => {
+        (EngineKind::Javascript, Some(engine), _) => {
             host_with(worker, engine, load, place, reason).await
         }
-        (EngineName::Docker, _, Some(engine)) => {
+        (EngineKind::Docker, _, Some(engine)) => {
             host_with(worker, engine, load, place, reason).await
         }
         (engine, ..) => Err(no_engine(engine)),
@@ -79,7 +79,7 @@ pub(crate) async fn host(
     outcome_of(load, outcome)
 }
 
-fn no_engine(engine: EngineName) -> LoadError {
+fn no_engine(engine: EngineKind) -> LoadError {
     let message = format!("This worker does not offer {engine} contracts");
     Failure::not_started(FailureCode::NoCapacity, message).into()
 }

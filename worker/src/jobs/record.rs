@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use shared::backoff::Backoff;
-use shared::id::ContractAddress;
+use shared::protocol::id::ContractAddress;
 use shared::queue::QueueError;
+use shared::service::backoff::Backoff;
 
 use crate::Worker;
 use crate::contracts::Status;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use shared::job::Unload;
+use shared::protocol::job::Unload;
+use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
-use shared::reply::{Failure, FailureCode, Output};
 
 use super::execute::not_hosted;
 use crate::Worker;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use execution_worker::chromium::{ChromiumConfig, Layers};
-use shared::config::Env;
-use shared::job::Limits;
-use shared::reply::FailureCode;
+use shared::protocol::job::Limits;
+use shared::protocol::reply::FailureCode;
+use shared::service::config::Env;
 
 use crate::driver::{Contract, config, run};
 use crate::own::{Own, Process};

@@ -9,8 +9,8 @@ use execution_worker::sandbox::{
     Blueprint, CallId, Engine, Event, Instance, Invocation, StartError,
 };
 use serde_json::value::RawValue;
-use shared::job::{ContractSpec, Limits};
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::job::{ContractSpec, Limits};
+use shared::protocol::reply::{Failure, FailureCode};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -49,7 +49,7 @@ pub(crate) fn config() -> ChromiumConfig {
 
 pub(crate) fn spec(limits: Limits) -> ContractSpec {
     ContractSpec {
-        engine: shared::job::Engine::Javascript,
+        engine: shared::protocol::job::EngineKind::Javascript,
         digest: "0".repeat(64),
         limits,
         idempotent: false,

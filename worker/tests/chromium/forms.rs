@@ -1,7 +1,7 @@
 //! What is a contract, what is none, and what is said about it.
 
 use execution_worker::sandbox::StartError;
-use shared::job::Limits;
+use shared::protocol::job::Limits;
 
 use crate::driver::{Contract, config, run, shared};
 

@@ -2,7 +2,7 @@
 
 use execution_worker::sandbox::Instance;
 use futures::future::join_all;
-use shared::reply::FailureCode;
+use shared::protocol::reply::FailureCode;
 
 use crate::driver::{Contract, Fate, run, within_ms};
 use crate::own::Own;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::job::Limits;
+use shared::protocol::job::Limits;
 
 use crate::driver::{Contract, config, eventually};
 

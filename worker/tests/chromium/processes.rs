@@ -10,7 +10,7 @@ use std::time::Duration;
 use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
-use shared::job::Limits;
+use shared::protocol::job::Limits;
 
 use crate::driver::{Contract, config, eventually, run};
 use crate::own::{Own, Process};

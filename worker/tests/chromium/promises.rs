@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use execution_worker::sandbox::Instance;
-use shared::reply::FailureCode;
+use shared::protocol::reply::FailureCode;
 use tokio::time::timeout;
 
 use crate::driver::{Contract, Fate, PATIENCE, run, within_ms};

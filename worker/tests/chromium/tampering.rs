@@ -1,6 +1,6 @@
 //! Contracts that change the built-in objects, look for the harness, or leave their document.
 
-use shared::reply::FailureCode;
+use shared::protocol::reply::FailureCode;
 
 use crate::driver::{Contract, run};
 

@@ -1,7 +1,7 @@
 //! What goes in and what comes out.
 
-use shared::job::Limits;
-use shared::reply::FailureCode;
+use shared::protocol::job::Limits;
+use shared::protocol::reply::FailureCode;
 
 use crate::driver::{Contract, run};
 

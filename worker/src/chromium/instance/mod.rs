@@ -21,8 +21,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
-use shared::job::Limits;
-use shared::reply::Failure;
+use shared::protocol::job::Limits;
+use shared::protocol::reply::Failure;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::ChromiumConfig;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::{Instant, timeout};
 
 use super::{ContractPage, Place};

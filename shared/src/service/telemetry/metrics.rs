@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{
 };
 use metrics_process::Collector;
 
-use crate::lifecycle::Lifecycle;
+use crate::service::lifecycle::Lifecycle;
 
 /// The type of what [`Registry::render`] gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -1,18 +1,18 @@
 //! What an api asks of a worker. Data only: how a job is run is the worker's business, how it
-//! travels is [`crate::frame`]'s.
+//! travels is [`crate::protocol::frame`]'s.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::id::{ContractAddress, JobId};
+use crate::protocol::id::{ContractAddress, JobId};
 
 /// The kind of sandbox that runs a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Engine))]
 #[serde(rename_all = "lowercase")]
-pub enum Engine {
+pub enum EngineKind {
     /// Untrusted JavaScript in a Chromium page.
     #[serde(alias = "nodejs")]
     Javascript,
@@ -20,7 +20,7 @@ pub enum Engine {
     Docker,
 }
 
-impl Engine {
+impl EngineKind {
     /// Every engine that exists.
     pub const ALL: [Self; 2] = [Self::Javascript, Self::Docker];
 
@@ -33,13 +33,13 @@ impl Engine {
     }
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl std::str::FromStr for Engine {
+impl std::str::FromStr for EngineKind {
     type Err = String;
 
     /// `nodejs` is the original service's name for `javascript`.
@@ -84,7 +84,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContractSpec {
     /// Which sandbox runs it.
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// SHA-256 of the executable, in lower-case hexadecimal: its name in the blob store.
     pub digest: String,
     /// The limits it was loaded with.

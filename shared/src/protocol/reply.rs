@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::id::ContractAddress;
-use crate::job::Engine;
+use crate::protocol::id::ContractAddress;
+use crate::protocol::job::EngineKind;
 
 /// What a finished job gives back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ pub struct ContractStatus {
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub contract_address: ContractAddress,
     /// Which sandbox runs it.
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// Where it stands.
     pub state: ContractState,
     /// The methods that can be called.

@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ApiId, JobId, WorkerId};
-use crate::job::Job;
-use crate::reply::{Failure, Output};
+use crate::protocol::id::{ApiId, JobId, WorkerId};
+use crate::protocol::job::Job;
+use crate::protocol::reply::{Failure, Output};
 
 /// The version of this module's frames. Raise it when an older process could misread a new frame.
 pub const VERSION: u32 = 1;

@@ -23,7 +23,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Handle;
 
-use crate::config::{ConfigError, Env};
+use crate::service::config::{ConfigError, Env};
 
 /// How long a collector may take to answer.
 const EXPORT_LIMIT: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{ConfigError, Env};
+use crate::service::config::{ConfigError, Env};
 
 /// Starts logging to standard error.
 ///

@@ -2,8 +2,10 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::job::{Argument, ContractSpec, Engine, Execute, Inspect, Limits, Load, Unload};
-use crate::reply::FailureCode;
+use crate::protocol::job::{
+    Argument, ContractSpec, EngineKind, Execute, Inspect, Limits, Load, Unload,
+};
+use crate::protocol::reply::FailureCode;
 
 fn raw(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap()
@@ -51,7 +53,7 @@ fn job() -> impl Strategy<Value = Job> {
                     ..Limits::default()
                 };
                 let spec = ContractSpec {
-                    engine: Engine::Docker,
+                    engine: EngineKind::Docker,
                     digest,
                     limits,
                     idempotent: true,
