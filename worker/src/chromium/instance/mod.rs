@@ -8,8 +8,8 @@
 //! A page in which a call ran over its limit is done for: its own loop may be ended, but not what the
 //! contract has left behind in timers and queues.
 
-mod rest;
-mod verdict;
+mod freeze;
+mod overrun;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -25,14 +25,14 @@ use shared::protocol::job::Limits;
 use shared::protocol::reply::Failure;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::ChromiumConfig;
-use super::handle::Reply;
-use super::harness::{self, News, SLICE_MS};
-use super::lanes::{Claim, Lane};
-use super::page::{BlankPage, Page};
+use crate::chromium::browser::send_slots::{Claim, Lane};
+use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::page::blank::{BlankPage, Page};
+use crate::chromium::page::harness::handle::Reply;
+use crate::chromium::page::harness::protocol::{self as harness, News, SLICE_MS};
 use crate::sandbox::{CallId, Event, Instance, Invocation, StartError};
-use rest::Rest;
-use verdict::Verdict;
+use freeze::Rest;
+use overrun::Verdict;
 
 /// Calls in one message, and messages under way.
 const BATCH: usize = 128;

@@ -36,18 +36,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, User, chown, geteuid, getpid, getppid, setgid, setgroups, setuid};
 
-use super::{cgroup, process};
+use super::{cgroup, proc};
 
 /// The first argument that makes this program a guard: `browser-guard PROFILE USER CHROMIUM ARG..`.
-pub(super) const GUARD: &str = "browser-guard";
+pub(crate) const GUARD: &str = "browser-guard";
 /// The first argument of the stage that becomes Chromium: `browser-exec GUARD_PID USER CHROMIUM ARG..`.
 const EXEC: &str = "browser-exec";
 
 /// The first argument of the stage that bounds a renderer's memory: `renderer-limit USER BYTES PID`.
-pub(super) const LIMIT: &str = "renderer-limit";
+pub(crate) const LIMIT: &str = "renderer-limit";
 
 /// The variable that names the cgroup of the browser, where there is one.
-pub(super) const CGROUP: &str = "BROWSER_CGROUP";
+pub(crate) const CGROUP: &str = "BROWSER_CGROUP";
 
 /// Why a guard did not do its work. The text is for the worker's log.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +231,7 @@ fn kill_all(browser: Pid) {
     // Fails when the group is already empty.
     _ = killpg(browser, Signal::SIGKILL);
     loop {
-        for child in process::children_of(getpid()) {
+        for child in proc::children_of(getpid()) {
             _ = kill(child, Signal::SIGKILL);
         }
         match waitpid(None, None) {
@@ -283,7 +283,7 @@ fn limit(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     };
     let pid = i32::try_from(pid).map_err(|_| GuardError::Usage)?;
     give_up_root(user)?;
-    process::limit_data(Pid::from_raw(pid), bytes)
+    proc::limit_data(Pid::from_raw(pid), bytes)
         .map_err(|e| GuardError::Io("bounding a renderer's memory", e))?;
     Ok(ExitCode::SUCCESS)
 }

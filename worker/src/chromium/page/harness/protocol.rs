@@ -12,13 +12,13 @@ use shared::protocol::reply::{Failure, FailureCode};
 use crate::sandbox::{CallId, Invocation};
 
 /// How long the harness goes on to start calls of one message, in milliseconds; its `SLICE`.
-pub(super) const SLICE_MS: u64 = 5;
+pub(crate) const SLICE_MS: u64 = 5;
 
 const SOURCE: &str = include_str!("harness.js");
 
 /// The expression that makes a harness with this limit for results, in bytes; null in any document
 /// but the contract's own.
-pub(super) fn expression(url: &str, result_limit: u32) -> String {
+pub(crate) fn expression(url: &str, result_limit: u32) -> String {
     format!(
         "document.URL === \"{url}\" ? {}({result_limit}) : null",
         SOURCE.trim_end()
@@ -26,7 +26,7 @@ pub(super) fn expression(url: &str, result_limit: u32) -> String {
 }
 
 /// The calls as the harness' `run` takes them: `[[id,"method"],[id,"method",argument]]`.
-pub(super) fn encode(calls: &[Invocation<'_>]) -> String {
+pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     let mut text = String::with_capacity(32 * calls.len() + 2);
     text.push('[');
     for (index, call) in calls.iter().enumerate() {
@@ -46,16 +46,16 @@ pub(super) fn encode(calls: &[Invocation<'_>]) -> String {
 
 /// What the harness tells.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The call that was running; none but in the answer of `status`.
-    pub(super) running: Option<CallId>,
+    pub(crate) running: Option<CallId>,
     /// In the order in which things happened.
-    pub(super) news: Vec<(CallId, News)>,
+    pub(crate) news: Vec<(CallId, News)>,
 }
 
 /// What the harness tells of one call.
 #[derive(Debug)]
-pub(super) enum News {
+pub(crate) enum News {
     /// It ended.
     Ended(Result<Box<RawValue>, Failure>),
     /// It was started; its promise is pending.
@@ -67,10 +67,10 @@ pub(super) enum News {
 /// An answer that is none: the contract has got hold of the harness.
 #[derive(Debug, thiserror::Error)]
 #[error("the page gave a malformed answer")]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Reads an answer. A result is valid JSON of at most `result_limit` bytes, or it is refused.
-pub(super) fn parse(answer: &str, result_limit: u32) -> Result<Answer, Malformed> {
+pub(crate) fn parse(answer: &str, result_limit: u32) -> Result<Answer, Malformed> {
     let mut lines = answer.split('\n');
     let running: i64 = lines
         .next()
@@ -120,7 +120,7 @@ fn sentence(json: &str) -> Result<String, Malformed> {
 
 /// What became of an executable.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Loaded {
+pub(crate) enum Loaded {
     /// It is a contract with these endpoints.
     Contract(Vec<String>),
     /// It ran, and left nothing to call.
@@ -131,7 +131,7 @@ pub(super) enum Loaded {
 
 impl Loaded {
     /// Reads the answer of the harness' `load`.
-    pub(super) fn parse(answer: &str) -> Result<Self, Malformed> {
+    pub(crate) fn parse(answer: &str) -> Result<Self, Malformed> {
         match answer.split_once(' ') {
             None if answer == "none" => Ok(Self::Nothing),
             Some(("endpoints", names)) => serde_json::from_str(names)
@@ -145,7 +145,7 @@ impl Loaded {
 
 /// Whether a source looks like an object in parentheses or braces rather than like a script: the
 /// first thing in it that is neither space nor comment says so.
-pub(super) fn looks_like_literal(source: &str) -> bool {
+pub(crate) fn looks_like_literal(source: &str) -> bool {
     let mut rest = source;
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');

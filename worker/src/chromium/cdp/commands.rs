@@ -12,11 +12,11 @@ use tokio::time::timeout;
 
 /// How long a command may take that does not depend on a contract's code. Chromium leaves a
 /// command unanswered when its page goes away, and chromiumoxide then waits for half a minute.
-pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// No answer in time.
     #[error("{0} was not answered within {1:?}")]
     Silent(Cow<'static, str>, Duration),
@@ -29,7 +29,7 @@ pub(super) enum Trouble {
 }
 
 /// Awaits a command, but not for ever.
-pub(super) async fn within<T, E: Display>(
+pub(crate) async fn within<T, E: Display>(
     limit: Duration,
     name: impl Into<Cow<'static, str>>,
     command: impl Future<Output = Result<T, E>>,
@@ -46,7 +46,7 @@ pub(super) async fn within<T, E: Display>(
 /// Leaner than the generated command: this one is the way of every call and every result.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CallFunction {
+pub(crate) struct CallFunction {
     object_id: String,
     function_declaration: &'static str,
     arguments: Vec<Argument>,
@@ -57,13 +57,13 @@ pub(super) struct CallFunction {
 
 /// One argument, passed by value.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Argument {
+pub(crate) struct Argument {
     value: serde_json::Value,
 }
 
 impl CallFunction {
     /// Calls a function with the object as `this`.
-    pub(super) fn new(object_id: String, function_declaration: &'static str) -> Self {
+    pub(crate) fn new(object_id: String, function_declaration: &'static str) -> Self {
         Self {
             object_id,
             function_declaration,
@@ -75,7 +75,7 @@ impl CallFunction {
     }
 
     /// The function gives a promise: the answer is what it settles to.
-    pub(super) fn awaiting(self) -> Self {
+    pub(crate) fn awaiting(self) -> Self {
         Self {
             await_promise: true,
             ..self
@@ -83,7 +83,7 @@ impl CallFunction {
     }
 
     /// With one more argument.
-    pub(super) fn argument(mut self, value: impl Into<serde_json::Value>) -> Self {
+    pub(crate) fn argument(mut self, value: impl Into<serde_json::Value>) -> Self {
         self.arguments.push(Argument {
             value: value.into(),
         });
@@ -104,7 +104,7 @@ impl Command for CallFunction {
 /// What a function gave back.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct FunctionReturned {
+pub(crate) struct FunctionReturned {
     result: ReturnedValue,
     exception_details: Option<IgnoredAny>,
 }
@@ -117,7 +117,7 @@ struct ReturnedValue {
 impl FunctionReturned {
     /// The string, if it is one. The harness' functions do not throw; what does is a stack that the
     /// contract filled, or an end from outside.
-    pub(super) fn into_text(self) -> Result<String, &'static str> {
+    pub(crate) fn into_text(self) -> Result<String, &'static str> {
         match (self.exception_details, self.result.value) {
             (None, Some(text)) => Ok(text),
             (None, None) => Err("the page answered nothing"),

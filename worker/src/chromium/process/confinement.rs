@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 const NAMESPACES: [&str; 3] = ["user", "pid", "net"];
 
 /// What keeps a renderer from being trusted; empty when nothing does.
-pub(super) fn gaps(pid: Pid) -> Vec<String> {
+pub(crate) fn gaps(pid: Pid) -> Vec<String> {
     gaps_below(Path::new("/proc"), &pid.to_string())
 }
 

@@ -23,18 +23,18 @@ use nix::unistd::Pid;
 use shared::protocol::job::Limits;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ChromiumConfig;
-use super::browser::Browser;
-use super::cdp::{COMMAND_LIMIT, Trouble, within};
-use super::guard;
-use super::handle::Harness;
-use super::harness::{self, Loaded};
-use super::lanes::Claim;
-use super::layers::Layer;
-use super::process::{self, Process};
-use super::reaper::Lease;
-use super::watchdog::Activity;
-use super::wire::Session;
+use crate::chromium::browser::Browser;
+use crate::chromium::browser::page_closer::Lease;
+use crate::chromium::browser::send_slots::Claim;
+use crate::chromium::cdp::client::Session;
+use crate::chromium::cdp::commands::{COMMAND_LIMIT, Trouble, within};
+use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::isolation::layers::Layer;
+use crate::chromium::isolation::watchdog::Activity;
+use crate::chromium::page::harness::handle::Harness;
+use crate::chromium::page::harness::protocol::{self as harness, Loaded};
+use crate::chromium::process::guard;
+use crate::chromium::process::proc::{self, Process};
 use crate::sandbox::StartError;
 
 /// With less than this a page cannot even begin.
@@ -51,7 +51,7 @@ const BIRTH_LIMIT: Duration = Duration::from_secs(1);
 const PIECE: usize = 256 << 10;
 
 /// A page in a process of its own that nobody has yet.
-pub(super) struct BlankPage {
+pub(crate) struct BlankPage {
     page: chromiumoxide::Page,
     session: Session,
     url: String,
@@ -69,7 +69,7 @@ impl fmt::Debug for BlankPage {
 
 impl BlankPage {
     /// Makes a page in a context and, with Chromium's site isolation, a process of its own.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         browser: Arc<Browser>,
         config: &ChromiumConfig,
     ) -> Result<Self, Trouble> {
@@ -133,22 +133,22 @@ impl BlankPage {
     }
 
     /// The processes that it lives in.
-    pub(super) fn renderers(&self) -> &HashSet<Process> {
+    pub(crate) fn renderers(&self) -> &HashSet<Process> {
         &self.renderers
     }
 
     /// Closes the page; returns when nothing of it is left.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.lease.close().await;
     }
 
     /// Whether it can still be used. Not to be asked again after it was denied.
-    pub(super) fn lives(&mut self) -> bool {
+    pub(crate) fn lives(&mut self) -> bool {
         (&mut self.death).now_or_never().is_none()
     }
 
     /// Gives the page to a contract: bounds and watches it, puts the harness in.
-    pub(super) async fn dedicate(
+    pub(crate) async fn dedicate(
         self,
         config: &ChromiumConfig,
         limits: &Limits,
@@ -182,23 +182,23 @@ impl BlankPage {
 }
 
 /// A page with its harness, and nothing of a contract yet.
-pub(super) struct Page {
-    pub(super) harness: Harness,
+pub(crate) struct Page {
+    pub(crate) harness: Harness,
     /// Ends with the page, with the reason.
-    pub(super) death: BoxFuture<'static, String>,
+    pub(crate) death: BoxFuture<'static, String>,
     /// Whether calls are under way: the watch wants to know.
-    pub(super) activity: Arc<Activity>,
+    pub(crate) activity: Arc<Activity>,
     lease: Lease,
 }
 
 impl Page {
     /// Takes a lane for a message, or gets in the queue for one.
-    pub(super) fn claim_lane(&self) -> Claim {
+    pub(crate) fn claim_lane(&self) -> Claim {
         self.lease.browser().lanes.claim()
     }
 
     /// Evaluates an executable; gives its endpoints.
-    pub(super) async fn load(
+    pub(crate) async fn load(
         &mut self,
         executable: &str,
         limit: Duration,
@@ -219,7 +219,7 @@ impl Page {
     }
 
     /// Closes the page; returns when nothing of it is left.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.lease.close().await;
     }
 }
@@ -254,7 +254,7 @@ async fn ended(renderers: &HashSet<Process>) {
 async fn bound_memory(config: &ChromiumConfig, renderers: &HashSet<Process>, limit_mb: u32) {
     for renderer in renderers {
         let bytes = renderer.data_bytes() + (u64::from(limit_mb) << 20);
-        if process::limit_data(renderer.pid, bytes).is_ok() {
+        if proc::limit_data(renderer.pid, bytes).is_ok() {
             continue;
         }
         // Root without CAP_SYS_RESOURCE may not, the renderer's own user may.
@@ -296,7 +296,7 @@ async fn silence(page: &chromiumoxide::Page) -> Result<(), Trouble> {
     .map(drop)
 }
 
-pub(super) async fn execute<C: Command>(
+pub(crate) async fn execute<C: Command>(
     page: &chromiumoxide::Page,
     limit: Duration,
     command: C,

@@ -10,26 +10,26 @@ use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, TerminateExecutio
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::cdp::{COMMAND_LIMIT, CallFunction, Trouble, within};
-use super::harness;
-use super::page::execute;
-use super::wire::{Session, WireError};
+use crate::chromium::cdp::client::{Session, WireError};
+use crate::chromium::cdp::commands::{COMMAND_LIMIT, CallFunction, Trouble, within};
+use crate::chromium::page::blank::execute;
+use crate::chromium::page::harness::protocol as harness;
 
 /// The harness of one page, and the way to it. Clones are the same one.
 #[derive(Debug, Clone)]
-pub(super) struct Harness {
-    pub(super) page: chromiumoxide::Page,
+pub(crate) struct Harness {
+    pub(crate) page: chromiumoxide::Page,
     session: Session,
     object_id: String,
 }
 
 /// The harness' answer, or why there is none. Without a deadline, and pending for ever once the page
 /// is dead: its user knows of both.
-pub(super) type Reply = BoxFuture<'static, Result<String, String>>;
+pub(crate) type Reply = BoxFuture<'static, Result<String, String>>;
 
 impl Harness {
     /// Evaluates the harness in a page that shows the document at `url`.
-    pub(super) async fn make(
+    pub(crate) async fn make(
         page: chromiumoxide::Page,
         session: Session,
         url: &str,
@@ -52,7 +52,7 @@ impl Harness {
     }
 
     /// Starts the calls of a batch, as `harness::encode` writes it; wakes the page for them.
-    pub(super) fn run(&self, batch: String, wake: bool) -> Reply {
+    pub(crate) fn run(&self, batch: String, wake: bool) -> Reply {
         let function = "function(a){\"use strict\";return this.run(a)}";
         let reply = self.call(&self.function(function).argument(batch));
         if !wake {
@@ -63,7 +63,7 @@ impl Harness {
     }
 
     /// Has the page's timers and queues stand still, until it is woken.
-    pub(super) fn freeze(&self) -> BoxFuture<'static, ()> {
+    pub(crate) fn freeze(&self) -> BoxFuture<'static, ()> {
         self.set_state(SetWebLifecycleStateState::Frozen).boxed()
     }
 
@@ -82,30 +82,30 @@ impl Harness {
     }
 
     /// Waits for promises to settle.
-    pub(super) fn collect(&self) -> Reply {
+    pub(crate) fn collect(&self) -> Reply {
         let function = self.function("function(){\"use strict\";return this.collect()}");
         self.call(&function.awaiting())
     }
 
     /// What may not have arrived.
-    pub(super) fn status(&self) -> Reply {
+    pub(crate) fn status(&self) -> Reply {
         self.call(&self.function("function(){\"use strict\";return this.status()}"))
     }
 
     /// Hands over the next piece of an executable.
-    pub(super) fn feed(&self, piece: &str) -> Reply {
+    pub(crate) fn feed(&self, piece: &str) -> Reply {
         let function = "function(a){\"use strict\";return this.feed(a)}";
         self.call(&self.function(function).argument(piece))
     }
 
     /// Evaluates the executable that was handed over.
-    pub(super) fn load(&self, is_literal: bool) -> Reply {
+    pub(crate) fn load(&self, is_literal: bool) -> Reply {
         let function = "function(a){\"use strict\";return this.load(a)}";
         self.call(&self.function(function).argument(is_literal))
     }
 
     /// Ends whatever JavaScript runs; works on a page that answers nothing else.
-    pub(super) async fn terminate(&self, limit: Duration) -> Result<(), Trouble> {
+    pub(crate) async fn terminate(&self, limit: Duration) -> Result<(), Trouble> {
         execute(&self.page, limit, TerminateExecutionParams::default())
             .await
             .map(drop)

@@ -18,8 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::browser::Browser;
-use super::process::Process;
+use crate::chromium::browser::Browser;
+use crate::chromium::process::proc::Process;
 
 /// How long each step of closing may take, and a renderer live after it.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// What there is of a page in its browser.
 #[derive(Debug)]
-pub(super) struct Remains {
+pub(crate) struct Remains {
     /// None: the browser's own, which stays.
     context: Option<BrowserContextId>,
     target: Option<TargetId>,
@@ -46,14 +46,14 @@ pub(super) struct Remains {
 
 /// A page's place in a browser. Dropping it has the page closed in the background.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     browser: Arc<Browser>,
     remains: Option<Remains>,
 }
 
 impl Lease {
     /// Takes charge of a browser context.
-    pub(super) fn new(browser: Arc<Browser>, context: Option<BrowserContextId>) -> Self {
+    pub(crate) fn new(browser: Arc<Browser>, context: Option<BrowserContextId>) -> Self {
         browser.page_begins();
         let renderers = HashSet::new();
         Self {
@@ -68,14 +68,14 @@ impl Lease {
     }
 
     /// Takes charge of the context's page as well.
-    pub(super) fn add_target(&mut self, target: TargetId) {
+    pub(crate) fn add_target(&mut self, target: TargetId) {
         if let Some(remains) = &mut self.remains {
             remains.target = Some(target);
         }
     }
 
     /// Takes charge of the processes that came up with the page.
-    pub(super) fn add_renderers(&mut self, renderers: HashSet<Process>) {
+    pub(crate) fn add_renderers(&mut self, renderers: HashSet<Process>) {
         self.browser.claim(&renderers);
         if let Some(remains) = &mut self.remains {
             remains.renderers = renderers;
@@ -83,12 +83,12 @@ impl Lease {
     }
 
     /// The browser that the page lives in.
-    pub(super) fn browser(&self) -> &Arc<Browser> {
+    pub(crate) fn browser(&self) -> &Arc<Browser> {
         &self.browser
     }
 
     /// Closes the page; returns when it is gone, and its process too.
-    pub(super) async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         let (done, gone) = oneshot::channel();
         if let Some(mut remains) = self.remains.take() {
             remains.done = Some(done);
@@ -108,7 +108,7 @@ impl Drop for Lease {
 }
 
 /// Closes whatever is handed in, until the browser is gone.
-pub(super) async fn run(browser: Arc<Browser>, remains: mpsc::UnboundedReceiver<Remains>) {
+pub(crate) async fn run(browser: Arc<Browser>, remains: mpsc::UnboundedReceiver<Remains>) {
     let turns = Semaphore::new(TURNS);
     futures::stream::unfold(remains, async |mut queue| {
         Some((queue.recv().await?, queue))

@@ -13,12 +13,12 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, select};
 use tokio::sync::oneshot;
 
-use super::browser::Browser;
-use super::cdp::Trouble;
+use crate::chromium::browser::Browser;
+use crate::chromium::cdp::commands::Trouble;
 
 /// The pages whose end is waited for.
 #[derive(Debug, Default)]
-pub(super) struct Deaths(Mutex<HashMap<TargetId, Watched>>);
+pub(crate) struct Deaths(Mutex<HashMap<TargetId, Watched>>);
 
 #[derive(Debug)]
 struct Watched {
@@ -28,7 +28,7 @@ struct Watched {
 }
 
 /// What may be the end of a page.
-pub(super) struct Ending {
+pub(crate) struct Ending {
     target: TargetId,
     /// It is the end only when the document is not at this address.
     url: Option<String>,
@@ -37,19 +37,19 @@ pub(super) struct Ending {
 
 impl Deaths {
     /// Tells when a page dies, with the reason. An error means that the browser did.
-    pub(super) fn watch(&self, target: TargetId, url: String) -> oneshot::Receiver<String> {
+    pub(crate) fn watch(&self, target: TargetId, url: String) -> oneshot::Receiver<String> {
         let (death, news) = oneshot::channel();
         self.watched().insert(target, Watched { url, death });
         news
     }
 
     /// Watches a page no longer.
-    pub(super) fn forget(&self, target: &TargetId) {
+    pub(crate) fn forget(&self, target: &TargetId) {
         self.watched().remove(target);
     }
 
     /// Takes a page for dead.
-    pub(super) fn announce(&self, target: &TargetId, reason: String) {
+    pub(crate) fn announce(&self, target: &TargetId, reason: String) {
         if let Some(page) = self.watched().remove(target) {
             // Nobody may be interested any more.
             _ = page.death.send(reason);
@@ -57,7 +57,7 @@ impl Deaths {
     }
 
     /// Announces the ends of all pages for as long as the browser tells of them.
-    pub(super) async fn follow(&self, mut endings: BoxStream<'static, Ending>) {
+    pub(crate) async fn follow(&self, mut endings: BoxStream<'static, Ending>) {
         while let Some(ending) = endings.next().await {
             if self.is_end(&ending) {
                 self.announce(&ending.target, ending.reason);
@@ -82,7 +82,7 @@ impl Deaths {
 }
 
 /// Whatever may be the end of a page.
-pub(super) async fn endings(browser: &Browser) -> Result<BoxStream<'static, Ending>, Trouble> {
+pub(crate) async fn endings(browser: &Browser) -> Result<BoxStream<'static, Ending>, Trouble> {
     let crashed = browser.listen::<EventTargetCrashed>().await?;
     let crashed = crashed.map(|event| Ending {
         target: event.target_id.clone(),

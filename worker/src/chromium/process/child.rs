@@ -14,13 +14,13 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
 
-use super::ChromiumConfig;
-use super::cgroup::Cgroup;
-use super::guard::{CGROUP, GUARD};
-use super::layers::{Layer, Layers};
+use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::isolation::layers::{Layer, Layers};
+use crate::chromium::process::cgroup::Cgroup;
+use crate::chromium::process::guard::{CGROUP, GUARD};
 
 /// How long a browser may take until it listens, and again until it is connected.
-pub(super) const LAUNCH_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LAUNCH_LIMIT: Duration = Duration::from_secs(20);
 /// How long the guard may take to end everything, before the guard is killed itself.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// How much of what Chromium says is kept for an error message, in bytes.
@@ -191,7 +191,7 @@ fn shared_memory_is_small() -> bool {
 /// A browser's processes, as far as the worker holds them. Dropping it ends them as well, only
 /// without waiting for it.
 #[derive(Debug)]
-pub(super) struct Guarded {
+pub(crate) struct Guarded {
     guard: Child,
     /// Open for as long as the browser shall live.
     pipe: Option<ChildStdin>,
@@ -202,7 +202,7 @@ pub(super) struct Guarded {
 impl Guarded {
     /// Starts a guard and its browser; gives the address of the browser's debugger, and what
     /// the browser goes on to say.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         config: &ChromiumConfig,
     ) -> Result<(Self, String, ChildStderr), LaunchError> {
         let chromium = find(config.executable.as_deref())?;
@@ -254,14 +254,14 @@ impl Guarded {
     }
 
     /// Waits for the guard's own end, after which nothing of the browser is left. Cancel safe.
-    pub(super) async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         if let Err(error) = self.guard.wait().await {
             tracing::warn!(%error, "cannot wait for a browser's guard");
         }
     }
 
     /// Ends the browser and everything that belongs to it.
-    pub(super) async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         drop(self.pipe.take());
         if timeout(END_LIMIT, self.ended()).await.is_err() {
             tracing::warn!("a browser's guard does not end; killing it");
@@ -319,7 +319,7 @@ fn announced(said: &str) -> Option<&str> {
 }
 
 /// Reads on until the browser is gone, so that it never waits for a reader.
-pub(super) async fn drain(mut stderr: ChildStderr) {
+pub(crate) async fn drain(mut stderr: ChildStderr) {
     let mut buffer = [0; 2048];
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
         let said = String::from_utf8_lossy(&buffer[..length]);

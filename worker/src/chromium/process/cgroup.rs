@@ -24,7 +24,7 @@ const LEAF: &str = "worker";
 
 /// Why there is no cgroup.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CgroupError {
+pub(crate) enum CgroupError {
     /// No version of the memory controller was found.
     #[error("this process is in no memory cgroup")]
     None,
@@ -38,7 +38,7 @@ pub(super) enum CgroupError {
 
 /// One group. It must be empty when it is removed.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     path: PathBuf,
 }
 
@@ -50,7 +50,7 @@ enum Version {
 
 impl Cgroup {
     /// Makes a group of this name for so many MiB.
-    pub(super) fn create(name: &str, limit_mb: u32) -> Result<Self, CgroupError> {
+    pub(crate) fn create(name: &str, limit_mb: u32) -> Result<Self, CgroupError> {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self::create_below(Path::new(MOUNT), &own, name, limit_mb)
     }
@@ -94,12 +94,12 @@ impl Cgroup {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Removes it; what is gone already, or still busy, is left alone.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         remove(&self.path);
     }
 }
@@ -138,7 +138,7 @@ fn step_into_leaf(own: &Path) -> Result<(), CgroupError> {
 }
 
 /// Removes an empty group.
-pub(super) fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     if let Err(error) = fs::remove_dir(path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -147,7 +147,7 @@ pub(super) fn remove(path: &Path) {
 }
 
 /// Puts the calling process, and what comes of it, into a group.
-pub(super) fn join(path: &Path) -> io::Result<()> {
+pub(crate) fn join(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.procs"), "0")
 }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use chromiumoxide::cdp::browser_protocol::target::TargetId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::browser::Browser;
-use super::process::Process;
+use crate::chromium::browser::Browser;
+use crate::chromium::process::proc::Process;
 
 /// How often the watch looks.
 const ROUND: Duration = Duration::from_millis(500);
@@ -27,16 +27,16 @@ const RELIEF: u32 = 4;
 
 /// What the watch allows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Allowance {
+pub(crate) struct Allowance {
     /// What an idle page may compute at once.
-    pub(super) idle_cpu: Duration,
+    pub(crate) idle_cpu: Duration,
     /// What the browser's own process may hold. At half as much again the browser is given up.
-    pub(super) browser_bytes: u64,
+    pub(crate) browser_bytes: u64,
 }
 
 /// For how long a page had calls under way: written by its calls, read by the watch.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<Times>);
+pub(crate) struct Activity(Mutex<Times>);
 
 #[derive(Debug)]
 struct Times {
@@ -46,7 +46,7 @@ struct Times {
 
 impl Activity {
     /// A page that is being made is busy.
-    pub(super) fn begin() -> Arc<Self> {
+    pub(crate) fn begin() -> Arc<Self> {
         let since = Some(Instant::now());
         Arc::new(Self(Mutex::new(Times {
             since,
@@ -55,7 +55,7 @@ impl Activity {
     }
 
     /// Notes whether calls are under way.
-    pub(super) fn set(&self, busy: bool) {
+    pub(crate) fn set(&self, busy: bool) {
         locked(&self.0).set(busy, Instant::now());
     }
 
@@ -121,11 +121,11 @@ impl Subject {
 
 /// The pages of one browser that are watched.
 #[derive(Debug, Default)]
-pub(super) struct Subjects(Mutex<HashMap<TargetId, Subject>>);
+pub(crate) struct Subjects(Mutex<HashMap<TargetId, Subject>>);
 
 impl Subjects {
     /// Begins to watch a page.
-    pub(super) fn add(
+    pub(crate) fn add(
         &self,
         target: TargetId,
         renderers: HashSet<Process>,
@@ -143,7 +143,7 @@ impl Subjects {
     }
 
     /// Watches a page no longer.
-    pub(super) fn remove(&self, target: &TargetId) {
+    pub(crate) fn remove(&self, target: &TargetId) {
         locked(&self.0).remove(target);
     }
 
@@ -165,7 +165,7 @@ impl Subjects {
 }
 
 /// Watches until the browser is to be given up.
-pub(super) async fn run(browser: Arc<Browser>, own: Option<Process>, allowance: Allowance) {
+pub(crate) async fn run(browser: Arc<Browser>, own: Option<Process>, allowance: Allowance) {
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();

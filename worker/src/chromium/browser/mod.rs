@@ -3,6 +3,10 @@
 //! A browser is dead as soon as any of its tasks ends or panics, its guard ends, or it does not
 //! answer any more. Everything that belongs to it then ends; another one is `Chromium`'s business.
 
+pub(super) mod death_watch;
+pub(super) mod page_closer;
+pub(super) mod send_slots;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,19 +30,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ChromiumConfig;
-use super::cdp::{COMMAND_LIMIT, Trouble, within};
-use super::confinement;
-use super::deaths::{Deaths, endings};
-use super::interceptor::{Documents, intercept};
-use super::lanes::Lanes;
-use super::launch::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
-use super::layers::{Layer, Layers};
-use super::page::BlankPage;
-use super::process::Process;
-use super::reaper::{self, Remains};
-use super::watchdog::{self, Allowance, Subjects};
-use super::wire::Wire;
+use crate::chromium::browser::death_watch::{Deaths, endings};
+use crate::chromium::browser::page_closer::{self as reaper, Remains};
+use crate::chromium::browser::send_slots::Lanes;
+use crate::chromium::cdp::client::Wire;
+use crate::chromium::cdp::commands::{COMMAND_LIMIT, Trouble, within};
+use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::isolation::interceptor::{Documents, intercept};
+use crate::chromium::isolation::layers::{Layer, Layers};
+use crate::chromium::isolation::watchdog::{self, Allowance, Subjects};
+use crate::chromium::page::blank::BlankPage;
+use crate::chromium::process::child::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
+use crate::chromium::process::confinement;
+use crate::chromium::process::proc::Process;
 
 /// How often a browser is asked whether it still answers, and how long it may take to.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -46,32 +50,32 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A browser, as its pages see it.
 #[derive(Debug)]
-pub(super) struct Browser {
+pub(crate) struct Browser {
     cdp: chromiumoxide::Browser,
     /// What pages are called over.
-    pub(super) wire: Arc<Wire>,
+    pub(crate) wire: Arc<Wire>,
     /// Whose turn it is to be called.
-    pub(super) lanes: Lanes,
+    pub(crate) lanes: Lanes,
     dead: CancellationToken,
     pages: AtomicUsize,
     remains: mpsc::UnboundedSender<Remains>,
     /// Of its pages.
-    pub(super) deaths: Deaths,
+    pub(crate) deaths: Deaths,
     /// How many pages each renderer may be of.
     claims: Mutex<HashMap<Process, usize>>,
     /// What may be fetched from it.
-    pub(super) documents: Documents,
+    pub(crate) documents: Documents,
     /// What its pages compute.
-    pub(super) subjects: Subjects,
-    pub(super) layers: Layers,
+    pub(crate) subjects: Subjects,
+    pub(crate) layers: Layers,
     /// Held until the process of a new page is there: what processes are new then are the page's.
-    pub(super) births: tokio::sync::Mutex<()>,
+    pub(crate) births: tokio::sync::Mutex<()>,
     moves_pages: AtomicBool,
 }
 
 /// The owner of a browser, who waits for its end and brings it about.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     browser: Arc<Browser>,
     guarded: Guarded,
     tasks: TaskTracker,
@@ -79,7 +83,7 @@ pub(super) struct Running {
 
 impl Browser {
     /// Starts a browser and everything that serves it.
-    pub(super) async fn launch(config: &ChromiumConfig) -> Result<Running, LaunchError> {
+    pub(crate) async fn launch(config: &ChromiumConfig) -> Result<Running, LaunchError> {
         let (guarded, address, stderr) = Guarded::start(config).await?;
         let tasks = TaskTracker::new();
         let dead = CancellationToken::new();
@@ -175,12 +179,12 @@ impl Browser {
     }
 
     /// Sends a command to the browser as a whole.
-    pub(super) async fn execute<C: Command>(&self, command: C) -> Result<C::Response, Trouble> {
+    pub(crate) async fn execute<C: Command>(&self, command: C) -> Result<C::Response, Trouble> {
         self.execute_within(COMMAND_LIMIT, command).await
     }
 
     /// The same with a deadline of its own.
-    pub(super) async fn execute_within<C: Command>(
+    pub(crate) async fn execute_within<C: Command>(
         &self,
         limit: Duration,
         command: C,
@@ -192,37 +196,37 @@ impl Browser {
     }
 
     /// The connection itself, for what is no plain command.
-    pub(super) fn connection(&self) -> &chromiumoxide::Browser {
+    pub(crate) fn connection(&self) -> &chromiumoxide::Browser {
         &self.cdp
     }
 
     /// Cancelled when the browser is dead.
-    pub(super) fn dead(&self) -> &CancellationToken {
+    pub(crate) fn dead(&self) -> &CancellationToken {
         &self.dead
     }
 
     /// How many pages it has, those included that are being made or closed.
-    pub(super) fn pages(&self) -> usize {
+    pub(crate) fn pages(&self) -> usize {
         self.pages.load(Ordering::Relaxed)
     }
 
     /// Counts one page more.
-    pub(super) fn page_begins(&self) {
+    pub(crate) fn page_begins(&self) {
         self.pages.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one page less.
-    pub(super) fn page_ended(&self) {
+    pub(crate) fn page_ended(&self) {
         self.pages.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The renderer processes that there are.
-    pub(super) async fn renderers(&self) -> Result<HashSet<Pid>, Trouble> {
+    pub(crate) async fn renderers(&self) -> Result<HashSet<Pid>, Trouble> {
         self.processes("renderer").await
     }
 
     /// Those that came up since.
-    pub(super) async fn renderers_since(
+    pub(crate) async fn renderers_since(
         &self,
         before: &HashSet<Pid>,
     ) -> Result<HashSet<Process>, Trouble> {
@@ -244,12 +248,12 @@ impl Browser {
 
     /// Whether it may show the document of a page in another process than the one that it starts for
     /// the page. Chromium 148 to 156 do not, as they are started here.
-    pub(super) fn moves_pages(&self) -> bool {
+    pub(crate) fn moves_pages(&self) -> bool {
         self.moves_pages.load(Ordering::Relaxed)
     }
 
     /// Notes that a page may live in these processes.
-    pub(super) fn claim(&self, renderers: &HashSet<Process>) {
+    pub(crate) fn claim(&self, renderers: &HashSet<Process>) {
         let mut claims = locked(&self.claims);
         for renderer in renderers {
             *claims.entry(*renderer).or_default() += 1;
@@ -257,7 +261,7 @@ impl Browser {
     }
 
     /// Takes a claim back; gives those processes that nobody else has one to.
-    pub(super) fn release(&self, mut renderers: HashSet<Process>) -> HashSet<Process> {
+    pub(crate) fn release(&self, mut renderers: HashSet<Process>) -> HashSet<Process> {
         let mut claims = locked(&self.claims);
         renderers.retain(|renderer| {
             let others = claims.get(renderer).map_or(0, |count| count - 1);
@@ -272,19 +276,19 @@ impl Browser {
     }
 
     /// Has what is left of a page closed.
-    pub(super) fn reap(&self, remains: Remains) {
+    pub(crate) fn reap(&self, remains: Remains) {
         // Fails when the browser is dead, and every page with it.
         _ = self.remains.send(remains);
     }
 
     /// Watches a page no longer.
-    pub(super) fn forget(&self, target: &TargetId) {
+    pub(crate) fn forget(&self, target: &TargetId) {
         self.deaths.forget(target);
         self.subjects.remove(target);
     }
 
     /// Takes a page for dead, as it has done what it must not.
-    pub(super) fn condemn(&self, target: &TargetId, reason: &str) {
+    pub(crate) fn condemn(&self, target: &TargetId, reason: &str) {
         self.subjects.remove(target);
         self.deaths.announce(target, reason.to_owned());
     }
@@ -313,7 +317,7 @@ impl Browser {
     }
 
     /// The browser's events of one kind.
-    pub(super) async fn listen<E: IntoEventKind + Unpin>(&self) -> Result<EventStream<E>, Trouble> {
+    pub(crate) async fn listen<E: IntoEventKind + Unpin>(&self) -> Result<EventStream<E>, Trouble> {
         within(COMMAND_LIMIT, "listening", self.cdp.event_listener::<E>()).await
     }
 
@@ -332,12 +336,12 @@ impl Browser {
 
 impl Running {
     /// The browser.
-    pub(super) fn browser(&self) -> Arc<Browser> {
+    pub(crate) fn browser(&self) -> Arc<Browser> {
         Arc::clone(&self.browser)
     }
 
     /// Waits for the browser's death; what is left of it then is for [`Self::end`]. Cancel safe.
-    pub(super) async fn closed(&mut self) {
+    pub(crate) async fn closed(&mut self) {
         tokio::select! {
             () = self.browser.dead.cancelled() => {}
             () = self.guarded.ended() => self.browser.dead.cancel(),
@@ -345,7 +349,7 @@ impl Running {
     }
 
     /// Ends the browser, its processes and its tasks, and waits for all of it.
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         end(self.guarded, &self.tasks, &self.browser.dead).await;
     }
 }

@@ -12,9 +12,9 @@ use chromiumoxide::cdp::browser_protocol::fetch::{
 use chromiumoxide::cdp::browser_protocol::network::{ErrorReason, ResourceType};
 use futures::{Stream, StreamExt};
 
-use super::browser::Browser;
-use super::cdp::Trouble;
-use super::layers::{Layer, Layers};
+use crate::chromium::browser::Browser;
+use crate::chromium::cdp::commands::Trouble;
+use crate::chromium::isolation::layers::{Layer, Layers};
 
 /// The document's policy: an opaque origin without storage, scripts only from the debugger, nothing
 /// loaded, no forms, frames, dialogs, popups or downloads.
@@ -47,14 +47,14 @@ const CONCURRENCY: usize = 64;
 
 /// The addresses that a document may still be fetched from.
 #[derive(Debug)]
-pub(super) struct Documents {
+pub(crate) struct Documents {
     issued: Mutex<HashSet<String>>,
     /// Whether no two documents have the same origin.
     apart: bool,
 }
 
 impl Documents {
-    pub(super) fn new(layers: &Layers) -> Self {
+    pub(crate) fn new(layers: &Layers) -> Self {
         Self {
             issued: Mutex::default(),
             apart: layers.has(Layer::Origins),
@@ -62,7 +62,7 @@ impl Documents {
     }
 
     /// A new address, good for one request. Nobody can guess it, and no name server knows it.
-    pub(super) fn issue(&self) -> OneTime<'_> {
+    pub(crate) fn issue(&self) -> OneTime<'_> {
         let name = uuid::Uuid::new_v4().simple();
         let url = if self.apart {
             format!("https://{name}.contract.invalid/")
@@ -88,8 +88,8 @@ impl Documents {
 
 /// An address that was issued; void when it is dropped.
 #[derive(Debug)]
-pub(super) struct OneTime<'a> {
-    pub(super) url: String,
+pub(crate) struct OneTime<'a> {
+    pub(crate) url: String,
     documents: &'a Documents,
 }
 
@@ -100,7 +100,7 @@ impl Drop for OneTime<'_> {
 }
 
 /// Decides every request of a browser, until the browser is gone.
-pub(super) async fn intercept(
+pub(crate) async fn intercept(
     browser: Arc<Browser>,
     requests: impl Stream<Item = Arc<EventRequestPaused>>,
 ) {

@@ -84,12 +84,12 @@ impl Layers {
     }
 
     /// Whether a protection is on.
-    pub(super) fn has(&self, layer: Layer) -> bool {
+    pub(crate) fn has(&self, layer: Layer) -> bool {
         !self.off.contains(&layer)
     }
 
     /// Says what is missing, if anything is.
-    pub(super) fn complain(&self) {
+    pub(crate) fn complain(&self) {
         if !self.off.is_empty() {
             let off = &self.off;
             tracing::error!(

@@ -17,16 +17,16 @@ const PER_CORE: usize = 4;
 
 /// The lanes of a browser.
 #[derive(Debug, Clone)]
-pub(super) struct Lanes(Arc<Semaphore>);
+pub(crate) struct Lanes(Arc<Semaphore>);
 
 /// Leave to send one message; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     _permit: OwnedSemaphorePermit,
 }
 
 /// What a page has of a lane.
-pub(super) enum Claim {
+pub(crate) enum Claim {
     /// It wants none.
     None,
     /// It is in the queue.
@@ -37,14 +37,14 @@ pub(super) enum Claim {
 
 impl Lanes {
     /// The part of one of so many browsers.
-    pub(super) fn of(browsers: usize) -> Self {
+    pub(crate) fn of(browsers: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let lanes = (PER_CORE * cores).div_ceil(browsers.max(1));
         Self(Arc::new(Semaphore::new(lanes)))
     }
 
     /// Takes a lane, or gets in the queue for one.
-    pub(super) fn claim(&self) -> Claim {
+    pub(crate) fn claim(&self) -> Claim {
         let semaphore = Arc::clone(&self.0);
         if let Ok(permit) = Arc::clone(&semaphore).try_acquire_owned() {
             return Claim::Lane(Lane { _permit: permit });

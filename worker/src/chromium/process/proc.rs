@@ -12,15 +12,15 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// One process, told apart from a later one with the same number by its time of birth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Process {
-    pub(super) pid: Pid,
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
     /// Clock ticks since the machine started.
     born: u64,
 }
 
 impl Process {
     /// The process that has the number now.
-    pub(super) fn find(pid: Pid) -> Option<Self> {
+    pub(crate) fn find(pid: Pid) -> Option<Self> {
         Some(Self {
             pid,
             born: Stat::read(pid)?.born,
@@ -28,25 +28,25 @@ impl Process {
     }
 
     /// Whether it still runs: a zombie does not.
-    pub(super) fn is_alive(self) -> bool {
+    pub(crate) fn is_alive(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.born == self.born && stat.state != 'Z')
     }
 }
 
 impl Process {
     /// How long it has computed.
-    pub(super) fn cpu(self) -> Duration {
+    pub(crate) fn cpu(self) -> Duration {
         let stat = Stat::read(self.pid).filter(|stat| stat.born == self.born);
         TICK * stat.map_or(0, |stat| stat.ticks)
     }
 
     /// Bytes of memory that are its own: neither program nor files.
-    pub(super) fn own_memory(self) -> u64 {
+    pub(crate) fn own_memory(self) -> u64 {
         self.status_bytes(&["RssAnon", "RssShmem"])
     }
 
     /// Bytes of its data segment, as `RLIMIT_DATA` counts them.
-    pub(super) fn data_bytes(self) -> u64 {
+    pub(crate) fn data_bytes(self) -> u64 {
         self.status_bytes(&["VmData"])
     }
 
@@ -64,7 +64,7 @@ impl Process {
 }
 
 /// Bounds the data segment of a process, for good.
-pub(super) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
+pub(crate) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
     let limit = Rlimit {
         current: Some(bytes),
         maximum: Some(bytes),
@@ -75,7 +75,7 @@ pub(super) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
 }
 
 /// The processes whose parent is `parent`, zombies included.
-pub(super) fn children_of(parent: Pid) -> Vec<Pid> {
+pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };

@@ -31,7 +31,7 @@ const MANY: usize = 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WireError {
+pub(crate) enum WireError {
     /// Page or browser are gone. What was under way to a page that went is not answered at all.
     #[error("the page is gone")]
     Closed,
@@ -47,7 +47,7 @@ type Reply = oneshot::Sender<Result<Box<RawValue>, WireError>>;
 
 /// The connection. What is sent leaves in order.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     numbers: AtomicU64,
     outgoing: mpsc::UnboundedSender<Outgoing>,
 }
@@ -61,7 +61,7 @@ struct Outgoing {
 
 /// One page, to be spoken to.
 #[derive(Debug, Clone)]
-pub(super) struct Session {
+pub(crate) struct Session {
     wire: Arc<Wire>,
     id: Arc<str>,
 }
@@ -109,7 +109,7 @@ impl From<Refusal> for WireError {
 impl Wire {
     /// Connects to a browser's debugger at `ws://HOST:PORT/PATH`; gives the task that drives the
     /// connection, too, which ends when either side closes it.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         address: &str,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + 'static), Error> {
         let host = address.trim_start_matches("ws://");
@@ -130,7 +130,7 @@ impl Wire {
     }
 
     /// Opens a way to a page.
-    pub(super) async fn attach(self: &Arc<Self>, page: TargetId) -> Result<Session, WireError> {
+    pub(crate) async fn attach(self: &Arc<Self>, page: TargetId) -> Result<Session, WireError> {
         let mut attach = AttachToTargetParams::new(page);
         attach.flatten = Some(true);
         let id: String = self.send(None, &attach).await?.session_id.into();
@@ -173,7 +173,7 @@ impl Wire {
 impl Session {
     /// Sends a command to the page, at once and in order. The answer has no deadline, and none comes
     /// from a page that is gone.
-    pub(super) fn send<C: Command>(
+    pub(crate) fn send<C: Command>(
         &self,
         command: &C,
     ) -> impl Future<Output = Result<C::Response, WireError>> + Send + use<C> {

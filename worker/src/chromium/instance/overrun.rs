@@ -12,8 +12,8 @@ use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::{Instant, timeout};
 
 use super::{ContractPage, Place};
-use crate::chromium::handle::Harness;
-use crate::chromium::harness;
+use crate::chromium::page::harness::handle::Harness;
+use crate::chromium::page::harness::protocol as harness;
 use crate::sandbox::{CallId, Event};
 
 /// How long a page that is not stuck may take to say how things are.

@@ -1,0 +1,4 @@
+//! Chromium's debugging protocol (CDP).
+
+pub(super) mod client;
+pub(super) mod commands;
