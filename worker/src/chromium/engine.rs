@@ -1,6 +1,5 @@
 //! The `Engine` implementation: keeps browsers running and places contracts in their pages.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,67 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::browser::{self, Browser};
+use super::config::ChromiumConfig;
 use super::instance::ContractPage;
-use super::isolation::layers::Layers;
 use super::page::blank::BlankPage;
 use super::page_pool::Spares;
-use super::process::child::LaunchError;
+use super::process::error::LaunchError;
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
-
-/// How browsers are started, and the limits of what runs in them.
-#[derive(Debug, Clone)]
-pub struct ChromiumConfig {
-    /// The browser's program (not a shell wrapper). None: looked for in the usual places.
-    pub executable: Option<PathBuf>,
-    /// Whom browsers run as when the worker is root.
-    pub user: String,
-    /// How many browser processes share the contracts; at least one.
-    pub browsers: usize,
-    /// How many pages are made before anybody needs them.
-    pub spare_pages: usize,
-    /// How long one call may run. The original service's limit is 2 seconds.
-    pub call_limit: Duration,
-    /// How long a page may take to be made, and again an executable to be evaluated.
-    pub load_limit: Duration,
-    /// How many bytes of JSON one result may have.
-    pub result_limit: u32,
-    /// The heap of one contract's JavaScript, in MiB; a page that needs more dies.
-    pub heap_mb: u32,
-    /// What one contract may allocate outside that heap, in MiB.
-    pub contract_mb: u32,
-    /// What the process of a browser itself may hold for its pages, in MiB.
-    pub browser_mb: u32,
-    /// What a browser and all its pages may use together, in MiB, where the system lets a cgroup be
-    /// made. 0: none is made.
-    pub cgroup_mb: u32,
-    /// What a contract may compute at once while nobody calls it.
-    pub idle_cpu: Duration,
-    /// The protections that are on.
-    pub layers: Layers,
-    /// The program that [`super::run_if_asked`] is the first statement of: this one, but for tests.
-    pub guard: PathBuf,
-}
-
-impl Default for ChromiumConfig {
-    fn default() -> Self {
-        Self {
-            executable: None,
-            user: "nobody".to_owned(),
-            browsers: 1,
-            spare_pages: 0,
-            call_limit: Duration::from_secs(2),
-            load_limit: Duration::from_secs(5),
-            result_limit: 1 << 20,
-            heap_mb: 128,
-            contract_mb: 512,
-            browser_mb: 1024,
-            cgroup_mb: 0,
-            idle_cpu: Duration::from_millis(500),
-            layers: Layers::default(),
-            guard: "/proc/self/exe".into(),
-        }
-    }
-}
 
 /// The browsers of a worker. A cheap handle: clones are the same browsers.
 #[derive(Debug, Clone)]

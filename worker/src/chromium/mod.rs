@@ -20,6 +20,7 @@
 
 mod browser;
 mod cdp;
+mod config;
 mod engine;
 mod instance;
 mod isolation;
@@ -27,8 +28,10 @@ mod page;
 mod page_pool;
 mod process;
 
-pub use engine::{Chromium, ChromiumConfig};
+pub use config::ChromiumConfig;
+pub use engine::Chromium;
 pub use instance::ContractPage;
 pub use isolation::layers::{Layer, Layers};
-pub use process::child::{LaunchError, find};
+pub use process::error::LaunchError;
+pub use process::find::find;
 pub use process::guard::{check_user, run_if_asked};

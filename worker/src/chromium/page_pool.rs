@@ -14,8 +14,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::chromium::cdp::commands::Trouble;
-use crate::chromium::engine::{ChromiumConfig, Fleet};
 use crate::chromium::page::blank::BlankPage;
+use crate::chromium::{config::ChromiumConfig, engine::Fleet};
 
 /// Pages in the making at the same time. Half of the making is waiting: two take hardly longer than
 /// one, four are not made sooner (measured on two cores: 45, 31 and 31 ms a page).

@@ -35,13 +35,14 @@ use crate::chromium::browser::page_closer::{self as reaper, Remains};
 use crate::chromium::browser::send_slots::Lanes;
 use crate::chromium::cdp::client::Wire;
 use crate::chromium::cdp::commands::{COMMAND_LIMIT, Trouble, within};
-use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::config::ChromiumConfig;
 use crate::chromium::isolation::interceptor::{Documents, intercept};
 use crate::chromium::isolation::layers::{Layer, Layers};
 use crate::chromium::isolation::watchdog::{self, Allowance, Subjects};
 use crate::chromium::page::blank::BlankPage;
-use crate::chromium::process::child::{Guarded, LAUNCH_LIMIT, LaunchError, drain};
+use crate::chromium::process::child::{GuardedChild, StartedChild, log_output};
 use crate::chromium::process::confinement;
+use crate::chromium::process::error::{LAUNCH_LIMIT, LaunchError};
 use crate::chromium::process::proc::Process;
 
 /// How often a browser is asked whether it still answers, and how long it may take to.
@@ -77,18 +78,22 @@ pub(crate) struct Browser {
 #[derive(Debug)]
 pub(crate) struct Running {
     browser: Arc<Browser>,
-    guarded: Guarded,
+    guarded: GuardedChild,
     tasks: TaskTracker,
 }
 
 impl Browser {
     /// Starts a browser and everything that serves it.
     pub(crate) async fn launch(config: &ChromiumConfig) -> Result<Running, LaunchError> {
-        let (guarded, address, stderr) = Guarded::start(config).await?;
+        let StartedChild {
+            child: guarded,
+            address,
+            stderr,
+        } = GuardedChild::start(config).await?;
         let tasks = TaskTracker::new();
         let dead = CancellationToken::new();
         // Whoever else may hold its other end: it is of no interest any more.
-        let draining = dead.clone().run_until_cancelled_owned(drain(stderr));
+        let draining = dead.clone().run_until_cancelled_owned(log_output(stderr));
         tasks.spawn(draining);
         let connecting = async {
             let browser = Self::connect(&address, config, &tasks, &dead).await?;
@@ -354,7 +359,7 @@ impl Running {
     }
 }
 
-async fn end(guarded: Guarded, tasks: &TaskTracker, dead: &CancellationToken) {
+async fn end(guarded: GuardedChild, tasks: &TaskTracker, dead: &CancellationToken) {
     dead.cancel();
     guarded.end().await;
     tasks.close();

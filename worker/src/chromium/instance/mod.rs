@@ -26,7 +26,7 @@ use shared::protocol::reply::Failure;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::chromium::browser::send_slots::{Claim, Lane};
-use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::config::ChromiumConfig;
 use crate::chromium::page::blank::{BlankPage, Page};
 use crate::chromium::page::harness::handle::Reply;
 use crate::chromium::page::harness::protocol::{self as harness, News, SLICE_MS};

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::future::pending;
 use std::pin::pin;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,17 +27,14 @@ use crate::chromium::browser::page_closer::Lease;
 use crate::chromium::browser::send_slots::Claim;
 use crate::chromium::cdp::client::Session;
 use crate::chromium::cdp::commands::{COMMAND_LIMIT, Trouble, within};
-use crate::chromium::engine::ChromiumConfig;
+use crate::chromium::config::ChromiumConfig;
 use crate::chromium::isolation::layers::Layer;
 use crate::chromium::isolation::watchdog::Activity;
 use crate::chromium::page::harness::handle::Harness;
 use crate::chromium::page::harness::protocol::{self as harness, Loaded};
-use crate::chromium::process::guard;
-use crate::chromium::process::proc::{self, Process};
+use crate::chromium::process::memory;
+use crate::chromium::process::proc::Process;
 use crate::sandbox::StartError;
-
-/// With less than this a page cannot even begin.
-const LEAST_MB: u32 = 16;
 
 /// How often the process of a page that is being made is looked for, and then looked after. It is there
 /// after about 15 ms, the page after 45.
@@ -163,9 +159,7 @@ impl BlankPage {
             lease,
         } = self;
         if config.layers.has(Layer::Memory) {
-            let own = limits.memory_mb.unwrap_or(config.contract_mb);
-            let own = own.clamp(LEAST_MB, config.contract_mb.max(LEAST_MB));
-            bound_memory(config, &renderers, own).await;
+            memory::bound(config, &renderers, limits.memory_mb).await;
         }
         let activity = Activity::begin();
         let target = page.target_id().clone();
@@ -246,33 +240,6 @@ async fn born(browser: &Browser, before: &HashSet<Pid>) -> Result<HashSet<Proces
 async fn ended(renderers: &HashSet<Process>) {
     while renderers.iter().any(|renderer| renderer.is_alive()) {
         sleep(BIRTH_CHECK).await;
-    }
-}
-
-/// Bounds what a page may allocate beyond what it was born with, and outside the engine's heap:
-/// array buffers, memory of WebAssembly, the document. Over it, the allocation fails inside the page.
-async fn bound_memory(config: &ChromiumConfig, renderers: &HashSet<Process>, limit_mb: u32) {
-    for renderer in renderers {
-        let bytes = renderer.data_bytes() + (u64::from(limit_mb) << 20);
-        if proc::limit_data(renderer.pid, bytes).is_ok() {
-            continue;
-        }
-        // Root without CAP_SYS_RESOURCE may not, the renderer's own user may.
-        let stage = tokio::process::Command::new(&config.guard)
-            .arg(guard::LIMIT)
-            .arg(&config.user)
-            .arg(bytes.to_string())
-            .arg(renderer.pid.to_string())
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .status()
-            .await;
-        if !stage.is_ok_and(|status| status.success()) && renderer.is_alive() {
-            tracing::warn!(pid = %renderer.pid, "a contract's memory outside its heap is not bounded");
-        }
     }
 }
 
