@@ -252,10 +252,10 @@ impl Gauges {
         self.lease.set(truth(!worker.fence.is_closed()));
         self.draining.set(truth(worker.life.is_draining()));
         if let Some(chromium) = &worker.chromium {
-            let load = chromium.load();
-            self.browsers.set(count(load.browsers));
-            self.pages.set(count(load.pages));
-            self.browser_restarts.absolute(load.restarts);
+            let stats = chromium.stats();
+            self.browsers.set(count(stats.browsers));
+            self.pages.set(count(stats.pages));
+            self.browser_restarts.absolute(stats.restarts);
         }
     }
 }

@@ -1,133 +1,144 @@
-//! Pages that are made before anybody needs them: to make one takes most of the time of a load.
+//! The page pool: blank pages that are created ahead, since creating one takes most of a load's time.
 //!
-//! All pages are made here, a few at a time, and whoever waits longest gets the next one. Nothing of a
-//! contract is in a spare page, and a page that was a contract's never comes back.
+//! All pages are created here, a few at a time. The load that has waited longest gets the next one. A
+//! page in the pool has never run contract code, and a contract's page never returns to the pool.
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
-use crate::chromium::cdp::commands::Trouble;
-use crate::chromium::page::blank::BlankPage;
-use crate::chromium::{config::ChromiumConfig, engine::Fleet};
+use super::config::ChromiumConfig;
+use super::fleet::Fleet;
+use super::page::blank::{BlankPage, OpenError};
 
-/// Pages in the making at the same time. Half of the making is waiting: two take hardly longer than
-/// one, four are not made sooner (measured on two cores: 45, 31 and 31 ms a page).
-const TOGETHER: usize = 2;
-/// Pages in a row whose process may end while they are made, before that is taken for the browser's fault.
-const STILLBORN: u32 = 3;
-/// How long no page is made ahead after one could not be made.
-const REST: Duration = Duration::from_secs(1);
+/// Pages that are created at the same time. Half of the creation is waiting: two take hardly longer
+/// than one, four are not faster (measured on two cores with 1, 2 and 4: 45, 31 and 31 ms a page).
+const CONCURRENCY: usize = 2;
+/// How many pages in a row may lose their renderer while they are created. One more is reported as a
+/// failure of the browser.
+const RENDERER_FAILURES: u32 = 3;
+/// How long no page is created ahead after one could not be created.
+const PAUSE: Duration = Duration::from_secs(1);
 
-type Made = Result<BlankPage, Trouble>;
+type OpenedPage = Result<BlankPage, OpenError>;
 
-/// The spare pages of a worker, in all its browsers.
+/// The blank pages of a worker, in all its browsers.
 #[derive(Debug, Default)]
-pub(super) struct Spares {
-    stock: Mutex<Stock>,
+pub(super) struct PagePool {
+    state: Mutex<PoolState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Stock {
+struct PoolState {
     pages: VecDeque<BlankPage>,
-    /// Those who wait for one; there are none while there are pages.
-    waiting: VecDeque<oneshot::Sender<Made>>,
+    /// Loads that wait for a page; none while there are pages.
+    waiters: VecDeque<oneshot::Sender<OpenedPage>>,
 }
 
-impl Stock {
-    /// How many pages there should be more, with `reserve` beside those that are waited for. What died
-    /// counts no longer: a browser that died has taken its own along.
+impl PoolState {
+    /// How many more pages are needed, with `reserve` beyond those that loads wait for. Dead pages are
+    /// removed first: when a browser dies, its pages die with it.
     fn missing(&mut self, reserve: usize) -> usize {
-        self.pages.retain_mut(BlankPage::lives);
-        self.waiting.retain(|waiting| !waiting.is_closed());
-        (self.waiting.len() + reserve).saturating_sub(self.pages.len())
+        self.pages.retain_mut(BlankPage::is_alive);
+        self.waiters.retain(|waiter| !waiter.is_closed());
+        (self.waiters.len() + reserve).saturating_sub(self.pages.len())
     }
 
-    /// Gives a page to whoever waits longest, or puts it into stock. An error is dropped where
-    /// nobody waits.
-    fn add(&mut self, mut made: Made) {
-        while let Some(waiting) = self.waiting.pop_front() {
-            match waiting.send(made) {
+    /// Gives a page to the load that has waited longest, or keeps it. An error is dropped if no load
+    /// waits.
+    fn add(&mut self, mut opened: OpenedPage) {
+        while let Some(waiter) = self.waiters.pop_front() {
+            match waiter.send(opened) {
                 Ok(()) => return,
-                Err(back) => made = back,
+                Err(returned) => opened = returned,
             }
         }
-        self.pages.extend(made);
+        self.pages.extend(opened);
     }
 }
 
-impl Spares {
-    /// Takes a page, or gets in the queue for one. None comes once [`Self::keep`] has ended.
-    pub(super) fn take(&self) -> oneshot::Receiver<Made> {
-        let (waiting, receiver) = oneshot::channel();
-        let mut stock = self.stock();
-        stock.pages.retain_mut(BlankPage::lives);
-        stock.waiting.push_back(waiting);
-        if let Some(oldest) = stock.pages.pop_front() {
-            stock.add(Ok(oldest));
+impl PagePool {
+    /// Takes a page, or joins the queue for one. No page comes once [`Self::run`] has ended.
+    pub(super) fn take(&self) -> oneshot::Receiver<OpenedPage> {
+        let (waiter, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        state.pages.retain_mut(BlankPage::is_alive);
+        state.waiters.push_back(waiter);
+        if let Some(oldest) = state.pages.pop_front() {
+            state.add(Ok(oldest));
         }
         self.changed.notify_one();
         receiver
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.stock().pages.len()
+    /// How many pages are in the pool.
+    pub(super) fn len(&self) -> usize {
+        self.lock().pages.len()
     }
 
-    /// Makes a page for everybody who waits, and keeps as many in reserve as the configuration says;
-    /// never ends by itself.
-    pub(super) async fn keep(&self, config: &ChromiumConfig, mut fleet: watch::Receiver<Fleet>) {
-        let mut making = FuturesUnordered::new();
-        let mut stillborn = 0;
-        let mut rest = pin!(sleep(Duration::ZERO));
+    /// Creates pages until `stop`. Then closes those in the pool, in the background, and fails the
+    /// loads that wait.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        config: Arc<ChromiumConfig>,
+        fleet: watch::Receiver<Fleet>,
+        stop: CancellationToken,
+    ) {
+        stop.run_until_cancelled(self.fill(&config, fleet)).await;
+        *self.lock() = PoolState::default();
+    }
+
+    /// Creates a page for each load that waits, and the configured number of spare ones. Never ends by
+    /// itself.
+    async fn fill(&self, config: &ChromiumConfig, mut fleet: watch::Receiver<Fleet>) {
+        let mut opening = FuturesUnordered::new();
+        let mut renderer_failures = 0;
+        let mut pause = pin!(sleep(Duration::ZERO));
         loop {
-            let reserve = if rest.is_elapsed() {
+            let reserve = if pause.is_elapsed() {
                 config.spare_pages
             } else {
                 0
             };
-            let missing = self.stock().missing(reserve);
-            let browser = fleet.borrow_and_update().emptiest();
+            let missing = self.lock().missing(reserve);
+            let browser = fleet.borrow_and_update().least_loaded();
             if let Some(browser) = browser
-                && making.len() < missing.min(TOGETHER)
+                && opening.len() < missing.min(CONCURRENCY)
             {
-                making.push(BlankPage::open(browser, config));
+                opening.push(BlankPage::open(browser, config));
                 continue;
             }
             tokio::select! {
-                Some(made) = making.next() => match made {
-                    Err(Trouble::Stillborn) if stillborn < STILLBORN => stillborn += 1,
-                    made => {
-                        stillborn = 0;
-                        if let Err(trouble) = &made {
-                            tracing::debug!(%trouble, "no page could be made");
-                            rest.as_mut().reset(Instant::now() + REST);
+                Some(opened) = opening.next() => match opened {
+                    Err(OpenError::RendererEnded) if renderer_failures < RENDERER_FAILURES => {
+                        renderer_failures += 1;
+                    }
+                    opened => {
+                        renderer_failures = 0;
+                        if let Err(error) = &opened {
+                            tracing::debug!(%error, "page could not be created");
+                            pause.as_mut().reset(Instant::now() + PAUSE);
                         }
-                        self.stock().add(made);
+                        self.lock().add(opened);
                     }
                 },
                 () = self.changed.notified() => {}
                 Ok(()) = fleet.changed() => {}
-                () = rest.as_mut(), if !rest.is_elapsed() => {}
+                () = pause.as_mut(), if !pause.is_elapsed() => {}
             }
         }
     }
 
-    /// Closes them all, in the background, and disappoints those who wait.
-    pub(super) fn clear(&self) {
-        *self.stock() = Stock::default();
-    }
-
-    fn stock(&self) -> MutexGuard<'_, Stock> {
-        // The stock is whole after any panic.
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        // No panic can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! The news of a browser's pages: whoever uses one learns when it dies, and why.
+//! Reports to the user of a page when the page dies, and why.
 //!
-//! Nothing is closed here, and nothing is judged: a page is dead because the browser says so, or whoever
-//! has watched it.
+//! Nothing is closed or decided here. A page is dead when the browser reports it, or when the watchdog
+//! declares it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,50 +13,51 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, select};
 use tokio::sync::oneshot;
 
-use crate::chromium::browser::Browser;
-use crate::chromium::cdp::commands::Trouble;
+use super::Browser;
+use crate::chromium::cdp::execute::CdpError;
 
-/// The pages whose end is waited for.
+/// The pages of one browser whose death is to be reported.
 #[derive(Debug, Default)]
-pub(crate) struct Deaths(Mutex<HashMap<TargetId, Watched>>);
+pub(crate) struct DeathWatch(Mutex<HashMap<TargetId, AwaitedPage>>);
 
 #[derive(Debug)]
-struct Watched {
-    /// Its only document.
+struct AwaitedPage {
+    /// The URL of its only document.
     url: String,
     death: oneshot::Sender<String>,
 }
 
-/// What may be the end of a page.
+/// An event that may be the end of a page.
 pub(crate) struct Ending {
     target: TargetId,
-    /// It is the end only when the document is not at this address.
+    /// If present, the page ends only if this is not the URL of its document.
     url: Option<String>,
     reason: String,
 }
 
-impl Deaths {
-    /// Tells when a page dies, with the reason. An error means that the browser did.
+impl DeathWatch {
+    /// Starts to watch a page. The receiver gets the reason of its death; an error means that the
+    /// browser died.
     pub(crate) fn watch(&self, target: TargetId, url: String) -> oneshot::Receiver<String> {
-        let (death, news) = oneshot::channel();
-        self.watched().insert(target, Watched { url, death });
-        news
+        let (death, receiver) = oneshot::channel();
+        self.lock().insert(target, AwaitedPage { url, death });
+        receiver
     }
 
-    /// Watches a page no longer.
+    /// Stops watching a page.
     pub(crate) fn forget(&self, target: &TargetId) {
-        self.watched().remove(target);
+        self.lock().remove(target);
     }
 
-    /// Takes a page for dead.
+    /// Reports that a page is dead.
     pub(crate) fn announce(&self, target: &TargetId, reason: String) {
-        if let Some(page) = self.watched().remove(target) {
-            // Nobody may be interested any more.
+        if let Some(page) = self.lock().remove(target) {
+            // Fails when the page's user has dropped the receiver.
             _ = page.death.send(reason);
         }
     }
 
-    /// Announces the ends of all pages for as long as the browser tells of them.
+    /// Reports the pages that end, until the browser sends no more events.
     pub(crate) async fn follow(&self, mut endings: BoxStream<'static, Ending>) {
         while let Some(ending) = endings.next().await {
             if self.is_end(&ending) {
@@ -69,20 +70,20 @@ impl Deaths {
         let Some(url) = &ending.url else {
             return true;
         };
-        // A change of the title or of the address' fragment leaves the document alone.
-        let watched = self.watched();
-        let page = watched.get(&ending.target);
+        // A new title or a new fragment in the URL leaves the document in place.
+        let pages = self.lock();
+        let page = pages.get(&ending.target);
         page.is_some_and(|page| !url.starts_with(&page.url))
     }
 
-    fn watched(&self) -> MutexGuard<'_, HashMap<TargetId, Watched>> {
-        // Whole between any two statements.
+    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, AwaitedPage>> {
+        // No panic can leave the map half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whatever may be the end of a page.
-pub(crate) async fn endings(browser: &Browser) -> Result<BoxStream<'static, Ending>, Trouble> {
+/// Subscribes to every event that may be the end of a page.
+pub(crate) async fn endings(browser: &Browser) -> Result<BoxStream<'static, Ending>, CdpError> {
     let crashed = browser.listen::<EventTargetCrashed>().await?;
     let crashed = crashed.map(|event| Ending {
         target: event.target_id.clone(),

@@ -1,10 +1,9 @@
-//! The way of the calls: a connection to a browser beside chromiumoxide's, over which pages are called
-//! and nothing else.
+//! A lean connection to a browser beside chromiumoxide's. It carries only the calls of pages.
 //!
-//! chromiumoxide keeps the books of every page: it makes a tree of each message and looks at all of
-//! its pages whenever one has anything to say. That is right for making and watching pages. Here a
-//! message is text, and an answer is matched by its number: measured on two cores, a lone call takes
-//! 0.82 instead of 0.99 ms, and 64 callers of one contract get 12 % more calls done.
+//! chromiumoxide tracks the state of every page: it parses each message into a tree, and polls all of
+//! its pages whenever one sends an event. That suits creating and observing pages. Here a message is
+//! text, and a reply is matched by its number. Measured on two cores, a lone call takes 0.82 instead
+//! of 0.99 ms, and 64 callers of one contract get 12 % more calls done.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,32 +22,33 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// Messages that leave together, at most.
-const TOGETHER: usize = 64;
+/// How many messages are written in one batch at most.
+const WRITE_BATCH: usize = 64;
 
-/// Answers that are waited for before those are looked for that nobody waits for any more.
-const MANY: usize = 1024;
+/// How many replies may be expected before abandoned ones are searched for and removed.
+const CLEANUP_THRESHOLD: usize = 1024;
 
-/// Why there is no answer.
+/// Why a command has no reply.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WireError {
-    /// Page or browser are gone. What was under way to a page that went is not answered at all.
+pub(crate) enum ClientError {
+    /// The page or the browser is gone. Commands that were in flight to a page that closed get no reply
+    /// at all.
     #[error("the page is gone")]
     Closed,
-    /// The browser says why.
+    /// The browser refused the command, with this reason.
     #[error("{0}")]
     Refused(String),
-    /// It cannot be read, as when a page's text is not Unicode.
-    #[error("the answer cannot be read: {0}")]
-    Unreadable(#[from] serde_json::Error),
+    /// The reply is not valid JSON text, for example because a page's text is not Unicode.
+    #[error("the reply is malformed: {0}")]
+    Malformed(#[from] serde_json::Error),
 }
 
-type Reply = oneshot::Sender<Result<Box<RawValue>, WireError>>;
+type ReplySender = oneshot::Sender<Result<Box<RawValue>, ClientError>>;
 
-/// The connection. What is sent leaves in order.
+/// The connection. Commands are sent in order.
 #[derive(Debug)]
-pub(crate) struct Wire {
-    numbers: AtomicU64,
+pub(crate) struct CdpClient {
+    next_number: AtomicU64,
     outgoing: mpsc::UnboundedSender<Outgoing>,
 }
 
@@ -56,17 +56,17 @@ pub(crate) struct Wire {
 struct Outgoing {
     number: u64,
     text: String,
-    reply: Reply,
+    reply: ReplySender,
 }
 
-/// One page, to be spoken to.
+/// The connection's session with one page.
 #[derive(Debug, Clone)]
-pub(crate) struct Session {
-    wire: Arc<Wire>,
+pub(crate) struct PageSession {
+    client: Arc<CdpClient>,
     id: Arc<str>,
 }
 
-/// What is sent, as the protocol wants it.
+/// A command as the protocol defines it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Request<'a, C> {
@@ -77,38 +77,38 @@ struct Request<'a, C> {
     params: &'a C,
 }
 
-/// What comes back; an event has no number.
+/// A message from the browser. An event has no number.
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct CdpReply<'a> {
     id: Option<u64>,
     #[serde(borrow)]
     result: Option<&'a RawValue>,
-    error: Option<Refusal>,
+    error: Option<ErrorReply>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorReply {
     code: i64,
     message: String,
 }
 
-impl Refusal {
-    /// Chromium's code for a session that it does not know.
+impl ErrorReply {
+    /// Chromium's code for an unknown session.
     const NO_SESSION: i64 = -32001;
 }
 
-impl From<Refusal> for WireError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal.code {
-            Refusal::NO_SESSION => Self::Closed,
-            _ => Self::Refused(refusal.message),
+impl From<ErrorReply> for ClientError {
+    fn from(reply: ErrorReply) -> Self {
+        match reply.code {
+            ErrorReply::NO_SESSION => Self::Closed,
+            _ => Self::Refused(reply.message),
         }
     }
 }
 
-impl Wire {
-    /// Connects to a browser's debugger at `ws://HOST:PORT/PATH`; gives the task that drives the
-    /// connection, too, which ends when either side closes it.
+impl CdpClient {
+    /// Connects to a browser's debugger at `ws://HOST:PORT/PATH`. The second value is the task that
+    /// drives the connection; it ends when either side closes it.
     pub(crate) async fn connect(
         address: &str,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + 'static), Error> {
@@ -116,38 +116,41 @@ impl Wire {
         let host = host.split('/').next().unwrap_or_default();
         let stream = TcpStream::connect(host).await?;
         stream.set_nodelay(true)?;
-        // What a page answers has its limit in the page.
+        // The harness limits the size of a page's replies.
         let config = WebSocketConfig::default()
             .max_message_size(None)
             .max_frame_size(None);
         let (socket, _) = client_async_with_config(address, stream, Some(config)).await?;
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let wire = Arc::new(Self {
-            numbers: AtomicU64::new(1),
+        let client = Arc::new(Self {
+            next_number: AtomicU64::new(1),
             outgoing,
         });
-        Ok((wire, drive(socket, queue)))
+        Ok((client, drive(socket, queue)))
     }
 
-    /// Opens a way to a page.
-    pub(crate) async fn attach(self: &Arc<Self>, page: TargetId) -> Result<Session, WireError> {
+    /// Opens a session with a page.
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        page: TargetId,
+    ) -> Result<PageSession, ClientError> {
         let mut attach = AttachToTargetParams::new(page);
         attach.flatten = Some(true);
         let id: String = self.send(None, &attach).await?.session_id.into();
-        Ok(Session {
-            wire: Arc::clone(self),
+        Ok(PageSession {
+            client: Arc::clone(self),
             id: id.into(),
         })
     }
 
-    /// Sends a command at once; its answer has no deadline.
+    /// Sends a command at once. The wait for its reply has no time limit.
     fn send<C: Command>(
         &self,
         session_id: Option<&str>,
         command: &C,
-    ) -> impl Future<Output = Result<C::Response, WireError>> + Send + use<C> {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
+    ) -> impl Future<Output = Result<C::Response, ClientError>> + Send + use<C> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let (reply, receiver) = oneshot::channel();
         let sent = serde_json::to_string(&Request {
             id: number,
             session_id,
@@ -155,7 +158,7 @@ impl Wire {
             params: command,
         })
         .map(|text| {
-            // Where nobody listens any more, the reply is dropped.
+            // Fails when the connection has ended. Then `reply` is dropped, which closes the receiver.
             _ = self.outgoing.send(Outgoing {
                 number,
                 text,
@@ -164,93 +167,94 @@ impl Wire {
         });
         async move {
             sent?;
-            let answer = answer.await.map_err(|_| WireError::Closed)??;
-            Ok(serde_json::from_str(answer.get())?)
+            let reply = receiver.await.map_err(|_| ClientError::Closed)??;
+            Ok(serde_json::from_str(reply.get())?)
         }
     }
 }
 
-impl Session {
-    /// Sends a command to the page, at once and in order. The answer has no deadline, and none comes
-    /// from a page that is gone.
+impl PageSession {
+    /// Sends a command to the page, at once and in order. The wait for the reply has no time limit, and a
+    /// page that is gone sends none.
     pub(crate) fn send<C: Command>(
         &self,
         command: &C,
-    ) -> impl Future<Output = Result<C::Response, WireError>> + Send + use<C> {
-        self.wire.send(Some(&self.id), command)
+    ) -> impl Future<Output = Result<C::Response, ClientError>> + Send + use<C> {
+        self.client.send(Some(&self.id), command)
     }
 }
 
-/// The answers that are waited for.
+/// The replies that are expected, by the command's number.
 #[derive(Debug, Default)]
-struct Pending(Mutex<HashMap<u64, Reply>>);
+struct ExpectedReplies(Mutex<HashMap<u64, ReplySender>>);
 
-impl Pending {
-    fn expect(&self, number: u64, reply: Reply) {
-        let mut replies = self.replies();
-        // Pages that are gone leave their last commands unanswered.
-        if replies.len() >= MANY && replies.len() == replies.capacity() {
+impl ExpectedReplies {
+    fn add(&self, number: u64, reply: ReplySender) {
+        let mut replies = self.lock();
+        // Pages that are gone never reply to their last commands.
+        if replies.len() >= CLEANUP_THRESHOLD && replies.len() == replies.capacity() {
             replies.retain(|_, reply| !reply.is_closed());
         }
         replies.insert(number, reply);
     }
 
-    fn settle(&self, text: &str) {
-        let answer: Answer<'_> = match serde_json::from_str(text) {
-            Ok(answer) => answer,
-            Err(error) => return tracing::warn!(%error, "a browser's message cannot be read"),
+    fn resolve(&self, text: &str) {
+        let reply: CdpReply<'_> = match serde_json::from_str(text) {
+            Ok(reply) => reply,
+            Err(error) => return tracing::warn!(%error, "malformed message from a browser"),
         };
-        let Some(reply) = answer.id.and_then(|number| self.replies().remove(&number)) else {
+        let Some(sender) = reply.id.and_then(|number| self.lock().remove(&number)) else {
             return;
         };
-        // Its page may have been closed meanwhile.
-        _ = reply.send(match (answer.result, answer.error) {
+        // Fails when the page was closed meanwhile and the receiver dropped.
+        _ = sender.send(match (reply.result, reply.error) {
             (Some(result), None) => Ok(result.to_owned()),
-            (_, Some(refusal)) => Err(refusal.into()),
-            (None, None) => Err(WireError::Refused(
-                "the browser answered nothing".to_owned(),
+            (_, Some(error)) => Err(error.into()),
+            (None, None) => Err(ClientError::Refused(
+                "the browser sent an empty reply".to_owned(),
             )),
         });
     }
 
-    fn replies(&self) -> MutexGuard<'_, HashMap<u64, Reply>> {
-        // Whole between any two statements.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, ReplySender>> {
+        // No panic can leave the map half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// Writes and reads until either ends; neither waits for the other.
+/// Writes and reads at the same time, until either ends.
 async fn drive(socket: Socket, queue: mpsc::UnboundedReceiver<Outgoing>) {
     let (sink, stream) = socket.split();
-    let pending = Pending::default();
+    let expected = ExpectedReplies::default();
     let ended = tokio::select! {
-        ended = write(sink, queue, &pending) => ended,
-        ended = read(stream, &pending) => ended,
+        ended = write(sink, queue, &expected) => ended,
+        ended = read(stream, &expected) => ended,
     };
     if let Err(error) = ended {
-        tracing::warn!(%error, "the connection to a browser's pages broke");
+        tracing::warn!(%error, "browser page connection failed");
     }
 }
 
 async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut queue: mpsc::UnboundedReceiver<Outgoing>,
-    pending: &Pending,
+    expected: &ExpectedReplies,
 ) -> Result<(), Error> {
-    let mut leaving = Vec::with_capacity(TOGETHER);
-    while queue.recv_many(&mut leaving, TOGETHER).await > 0 {
-        // Pages that are about to be called come along: the browser wakes up once for all of them.
-        let room = TOGETHER - leaving.len();
-        join_batch(&mut leaving, room, || queue.try_recv().ok()).await;
+    let mut batch = Vec::with_capacity(WRITE_BATCH);
+    while queue.recv_many(&mut batch, WRITE_BATCH).await > 0 {
+        // Yields once, so that calls of other pages join the batch: the browser then wakes up once for
+        // all of them.
+        let room = WRITE_BATCH - batch.len();
+        join_batch(&mut batch, room, || queue.try_recv().ok()).await;
         for Outgoing {
             number,
             text,
             reply,
-        } in leaving.drain(..)
+        } in batch.drain(..)
         {
-            pending.expect(number, reply);
+            expected.add(number, reply);
             sink.feed(Message::text(text)).await?;
         }
         sink.flush().await?;
@@ -258,10 +262,10 @@ async fn write(
     Ok(())
 }
 
-async fn read(mut stream: SplitStream<Socket>, pending: &Pending) -> Result<(), Error> {
+async fn read(mut stream: SplitStream<Socket>, expected: &ExpectedReplies) -> Result<(), Error> {
     while let Some(message) = stream.next().await {
         if let Message::Text(text) = message? {
-            pending.settle(&text);
+            expected.resolve(&text);
         }
     }
     Ok(())
@@ -272,36 +276,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_goes_to_whom_it_is_for() {
-        let pending = Pending::default();
+    fn a_reply_reaches_the_sender_of_its_command() {
+        let expected = ExpectedReplies::default();
         let [mut first, mut second, mut third] = [1, 2, 3].map(|number| {
-            let (reply, answer) = oneshot::channel();
-            pending.expect(number, reply);
-            answer
+            let (reply, receiver) = oneshot::channel();
+            expected.add(number, reply);
+            receiver
         });
-        pending.settle(r#"{"method":"Target.attachedToTarget","params":{}}"#);
-        pending.settle(r#"{"id":9,"result":{}}"#);
-        pending.settle("no JSON");
-        pending.settle(r#"{"id":2,"result":{"value":"\ud800"},"sessionId":"S"}"#);
+        expected.resolve(r#"{"method":"Target.attachedToTarget","params":{}}"#);
+        expected.resolve(r#"{"id":9,"result":{}}"#);
+        expected.resolve("no JSON");
+        expected.resolve(r#"{"id":2,"result":{"value":"\ud800"},"sessionId":"S"}"#);
         let text = second.try_recv().unwrap().unwrap();
         assert_eq!(text.get(), r#"{"value":"\ud800"}"#);
-        pending.settle(r#"{"id":1,"error":{"code":-32000,"message":"not now"}}"#);
-        pending.settle(r#"{"id":3,"error":{"code":-32001,"message":"no such session"}}"#);
+        expected.resolve(r#"{"id":1,"error":{"code":-32000,"message":"not now"}}"#);
+        expected.resolve(r#"{"id":3,"error":{"code":-32001,"message":"no such session"}}"#);
         let error = first.try_recv().unwrap().unwrap_err();
         assert_eq!(error.to_string(), "not now");
         let error = third.try_recv().unwrap().unwrap_err();
-        assert!(matches!(error, WireError::Closed));
+        assert!(matches!(error, ClientError::Closed));
     }
 
     #[test]
-    fn what_nobody_waits_for_is_forgotten() {
-        let pending = Pending::default();
-        let (reply, _answer) = oneshot::channel();
-        pending.expect(0, reply);
+    fn replies_that_are_not_awaited_any_more_are_removed() {
+        let expected = ExpectedReplies::default();
+        let (reply, _receiver) = oneshot::channel();
+        expected.add(0, reply);
         for number in 1..100_000 {
-            pending.expect(number, oneshot::channel().0);
+            expected.add(number, oneshot::channel().0);
         }
-        let replies = pending.replies();
-        assert!(replies.len() <= 4 * MANY && replies.contains_key(&0));
+        let replies = expected.lock();
+        assert!(replies.len() <= 4 * CLEANUP_THRESHOLD && replies.contains_key(&0));
     }
 }

@@ -1,49 +1,12 @@
-//! Commands of Chromium's debugging protocol: their deadlines, and the one that is sent for every
-//! batch of calls. What is said with them belongs to their senders.
-
-use std::borrow::Cow;
-use std::fmt::Display;
-use std::time::Duration;
+//! The command that is sent for every batch of calls.
 
 use chromiumoxide::types::{Command, Method, MethodId};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
-/// How long a command may take that does not depend on a contract's code. Chromium leaves a
-/// command unanswered when its page goes away, and chromiumoxide then waits for half a minute.
-pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(5);
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
-    /// No answer in time.
-    #[error("{0} was not answered within {1:?}")]
-    Silent(Cow<'static, str>, Duration),
-    /// The browser refused it, or is gone.
-    #[error("{0}: {1}")]
-    Refused(Cow<'static, str>, String),
-    /// The process of a page ended before the page was made; another may fare better.
-    #[error("a page's process ended while it was made")]
-    Stillborn,
-}
-
-/// Awaits a command, but not for ever.
-pub(crate) async fn within<T, E: Display>(
-    limit: Duration,
-    name: impl Into<Cow<'static, str>>,
-    command: impl Future<Output = Result<T, E>>,
-) -> Result<T, Trouble> {
-    match timeout(limit, command).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Trouble::Refused(name.into(), error.to_string())),
-        Err(_) => Err(Trouble::Silent(name.into(), limit)),
-    }
-}
-
-/// `Runtime.callFunctionOn` with strings for arguments and a string for a result.
+/// `Runtime.callFunctionOn` with a string as its result.
 ///
-/// Leaner than the generated command: this one is the way of every call and every result.
+/// It is leaner than the generated command, since every call and every result is sent with it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CallFunction {
@@ -74,7 +37,7 @@ impl CallFunction {
         }
     }
 
-    /// The function gives a promise: the answer is what it settles to.
+    /// The function returns a promise; the reply is the promise's result.
     pub(crate) fn awaiting(self) -> Self {
         Self {
             await_promise: true,
@@ -82,7 +45,7 @@ impl CallFunction {
         }
     }
 
-    /// With one more argument.
+    /// Adds an argument.
     pub(crate) fn argument(mut self, value: impl Into<serde_json::Value>) -> Self {
         self.arguments.push(Argument {
             value: value.into(),
@@ -101,7 +64,7 @@ impl Command for CallFunction {
     type Response = FunctionReturned;
 }
 
-/// What a function gave back.
+/// What a function returned.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FunctionReturned {
@@ -115,13 +78,13 @@ struct ReturnedValue {
 }
 
 impl FunctionReturned {
-    /// The string, if it is one. The harness' functions do not throw; what does is a stack that the
-    /// contract filled, or an end from outside.
+    /// The string, if it is one. The harness' functions do not throw by themselves: an exception means
+    /// that the contract exhausted the stack, or that execution was terminated.
     pub(crate) fn into_text(self) -> Result<String, &'static str> {
         match (self.exception_details, self.result.value) {
             (None, Some(text)) => Ok(text),
-            (None, None) => Err("the page answered nothing"),
-            (Some(_), _) => Err("the page's harness threw"),
+            (None, None) => Err("the page returned no text"),
+            (Some(_), _) => Err("the page's harness threw an exception"),
         }
     }
 }
@@ -132,7 +95,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_call_is_written_as_the_protocol_wants_it() {
+    fn a_call_is_serialized_as_the_protocol_requires() {
         let call = CallFunction::new("7.1".into(), "function f() {}")
             .argument("a")
             .argument(true);
@@ -149,9 +112,9 @@ mod tests {
 
     #[test]
     fn only_a_string_is_a_result() {
-        let text = |answer| -> Result<String, _> {
-            serde_json::from_value::<FunctionReturned>(answer)
-                .map_err(|_| "no answer")?
+        let text = |reply| -> Result<String, _> {
+            serde_json::from_value::<FunctionReturned>(reply)
+                .map_err(|_| "no reply")?
                 .into_text()
         };
         let string = json!({"type": "string", "value": "a"});

@@ -1,29 +1,32 @@
-//! Rest: a page that nobody has called for a while is frozen, so that its timers and queues stand
-//! still until the next call. A call finds its endpoints all the same; the page is woken along with
-//! it, for what the call awaits.
+//! Freezes a page that has had no call for a while, so that its timers and queues stop until the next
+//! call.
+//!
+//! A frozen page still finds the endpoints of a call. It is woken together with the call, for the
+//! timers and promises that the call awaits.
 
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::Context;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
-use super::{ContractPage, Step};
+use crate::chromium::page::harness::handle::Harness;
 
-/// How long a page stays awake after its last call. Waking it costs the next one a message.
+/// How long a page stays awake after its last call. Waking it costs the next call one message.
 const AWAKE_FOR: Duration = Duration::from_secs(1);
 
-/// How a page that has no calls spends its time.
-pub(super) enum Rest {
-    /// Its timers run; since then nobody has called it.
+/// The state of a page without calls.
+pub(super) enum IdleState {
+    /// Its timers run. It has been idle since this time.
     Awake(Instant),
-    /// It was told to stand still.
+    /// It was told to freeze; the command may still be in flight.
     Frozen(Option<BoxFuture<'static, ()>>),
 }
 
-impl Rest {
-    /// Its last call has just ended.
+impl IdleState {
+    /// The state right after a call.
     pub(super) fn begin() -> Self {
         Self::Awake(Instant::now())
     }
@@ -32,28 +35,30 @@ impl Rest {
     pub(super) fn is_frozen(&self) -> bool {
         matches!(self, Self::Frozen(_))
     }
-}
 
-impl ContractPage {
-    /// Freezes the page when its time has come.
-    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if let Rest::Awake(since) = self.rest {
-            let end = since + AWAKE_FOR;
-            if self.clock.deadline() != end {
-                self.clock.as_mut().reset(end);
+    /// Freezes the page when it has been idle for long enough. `clock` wakes the task for that.
+    pub(super) fn poll(
+        &mut self,
+        harness: &Harness,
+        mut clock: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) {
+        if let Self::Awake(since) = self {
+            let end = *since + AWAKE_FOR;
+            if clock.deadline() != end {
+                clock.as_mut().reset(end);
             }
-            if self.clock.poll_unpin(cx).is_pending() {
-                return Poll::Pending;
+            if clock.poll_unpin(cx).is_pending() {
+                return;
             }
-            self.rest = Rest::Frozen(Some(self.page.harness.freeze()));
+            *self = Self::Frozen(Some(harness.freeze()));
         }
-        if let Rest::Frozen(freezing) = &mut self.rest
+        if let Self::Frozen(freezing) = self
             && freezing
                 .as_mut()
                 .is_some_and(|f| f.poll_unpin(cx).is_ready())
         {
             *freezing = None;
         }
-        Poll::Pending
     }
 }

@@ -1,7 +1,7 @@
-//! What is done when a call runs over its limit: the page is asked what it is doing, so that only the
-//! call to blame is answered with a timeout.
+//! What happens when a call runs over its time limit: the page is inspected, so that only the call to
+//! blame fails with a timeout.
 //!
-//! Whose clock runs, and that a limit has passed, is known in the module above.
+//! `in_flight` measures the time and knows when a limit has passed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,48 +11,58 @@ use futures::future::BoxFuture;
 use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::{Instant, timeout};
 
-use super::{ContractPage, Place};
+use super::in_flight::{CallState, InFlight};
 use crate::chromium::page::harness::handle::Harness;
-use crate::chromium::page::harness::protocol as harness;
+use crate::chromium::page::harness::protocol;
 use crate::sandbox::{CallId, Event};
 
-/// How long a page that is not stuck may take to say how things are.
-const ASK_LIMIT: Duration = Duration::from_millis(200);
-/// How long a stuck page may take to hear that it is terminated, and again to say how things are. The
-/// engine's own long loops (a sort of ten million numbers) hear nothing: such a page says no more.
-const END_LIMIT: Duration = Duration::from_millis(500);
+/// How long a page that is not stuck may take to report its status.
+const STATUS_LIMIT: Duration = Duration::from_millis(200);
+/// How long a stuck page may take to be terminated, and again to report its status. The engine's own
+/// long loops (a sort of ten million numbers) cannot be terminated, and such a page reports nothing.
+const TERMINATE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How a page was found.
+/// The state that a page was found in.
 #[derive(Debug)]
-pub(super) struct Verdict {
-    /// The answer of the harness' `status`, if it could be had.
+pub(super) struct Inspection {
+    /// The reply of the harness' `status`, if the page sent one.
     status: Option<String>,
-    /// Whether it could be had without ending what ran.
+    /// Whether the page replied without being terminated.
     responsive: bool,
 }
 
-/// Asks a page whose promise is overdue; it is stuck when it does not answer.
-fn ask(harness: Harness) -> BoxFuture<'static, Verdict> {
+/// Inspects a page in which a limit has passed. Where only a promise is overdue, the page is asked
+/// before anything in it is terminated.
+pub(super) fn inspect(harness: Harness, calls: &InFlight) -> BoxFuture<'static, Inspection> {
+    if calls.is_front_overdue() {
+        terminate(harness)
+    } else {
+        ask(harness)
+    }
+}
+
+/// Asks for the status. A page that does not reply is stuck.
+fn ask(harness: Harness) -> BoxFuture<'static, Inspection> {
     async move {
-        match timeout(ASK_LIMIT, harness.status()).await {
-            Ok(Ok(status)) => Verdict {
+        match timeout(STATUS_LIMIT, harness.status()).await {
+            Ok(Ok(status)) => Inspection {
                 status: Some(status),
                 responsive: true,
             },
-            _ => interrupt(harness).await,
+            _ => terminate(harness).await,
         }
     }
     .boxed()
 }
 
-/// Ends what runs in a stuck page and asks what it was.
-fn interrupt(harness: Harness) -> BoxFuture<'static, Verdict> {
+/// Terminates what runs in a stuck page, then asks for the status.
+fn terminate(harness: Harness) -> BoxFuture<'static, Inspection> {
     async move {
-        if let Err(trouble) = harness.terminate(END_LIMIT).await {
-            tracing::debug!(%trouble, "a stuck page cannot be interrupted");
+        if let Err(error) = harness.terminate(TERMINATE_LIMIT).await {
+            tracing::debug!(%error, "stuck page could not be terminated");
         }
-        let status = timeout(END_LIMIT, harness.status()).await;
-        Verdict {
+        let status = timeout(TERMINATE_LIMIT, harness.status()).await;
+        Inspection {
             status: status.ok().and_then(Result::ok),
             responsive: false,
         }
@@ -60,83 +70,66 @@ fn interrupt(harness: Harness) -> BoxFuture<'static, Verdict> {
     .boxed()
 }
 
-impl ContractPage {
-    /// Finds out how the page is: gently when only a promise is overdue.
-    pub(super) fn begin_judgement(&mut self) -> BoxFuture<'static, Verdict> {
-        let harness = self.page.harness.clone();
-        let message_runs = !self.flights.is_empty() && self.turn.elapsed() >= self.call_limit;
-        if message_runs {
-            interrupt(harness)
-        } else {
-            ask(harness)
+/// Ends the calls that the inspection explains: finished calls with their results, those to blame with
+/// a timeout. The caller then loses the page, and the other calls with it.
+pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Event> {
+    let now = Instant::now();
+    let mut events = Vec::new();
+    let mut running = None;
+    let status = inspection.status.as_deref();
+    if let Some(Ok(reply)) = status.map(|text| protocol::parse(text, calls.result_limit())) {
+        running = reply.running;
+        // Only the latest update of each call counts: a call that was handed back may have been sent
+        // again since.
+        let mut latest: BTreeMap<_, _> = reply.updates.into_iter().collect();
+        running.and_then(|call| latest.remove(&call));
+        for (call, update) in latest {
+            // Many of these have arrived before; updates of calls that have ended are ignored.
+            calls.apply(call, update, calls.front_since(), now, &mut events);
         }
     }
-
-    /// A limit has passed: finished calls get their results, those to blame a timeout, and the rest
-    /// goes down with the page.
-    pub(super) fn judge(&mut self, verdict: &Verdict) -> Vec<Event> {
-        let now = Instant::now();
-        let mut events = Vec::new();
-        let mut running = None;
-        let status = verdict.status.as_deref();
-        if let Some(Ok(answer)) = status.map(|text| harness::parse(text, self.result_limit)) {
-            running = answer.running;
-            // The latest word on each: a call that was handed back may have come again since.
-            let mut latest: BTreeMap<_, _> = answer.news.into_iter().collect();
-            running.and_then(|call| latest.remove(&call));
-            for (call, news) in latest {
-                // Much of this has arrived before; what is not known any more is simply that.
-                self.take(call, news, self.turn, now, &mut events);
-            }
-        }
-        for (call, since) in self.culprits(running, verdict.responsive, now) {
-            let limit = self.call_limit.as_millis();
-            let message = format!("The call ran longer than {limit} ms");
-            let failure = Failure::started(FailureCode::ExecutionTimeout, message);
-            self.finish(call, Err(failure), now.duration_since(since), &mut events);
-        }
-        events.extend(self.lose("a call ran longer than its limit".to_owned()));
-        events
+    for (call, since) in culprits(calls, running, inspection.responsive, now) {
+        let limit = calls.call_limit().as_millis();
+        let message = format!("The call ran longer than {limit} ms");
+        let failure = Failure::started(FailureCode::ExecutionTimeout, message);
+        calls.finish(call, Err(failure), now.duration_since(since), &mut events);
     }
+    events
+}
 
-    /// The calls to blame, with the time when they began. None when it could be one of several: all of
-    /// them are lost then, and their caller finds out by running them one at a time.
-    fn culprits(
-        &self,
-        running: Option<CallId>,
-        responsive: bool,
-        now: Instant,
-    ) -> Vec<(CallId, Instant)> {
-        let pending = self.calls.iter().filter_map(|(call, place)| match place {
-            Place::Pending(since) => Some((*call, *since)),
-            Place::Flight => None,
-        });
-        if responsive {
-            return pending
-                .filter(|(_, since)| *since + self.call_limit <= now)
-                .collect();
-        }
-        if let Some(call) = running
-            && let Some(place) = self.calls.get(&call)
-        {
-            let since = if let Place::Pending(since) = place {
-                *since
-            } else {
-                self.turn
-            };
-            return vec![(call, since)];
-        }
-        let first = self.flights.front().map_or(&[][..], |flight| &flight.calls);
-        let unanswered = first
-            .iter()
-            .filter(|c| matches!(self.calls.get(c), Some(Place::Flight)));
-        let suspects: Vec<_> = pending
-            .chain(unanswered.map(|call| (*call, self.turn)))
+/// The calls to blame, and when each was started. None if it could be one of several: all of them are
+/// lost then, and `crate::contracts` finds the one to blame by running them one at a time.
+fn culprits(
+    calls: &InFlight,
+    running: Option<CallId>,
+    responsive: bool,
+    now: Instant,
+) -> Vec<(CallId, Instant)> {
+    if responsive {
+        return calls
+            .pending_calls()
+            .filter(|(_, since)| *since + calls.call_limit() <= now)
             .collect();
-        if suspects.len() == 1 {
-            suspects
+    }
+    if let Some(call) = running
+        && let Some(state) = calls.state(call)
+    {
+        let since = if let CallState::Pending(since) = state {
+            since
         } else {
-            Vec::new()
-        }
+            calls.front_since()
+        };
+        return vec![(call, since)];
+    }
+    let unanswered = calls
+        .front_calls()
+        .iter()
+        .filter(|call| matches!(calls.state(**call), Some(CallState::InMessage)))
+        .map(|call| (*call, calls.front_since()));
+    let suspects: Vec<_> = calls.pending_calls().chain(unanswered).collect();
+    if suspects.len() == 1 {
+        suspects
+    } else {
+        Vec::new()
     }
 }

@@ -1,10 +1,10 @@
-//! The watch over one browser: what its pages compute while nobody calls them, and what they make
-//! the browser itself hold.
+//! The watchdog of one browser: what its pages compute while they are idle, and how much memory the
+//! browser's own process holds for them.
 //!
-//! Neither can be bounded where it happens. A page may go on after its answer, in timers or in the
-//! engine's own threads; large strings and blobs live in the browser's process, where their page's
-//! limits do not reach. So both are looked at twice a second, from outside, and whoever is over its
-//! limit loses its page. What becomes of a contract then is the business of `crate::contracts`.
+//! Neither can be limited where it happens. A page may go on after its reply, in timers or in the
+//! engine's own threads. Large strings and blobs live in the browser's process, where the limits of
+//! their page do not apply. So both are measured twice a second, from outside, and a page that is over
+//! its limit is declared dead. `crate::contracts` decides what happens to its contract then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,48 +13,51 @@ use std::time::Duration;
 use chromiumoxide::cdp::browser_protocol::target::TargetId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::chromium::browser::Browser;
+use crate::chromium::browser::death_watch::DeathWatch;
 use crate::chromium::process::proc::Process;
 
-/// How often the watch looks.
+/// The time between two measurements.
 const ROUND: Duration = Duration::from_millis(500);
-/// An idle page may use one part in so many of a core for good.
+/// An idle page may permanently use one core divided by this.
 const IDLE_SHARE: u32 = 20;
-/// The engine's helpers compute beside a call that runs.
-const HELPERS: u32 = 2;
-/// Rounds that the browser has to give memory back after a page was closed.
-const RELIEF: u32 = 4;
+/// While a call runs, the engine's helper threads compute as well: up to this many cores together.
+const CORES_PER_CALL: u32 = 2;
+/// How many rounds the browser has to free memory after a page was closed.
+const ROUNDS_AFTER_CLOSE: u32 = 4;
 
-/// What the watch allows.
+/// The limits that the watchdog enforces.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Allowance {
-    /// What an idle page may compute at once.
+pub(crate) struct WatchdogLimits {
+    /// The processor time that an idle page may use at once.
     pub(crate) idle_cpu: Duration,
-    /// What the browser's own process may hold. At half as much again the browser is given up.
+    /// The memory that the browser's own process may hold. At one and a half times as much the browser
+    /// is restarted.
     pub(crate) browser_bytes: u64,
 }
 
-/// For how long a page had calls under way: written by its calls, read by the watch.
+/// For how long a page has had calls in flight. Written by its calls, read by the watchdog.
 #[derive(Debug)]
-pub(crate) struct Activity(Mutex<Times>);
+pub(crate) struct Activity(Mutex<BusyTime>);
 
 #[derive(Debug)]
-struct Times {
+struct BusyTime {
+    /// The start of the current busy period; none while the page is idle.
     since: Option<Instant>,
+    /// The sum of the earlier busy periods.
     before: Duration,
 }
 
 impl Activity {
-    /// A page that is being made is busy.
+    /// Starts busy: a page that is being loaded computes.
     pub(crate) fn begin() -> Arc<Self> {
         let since = Some(Instant::now());
-        Arc::new(Self(Mutex::new(Times {
+        Arc::new(Self(Mutex::new(BusyTime {
             since,
             before: Duration::ZERO,
         })))
     }
 
-    /// Notes whether calls are under way.
+    /// Records whether calls are in flight.
     pub(crate) fn set(&self, busy: bool) {
         locked(&self.0).set(busy, Instant::now());
     }
@@ -64,7 +67,7 @@ impl Activity {
     }
 }
 
-impl Times {
+impl BusyTime {
     fn set(&mut self, busy: bool, now: Instant) {
         if busy == self.since.is_some() {
             return;
@@ -80,166 +83,189 @@ impl Times {
     }
 }
 
-/// A page under watch.
+/// A page that is measured.
 #[derive(Debug)]
-struct Subject {
+struct WatchedPage {
     renderers: HashSet<Process>,
     activity: Arc<Activity>,
-    /// At the last look.
+    /// Processor time at the last measurement.
     cpu: Duration,
+    /// Busy time at the last measurement.
     busy: Duration,
-    /// Computed in the last round, called or not.
+    /// Processor time used in the last round, idle or not.
     recent: Duration,
-    debt: Debt,
+    excess: ExcessCpu,
 }
 
-/// What a page has computed while it was idle, less what it may.
+/// The processor time that a page has used while it was idle, beyond the share that it may use.
 #[derive(Debug, Default)]
-struct Debt(Duration);
+struct ExcessCpu(Duration);
 
-impl Debt {
-    /// Adds a round of `span`, in which a page computed for `cpu` and was called for `busy`.
+impl ExcessCpu {
+    /// Adds a round of length `span` in which the page computed for `cpu` and had calls for `busy`.
     fn add(&mut self, span: Duration, cpu: Duration, busy: Duration) -> Duration {
-        let idle = cpu.saturating_sub(busy * HELPERS);
+        let idle = cpu.saturating_sub(busy * CORES_PER_CALL);
         self.0 = (self.0 + idle).saturating_sub(span / IDLE_SHARE);
         self.0
     }
 }
 
-impl Subject {
-    fn look(&mut self, span: Duration) -> Duration {
+impl WatchedPage {
+    /// Measures the page; returns its excess processor time.
+    fn measure(&mut self, span: Duration) -> Duration {
         let cpu: Duration = self.renderers.iter().map(|renderer| renderer.cpu()).sum();
         let busy = self.activity.total();
         self.recent = cpu.saturating_sub(self.cpu);
-        let debt = self
-            .debt
+        let excess = self
+            .excess
             .add(span, self.recent, busy.saturating_sub(self.busy));
         (self.cpu, self.busy) = (cpu, busy);
-        debt
+        excess
     }
 }
 
-/// The pages of one browser that are watched.
+/// The pages of one browser that are measured.
 #[derive(Debug, Default)]
-pub(crate) struct Subjects(Mutex<HashMap<TargetId, Subject>>);
+pub(crate) struct WatchedPages(Mutex<HashMap<TargetId, WatchedPage>>);
 
-impl Subjects {
-    /// Begins to watch a page.
+impl WatchedPages {
+    /// Starts measuring a page.
     pub(crate) fn add(
         &self,
         target: TargetId,
         renderers: HashSet<Process>,
         activity: Arc<Activity>,
     ) {
-        let subject = Subject {
+        let page = WatchedPage {
             cpu: renderers.iter().map(|renderer| renderer.cpu()).sum(),
             busy: activity.total(),
             renderers,
             activity,
             recent: Duration::ZERO,
-            debt: Debt::default(),
+            excess: ExcessCpu::default(),
         };
-        locked(&self.0).insert(target, subject);
+        locked(&self.0).insert(target, page);
     }
 
-    /// Watches a page no longer.
+    /// Stops measuring a page.
     pub(crate) fn remove(&self, target: &TargetId) {
         locked(&self.0).remove(target);
     }
 
-    /// Looks at every page; gives those that computed too much while nobody called them.
-    fn look(&self, span: Duration, allowance: Duration) -> Vec<TargetId> {
-        let mut subjects = locked(&self.0);
-        let over = subjects
+    /// Measures every page; returns those whose excess is above the limit.
+    fn measure(&self, span: Duration, limit: Duration) -> Vec<TargetId> {
+        let mut pages = locked(&self.0);
+        let over = pages
             .iter_mut()
-            .filter_map(|(target, subject)| (subject.look(span) > allowance).then_some(target));
+            .filter_map(|(target, page)| (page.measure(span) > limit).then_some(target));
         over.cloned().collect()
     }
 
-    /// The page that did most of late: whoever fills the browser has work to do.
+    /// The page that computed most in the last round. A page that fills the browser has to compute.
     fn busiest(&self) -> Option<TargetId> {
-        let subjects = locked(&self.0);
-        let busiest = subjects.iter().max_by_key(|(_, subject)| subject.recent)?;
+        let pages = locked(&self.0);
+        let busiest = pages.iter().max_by_key(|(_, page)| page.recent)?;
         Some(busiest.0.clone())
     }
 }
 
-/// Watches until the browser is to be given up.
-pub(crate) async fn run(browser: Arc<Browser>, own: Option<Process>, allowance: Allowance) {
-    let mut rounds = interval(ROUND);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = Instant::now();
-    let mut pressure = Pressure::new(allowance.browser_bytes);
-    loop {
-        rounds.tick().await;
-        let span = last.elapsed();
-        last = Instant::now();
-        for target in browser.subjects.look(span, allowance.idle_cpu) {
-            browser.condemn(&target, "it computed while nobody called it");
-        }
-        let held = own.map_or(0, Process::own_memory);
-        match pressure.under(held) {
-            Relief::None => {}
-            Relief::CloseOne => {
-                if let Some(target) = browser.subjects.busiest() {
-                    browser.condemn(&target, "the browser held too much memory for it");
-                }
+/// The watchdog of one browser.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    pub(crate) pages: Arc<WatchedPages>,
+    pub(crate) deaths: Arc<DeathWatch>,
+    /// The browser's own process, if it is known.
+    pub(crate) process: Option<Process>,
+    pub(crate) limits: WatchdogLimits,
+}
+
+impl Watchdog {
+    /// Measures until the browser must be restarted.
+    pub(crate) async fn run(self) {
+        let mut rounds = interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Instant::now();
+        let mut memory = MemoryPressure::new(self.limits.browser_bytes);
+        loop {
+            rounds.tick().await;
+            let span = last.elapsed();
+            last = Instant::now();
+            for target in self.pages.measure(span, self.limits.idle_cpu) {
+                self.declare_dead(&target, "it used too much processor time while idle");
             }
-            Relief::GiveUp => {
-                tracing::warn!(held, "a browser holds too much memory; it is made anew");
-                return;
+            let held = self.process.map_or(0, Process::own_memory);
+            match memory.update(held) {
+                MemoryAction::None => {}
+                MemoryAction::ClosePage => {
+                    if let Some(target) = self.pages.busiest() {
+                        let reason =
+                            "its browser held too much memory, and it was the busiest page";
+                        self.declare_dead(&target, reason);
+                    }
+                }
+                MemoryAction::RestartBrowser => {
+                    tracing::warn!(held, "browser holds too much memory; restarting it");
+                    return;
+                }
             }
         }
     }
+
+    fn declare_dead(&self, target: &TargetId, reason: &str) {
+        self.pages.remove(target);
+        self.deaths.announce(target, reason.to_owned());
+    }
 }
 
-/// What the browser holds, over time. Memory that was freed may stay with the browser's allocator:
-/// that is nobody's fault, so after a page was closed only further growth is.
+/// What the browser holds, over time. Freed memory may stay with the browser's allocator, which is no
+/// page's fault. So after a page was closed, only further growth closes another one.
 #[derive(Debug)]
-struct Pressure {
+struct MemoryPressure {
     limit: u64,
+    /// Above this a page is closed.
     threshold: u64,
-    /// Rounds until the next look.
-    rest: u32,
+    /// Rounds until the next page may be closed.
+    pause: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Relief {
+enum MemoryAction {
     None,
-    /// The page to blame is closed.
-    CloseOne,
+    /// The busiest page is closed.
+    ClosePage,
     /// The browser ends, with all its pages.
-    GiveUp,
+    RestartBrowser,
 }
 
-impl Pressure {
+impl MemoryPressure {
     fn new(limit: u64) -> Self {
         Self {
             limit,
             threshold: limit,
-            rest: 0,
+            pause: 0,
         }
     }
 
-    fn under(&mut self, held: u64) -> Relief {
+    /// Records a measurement, in bytes; says what to do about it.
+    fn update(&mut self, held: u64) -> MemoryAction {
         if held > self.limit + self.limit / 2 {
-            return Relief::GiveUp;
+            return MemoryAction::RestartBrowser;
         }
-        if self.rest > 0 {
-            self.rest -= 1;
+        if self.pause > 0 {
+            self.pause -= 1;
             self.threshold = self.limit.max(held + self.limit / 8);
-            return Relief::None;
+            return MemoryAction::None;
         }
         if held > self.threshold {
-            self.rest = RELIEF;
-            return Relief::CloseOne;
+            self.pause = ROUNDS_AFTER_CLOSE;
+            return MemoryAction::ClosePage;
         }
         self.threshold = self.threshold.min(self.limit.max(held + self.limit / 8));
-        Relief::None
+        MemoryAction::None
     }
 }
 
-/// Nothing in here can panic half-way, so a poisoned table is a whole one.
+/// No panic can leave what the mutex protects half changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -251,65 +277,65 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn what_is_computed_during_calls_is_no_debt() {
-        let mut debt = Debt::default();
-        assert_eq!(debt.add(SECOND, SECOND, SECOND), Duration::ZERO);
-        assert_eq!(debt.add(SECOND, SECOND * 2, SECOND), Duration::ZERO);
+    fn processor_time_during_calls_is_no_excess() {
+        let mut excess = ExcessCpu::default();
+        assert_eq!(excess.add(SECOND, SECOND, SECOND), Duration::ZERO);
+        assert_eq!(excess.add(SECOND, SECOND * 2, SECOND), Duration::ZERO);
     }
 
     #[test]
-    fn what_is_computed_beside_them_adds_up_and_is_forgiven_slowly() {
-        let mut debt = Debt::default();
+    fn idle_processor_time_adds_up_and_decays_slowly() {
+        let mut excess = ExcessCpu::default();
         let half = SECOND / 2;
         assert_eq!(
-            debt.add(SECOND, half, Duration::ZERO),
+            excess.add(SECOND, half, Duration::ZERO),
             Duration::from_millis(450)
         );
         assert_eq!(
-            debt.add(SECOND, half, Duration::ZERO),
+            excess.add(SECOND, half, Duration::ZERO),
             Duration::from_millis(900)
         );
         for _ in 0..20 {
-            debt.add(SECOND, Duration::ZERO, Duration::ZERO);
+            excess.add(SECOND, Duration::ZERO, Duration::ZERO);
         }
-        assert_eq!(debt.0, Duration::ZERO);
-        // As much as is allowed for good never adds up.
+        assert_eq!(excess.0, Duration::ZERO);
+        // The permanently allowed share never adds up.
         for _ in 0..100 {
             assert_eq!(
-                debt.add(SECOND, SECOND / 20, Duration::ZERO),
+                excess.add(SECOND, SECOND / 20, Duration::ZERO),
                 Duration::ZERO
             );
         }
     }
 
     #[test]
-    fn a_browser_that_keeps_what_was_freed_costs_nobody_else_a_page() {
-        let mut pressure = Pressure::new(800);
-        assert_eq!(pressure.under(800), Relief::None);
-        assert_eq!(pressure.under(900), Relief::CloseOne);
+    fn memory_that_the_browser_keeps_after_a_close_closes_no_other_page() {
+        let mut memory = MemoryPressure::new(800);
+        assert_eq!(memory.update(800), MemoryAction::None);
+        assert_eq!(memory.update(900), MemoryAction::ClosePage);
         for _ in 0..100 {
-            assert_eq!(pressure.under(900), Relief::None);
+            assert_eq!(memory.update(900), MemoryAction::None);
         }
-        assert_eq!(pressure.under(1001), Relief::CloseOne);
-        for _ in 0..=RELIEF {
-            assert_eq!(pressure.under(300), Relief::None);
+        assert_eq!(memory.update(1001), MemoryAction::ClosePage);
+        for _ in 0..=ROUNDS_AFTER_CLOSE {
+            assert_eq!(memory.update(300), MemoryAction::None);
         }
-        assert_eq!(pressure.under(801), Relief::CloseOne);
-        assert_eq!(pressure.under(1201), Relief::GiveUp);
+        assert_eq!(memory.update(801), MemoryAction::ClosePage);
+        assert_eq!(memory.update(1201), MemoryAction::RestartBrowser);
     }
 
     #[test]
-    fn busy_is_counted_while_it_lasts() {
+    fn busy_time_is_counted_while_it_lasts() {
         let start = Instant::now();
-        let mut times = Times {
+        let mut time = BusyTime {
             since: Some(start),
             before: Duration::ZERO,
         };
-        assert_eq!(times.total(start + SECOND), SECOND);
-        times.set(false, start + SECOND);
-        assert_eq!(times.total(start + SECOND * 2), SECOND);
-        times.set(true, start + SECOND * 2);
-        times.set(true, start + SECOND * 3);
-        assert_eq!(times.total(start + SECOND * 4), SECOND * 3);
+        assert_eq!(time.total(start + SECOND), SECOND);
+        time.set(false, start + SECOND);
+        assert_eq!(time.total(start + SECOND * 2), SECOND);
+        time.set(true, start + SECOND * 2);
+        time.set(true, start + SECOND * 3);
+        assert_eq!(time.total(start + SECOND * 4), SECOND * 3);
     }
 }
