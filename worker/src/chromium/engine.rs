@@ -27,8 +27,9 @@ pub struct Chromium {
 }
 
 impl Chromium {
-    /// Starts the browsers and waits until all of them are up. Fails if one cannot be started, which
-    /// usually means that the installation is incomplete. Later, a browser that dies is restarted.
+    /// Starts the browsers and waits until all of them are up. Fails if one cannot be started,
+    /// which usually means that the installation is incomplete. Later, a browser that dies is
+    /// restarted.
     pub async fn start(config: ChromiumConfig) -> Result<Self, LaunchError> {
         config.layers.log_disabled();
         let config = Arc::new(config);

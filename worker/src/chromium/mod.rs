@@ -10,39 +10,44 @@
 //! worker ──pipe──> guard ──> browser ──> context ──> renderer ──> page ──> harness ──> contract
 //! ```
 //!
-//! | arrow | file |
-//! |---|---|
-//! | worker to guard | `process/child` starts and ends it |
-//! | guard to browser | `process/guard`, with the program of `process/find` and the flags of `process/flags` |
-//! | worker to browser | `browser/start` connects; `fleet` replaces a browser that dies |
-//! | browser to context, renderer and page | `page/blank` creates them; `browser/page_closer` ends them |
-//! | renderer | `process/confinement` checks its sandbox, `process/memory` and `isolation/watchdog` limit it |
-//! | page to network | `isolation/interceptor` aborts everything but the page's `isolation/document` |
-//! | page to harness | `page/harness` puts `harness.js` into the page and calls it |
-//! | harness to contract | `page/loaded` evaluates the executable; `instance` sends the calls |
+//! Which file owns which arrow:
+//!
+//! - worker to guard: `process/child` starts and ends it.
+//! - guard to browser: `process/guard`, with the program of `process/find` and the flags of
+//!   `process/flags`.
+//! - worker to browser: `browser/start` connects to it; `fleet` replaces a browser that dies.
+//! - browser to context, renderer and page: `page/blank` creates them, `browser/page_closer` ends
+//!   them.
+//! - renderer to machine: `process/confinement` checks its sandbox, `process/memory` and
+//!   `isolation/watchdog` limit it.
+//! - page to network: `isolation/interceptor` aborts every request but the one for the page's
+//!   `isolation/document`.
+//! - page to harness: `page/harness` puts `harness.js` into the page and calls it.
+//! - harness to contract: `page/loaded` evaluates the executable; `instance` sends the calls.
 //!
 //! `engine` puts these together. `config` and `isolation/layers` are at the bottom.
 //!
 //! # The life of a page
 //!
-//! | state | type | becomes |
+//! | state | held by | next |
 //! |---|---|---|
-//! | being created | `page::blank::BlankPage::open` | blank, or closing if its renderer ends |
-//! | blank, in the `page_pool` | `page::blank::BlankPage` | loading, once a load takes it |
-//! | loading | `page::loaded::LoadedPage` | awake, or closing if the executable is no contract |
-//! | awake | `instance::ContractPage` | frozen, a second after its last call |
-//! | frozen | `instance::ContractPage` | awake, with its next call |
-//! | lost | `instance::ContractPage` | closing: it died, or a call ran over its limit |
-//! | closing | `browser::page_closer` | gone, with its context and renderers |
+//! | opening | `page/blank` | blank; closing if its renderer ends |
+//! | blank | `page_pool` | loading, when a load takes it |
+//! | loading | `page/loaded` | awake; closing if the executable is refused |
+//! | awake | `instance` | frozen, a second after its last call |
+//! | frozen | `instance` | awake, with its next call |
+//! | lost | `instance` | closing; the page died, or a call ran over its limit |
+//! | closing | `browser/page_closer` | gone, with its context and renderers |
 //!
-//! From any state a page is lost when its browser dies. Dropping it in any state closes it. No page goes
-//! back: a page that was a contract's is never used for another one.
+//! When a browser dies, its pages die with it, whatever their state. Dropping a page in any state
+//! closes it. A contract's page never becomes blank again: it is never used for another contract.
 //!
 //! # Two connections
 //!
-//! A worker has two connections to each browser. chromiumoxide's connection creates and observes pages;
-//! it parses every message and polls all pages for each event. `cdp/client` is a lean second one for the
-//! calls alone: a lone call takes 0.82 instead of 0.99 ms over it (measured on two cores).
+//! A worker has two connections to each browser. chromiumoxide's connection creates and observes
+//! pages; it parses every message and polls all pages for each event. `cdp/client` is a lean second
+//! one for the calls alone: a lone call takes 0.82 instead of 0.99 ms over it (measured on two
+//! cores).
 
 mod browser;
 mod cdp;

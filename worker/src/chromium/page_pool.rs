@@ -1,7 +1,8 @@
-//! The page pool: blank pages that are created ahead, since creating one takes most of a load's time.
+//! The page pool: blank pages that are created ahead, since creating one takes most of a load's
+//! time.
 //!
-//! All pages are created here, a few at a time. The load that has waited longest gets the next one. A
-//! page in the pool has never run contract code, and a contract's page never returns to the pool.
+//! All pages are created here, a few at a time. The load that has waited longest gets the next one.
+//! A page in the pool has never run contract code, and a contract's page never returns to the pool.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -21,8 +22,8 @@ use super::page::blank::{BlankPage, OpenError};
 /// Pages that are created at the same time. Half of the creation is waiting: two take hardly longer
 /// than one, four are not faster (measured on two cores with 1, 2 and 4: 45, 31 and 31 ms a page).
 const CONCURRENCY: usize = 2;
-/// How many pages in a row may lose their renderer while they are created. One more is reported as a
-/// failure of the browser.
+/// How many pages in a row may lose their renderer while they are created. One more is reported as
+/// a failure of the browser.
 const RENDERER_FAILURES: u32 = 3;
 /// How long no page is created ahead after one could not be created.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -44,16 +45,16 @@ struct PoolState {
 }
 
 impl PoolState {
-    /// How many more pages are needed, with `reserve` beyond those that loads wait for. Dead pages are
-    /// removed first: when a browser dies, its pages die with it.
+    /// How many more pages are needed, with `reserve` beyond those that loads wait for. Dead pages
+    /// are removed first: when a browser dies, its pages die with it.
     fn missing(&mut self, reserve: usize) -> usize {
         self.pages.retain_mut(BlankPage::is_alive);
         self.waiters.retain(|waiter| !waiter.is_closed());
         (self.waiters.len() + reserve).saturating_sub(self.pages.len())
     }
 
-    /// Gives a page to the load that has waited longest, or keeps it. An error is dropped if no load
-    /// waits.
+    /// Gives a page to the load that has waited longest, or keeps it. An error is dropped if no
+    /// load waits.
     fn add(&mut self, mut opened: OpenedPage) {
         while let Some(waiter) = self.waiters.pop_front() {
             match waiter.send(opened) {
@@ -96,8 +97,8 @@ impl PagePool {
         *self.lock() = PoolState::default();
     }
 
-    /// Creates a page for each load that waits, and the configured number of spare ones. Never ends by
-    /// itself.
+    /// Creates a page for each load that waits, and the configured number of spare ones. Never ends
+    /// by itself.
     async fn fill(&self, config: &ChromiumConfig, mut fleet: watch::Receiver<Fleet>) {
         let mut opening = FuturesUnordered::new();
         let mut renderer_failures = 0;

@@ -1,7 +1,7 @@
 //! Reports to the user of a page when the page dies, and why.
 //!
-//! Nothing is closed or decided here. A page is dead when the browser reports it, or when the watchdog
-//! declares it.
+//! Nothing is closed or decided here. A page is dead when the browser reports it, or when the
+//! watchdog declares it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

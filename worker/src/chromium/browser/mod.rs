@@ -2,8 +2,8 @@
 //!
 //! This file is the bottom of the folder; it knows none of the others. From here up:
 //!
-//! - [`death_watch`] reports when a page dies. [`page_closer`] ends pages. [`send_slots`] limits the
-//!   messages in flight to pages.
+//! - [`death_watch`] reports when a page dies. [`page_closer`] ends pages. [`send_slots`] limits
+//!   the messages in flight to pages.
 //! - [`handle`] is everything that a page needs of its browser.
 //! - [`start`] launches a browser, connects to it, examines it, and runs its tasks.
 
@@ -37,8 +37,8 @@ pub(crate) struct Browser {
     /// How many pages may live in each renderer.
     renderer_users: Mutex<HashMap<Process, usize>>,
     moves_pages: AtomicBool,
-    /// Held from the start of a page's creation until its renderer exists: the renderers that appear
-    /// meanwhile belong to that page.
+    /// Held from the start of a page's creation until its renderer exists: the renderers that
+    /// appear meanwhile belong to that page.
     pub(crate) page_creation: tokio::sync::Mutex<()>,
 }
 
@@ -137,8 +137,8 @@ impl Browser {
             .collect())
     }
 
-    /// Whether the browser may show a page's document in another renderer than the one that it starts
-    /// for the page. Chromium 148 to 156 do not, with the flags used here.
+    /// Whether the browser may show a page's document in another renderer than the one that it
+    /// starts for the page. Chromium 148 to 156 do not, with the flags used here.
     pub(crate) fn moves_pages(&self) -> bool {
         self.moves_pages.load(Ordering::Relaxed)
     }

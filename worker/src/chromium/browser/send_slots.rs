@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Messages in flight at once, for each core of the machine. Measured on two cores with a hundred
-/// contracts and 256 callers: 5,350 calls/s without a limit, 6,900 with 8 for each core, 8,900 with 4,
-/// 9,300 with 2, 5,800 with 1.
+/// contracts and 256 callers: 5,350 calls/s without a limit, 6,900 with 8 for each core, 8,900 with
+/// 4, 9,300 with 2, 5,800 with 1.
 const PER_CORE: usize = 4;
 
 /// The send slots of one browser.

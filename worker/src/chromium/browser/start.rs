@@ -1,8 +1,8 @@
-//! Starts a browser: launches its process, connects to it, runs its tasks, and examines how it treats
-//! a page.
+//! Starts a browser: launches its process, connects to it, runs its tasks, and examines how it
+//! treats a page.
 //!
-//! A browser is dead as soon as one of its tasks ends or panics, its guard ends, or it does not reply
-//! any more. Then everything that belongs to it ends; `fleet` starts the next browser.
+//! A browser is dead as soon as one of its tasks ends or panics, its guard ends, or it does not
+//! reply any more. Then everything that belongs to it ends; `fleet` starts the next browser.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -137,7 +137,8 @@ async fn connect(
     config: &ChromiumConfig,
     tasks: &BrowserTasks,
 ) -> Result<Arc<BrowserHandle>, CdpError> {
-    // Longer than every time limit of the worker's own, so that chromiumoxide's never applies first.
+    // Longer than every time limit of the worker's own, so that chromiumoxide's never applies
+    // first.
     let request_timeout = LAUNCH_LIMIT + config.call_limit * 2 + config.load_limit * 2;
     let handler_config = HandlerConfig {
         viewport: None,
@@ -209,8 +210,8 @@ async fn spawn_tasks(
     Ok(())
 }
 
-/// Opens the browser's first page and checks how the browser treats it. Returns the protections that
-/// the renderer lacks; empty if it is fully confined.
+/// Opens the browser's first page and checks how the browser treats it. Returns the protections
+/// that the renderer lacks; empty if it is fully confined.
 async fn examine(
     handle: &Arc<BrowserHandle>,
     config: &ChromiumConfig,

@@ -1,9 +1,9 @@
 //! A lean connection to a browser beside chromiumoxide's. It carries only the calls of pages.
 //!
-//! chromiumoxide tracks the state of every page: it parses each message into a tree, and polls all of
-//! its pages whenever one sends an event. That suits creating and observing pages. Here a message is
-//! text, and a reply is matched by its number. Measured on two cores, a lone call takes 0.82 instead
-//! of 0.99 ms, and 64 callers of one contract get 12 % more calls done.
+//! chromiumoxide tracks the state of every page: it parses each message into a tree, and polls all
+//! of its pages whenever one sends an event. That suits creating and observing pages. Here a
+//! message is text, and a reply is matched by its number. Measured on two cores, a lone call takes
+//! 0.82 instead of 0.99 ms, and 64 callers of one contract get 12 % more calls done.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,8 +31,8 @@ const CLEANUP_THRESHOLD: usize = 1024;
 /// Why a command has no reply.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The page or the browser is gone. Commands that were in flight to a page that closed get no reply
-    /// at all.
+    /// The page or the browser is gone. Commands that were in flight to a page that closed get no
+    /// reply at all.
     #[error("the page is gone")]
     Closed,
     /// The browser refused the command, with this reason.
@@ -158,7 +158,8 @@ impl CdpClient {
             params: command,
         })
         .map(|text| {
-            // Fails when the connection has ended. Then `reply` is dropped, which closes the receiver.
+            // Fails when the connection has ended. Then `reply` is dropped, which closes the
+            // receiver.
             _ = self.outgoing.send(Outgoing {
                 number,
                 text,
@@ -174,8 +175,8 @@ impl CdpClient {
 }
 
 impl PageSession {
-    /// Sends a command to the page, at once and in order. The wait for the reply has no time limit, and a
-    /// page that is gone sends none.
+    /// Sends a command to the page, at once and in order. The wait for the reply has no time limit,
+    /// and a page that is gone sends none.
     pub(crate) fn send<C: Command>(
         &self,
         command: &C,
@@ -244,8 +245,8 @@ async fn write(
 ) -> Result<(), Error> {
     let mut batch = Vec::with_capacity(WRITE_BATCH);
     while queue.recv_many(&mut batch, WRITE_BATCH).await > 0 {
-        // Yields once, so that calls of other pages join the batch: the browser then wakes up once for
-        // all of them.
+        // Yields once, so that calls of other pages join the batch: the browser then wakes up once
+        // for all of them.
         let room = WRITE_BATCH - batch.len();
         join_batch(&mut batch, room, || queue.try_recv().ok()).await;
         for Outgoing {

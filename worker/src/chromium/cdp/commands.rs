@@ -78,8 +78,8 @@ struct ReturnedValue {
 }
 
 impl FunctionReturned {
-    /// The string, if it is one. The harness' functions do not throw by themselves: an exception means
-    /// that the contract exhausted the stack, or that execution was terminated.
+    /// The string, if it is one. The harness' functions do not throw by themselves: an exception
+    /// means that the contract exhausted the stack, or that execution was terminated.
     pub(crate) fn into_text(self) -> Result<String, &'static str> {
         match (self.exception_details, self.result.value) {
             (None, Some(text)) => Ok(text),

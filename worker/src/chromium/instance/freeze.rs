@@ -1,5 +1,5 @@
-//! Freezes a page that has had no call for a while, so that its timers and queues stop until the next
-//! call.
+//! Freezes a page that has had no call for a while, so that its timers and queues stop until the
+//! next call.
 //!
 //! A frozen page still finds the endpoints of a call. It is woken together with the call, for the
 //! timers and promises that the call awaits.

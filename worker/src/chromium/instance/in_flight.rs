@@ -1,9 +1,9 @@
 //! The calls of one contract that are in flight: the message that each was sent in, whose time is
 //! running, and what each reply means.
 //!
-//! A page works on its messages in order. So the time of the first message runs, and the time of the
-//! second one starts when the first is answered. A call that returned a promise has a time limit of
-//! its own.
+//! A page works on its messages in order. So the time of the first message runs, and the time of
+//! the second one starts when the first is answered. A call that returned a promise has a time
+//! limit of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll};
@@ -22,8 +22,8 @@ use crate::sandbox::{CallId, Event};
 /// A message that is in flight for longer frees its send slot, so that calls that compute delay no
 /// other contract's.
 const SLOT_TIME: Duration = Duration::from_millis(2 * SLICE_MS);
-/// A message that takes longer than this keeps the page from settling promises. A promise that becomes
-/// overdue later than that is examined only when the message is answered.
+/// A message that takes longer than this keeps the page from settling promises. A promise that
+/// becomes overdue later than that is examined only when the message is answered.
 const STUCK: Duration = Duration::from_millis(100);
 
 /// Where a call is.

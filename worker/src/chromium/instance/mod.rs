@@ -1,7 +1,7 @@
 //! One loaded contract: sends its calls to its page, and reports what happened to each.
 //!
-//! At most two messages are in flight, so that the page never waits for the worker. Each message has a
-//! send slot of its browser. Calls that are submitted meanwhile gather for the next message.
+//! At most two messages are in flight, so that the page never waits for the worker. Each message
+//! has a send slot of its browser. Calls that are submitted meanwhile gather for the next message.
 //!
 //! A page in which a call ran over its time limit is not used any more. Its running code can be
 //! terminated, but not what the contract has left in timers and queues.
@@ -40,13 +40,13 @@ use overrun::Inspection;
 const BATCH: usize = 128;
 /// Messages in flight at most.
 const MESSAGES: usize = 2;
-/// A second message is sent only with at least so many calls. A message costs the worker, the browser
-/// and the page the same whatever it holds, and the page works on messages in order anyway.
+/// A second message is sent only with at least so many calls. A message costs the worker, the
+/// browser and the page the same whatever it holds, and the page works on messages in order anyway.
 const SECOND_MESSAGE_CALLS: usize = 32;
 /// Promises that may be pending in one page.
 const PENDING: usize = 1024;
-/// A timer that fires this late shows that the worker itself was not running. The replies of that time
-/// then get as long again to be read, before any call is blamed.
+/// A timer that fires this late shows that the worker itself was not running. The replies of that
+/// time then get as long again to be read, before any call is blamed.
 const STALLED: Duration = Duration::from_millis(100);
 
 /// One contract in its page.

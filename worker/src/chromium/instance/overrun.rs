@@ -1,5 +1,5 @@
-//! What happens when a call runs over its time limit: the page is inspected, so that only the call to
-//! blame fails with a timeout.
+//! What happens when a call runs over its time limit: the page is inspected, so that only the call
+//! to blame fails with a timeout.
 //!
 //! `in_flight` measures the time and knows when a limit has passed.
 
@@ -18,8 +18,9 @@ use crate::sandbox::{CallId, Event};
 
 /// How long a page that is not stuck may take to report its status.
 const STATUS_LIMIT: Duration = Duration::from_millis(200);
-/// How long a stuck page may take to be terminated, and again to report its status. The engine's own
-/// long loops (a sort of ten million numbers) cannot be terminated, and such a page reports nothing.
+/// How long a stuck page may take to be terminated, and again to report its status. The engine's
+/// own long loops (a sort of ten million numbers) cannot be terminated, and such a page reports
+/// nothing.
 const TERMINATE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The state that a page was found in.
@@ -70,8 +71,8 @@ fn terminate(harness: Harness) -> BoxFuture<'static, Inspection> {
     .boxed()
 }
 
-/// Ends the calls that the inspection explains: finished calls with their results, those to blame with
-/// a timeout. The caller then loses the page, and the other calls with it.
+/// Ends the calls that the inspection explains: finished calls with their results, those to blame
+/// with a timeout. The caller then loses the page, and the other calls with it.
 pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Event> {
     let now = Instant::now();
     let mut events = Vec::new();
@@ -79,8 +80,8 @@ pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Even
     let status = inspection.status.as_deref();
     if let Some(Ok(reply)) = status.map(|text| protocol::parse(text, calls.result_limit())) {
         running = reply.running;
-        // Only the latest update of each call counts: a call that was handed back may have been sent
-        // again since.
+        // Only the latest update of each call counts: a call that was handed back may have been
+        // sent again since.
         let mut latest: BTreeMap<_, _> = reply.updates.into_iter().collect();
         running.and_then(|call| latest.remove(&call));
         for (call, update) in latest {
@@ -97,8 +98,8 @@ pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Even
     events
 }
 
-/// The calls to blame, and when each was started. None if it could be one of several: all of them are
-/// lost then, and `crate::contracts` finds the one to blame by running them one at a time.
+/// The calls to blame, and when each was started. None if it could be one of several: all of them
+/// are lost then, and `crate::contracts` finds the one to blame by running them one at a time.
 fn culprits(
     calls: &InFlight,
     running: Option<CallId>,

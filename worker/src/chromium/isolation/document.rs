@@ -15,8 +15,8 @@ const CONTENT_SECURITY_POLICY: &str = "sandbox allow-scripts; default-src 'none'
      script-src 'unsafe-eval' 'wasm-unsafe-eval'; form-action 'none'; base-uri 'none'; \
      frame-ancestors 'none'";
 
-/// Every feature that Chromium 148 to 156 know (`document.featurePolicy.features()`). The other layers
-/// stop the features of later versions.
+/// Every feature that Chromium 148 to 156 know (`document.featurePolicy.features()`). The other
+/// layers stop the features of later versions.
 const FEATURES: &str = "accelerometer aria-notify attribution-reporting autoplay browsing-topics camera captured-surface-control \
      ch-device-memory ch-downlink ch-dpr ch-ect ch-prefers-color-scheme \
      ch-prefers-reduced-motion ch-prefers-reduced-transparency ch-rtt ch-save-data ch-ua \

@@ -1,7 +1,7 @@
 //! Decides what pages may fetch: each page its one document, once. Every other request is aborted.
 //!
-//! Interception on the browser's root session sees the requests of all pages, navigations included. It
-//! is one of several layers; the others are flags (`process/flags`) and the document's policies.
+//! Interception on the browser's root session sees the requests of all pages, navigations included.
+//! It is one of several layers; the others are flags (`process/flags`) and the document's policies.
 
 use std::sync::Arc;
 

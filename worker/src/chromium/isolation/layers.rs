@@ -1,9 +1,9 @@
 //! Which protections are on: all of them, except in the attack suite.
 //!
-//! A failed attack proves something only if the same attack succeeds without the layer that stops it.
-//! So the suite turns layers off with `ATTACK_SUITE_LAYERS_OFF`. A worker that finds it set logs an
-//! error and must not be used for anything else. Chromium's own sandbox is not among the layers:
-//! no contract ever runs without it.
+//! A failed attack proves something only if the same attack succeeds without the layer that stops
+//! it. So the suite turns layers off with `ATTACK_SUITE_LAYERS_OFF`. A worker that finds it set
+//! logs an error and must not be used for anything else. Chromium's own sandbox is not among the
+//! layers: no contract ever runs without it.
 
 use shared::service::config::{ConfigError, Env};
 

@@ -3,8 +3,8 @@
 //!
 //! Neither can be limited where it happens. A page may go on after its reply, in timers or in the
 //! engine's own threads. Large strings and blobs live in the browser's process, where the limits of
-//! their page do not apply. So both are measured twice a second, from outside, and a page that is over
-//! its limit is declared dead. `crate::contracts` decides what happens to its contract then.
+//! their page do not apply. So both are measured twice a second, from outside, and a page that is
+//! over its limit is declared dead. `crate::contracts` decides what happens to its contract then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +30,8 @@ const ROUNDS_AFTER_CLOSE: u32 = 4;
 pub(crate) struct WatchdogLimits {
     /// The processor time that an idle page may use at once.
     pub(crate) idle_cpu: Duration,
-    /// The memory that the browser's own process may hold. At one and a half times as much the browser
-    /// is restarted.
+    /// The memory that the browser's own process may hold. At one and a half times as much the
+    /// browser is restarted.
     pub(crate) browser_bytes: u64,
 }
 
@@ -217,8 +217,8 @@ impl Watchdog {
     }
 }
 
-/// What the browser holds, over time. Freed memory may stay with the browser's allocator, which is no
-/// page's fault. So after a page was closed, only further growth closes another one.
+/// What the browser holds, over time. Freed memory may stay with the browser's allocator, which is
+/// no page's fault. So after a page was closed, only further growth closes another one.
 #[derive(Debug)]
 struct MemoryPressure {
     limit: u64,

@@ -33,8 +33,8 @@ use crate::chromium::isolation::watchdog::Activity;
 use crate::chromium::process::memory;
 use crate::chromium::process::proc::Process;
 
-/// The time between two checks for the renderer of a page that is being created. The renderer exists
-/// after about 15 ms, the page after 45 ms.
+/// The time between two checks for the renderer of a page that is being created. The renderer
+/// exists after about 15 ms, the page after 45 ms.
 const RENDERER_CHECK: Duration = Duration::from_millis(5);
 /// A page without a renderer by then will not get one.
 const RENDERER_LIMIT: Duration = Duration::from_secs(1);
@@ -69,8 +69,8 @@ impl fmt::Debug for BlankPage {
 }
 
 impl BlankPage {
-    /// Creates a page in a browser context of its own and, by Chromium's site isolation, a renderer of
-    /// its own.
+    /// Creates a page in a browser context of its own and, by Chromium's site isolation, a renderer
+    /// of its own.
     pub(crate) async fn open(
         browser: Arc<BrowserHandle>,
         config: &ChromiumConfig,
@@ -182,8 +182,8 @@ struct CreatedTarget<'a> {
     document: DocumentUrl<'a>,
 }
 
-/// Creates the page in its context, and finds its renderers. Until a page has its renderers, the next
-/// page's creation waits.
+/// Creates the page in its context, and finds its renderers. Until a page has its renderers, the
+/// next page's creation waits.
 async fn create_target<'a>(
     handle: &'a BrowserHandle,
     slot: &mut PageSlot,
@@ -220,8 +220,8 @@ async fn create_target<'a>(
     })
 }
 
-/// The renderers of the page that is being created, as soon as they exist. Pending where the browser
-/// moves pages: the page may end up in others.
+/// The renderers of the page that is being created, as soon as they exist. Pending where the
+/// browser moves pages: the page may end up in others.
 async fn new_renderers(
     browser: &Browser,
     before: &HashSet<Pid>,
@@ -240,8 +240,8 @@ async fn new_renderers(
     Err(OpenError::RendererEnded)
 }
 
-/// Waits for the end of the renderers of a page that is being created. chromiumoxide goes on to wait
-/// for such a page, and Chromium does not report every such end.
+/// Waits for the end of the renderers of a page that is being created. chromiumoxide goes on to
+/// wait for such a page, and Chromium does not report every such end.
 async fn renderers_ended(renderers: &HashSet<Process>) {
     while renderers.iter().any(|renderer| renderer.is_alive()) {
         sleep(RENDERER_CHECK).await;

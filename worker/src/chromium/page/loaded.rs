@@ -16,8 +16,8 @@ use crate::chromium::cdp::execute::{COMMAND_LIMIT, execute};
 use crate::chromium::isolation::watchdog::Activity;
 use crate::sandbox::StartError;
 
-/// How much of an executable is sent in one message, in bytes. A browser reads one message at a time,
-/// at about 20 ms for a megabyte, and the calls of its other pages wait meanwhile.
+/// How much of an executable is sent in one message, in bytes. A browser reads one message at a
+/// time, at about 20 ms for a megabyte, and the calls of its other pages wait meanwhile.
 const PIECE: usize = 256 << 10;
 
 /// A page with its harness, dedicated to one contract.
@@ -64,8 +64,9 @@ impl LoadedPage {
     }
 }
 
-/// Tries the forms that an executable may have. Text that looks like an object literal may still be a
-/// script that begins with a block. If it is neither, the error is that of the form it looks like.
+/// Tries the forms that an executable may have. Text that looks like an object literal may still be
+/// a script that begins with a block. If it is neither, the error is that of the form it looks
+/// like.
 async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
@@ -103,8 +104,9 @@ fn pieces(mut text: &str, size: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The position of a syntax error: `SyntaxError: .. (line 2, column 5)`, counted from one. `eval` does
-/// not report it, so the source is compiled once more, which runs no code. None if it compiles.
+/// The position of a syntax error: `SyntaxError: .. (line 2, column 5)`, counted from one. `eval`
+/// does not report it, so the source is compiled once more, which runs no code. None if it
+/// compiles.
 async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Option<String> {
     let prefix = if is_literal { "0," } else { "" };
     let compile = CompileScriptParams::new(format!("{prefix}{source}"), "", false);

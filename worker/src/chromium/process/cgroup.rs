@@ -1,11 +1,11 @@
 //! A memory cgroup around each browser, where the system allows this worker to create one.
 //!
 //! It is the last of the memory limits: the kernel kills the largest renderer before the machine
-//! runs out of memory. Versions 1 and 2 are supported. The group is below the worker's own, so every
-//! limit of the worker applies to its browsers as well. The `guard` lets the browser join it.
+//! runs out of memory. Versions 1 and 2 are supported. The group is below the worker's own, so
+//! every limit of the worker applies to its browsers as well. The `guard` lets the browser join it.
 //!
-//! In version 2 a group cannot have both processes and children with limits. So the worker moves into
-//! a leaf of its group, and creates the browsers' groups beside that leaf:
+//! In version 2 a group cannot have both processes and children with limits. So the worker moves
+//! into a leaf of its group, and creates the browsers' groups beside that leaf:
 //!
 //! ```text
 //! worker.service ─┬─ worker                          the leaf, with the worker in it
@@ -104,8 +104,8 @@ impl Cgroup {
     }
 }
 
-/// Returns the group in which browsers' groups of version 2 are created, after this process has moved
-/// into a leaf of it.
+/// Returns the group in which browsers' groups of version 2 are created, after this process has
+/// moved into a leaf of it.
 fn prepare_parent(own: PathBuf) -> Result<PathBuf, CgroupError> {
     let parent = match own.parent() {
         Some(parent) if own.ends_with(LEAF) => parent.to_owned(),

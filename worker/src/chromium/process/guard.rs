@@ -5,8 +5,8 @@
 //! worker ──stdin pipe──> browser-guard ──> browser-exec, which becomes Chromium
 //! ```
 //!
-//! Both stages are this same program, started again with a hidden first argument. The code here runs
-//! before tokio, in processes with one thread, with plain blocking calls.
+//! Both stages are this same program, started again with a hidden first argument. The code here
+//! runs before tokio, in processes with one thread, with plain blocking calls.
 //!
 //! - The worker ends in any way, `kill -9` included: its end of the pipe closes and the guard reads
 //!   the end of file. The guard kills the browser and all its descendants, reaps them, removes the
@@ -291,8 +291,8 @@ fn limit_renderer(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The second stage: joins the browser's cgroup, gives up root, asks for the parent-death signal, and
-/// becomes Chromium.
+/// The second stage: joins the browser's cgroup, gives up root, asks for the parent-death signal,
+/// and becomes Chromium.
 fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let [guard, user, chromium, arguments @ ..] = arguments else {
         return Err(GuardError::Usage);

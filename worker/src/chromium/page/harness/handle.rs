@@ -1,5 +1,5 @@
-//! The worker's handle on the harness of one page: one method for each of the harness' functions, and
-//! the page's own controls that go with them.
+//! The worker's handle on the harness of one page: one method for each of the harness' functions,
+//! and the page's own controls that go with them.
 //!
 //! `protocol` defines the texts; `cdp::client` carries them.
 
@@ -25,8 +25,8 @@ pub(crate) struct Harness {
     object_id: String,
 }
 
-/// The harness' reply, or why there is none. It has no time limit, and stays pending once the page is
-/// dead: its user handles both.
+/// The harness' reply, or why there is none. It has no time limit, and stays pending once the page
+/// is dead: its user handles both.
 pub(crate) type PendingReply = BoxFuture<'static, Result<String, String>>;
 
 impl Harness {

@@ -1,8 +1,8 @@
 //! The text protocol between the worker and the harness.
 //!
-//! Replies from a page are not trusted: a contract that breaks into its own harness can reply anything.
-//! It can only harm itself, because [`parse`] checks everything. `handle` sends the texts; `instance`
-//! decides what a reply means for a call.
+//! Replies from a page are not trusted: a contract that breaks into its own harness can reply
+//! anything. It can only harm itself, because [`parse`] checks everything. `handle` sends the
+//! texts; `instance` decides what a reply means for a call.
 
 use std::fmt::Write as _;
 
@@ -16,8 +16,8 @@ pub(crate) const SLICE_MS: u64 = 5;
 
 const SOURCE: &str = include_str!("harness.js");
 
-/// The expression that creates a harness with this result limit, in bytes. It is null in any document
-/// other than the one at `url`.
+/// The expression that creates a harness with this result limit, in bytes. It is null in any
+/// document other than the one at `url`.
 pub(crate) fn expression(url: &str, result_limit: u32) -> String {
     format!(
         "document.URL === \"{url}\" ? {}({result_limit}) : null",
@@ -69,7 +69,8 @@ pub(crate) enum CallUpdate {
 #[error("the page sent a malformed reply")]
 pub(crate) struct MalformedReply;
 
-/// Reads a reply. A result must be valid JSON; one of more than `result_limit` bytes becomes a failure.
+/// Reads a reply. A result must be valid JSON; one of more than `result_limit` bytes becomes a
+/// failure.
 pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
     let mut lines = reply.split('\n');
     let running: i64 = lines
@@ -143,8 +144,8 @@ impl LoadOutcome {
     }
 }
 
-/// Whether a source looks like an object literal rather than a script: whether its first character that
-/// is neither space nor comment is a brace or a parenthesis.
+/// Whether a source looks like an object literal rather than a script: whether its first character
+/// that is neither space nor comment is a brace or a parenthesis.
 pub(crate) fn looks_like_literal(source: &str) -> bool {
     let mut rest = source;
     loop {
