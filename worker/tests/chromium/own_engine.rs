@@ -17,7 +17,7 @@ use crate::driver::{Contract, config, eventually};
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
-    born: String,
+    started: String,
     pub(crate) command: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ impl Process {
         Some(Self {
             pid,
             parent: fields[1].parse().ok()?,
-            born: fields[19].to_owned(),
+            started: fields[19].to_owned(),
             command,
         })
     }
@@ -67,7 +67,7 @@ impl Process {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        Self::read(self.pid).is_some_and(|now| now.born == self.born)
+        Self::read(self.pid).is_some_and(|now| now.started == self.started)
     }
 
     pub(crate) fn kill(&self) {

@@ -141,8 +141,8 @@ fn a_browser_has_a_cgroup_where_the_system_allows_it() {
     });
 }
 
-/// Whether this process can create a group of version 1 below its own. With version 2 that would
-/// also take a group that the worker can move out of, so the answer is no.
+/// Whether this process can create a memory cgroup of version 1 below its own. With version 2 the
+/// answer is always no, so the tests accept a browser without a cgroup there.
 fn can_create_cgroups() -> bool {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = own.lines().find_map(|line| {
