@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 use shared::protocol::frame::{Reply, unpack_replies};
 use shared::protocol::id::{ApiId, JobId};
 use shared::queue::inbox::Refusal;
+use shared::queue::timing::REPLIES_STALE_AFTER;
 use shared::queue::{Queue, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::oneshot;
 
 /// How often what was read is removed from the stream.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
-
-/// How old the last successful read may be while the reader counts as running.
-const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// What a waiter gets.
 #[derive(Debug)]
@@ -137,7 +135,7 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .elapsed()
-            < STALE_AFTER
+            < REPLIES_STALE_AFTER
     }
 }
 

@@ -10,6 +10,7 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::farm::Farm;
+use shared::queue::timing::RESTORED_WITHIN;
 use shared::queue::{Queue, QueueError};
 
 use crate::error::ApiError;
@@ -25,10 +26,6 @@ const ROUTES: u64 = 100_000;
 
 /// How long a replica that nobody hosts is not looked for while others serve.
 const ABSENT_FOR: Duration = Duration::from_secs(1);
-
-/// How long it takes the workers, at most, to restore what Redis has lost: they notice it at their
-/// next heartbeat.
-const RESTORED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A contract's host.
 #[derive(Debug, Clone, Copy)]

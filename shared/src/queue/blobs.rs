@@ -5,15 +5,13 @@ use std::time::Duration;
 use redis::Script;
 use sha2::{Digest, Sha256};
 
+use super::timing::{BODY_SLACK, STAGED_BLOB, UNREFERENCED_BLOB, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, JobId};
 
 /// Executables travel and lie in pieces of so many bytes: Redis serves nobody else while it takes
 /// a command in, and with 50 MB at once all others wait for 140 ms, with pieces at most for 14.
 const PIECE: usize = 256 * 1024;
-
-/// How long a stored argument outlives its job's deadline.
-const BODY_SLACK: Duration = Duration::from_secs(30);
 
 /// The name of an executable in the store: SHA-256 in lower-case hexadecimal.
 pub fn digest(executable: &[u8]) -> String {
@@ -135,8 +133,7 @@ impl Queue {
         executable: &[u8],
         address: &ContractAddress,
     ) -> Result<(), QueueError> {
-        self.stage_blob(digest, executable, Duration::from_mins(1))
-            .await?;
+        self.stage_blob(digest, executable, STAGED_BLOB).await?;
         self.keep_blob(digest, address).await?;
         Ok(())
     }
@@ -184,11 +181,12 @@ impl Queue {
         digest: &str,
         address: &ContractAddress,
     ) -> Result<(), QueueError> {
-        let script = Script::new(
+        let kept = UNREFERENCED_BLOB.as_secs();
+        let script = Script::new(&format!(
             "local dropped = redis.call('SREM', KEYS[2], ARGV[1])
-             if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], 600) end
-             return dropped",
-        );
+             if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], {kept}) end
+             return dropped"
+        ));
         if self.blob_script(&script, digest, address).await? {
             tracing::info!(contract = %address, digest, "dropped a reference to an executable");
         }
@@ -236,7 +234,7 @@ impl Queue {
             .arg(&key)
             .arg(body)
             .arg("PX")
-            .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+            .arg(millis(ttl))
             .query_async::<()>(&mut self.cold().await?)
             .await?;
         Ok(key)

@@ -1,7 +1,5 @@
 //! Connections to Redis, by how they are used.
 
-use std::time::Duration;
-
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
@@ -12,26 +10,16 @@ use super::clock::Clock;
 use super::counts::{Counts, Observed};
 use super::hot::{Hot, HotConnection};
 use super::keys::Keys;
+use super::timing::{
+    BLOCKING_RESPONSE_TIMEOUT, CONNECT_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
+    RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT, SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
+};
+use crate::service::backoff::Backoff;
 use crate::service::config::RedisConfig;
 use crate::service::telemetry::metrics::Registry;
 
-/// How long a command may take before it counts as failed. Redis answers in well under a
-/// millisecond; this is for a machine in trouble.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long the other side may leave sent bytes unacknowledged until the connection counts as broken.
-/// Keepalive looks at idle connections only, and by default the kernel tries for a quarter of an hour.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-
 /// Connections for what is not on the hot path.
 const POOL_SIZE: usize = 16;
-
-/// How long a blocking read waits in Redis: short, so that it ends by itself when the process
-/// drains. (Dropping the future would not cancel it in Redis.)
-pub(super) const BLOCK: Duration = Duration::from_secs(2);
 
 /// Everything a process needs to use the queue; cheap to clone.
 #[derive(Clone)]
@@ -64,8 +52,8 @@ impl Queue {
         registry: &Registry,
     ) -> Result<Self, QueueError> {
         let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(5))
-            .with_interval(Duration::from_secs(2))
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(3);
         let tcp = TcpSettings::default()
             .set_nodelay(true)
@@ -160,11 +148,11 @@ impl Queue {
         Ok(self.client.get_async_pubsub().await?)
     }
 
-    /// A connection of its own for one reader that blocks up to [`BLOCK`].
+    /// A connection of its own for one reader that blocks up to [`BLOCK`](super::timing::BLOCK).
     pub(super) async fn blocking(&self) -> Result<Observed<MultiplexedConnection>, QueueError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(BLOCK + Duration::from_secs(1)));
+            .set_response_timeout(Some(BLOCKING_RESPONSE_TIMEOUT));
         let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config)
@@ -176,12 +164,19 @@ impl Queue {
     }
 }
 
+impl Backoff {
+    /// For attempts to reach Redis: from [`RECONNECT_FIRST`] to [`RECONNECT_LONGEST`].
+    pub fn redis() -> Self {
+        Self::new(RECONNECT_FIRST, RECONNECT_LONGEST)
+    }
+}
+
 /// By default the manager holds commands back for as long as it tries to reconnect; here a command
 /// fails soon, and who sent it decides.
 fn hot_path() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_number_of_retries(1)
-        .set_max_delay(Duration::from_millis(200))
+        .set_max_delay(SHARED_RECONNECT_LONGEST)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }

@@ -3,15 +3,9 @@
 //! While Redis stands still, or is out of reach, nobody can renew a lease. When it answers again some have
 //! lapsed: that says nothing until the workers have had the time to renew them.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use super::leases::LEASE;
-
-/// How long Redis may leave a process without an answer: the workers, which beat each second, would keep
-/// their leases.
-const PAUSE: Duration = Duration::from_secs(2);
+use super::timing::{LEASE, OUTAGE_AFTER};
 
 /// How Redis has answered this process.
 #[derive(Debug)]
@@ -32,7 +26,7 @@ impl Contact {
 
     /// Redis has answered.
     pub(super) fn confirm(&mut self, now: Instant) {
-        if now - self.last > PAUSE {
+        if now - self.last > OUTAGE_AFTER {
             self.resumed = Some(now);
         }
         self.last = now;
@@ -46,16 +40,18 @@ impl Contact {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn after_a_pause_leases_say_nothing_until_they_could_be_renewed() {
         let mut now = Instant::now();
         let mut contact = Contact::new(now);
-        now += PAUSE;
+        now += OUTAGE_AFTER;
         contact.confirm(now);
         assert!(!contact.is_fresh(now), "that was no pause");
-        now += PAUSE * 2;
+        now += OUTAGE_AFTER * 2;
         contact.confirm(now);
         for second in 0..LEASE.as_secs() {
             assert!(contact.is_fresh(now), "{second} s after the pause");

@@ -2,17 +2,15 @@
 //!
 //! Never trimmed by length: that would drop the oldest calls.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 
-use super::connection::BLOCK;
 use super::counts::Observed;
 use super::stream::{CONSUMER, Entry, GROUP, entries};
+use super::timing::{BLOCK, RESEND_FOR, VERDICT_WAIT, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::{Item, MAX_ITEMS, has_room, pack_jobs, pack_jobs_again};
 use crate::protocol::id::{ApiId, JobId, WorkerId};
@@ -31,14 +29,6 @@ pub const DEPTH_LIMIT: u64 = 512;
 
 /// Entries that a worker reads at once.
 const READ_COUNT: usize = 64;
-
-/// How long a frame is sent again when Redis does not answer: an outage that short is not noticed
-/// by callers who wait that long.
-pub const RESEND_FOR: Duration = Duration::from_secs(10);
-
-/// How long whoever clears up after a worker may take to tell what became of the jobs that it was
-/// given, once its inbox is gone.
-const VERDICT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Jobs that wait for a frame at most, per writer.
 const WAITING: usize = 16 * 1024;
@@ -116,7 +106,7 @@ async fn drive(
                 Ok(Sent::Taken(entries)) => refusals.depth(entries),
                 Ok(Sent::NoInbox) => refusals.refused(jobs, Refusal::NoInbox),
                 Ok(Sent::Unknown) => awaiting_verdict.push(async {
-                    tokio::time::sleep(VERDICT_WITHIN).await;
+                    tokio::time::sleep(VERDICT_WAIT).await;
                     jobs
                 }),
                 Err(error) => {
@@ -327,7 +317,7 @@ async fn read_group(
         .arg(&["GROUP", GROUP, CONSUMER, "COUNT"])
         .arg(READ_COUNT)
         .arg("BLOCK")
-        .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX))
+        .arg(millis(BLOCK))
         .arg(&["STREAMS", inbox, from])
         .query_async(connection)
         .await

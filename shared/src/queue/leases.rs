@@ -1,31 +1,14 @@
 //! Who is alive: workers by a lease, apis by a heartbeat.
 
-use std::time::Duration;
-
 use redis::Script;
 use redis::aio::PubSub;
 use serde::{Deserialize, Serialize};
 
 use super::stream::GROUP;
+use super::timing::{API_KEYS, LEASE, WORKER_KEYS, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
-
-/// How often a process says that it lives.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// How soon one that failed is sent again: a connection that breaks in the rhythm of the heartbeats
-/// must not cost the lease.
-pub const HEARTBEAT_RETRY: Duration = Duration::from_millis(150);
-
-/// How long a worker counts as alive after its last heartbeat.
-pub const LEASE: Duration = Duration::from_secs(5);
-
-/// How long the keys of a worker that died outlive it: evidence for whoever clears up.
-const WORKER_KEYS: Duration = Duration::from_mins(10);
-
-/// How long the reply stream of an api that died outlives it.
-pub(super) const API_KEYS: Duration = Duration::from_mins(1);
 
 /// What a worker tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,10 +308,6 @@ impl Queue {
             .await?;
         Ok(())
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn to_json(info: &WorkerInfo) -> String {

@@ -64,6 +64,7 @@ pub mod reaper;
 pub mod replies;
 mod server;
 mod stream;
+pub mod timing;
 
 pub use connection::Queue;
 pub use error::QueueError;

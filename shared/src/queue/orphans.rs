@@ -3,6 +3,7 @@
 
 use redis::Script;
 
+use super::timing::{DEATHS_COUNT_FOR, OFFER_AGAIN, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::Envelope;
 use crate::protocol::id::{ContractAddress, JobId, WorkerId};
@@ -18,13 +19,6 @@ pub enum Orphan {
     /// It was running when three workers died within an hour: it is quarantined.
     Quarantined,
 }
-
-/// How soon a free contract may be offered again, in milliseconds: by then a worker would have
-/// taken it.
-const OFFER_AGAIN_MS: u64 = 3000;
-
-/// Workers' deaths count against a contract for so long, in milliseconds.
-const DEATHS_COUNT_MS: u64 = 3_600_000;
 
 impl Queue {
     /// Takes a contract from a worker that died. If it `was_running` this counts against it: the
@@ -58,7 +52,7 @@ impl Queue {
             .key(self.keys().contract(address))
             .arg(dead.to_string())
             .arg(self.clock().now_ms())
-            .arg(DEATHS_COUNT_MS)
+            .arg(millis(DEATHS_COUNT_FOR))
             .arg(quarantine_ms)
             .arg(u8::from(was_running))
             .invoke_async(&mut self.cold().await?)
@@ -104,7 +98,7 @@ impl Queue {
         Ok(script
             .key(self.keys().contract(address))
             .arg(self.clock().now_ms())
-            .arg(OFFER_AGAIN_MS)
+            .arg(millis(OFFER_AGAIN))
             .invoke_async(&mut self.cold().await?)
             .await?)
     }

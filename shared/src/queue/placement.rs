@@ -5,19 +5,12 @@ use redis::{Script, Value};
 
 use super::counts::Observed;
 use super::stream::{Entry, claimed, entries, is_busy_group, range};
+use super::timing::{ABANDONED_LOAD, PLACEMENT_BLOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::{Envelope, encode_item, pack_jobs};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::protocol::job::EngineKind;
 use crate::service::backoff::Backoff;
-
-/// How long a read waits in Redis. Short: a worker that drains waits for it to end.
-const BLOCK_MS: u64 = 500;
-
-/// A load that was taken this long ago and is not settled is taken by another worker. Longer than
-/// any load may take; one that runs twice finds the contract claimed. What a worker had that died is
-/// offered anew as soon as that is known.
-const ABANDONED_MS: u64 = 60_000;
 
 /// Loads that one worker has in hand at most: far more than it takes at once.
 const TAKEN: usize = 1000;
@@ -203,7 +196,7 @@ impl Reader {
                 "1",
                 "BLOCK",
             ])
-            .arg(BLOCK_MS)
+            .arg(millis(PLACEMENT_BLOCK))
             .arg(&["STREAMS", &stream, ">"])
             .query_async(connection)
             .await?;
@@ -225,7 +218,7 @@ async fn abandoned(
 ) -> Result<Option<Received>, QueueError> {
     let reply = redis::cmd("XAUTOCLAIM")
         .arg(&[stream, WORKERS, &worker.to_string()])
-        .arg(ABANDONED_MS)
+        .arg(millis(ABANDONED_LOAD))
         .arg(&["0", "COUNT", "1"])
         .query_async(connection)
         .await?;

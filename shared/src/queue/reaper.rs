@@ -9,24 +9,15 @@ use tokio::time::Instant;
 
 use super::contact::Contact;
 use super::inbox::EntryId;
-use super::leases::{API_KEYS, LEASE};
 use super::orphans::Orphan;
 use super::stream::{CONSUMER, Entry, GROUP, range};
+use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, SWEEP_INTERVAL, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::{FrameError, Reply, encode_item, pack_replies, unpack_jobs};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::{EngineKind, Job, Load};
 use crate::protocol::reply::{Failure, FailureCode};
 use crate::service::lifecycle::Lifecycle;
-
-/// How often it is looked for dead workers.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How often it is looked for executables that nobody needs. Walks the whole key space.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
-
-/// How long clearing up may take before another process tries.
-const LOCK: Duration = Duration::from_secs(10);
 
 /// Entries of a dead inbox that are read at once.
 const PAGE: usize = 100;
@@ -54,7 +45,7 @@ impl ReaperConfig {
 
     /// The quarantine in milliseconds.
     pub fn quarantine_ms(self) -> u64 {
-        u64::try_from(self.quarantine.as_millis()).unwrap_or(u64::MAX)
+        millis(self.quarantine)
     }
 }
 
@@ -64,7 +55,7 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
     let mut contact = Contact::new(Instant::now());
     loop {
         // Jitter, so that the processes do not all look at once.
-        let pause = LOOK_EVERY.mul_f64(rand::random_range(0.8..1.2));
+        let pause = REAP_INTERVAL.mul_f64(rand::random_range(0.8..1.2));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = life.stopping() => return,
@@ -72,7 +63,7 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
         if let Err(error) = look(&queue, config, &mut contact).await {
             tracing::debug!(%error, "cannot look for dead workers");
         }
-        if swept.elapsed() > SWEEP_EVERY {
+        if swept.elapsed() > SWEEP_INTERVAL {
             swept = Instant::now();
             if let Err(error) = queue.sweep_blobs().await {
                 tracing::debug!(%error, "cannot look for executables that nobody needs");
@@ -293,11 +284,10 @@ async fn answer(
 impl Queue {
     /// Workers that have not reported for longer than a lease.
     async fn silent_workers(&self) -> Result<Vec<WorkerId>, QueueError> {
-        let lease = u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX);
         let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
             .arg(self.keys().workers())
             .arg("-inf")
-            .arg(self.clock().now_ms().saturating_sub(lease))
+            .arg(self.clock().now_ms().saturating_sub(millis(LEASE)))
             .query_async(&mut self.hot())
             .await?;
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
@@ -320,7 +310,7 @@ impl Queue {
             .key(keys.inbox(worker))
             .key(keys.dead_inbox(worker))
             .key(keys.reap_lock(worker))
-            .arg(u64::try_from(LOCK.as_millis()).unwrap_or(u64::MAX))
+            .arg(millis(REAP_LOCK))
             .invoke_async(&mut self.cold().await?)
             .await?)
     }
@@ -335,8 +325,7 @@ impl Queue {
 
     /// Strikes apis off the list whose keys have expired.
     async fn forget_silent_apis(&self) -> Result<(), QueueError> {
-        let kept = u64::try_from(API_KEYS.as_millis()).unwrap_or(u64::MAX);
-        let since = self.clock().now_ms().saturating_sub(kept);
+        let since = self.clock().now_ms().saturating_sub(millis(API_KEYS));
         Ok(redis::cmd("ZREMRANGEBYSCORE")
             .arg(self.keys().apis())
             .arg("-inf")

@@ -3,9 +3,9 @@
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
-use super::connection::BLOCK;
 use super::counts::Observed;
 use super::stream::{GROUP, entries};
+use super::timing::{BLOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::service::backoff::Backoff;
@@ -121,7 +121,7 @@ impl Reader {
             .arg("COUNT")
             .arg(READ_COUNT)
             .arg("BLOCK")
-            .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX))
+            .arg(millis(BLOCK))
             .arg(&["STREAMS", &self.stream, &self.last])
             .query_async(connection)
             .await?;

@@ -21,11 +21,6 @@ impl Backoff {
         }
     }
 
-    /// For connections to Redis: 50 ms to 2 s.
-    pub fn redis() -> Self {
-        Self::new(Duration::from_millis(50), Duration::from_secs(2))
-    }
-
     /// The next delay.
     pub fn delay(&mut self) -> Duration {
         let delay = self.ceiling.mul_f64(rand::random_range(0.5..=1.0));
