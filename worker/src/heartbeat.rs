@@ -174,7 +174,7 @@ async fn reclaim(
     };
     let queue = &worker.queue;
     if !queue
-        .reclaim(address, worker.id, &record, lost_data)
+        .confirm_ownership(address, worker.id, &record, lost_data)
         .await?
     {
         return Ok(false);

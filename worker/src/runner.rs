@@ -92,7 +92,11 @@ fn lost_inbox_since(worker: &Worker, moment: u64) -> bool {
 async fn bury(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
     let inbox = worker.queue.keys().inbox(worker.id);
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.bury(&inbox, &frame, &reason).await {
+    while let Err(error) = worker
+        .queue
+        .record_unreadable(&inbox, &frame, &reason)
+        .await
+    {
         tracing::warn!(%error, entry, "could not put a frame aside yet");
         tokio::select! {
             () = backoff.wait() => {}

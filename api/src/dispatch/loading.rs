@@ -135,7 +135,7 @@ impl Dispatcher {
                 .await?;
             self.routes.invalidate(&load.address);
             let attempt = match self.queue.route(&load.address).await? {
-                Route::Hosted(worker, _) => self.try_worker(worker, &mut envelope).await?,
+                Route::Assigned(worker, _) => self.try_worker(worker, &mut envelope).await?,
                 _ => self.place(load.spec.engine, &mut envelope).await?,
             };
             match attempt {
@@ -156,9 +156,9 @@ impl Dispatcher {
         address: &ContractAddress,
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        if let Route::Unplaced(record) | Route::Quarantined(record) =
+        if let Route::Unassigned(record) | Route::Quarantined(record) =
             self.queue.route(address).await?
-            && self.queue.forget(address, record.owner).await?
+            && self.queue.remove_contract(address, record.owner).await?
         {
             self.queue
                 .release_blob(&record.spec.digest, address)

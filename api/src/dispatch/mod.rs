@@ -17,7 +17,7 @@ use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use shared::protocol::job::{Argument, Job};
 use shared::protocol::reply::FailureCode;
 use shared::queue::farm::Farm;
-use shared::queue::inbox::{Outgoing, Refusal};
+use shared::queue::inbox::{Outgoing, Undelivered};
 use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
 use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
@@ -232,12 +232,12 @@ impl Dispatcher {
         envelope: &mut Envelope,
     ) -> Result<Attempt, ApiError> {
         match self.ask(worker, envelope).await? {
-            Answer::Refused(Refusal::NoInbox) => {
+            Answer::Refused(Undelivered::NoInbox) => {
                 self.inboxes.forget(worker);
                 Ok(Attempt::NotStarted)
             }
-            Answer::Refused(Refusal::Unavailable) => Err(ApiError::Ambiguous),
-            Answer::Refused(Refusal::Unknown) => {
+            Answer::Refused(Undelivered::Unavailable) => Err(ApiError::Ambiguous),
+            Answer::Refused(Undelivered::Unknown) => {
                 self.inboxes.forget(worker);
                 Ok(Attempt::MaybeStarted)
             }

@@ -202,17 +202,17 @@ impl Routes {
                 left: self.queue.clock().until(record.quarantined_until),
                 replicas: record.spec.replicas,
             },
-            Route::Unplaced(record) => {
+            Route::Unassigned(record) => {
                 self.offer(address, &record).await?;
                 Host::NotNow {
                     replicas: record.spec.replicas,
                 }
             }
             // A worker that seems to be gone is sent nothing until that is certain.
-            Route::Hosted(worker, record) if self.inboxes.is_suspect(worker) => Host::NotNow {
+            Route::Assigned(worker, record) if self.inboxes.is_suspect(worker) => Host::NotNow {
                 replicas: record.spec.replicas,
             },
-            Route::Hosted(worker, record) => {
+            Route::Assigned(worker, record) => {
                 let hosting = Hosting {
                     worker,
                     repeatable: is_repeatable(&record.spec),
@@ -244,7 +244,10 @@ impl Routes {
         record: &ContractRecord,
     ) -> Result<(), QueueError> {
         if let Some(owner) = record.owner
-            && !self.queue.free_abandoned(address, owner).await?
+            && !self
+                .queue
+                .release_from_unknown_owner(address, owner)
+                .await?
         {
             return Ok(());
         }

@@ -42,7 +42,7 @@ impl Queue {
             .arg("GT")
             .cmd("EXISTS")
             .arg(&key)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         if is_there {
             return Ok(());
@@ -59,7 +59,7 @@ impl Queue {
         seconds: u64,
     ) -> Result<(), QueueError> {
         let (key, sent) = (self.keys().blob(digest), self.keys().incoming_blob(digest));
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         for piece in executable.chunks(PIECE) {
             redis::pipe()
                 .rpush(&sent, piece)
@@ -83,7 +83,7 @@ impl Queue {
     /// Reads an executable; none when it is not there (any more).
     pub async fn fetch_blob(&self, digest: &str) -> Result<Option<Vec<u8>>, QueueError> {
         let key = self.keys().blob(digest);
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         let (pieces, mut first): (usize, Vec<Vec<u8>>) = redis::pipe()
             .cmd("LLEN")
             .arg(&key)
@@ -161,7 +161,7 @@ impl Queue {
             };
             let references: Vec<String> = redis::cmd("SMEMBERS")
                 .arg(&key)
-                .query_async(&mut self.cold().await?)
+                .query_async(&mut self.pooled().await?)
                 .await?;
             for reference in references {
                 // A reference follows its contract's record, so without one it is of the past.
@@ -216,7 +216,7 @@ impl Queue {
             .key(self.keys().blob(digest))
             .key(self.keys().blob_refs(digest))
             .arg(address.as_str())
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -235,7 +235,7 @@ impl Queue {
             .arg(body)
             .arg("PX")
             .arg(millis(ttl))
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(key)
     }
@@ -244,7 +244,7 @@ impl Queue {
     pub async fn fetch_body(&self, name: &str) -> Result<Option<String>, QueueError> {
         Ok(redis::cmd("GET")
             .arg(name)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -252,7 +252,7 @@ impl Queue {
     pub async fn remove_body(&self, name: &str) -> Result<(), QueueError> {
         Ok(redis::cmd("UNLINK")
             .arg(name)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 }

@@ -8,8 +8,8 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 use super::QueueError;
 use super::clock::Clock;
 use super::counts::{Counts, Observed};
-use super::hot::{Hot, HotConnection};
 use super::keys::Keys;
+use super::shared_connection::{SharedConnection, SharedHandle};
 use super::timing::{
     BLOCKING_RESPONSE_TIMEOUT, CONNECT_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
     RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT, SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
@@ -25,7 +25,7 @@ const POOL_SIZE: usize = 16;
 #[derive(Clone)]
 pub struct Queue {
     client: Client,
-    hot: Hot,
+    shared: SharedConnection,
     pool: Pool,
     keys: Keys,
     clock: Clock,
@@ -65,7 +65,7 @@ impl Queue {
             .into_connection_info()?
             .set_tcp_settings(tcp);
         let client = Client::open(info.clone())?;
-        let hot = Hot::connect(client.clone(), hot_path()).await?;
+        let shared = SharedConnection::connect(client.clone(), shared_config()).await?;
         let pool = Pool::builder(Manager::new(info)?)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
@@ -76,13 +76,13 @@ impl Queue {
             .expect("the timeouts have the runtime that they need");
         let queue = Self {
             client,
-            hot,
+            shared,
             pool,
             keys: Keys::new(&config.prefix),
             clock: Clock::default(),
             counts: Counts::new(registry),
         };
-        queue.clock.synchronise(&mut queue.hot()).await?;
+        queue.clock.synchronise(&mut queue.shared()).await?;
         queue.check_settings().await?;
         Ok(queue)
     }
@@ -99,13 +99,13 @@ impl Queue {
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), QueueError> {
-        Ok(redis::cmd("PING").query_async(&mut self.hot()).await?)
+        Ok(redis::cmd("PING").query_async(&mut self.shared()).await?)
     }
 
     /// The one multiplexed connection that all hot commands share: commands of concurrent callers
     /// are pipelined, in the order in which they are sent. It reconnects by itself.
-    pub(super) fn hot(&self) -> Observed<HotConnection> {
-        self.counts.observed(self.hot.connection())
+    pub(super) fn shared(&self) -> Observed<SharedHandle> {
+        self.counts.observed(self.shared.handle())
     }
 
     /// What happens in the queue, to be counted.
@@ -114,7 +114,7 @@ impl Queue {
     }
 
     /// A pooled connection, for what may take longer than the hot path may wait.
-    pub(super) async fn cold(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
+    pub(super) async fn pooled(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
         let connection = self.pool.get().await;
         if connection.is_err() {
             self.counts.not_connected();
@@ -124,7 +124,7 @@ impl Queue {
 
     /// All keys that match a pattern, sorted. Walks the whole key space.
     pub(super) async fn scan(&self, pattern: &str) -> Result<Vec<String>, QueueError> {
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         let mut all = Vec::new();
         let mut cursor = 0_u64;
         loop {
@@ -173,7 +173,7 @@ impl Backoff {
 
 /// By default the manager holds commands back for as long as it tries to reconnect; here a command
 /// fails soon, and who sent it decides.
-fn hot_path() -> ConnectionManagerConfig {
+fn shared_config() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_number_of_retries(1)
         .set_max_delay(SHARED_RECONNECT_LONGEST)

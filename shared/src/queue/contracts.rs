@@ -32,11 +32,11 @@ pub enum Route {
     /// The contract is not loaded.
     NotLoaded,
     /// It is loaded, but no living worker hosts it at the moment.
-    Unplaced(ContractRecord),
+    Unassigned(ContractRecord),
     /// It is loaded, but broke what hosted it too often: nobody shall host it for a while.
     Quarantined(ContractRecord),
     /// This worker hosts it.
-    Hosted(WorkerId, ContractRecord),
+    Assigned(WorkerId, ContractRecord),
 }
 
 /// What became of a claim.
@@ -66,7 +66,7 @@ impl Queue {
         let (spec, generation, owner, endpoints, quarantined, image): Fields = redis::cmd("HMGET")
             .arg(self.keys().contract(address))
             .arg(&["spec", "gen", "owner", "endpoints", "quarantined", "image"])
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         let (Some(spec), Some(generation)) = (spec, generation) else {
             return Ok(None);
@@ -104,8 +104,8 @@ impl Queue {
         };
         match record.owner {
             _ if record.quarantined_until > self.clock().now_ms() => Ok(Route::Quarantined(record)),
-            Some(worker) if self.is_alive(worker).await? => Ok(Route::Hosted(worker, record)),
-            _ => Ok(Route::Unplaced(record)),
+            Some(worker) if self.is_alive(worker).await? => Ok(Route::Assigned(worker, record)),
+            _ => Ok(Route::Unassigned(record)),
         }
     }
 
@@ -129,18 +129,18 @@ impl Queue {
              return {ARGV[1], redis.call('HINCRBY', KEYS[1], 'gen', 1)}",
         );
         let spec = serde_json::to_string(spec).map_err(|e| unexpected(address, &e))?;
-        self.record_hosting(address, worker).await?;
+        self.add_owned(address, worker).await?;
         let (owner, generation): (String, u64) = script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
             .arg(displaced.map_or(String::new(), |displaced| displaced.to_string()))
             .arg(spec)
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if generation > 0 {
             return Ok(Claim::Granted(generation));
         }
-        self.erase_hosting(address, worker).await?;
+        self.remove_owned(address, worker).await?;
         let owner = owner.parse().map_err(|e| unexpected(address, &e))?;
         Ok(Claim::OwnedBy(owner))
     }
@@ -159,7 +159,7 @@ impl Queue {
         Ok(script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -181,13 +181,13 @@ impl Queue {
             .arg(worker.to_string())
             .arg(endpoints)
             .arg(image.unwrap_or_default())
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
     /// `worker` hosts the contract no longer; it stays loaded and waits for another one. False
     /// when it was not `worker`'s.
-    pub async fn disown(
+    pub async fn release(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -197,11 +197,11 @@ impl Queue {
              redis.call('HSET', KEYS[1], 'owner', '')
              return 1",
         );
-        self.end_hosting(&script, address, Some(worker)).await
+        self.run_release(&script, address, Some(worker)).await
     }
 
-    /// As [`Self::disown`], and the contract is what it was `before` it was claimed.
-    pub async fn restore(
+    /// As [`Self::release`], and the contract is what it was `before` it was claimed.
+    pub async fn roll_back_claim(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -217,9 +217,9 @@ impl Queue {
             .key(self.keys().contract(address))
             .arg(worker.to_string())
             .arg(spec)
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
-        self.erase_hosting(address, worker).await?;
+        self.remove_owned(address, worker).await?;
         Ok(done)
     }
 
@@ -241,19 +241,19 @@ impl Queue {
             .key(self.keys().contract(address))
             .arg(worker.to_string())
             .arg(until)
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if done {
             self.counts().quarantined_by_losses.increment(1);
         }
-        self.erase_hosting(address, worker).await?;
+        self.remove_owned(address, worker).await?;
         Ok(done)
     }
 
     /// Confirms that `worker`, whose lease had ended, still hosts the contract in `record`'s
     /// generation. With `lost_data` the record is written again where there is none. False when
     /// the contract is another worker's meanwhile, or not loaded any more.
-    pub async fn reclaim(
+    pub async fn confirm_ownership(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -274,7 +274,7 @@ impl Queue {
              return 1",
         );
         let json = |value: serde_json::Result<String>| value.map_err(|e| unexpected(address, &e));
-        self.record_hosting(address, worker).await?;
+        self.add_owned(address, worker).await?;
         let done: bool = script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
@@ -282,17 +282,17 @@ impl Queue {
             .arg(json(serde_json::to_string(&record.spec))?)
             .arg(json(serde_json::to_string(&record.endpoints))?)
             .arg(u8::from(lost_data))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if !done {
-            self.erase_hosting(address, worker).await?;
+            self.remove_owned(address, worker).await?;
         }
         Ok(done)
     }
 
     /// The contract is not loaded any more. Nothing happens when it belongs to somebody other
     /// than `owner` meanwhile (none: to nobody); then the answer is false.
-    pub async fn forget(
+    pub async fn remove_contract(
         &self,
         address: &ContractAddress,
         owner: Option<WorkerId>,
@@ -301,10 +301,10 @@ impl Queue {
             "if (redis.call('HGET', KEYS[1], 'owner') or '') ~= ARGV[1] then return 0 end
              return redis.call('DEL', KEYS[1])",
         );
-        self.end_hosting(&script, address, owner).await
+        self.run_release(&script, address, owner).await
     }
 
-    async fn end_hosting(
+    async fn run_release(
         &self,
         script: &Script,
         address: &ContractAddress,
@@ -313,10 +313,10 @@ impl Queue {
         let done: bool = script
             .key(self.keys().contract(address))
             .arg(owner.map_or(String::new(), |owner| owner.to_string()))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if let Some(worker) = owner {
-            self.erase_hosting(address, worker).await?;
+            self.remove_owned(address, worker).await?;
         }
         Ok(done)
     }

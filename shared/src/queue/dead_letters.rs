@@ -27,7 +27,12 @@ pub struct DeadLetter {
 
 impl Queue {
     /// Records that a frame found in `stream` could not be read.
-    pub async fn bury(&self, stream: &str, frame: &[u8], reason: &str) -> Result<(), QueueError> {
+    pub async fn record_unreadable(
+        &self,
+        stream: &str,
+        frame: &[u8],
+        reason: &str,
+    ) -> Result<(), QueueError> {
         let (sha256, bytes) = (digest(frame), frame.len().to_string());
         self.record_dead_letter(&[
             ("kind", "unreadable"),
@@ -49,7 +54,7 @@ impl Queue {
             .arg(KEPT)
             .arg("*")
             .arg(fields)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -59,7 +64,7 @@ impl Queue {
             .arg(self.keys().dead_letters())
             .arg(&["+", "-", "COUNT"])
             .arg(LISTED)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         Ok(entries
             .into_iter()
@@ -78,7 +83,7 @@ impl Queue {
         Ok(redis::cmd("XDEL")
             .arg(self.keys().dead_letters())
             .arg(id)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 }

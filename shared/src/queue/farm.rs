@@ -37,7 +37,7 @@ impl Queue {
             .arg(format!("{name}/{}", random()))
             .cmd("GET")
             .arg(&key)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         Ok(Farm::parse(&text))
     }

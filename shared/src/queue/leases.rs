@@ -50,7 +50,7 @@ impl Queue {
             .arg(keys.inbox(worker))
             .arg(millis(WORKER_KEYS))
             .cmd("TIME")
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         self.clock().set(time);
         Ok(renewed)
@@ -79,7 +79,7 @@ impl Queue {
             .arg(GROUP)
             .arg(millis(WORKER_KEYS))
             .arg(millis(LEASE))
-            .invoke_async(&mut self.hot())
+            .invoke_async(&mut self.shared())
             .await?)
     }
 
@@ -97,7 +97,7 @@ impl Queue {
             .arg(0)
             .arg(worker.to_string())
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Queue {
             .arg("PX")
             .arg(millis(WORKER_KEYS))
             .ignore()
-            .query_async::<()>(&mut self.hot())
+            .query_async::<()>(&mut self.shared())
             .await?;
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Queue {
         Ok(script
             .key(self.keys().inbox(worker))
             .key(self.keys().lease(worker))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -155,7 +155,7 @@ impl Queue {
             .arg(keys.workers())
             .arg(worker.to_string())
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Queue {
     pub async fn is_alive(&self, worker: WorkerId) -> Result<bool, QueueError> {
         Ok(redis::cmd("EXISTS")
             .arg(self.keys().lease(worker))
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?)
     }
 
@@ -191,7 +191,7 @@ impl Queue {
         let counts: Vec<(String, u64)> = redis::cmd("PUBSUB")
             .arg("NUMSUB")
             .arg(&channels)
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         let missing = |(id, (_, count)): (&WorkerId, &(String, u64))| (*count == 0).then_some(*id);
         Ok(workers.iter().zip(&counts).filter_map(missing).collect())
@@ -199,7 +199,7 @@ impl Queue {
 
     /// The living workers.
     pub async fn workers(&self) -> Result<Vec<(WorkerId, WorkerInfo)>, QueueError> {
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         let since = self.clock().now_ms().saturating_sub(millis(LEASE));
         let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
             .arg(self.keys().workers())
@@ -225,7 +225,7 @@ impl Queue {
     pub async fn owned_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
         let addresses: Vec<String> = redis::cmd("SMEMBERS")
             .arg(self.keys().own(worker))
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         Ok(addresses
             .into_iter()
@@ -233,7 +233,7 @@ impl Queue {
             .collect())
     }
 
-    pub(super) async fn record_hosting(
+    pub(super) async fn add_owned(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -241,11 +241,11 @@ impl Queue {
         Ok(redis::cmd("SADD")
             .arg(self.keys().own(worker))
             .arg(address.as_str())
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
-    pub(super) async fn erase_hosting(
+    pub(super) async fn remove_owned(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -253,7 +253,7 @@ impl Queue {
         Ok(redis::cmd("SREM")
             .arg(self.keys().own(worker))
             .arg(address.as_str())
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -271,7 +271,7 @@ impl Queue {
             .arg(now)
             .arg(api.to_string())
             .cmd("TIME")
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         self.clock().set(time);
         if alive {
@@ -289,7 +289,7 @@ impl Queue {
             .arg(&replies)
             .arg(millis(API_KEYS))
             .ignore()
-            .query_async::<()>(&mut self.hot())
+            .query_async::<()>(&mut self.shared())
             .await?;
         Ok(false)
     }
@@ -304,7 +304,7 @@ impl Queue {
             .arg(self.keys().apis())
             .arg(api.to_string())
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Script, Value};
 
 use super::counts::Observed;
-use super::stream::{Entry, claimed, entries, is_busy_group, range};
+use super::stream::{Entry, is_busy_group, parse_autoclaim, parse_read, read_range};
 use super::timing::{ABANDONED_LOAD, PLACEMENT_BLOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::{Envelope, encode_item, pack_jobs};
@@ -30,12 +30,12 @@ impl Queue {
             .arg(self.keys().placement(engine))
             .arg(&["*", "b"])
             .arg(pack_jobs(api, [encode_item(load)]))
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
     /// Removes a load that is settled: as a whole, or an entry would stay that nobody reads again.
-    pub async fn placed(&self, engine: EngineKind, entry: &str) -> Result<(), QueueError> {
+    pub async fn settle_load(&self, engine: EngineKind, entry: &str) -> Result<(), QueueError> {
         let stream = self.keys().placement(engine);
         redis::pipe()
             .atomic()
@@ -45,13 +45,13 @@ impl Queue {
             .cmd("XDEL")
             .arg(&[&stream, entry])
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
 
     /// The loads that a worker was given and has not settled.
-    pub(super) async fn loads_taken_by(
+    pub(super) async fn pending_loads(
         &self,
         engine: EngineKind,
         worker: WorkerId,
@@ -61,7 +61,7 @@ impl Queue {
             .arg(&[&stream, WORKERS, "-", "+"])
             .arg(TAKEN)
             .arg(worker.to_string())
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await;
         let pending = match pending.map_err(QueueError::from) {
             Err(error) if error.is_no_group() => return Ok(Vec::new()),
@@ -69,14 +69,14 @@ impl Queue {
         };
         let mut loads = Vec::new();
         for (id, ..) in pending {
-            let found = range(self, &stream, &id, 1).await?;
+            let found = read_range(self, &stream, &id, 1).await?;
             loads.extend(found.into_iter().filter(|entry| entry.id == id));
         }
         Ok(loads)
     }
 
     /// Offers anew what a dead worker was given and did not settle, and ends its membership.
-    pub(super) async fn hand_on_loads(
+    pub(super) async fn requeue_loads(
         &self,
         engine: EngineKind,
         worker: WorkerId,
@@ -96,7 +96,7 @@ impl Queue {
             .arg(WORKERS)
             .arg(worker.to_string())
             .arg(TAKEN)
-            .invoke_async::<()>(&mut self.cold().await?)
+            .invoke_async::<()>(&mut self.pooled().await?)
             .await
             .map_err(QueueError::from);
         match handed_on {
@@ -107,7 +107,7 @@ impl Queue {
 
     /// Ends a worker's membership in the placement group of `engine`, unless it has left loads
     /// unsettled: these would go with it, and are for another worker to take over.
-    pub async fn leave_placement(
+    pub async fn leave_placement_group(
         &self,
         engine: EngineKind,
         worker: WorkerId,
@@ -121,7 +121,7 @@ impl Queue {
             .key(self.keys().placement(engine))
             .arg(WORKERS)
             .arg(worker.to_string())
-            .invoke_async::<()>(&mut self.cold().await?)
+            .invoke_async::<()>(&mut self.pooled().await?)
             .await
             .map_err(QueueError::from);
         match left {
@@ -141,7 +141,7 @@ pub struct Reader {
     backoff: Backoff,
 }
 
-/// A load to be hosted: pending until it is [settled](Queue::placed).
+/// A load to be hosted: pending until it is [settled](Queue::settle_load).
 #[derive(Debug)]
 pub struct Received {
     /// Names the entry when it is settled.
@@ -200,7 +200,7 @@ impl Reader {
             .arg(&["STREAMS", &stream, ">"])
             .query_async(connection)
             .await?;
-        if let Some(entry) = entries(reply)?.pop() {
+        if let Some(entry) = parse_read(reply)?.pop() {
             return Ok(Some(Received {
                 entry: entry.id,
                 frame: entry.body,
@@ -222,7 +222,7 @@ async fn abandoned(
         .arg(&["0", "COUNT", "1"])
         .query_async(connection)
         .await?;
-    let entry = claimed(reply)?.pop();
+    let entry = parse_autoclaim(reply)?.pop();
     Ok(entry.map(|Entry { id, body }| Received {
         entry: id,
         frame: body,

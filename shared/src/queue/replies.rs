@@ -4,7 +4,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::counts::Observed;
-use super::stream::{GROUP, entries};
+use super::stream::{GROUP, parse_read};
 use super::timing::{BLOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, WorkerId};
@@ -49,7 +49,7 @@ impl Queue {
                 .ignore();
             pipe.cmd("XDEL").arg(&inbox).arg(acknowledge).ignore();
         }
-        Ok(pipe.query_async(&mut self.hot()).await?)
+        Ok(pipe.query_async(&mut self.shared()).await?)
     }
 
     /// Removes from a reply stream what stands before `last`, which was read.
@@ -57,7 +57,7 @@ impl Queue {
         Ok(redis::cmd("XTRIM")
             .arg(self.keys().replies(api))
             .arg(&["MINID", last])
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?)
     }
 }
@@ -125,7 +125,7 @@ impl Reader {
             .arg(&["STREAMS", &self.stream, &self.last])
             .query_async(connection)
             .await?;
-        let entries = entries(reply)?;
+        let entries = parse_read(reply)?;
         if let Some(entry) = entries.last() {
             self.last.clone_from(&entry.id);
         }

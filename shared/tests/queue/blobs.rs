@@ -85,7 +85,7 @@ async fn a_reference_without_its_contract_is_swept() {
     );
     assert!(!redis.expires(&format!("test:{{blob:{digest}}}")).await);
 
-    queue.forget(&loaded, Some(worker)).await.unwrap();
+    queue.remove_contract(&loaded, Some(worker)).await.unwrap();
     queue.sweep_blobs().await.unwrap();
     assert!(redis.expires(&format!("test:{{blob:{digest}}}")).await);
     assert!(

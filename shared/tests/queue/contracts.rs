@@ -29,7 +29,7 @@ async fn a_contract_has_one_owner() {
         queue.raise_generation(&contract, other).await.unwrap(),
         None
     );
-    let Route::Hosted(host, record) = queue.route(&contract).await.unwrap() else {
+    let Route::Assigned(host, record) = queue.route(&contract).await.unwrap() else {
         panic!()
     };
     assert_eq!((host, record.spec, record.generation), (one, spec("1"), 2));
@@ -38,7 +38,7 @@ async fn a_contract_has_one_owner() {
     queue.remove_worker(one).await.unwrap();
     assert!(matches!(
         queue.route(&contract).await.unwrap(),
-        Route::Unplaced(_)
+        Route::Unassigned(_)
     ));
     let taken = queue
         .claim(&contract, other, Some(one), &spec("1"))
@@ -47,10 +47,10 @@ async fn a_contract_has_one_owner() {
     assert_eq!(taken, Claim::Granted(3));
 
     assert!(
-        !queue.forget(&contract, Some(one)).await.unwrap(),
+        !queue.remove_contract(&contract, Some(one)).await.unwrap(),
         "not the owner any more"
     );
-    assert!(queue.forget(&contract, Some(other)).await.unwrap());
+    assert!(queue.remove_contract(&contract, Some(other)).await.unwrap());
     assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
 }
 
@@ -89,9 +89,9 @@ async fn a_disowned_contract_stays_loaded() {
         queue.owned_by(worker).await.unwrap(),
         std::slice::from_ref(&contract)
     );
-    assert!(queue.disown(&contract, worker).await.unwrap());
+    assert!(queue.release(&contract, worker).await.unwrap());
     assert_eq!(queue.owned_by(worker).await.unwrap(), []);
-    let Route::Unplaced(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
         panic!()
     };
     assert_eq!((record.owner, record.generation), (None, 1));

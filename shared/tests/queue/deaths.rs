@@ -1,7 +1,7 @@
 //! What becomes of a dead worker's jobs and contracts.
 
 use shared::queue::contracts::{Claim, Route};
-use shared::queue::orphans::Orphan;
+use shared::queue::failover::Failover;
 use shared::queue::reaper::{self, ReaperConfig};
 
 use super::*;
@@ -84,7 +84,7 @@ async fn a_dead_worker_is_cleared_up_after() {
         panic!("{offer:?}");
     };
     assert_eq!((&load.address, &load.spec), (&contract, &spec("1")));
-    let Route::Unplaced(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
         panic!("it has no host")
     };
     assert_eq!(record.owner, None);
@@ -103,15 +103,18 @@ async fn the_third_death_within_an_hour_quarantines() {
         let worker = worker(&queue).await;
         let claimed = queue.claim(&contract, worker, None, &spec("1")).await;
         assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
-        let orphan = queue.orphan(&contract, worker, true, 60_000).await.unwrap();
+        let orphan = queue
+            .fail_over(&contract, worker, true, 60_000)
+            .await
+            .unwrap();
         let expected = if death < 3 {
-            Orphan::Free
+            Failover::Released
         } else {
-            Orphan::Quarantined
+            Failover::Quarantined
         };
         assert_eq!(orphan, expected, "death {death}");
         // Whoever died over it did not come to offer it, or to tell of it.
-        let again = queue.orphan(&contract, worker, true, 60_000).await;
+        let again = queue.fail_over(&contract, worker, true, 60_000).await;
         assert_eq!(again.unwrap(), expected, "death {death}, again");
     }
     let route = queue.route(&contract).await.unwrap();
@@ -123,7 +126,7 @@ async fn the_third_death_within_an_hour_quarantines() {
         .await
         .unwrap();
     let route = queue.route(&contract).await.unwrap();
-    assert!(matches!(route, Route::Hosted(..)), "{route:?}");
+    assert!(matches!(route, Route::Assigned(..)), "{route:?}");
 }
 
 #[tokio::test]
@@ -138,12 +141,14 @@ async fn a_worker_that_was_only_slow_keeps_what_nobody_took() {
         records.push(queue.contract(contract).await.unwrap().unwrap());
     }
     for contract in [&kept, &taken] {
-        queue.orphan(contract, slow, false, 1000).await.unwrap();
+        queue.fail_over(contract, slow, false, 1000).await.unwrap();
     }
     queue.claim(&taken, other, None, &spec("1")).await.unwrap();
-    queue.forget(&gone, Some(slow)).await.unwrap();
+    queue.remove_contract(&gone, Some(slow)).await.unwrap();
     let keeps = async |contract, record, lost_data| {
-        let reclaimed = queue.reclaim(contract, slow, record, lost_data).await;
+        let reclaimed = queue
+            .confirm_ownership(contract, slow, record, lost_data)
+            .await;
         reclaimed.unwrap()
     };
     assert!(keeps(&kept, &records[0], false).await);
@@ -177,7 +182,7 @@ async fn only_what_was_running_is_quarantined() {
     let route = queue.route(&called).await.unwrap();
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
     let route = queue.route(&idle).await.unwrap();
-    assert!(matches!(route, Route::Unplaced(_)), "{route:?}");
+    assert!(matches!(route, Route::Unassigned(_)), "{route:?}");
     assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
     life.stop();
     life.join().await;
@@ -264,11 +269,26 @@ async fn a_contract_is_not_stuck_with_an_owner_whom_nobody_knows() {
         .claim(&contract, known, None, &spec("1"))
         .await
         .unwrap();
-    assert!(!queue.free_abandoned(&contract, known).await.unwrap());
+    assert!(
+        !queue
+            .release_from_unknown_owner(&contract, known)
+            .await
+            .unwrap()
+    );
     // Whoever clears up after it frees the contract.
     queue.abandon_worker(known).await.unwrap();
-    assert!(!queue.free_abandoned(&contract, known).await.unwrap());
+    assert!(
+        !queue
+            .release_from_unknown_owner(&contract, known)
+            .await
+            .unwrap()
+    );
     queue.remove_worker(known).await.unwrap();
-    assert!(queue.free_abandoned(&contract, known).await.unwrap());
+    assert!(
+        queue
+            .release_from_unknown_owner(&contract, known)
+            .await
+            .unwrap()
+    );
     assert!(queue.is_offer_due(&contract).await.unwrap());
 }

@@ -20,7 +20,7 @@ use shared::protocol::frame::{
 use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use shared::protocol::job::{Argument, ContractSpec, EngineKind, Execute, Job, Limits, Load};
 use shared::protocol::reply::{FailureCode, Output};
-use shared::queue::inbox::{Outgoing, Refusal, Refusals};
+use shared::queue::inbox::{InboxObserver, Outgoing, Undelivered};
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{Queue, inbox, placement, replies};
 use shared::service::lifecycle::Lifecycle;
@@ -79,11 +79,11 @@ async fn worker(queue: &Queue) -> WorkerId {
 struct News(Arc<Mutex<Vec<Refused>>>);
 
 /// Jobs, and why they were refused.
-type Refused = (Vec<JobId>, Refusal);
+type Refused = (Vec<JobId>, Undelivered);
 
-impl Refusals for News {
-    fn refused(&self, jobs: Vec<JobId>, refusal: Refusal) {
-        self.0.lock().unwrap().push((jobs, refusal));
+impl InboxObserver for News {
+    fn undelivered(&self, jobs: Vec<JobId>, reason: Undelivered) {
+        self.0.lock().unwrap().push((jobs, reason));
     }
 
     fn depth(&self, _entries: u64) {}
@@ -154,7 +154,7 @@ async fn an_inbox_that_is_not_there_refuses() {
     assert!(
         refused
             .iter()
-            .all(|(_, refusal)| *refusal == Refusal::NoInbox)
+            .all(|(_, refusal)| *refusal == Undelivered::NoInbox)
     );
     assert_eq!(redis.keys().await, Vec::<String>::new());
 }
@@ -212,7 +212,7 @@ async fn a_frame_that_was_sent_before_is_not_said_to_be_unsent() {
     redis.signal("CONT");
     let news = sending.await.unwrap();
     let refused = news.0.lock().unwrap().clone();
-    assert_eq!(refused, [(vec![JobId(1)], Refusal::Unknown)]);
+    assert_eq!(refused, [(vec![JobId(1)], Undelivered::Unknown)]);
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn an_inbox_closes_only_when_all_is_settled() {
     queue.settle(worker, &[], &entries).await.unwrap();
     assert!(queue.close_inbox(worker).await.unwrap());
     let news = send(&queue, ApiId::random(), worker, 1).await;
-    assert_eq!(news.0.lock().unwrap()[0].1, Refusal::NoInbox);
+    assert_eq!(news.0.lock().unwrap()[0].1, Undelivered::NoInbox);
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
                 loop {
                     if let Some(load) = reader.read().await {
                         queue
-                            .placed(EngineKind::Javascript, &load.entry)
+                            .settle_load(EngineKind::Javascript, &load.entry)
                             .await
                             .unwrap();
                         let frame = unpack_jobs(&load.frame).unwrap();
@@ -343,7 +343,10 @@ async fn a_worker_is_listed_while_it_lives() {
 async fn an_unreadable_frame_is_recorded_without_its_payload() {
     let redis = Redis::start();
     let queue = redis.queue().await;
-    queue.bury("in", b"secret", "undecodable").await.unwrap();
+    queue
+        .record_unreadable("in", b"secret", "undecodable")
+        .await
+        .unwrap();
     assert_eq!(redis.keys().await, ["test:dead-letters"]);
 }
 

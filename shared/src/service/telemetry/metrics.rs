@@ -106,7 +106,7 @@ impl Registry {
     }
 
     /// Keeps the samples few, until the process stops.
-    pub async fn keep_up(self, life: Lifecycle) {
+    pub async fn run_upkeep(self, life: Lifecycle) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(UPKEEP_EVERY) => self.handle.run_upkeep(),

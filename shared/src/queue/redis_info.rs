@@ -24,7 +24,7 @@ impl Queue {
     pub(super) async fn check_settings(&self) -> Result<(), QueueError> {
         let policy: Result<(String, String), _> = redis::cmd("CONFIG")
             .arg(&["GET", "maxmemory-policy"])
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await;
         match policy {
             Ok((_, policy)) if policy != "noeviction" => Err(QueueError::Settings(format!(
@@ -59,7 +59,7 @@ impl Queue {
     async fn info(&self, section: &str) -> Result<String, QueueError> {
         Ok(redis::cmd("INFO")
             .arg(section)
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?)
     }
 }
