@@ -1,4 +1,4 @@
-//! Connections to Redis, by how they are used.
+//! The connections to Redis: one shared, a pool, and one per blocking reader or subscription.
 
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
@@ -18,10 +18,10 @@ use crate::service::backoff::Backoff;
 use crate::service::config::RedisConfig;
 use crate::service::telemetry::metrics::Registry;
 
-/// Connections for what is not on the hot path.
+/// Connections in the pool, for commands that are not part of every call.
 const POOL_SIZE: usize = 16;
 
-/// Everything a process needs to use the queue; cheap to clone.
+/// A process's access to the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Queue {
     client: Client,
@@ -41,12 +41,12 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Connects. Fails when Redis does not answer within some seconds.
+    /// Connects. Fails if Redis does not answer within some seconds.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         Self::connect_counting(config, &Registry::default()).await
     }
 
-    /// Connects, and counts what happens into `registry`.
+    /// Connects, and registers the metrics of the queue in `registry`.
     pub async fn connect_counting(
         config: &RedisConfig,
         registry: &Registry,
@@ -73,7 +73,7 @@ impl Queue {
             .wait_timeout(Some(RESPONSE_TIMEOUT))
             .recycle_timeout(Some(RESPONSE_TIMEOUT))
             .build()
-            .expect("the timeouts have the runtime that they need");
+            .expect("a pool with timeouts has a runtime");
         let queue = Self {
             client,
             shared,
@@ -92,28 +92,28 @@ impl Queue {
         &self.keys
     }
 
-    /// Redis' clock, as this process knows it.
+    /// The clock of Redis, as this process knows it.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Whether Redis answers.
+    /// Checks that Redis answers.
     pub async fn ping(&self) -> Result<(), QueueError> {
         Ok(redis::cmd("PING").query_async(&mut self.shared()).await?)
     }
 
-    /// The one multiplexed connection that all hot commands share: commands of concurrent callers
-    /// are pipelined, in the order in which they are sent. It reconnects by itself.
+    /// The one multiplexed connection that all frequent commands share. Commands of concurrent
+    /// callers are pipelined in the order in which they are sent. It reconnects by itself.
     pub(super) fn shared(&self) -> Observed<SharedHandle> {
         self.counts.observed(self.shared.handle())
     }
 
-    /// What happens in the queue, to be counted.
+    /// The metrics of the queue.
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// A pooled connection, for what may take longer than the hot path may wait.
+    /// A connection of the pool, for commands that may take longer than a call may wait.
     pub(super) async fn pooled(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
         let connection = self.pool.get().await;
         if connection.is_err() {
@@ -143,12 +143,12 @@ impl Queue {
         }
     }
 
-    /// A connection of its own for a subscription.
+    /// A separate connection for a subscription.
     pub(super) async fn subscriber(&self) -> Result<PubSub, QueueError> {
         Ok(self.client.get_async_pubsub().await?)
     }
 
-    /// A connection of its own for one reader that blocks up to [`BLOCK`](super::timing::BLOCK).
+    /// A separate connection for one reader that blocks up to [`BLOCK`](super::timing::BLOCK).
     pub(super) async fn blocking(&self) -> Result<Observed<MultiplexedConnection>, QueueError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -171,8 +171,8 @@ impl Backoff {
     }
 }
 
-/// By default the manager holds commands back for as long as it tries to reconnect; here a command
-/// fails soon, and who sent it decides.
+/// By default the connection manager delays commands while it tries to reconnect. Here a command
+/// fails soon instead, and its sender decides what to do.
 fn shared_config() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_number_of_retries(1)

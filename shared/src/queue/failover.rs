@@ -89,7 +89,8 @@ impl Queue {
         self.release(address, owner).await
     }
 
-    /// Whether a contract without an owner should be offered now, because nobody has done so lately.
+    /// Whether a contract without an owner should be offered now, because nobody has done so
+    /// lately.
     ///
     /// A caller that gets `true` must offer it, if any worker has room: others now get `false`.
     pub async fn is_offer_due(&self, address: &ContractAddress) -> Result<bool, QueueError> {

@@ -1,4 +1,4 @@
-//! Who is alive: workers by a lease, apis by a heartbeat.
+//! Liveness: a worker is alive while it holds its lease, an api while it sends heartbeats.
 
 use redis::Script;
 use redis::aio::PubSub;
@@ -10,23 +10,23 @@ use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
 
-/// What a worker tells of itself.
+/// What a worker reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// The sandboxes it offers.
     pub engines: Vec<EngineKind>,
-    /// How many contracts it may host.
+    /// How many contracts it may own.
     pub capacity: usize,
-    /// How many it hosts.
+    /// How many it owns.
     pub used: usize,
-    /// Whether it is on its way out.
+    /// Whether it is draining.
     pub draining: bool,
-    /// Its program's version.
+    /// The version of its program.
     pub version: String,
 }
 
 impl WorkerInfo {
-    /// How many more contracts of `engine` it would take.
+    /// How many more contracts of `engine` it would accept.
     pub fn free(&self, engine: EngineKind) -> usize {
         if self.draining || !self.engines.contains(&engine) {
             return 0;
@@ -36,10 +36,10 @@ impl WorkerInfo {
 }
 
 impl Queue {
-    /// Renews a worker's lease; false when there is none to renew. Sets the clock as well.
+    /// Renews a worker's lease. False if the lease has lapsed. Also sets the clock.
     ///
-    /// One round trip, the same cost for any number of contracts, and no command that Redis refuses
-    /// at maxmemory.
+    /// One round trip, with the same cost for any number of contracts. Redis accepts its commands
+    /// even at maxmemory.
     pub async fn renew_lease(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let keys = self.keys();
         let (renewed, _, time): (bool, bool, (u64, u64)) = redis::pipe()
@@ -56,10 +56,10 @@ impl Queue {
         Ok(renewed)
     }
 
-    /// Makes a worker's inbox and lease, for the first time or after its lease has ended. False
-    /// while somebody still clears up after it: then it is to be tried again.
+    /// Creates a worker's inbox and lease, for the first time or after its lease has lapsed. False
+    /// while a reaper still cleans up after it: the caller then tries again.
     ///
-    /// In one script, so that nobody begins to clear up in between.
+    /// It is one script, so that no clean-up can begin in between.
     pub async fn register_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let script = Script::new(
             "if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
@@ -83,8 +83,8 @@ impl Queue {
             .await?)
     }
 
-    /// Declares a worker dead that could not hand everything over: whoever looks next clears up after
-    /// it, and need not wait until its lease has ended. It must not act any more.
+    /// Declares a worker dead that could not hand everything over. The next reaper cleans up after
+    /// it without waiting for the lease to lapse. The worker must not act any more.
     pub async fn abandon_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         redis::pipe()
@@ -102,7 +102,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Tells how a worker fares, for listings and placement.
+    /// Reports the state of a worker, for listings and placement.
     pub async fn report_worker(
         &self,
         worker: WorkerId,
@@ -126,8 +126,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Closes a worker's inbox if nothing is in it, neither unread nor unsettled; tells whether it
-    /// is closed.
+    /// Closes a worker's inbox if it is empty: no entry is unread or unacknowledged. Returns
+    /// whether it is closed.
     pub async fn close_inbox(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let script = Script::new(
             "if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
@@ -141,7 +141,7 @@ impl Queue {
             .await?)
     }
 
-    /// Removes all that Redis holds of a worker. It must host nothing any more.
+    /// Removes everything that Redis stores about a worker. It must not own a contract any more.
     pub async fn remove_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         redis::pipe()
@@ -168,7 +168,7 @@ impl Queue {
             .await?)
     }
 
-    /// Says that a worker is there, for as long as the subscription is held: see
+    /// Shows that a worker is connected, for as long as the subscription exists. See
     /// [`Self::missing_workers`].
     pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<PubSub, QueueError> {
         let mut subscription = self.subscriber().await?;
@@ -178,8 +178,8 @@ impl Queue {
         Ok(subscription)
     }
 
-    /// Those of `workers` whose connection is gone. They may be dead; only the end of the lease
-    /// says so for certain.
+    /// Those of `workers` whose connection is gone. They may be dead, but only a lapsed lease is
+    /// proof.
     pub async fn missing_workers(&self, workers: &[WorkerId]) -> Result<Vec<WorkerId>, QueueError> {
         if workers.is_empty() {
             return Ok(Vec::new());
@@ -221,7 +221,7 @@ impl Queue {
         Ok(ids.into_iter().zip(infos).filter_map(known).collect())
     }
 
-    /// The contracts that a worker hosts.
+    /// The contracts that a worker owns.
     pub async fn owned_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
         let addresses: Vec<String> = redis::cmd("SMEMBERS")
             .arg(self.keys().own(worker))
@@ -257,8 +257,8 @@ impl Queue {
             .await?)
     }
 
-    /// Registers an api, or says that it still lives. Sets the clock as well. False when its reply
-    /// stream was not there: then it was made anew, and what stood in it is lost.
+    /// Registers an api or renews its registration. Also sets the clock. False if its reply stream
+    /// did not exist: it was created, and any replies in an earlier one are lost.
     pub async fn api_heartbeat(&self, api: ApiId) -> Result<bool, QueueError> {
         let replies = self.keys().replies(api);
         let now = self.clock().now_ms();
@@ -277,7 +277,8 @@ impl Queue {
         if alive {
             return Ok(true);
         }
-        // The only command that makes an empty stream; workers append with NOMKSTREAM.
+        // XGROUP CREATE is the only command that creates an empty stream. Workers append with
+        // NOMKSTREAM, so the stream must exist.
         redis::pipe()
             .cmd("XGROUP")
             .arg(&["CREATE", &replies, GROUP, "0", "MKSTREAM"])
@@ -294,7 +295,7 @@ impl Queue {
         Ok(false)
     }
 
-    /// Removes all that Redis holds of an api.
+    /// Removes everything that Redis stores about an api.
     pub async fn remove_api(&self, api: ApiId) -> Result<(), QueueError> {
         redis::pipe()
             .cmd("DEL")

@@ -35,8 +35,8 @@
 //! Scripts change it by compare-and-set on the owner. Each new sandbox raises the *generation* of
 //! the contract in the record.
 //!
-//! A worker that cannot hand everything over before it ends gives up its lease and leaves the rest to
-//! the others.
+//! A worker that cannot hand everything over before it ends gives up its lease and leaves the rest
+//! to the others.
 //!
 //! # When a worker dies
 //!
@@ -49,8 +49,9 @@
 //! - **Failover.** The worker's contracts and the loads that it had received are offered again
 //!   ([`failover`]).
 //! - **A slow worker.** A worker that was only slow finds its lease gone. It confirms its ownership
-//!   of the contracts that nobody took. It does not start jobs that it received before. A frame that
-//!   got no answer states when it was first sent, so a job that is sent again is not started either.
+//!   of the contracts that nobody took. It does not start jobs that it received before. A frame
+//!   that got no answer states when it was first sent, so a job that is sent again is not started
+//!   either.
 //!
 //! # What may be run again
 //!

@@ -1,8 +1,8 @@
 //! The one connection that all frequent commands of a process share.
 //!
 //! It reconnects by itself when it breaks. A connection that only falls silent does not break, for
-//! example after a firewall has dropped its state: the kernel retries for a quarter of an hour. So a
-//! command that times out has the connection replaced. Other commands that wait on the old
+//! example after a firewall has dropped its state: the kernel retries for a quarter of an hour. So
+//! a command that times out has the connection replaced. Other commands that wait on the old
 //! connection may still get their answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

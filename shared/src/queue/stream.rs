@@ -17,8 +17,8 @@ pub(super) struct Entry {
     pub(super) body: Vec<u8>,
 }
 
-/// Parses an `XREAD` or `XREADGROUP` reply over one stream without copying the bodies. An entry that
-/// was deleted while it was pending has no body and is left out.
+/// Parses an `XREAD` or `XREADGROUP` reply over one stream without copying the bodies. An entry
+/// that was deleted while it was pending has no body and is left out.
 pub(super) fn parse_read(reply: Value) -> Result<Vec<Entry>, QueueError> {
     let stream = match reply {
         Value::Nil => return Ok(Vec::new()),

@@ -97,7 +97,8 @@ pub const RESEND_FOR: Duration = Duration::from_secs(10);
 /// How long a worker remembers the jobs of an api after the last one: 15 s.
 ///
 /// A frame that is sent again may already have arrived. The worker recognises its jobs and drops
-/// them. The last attempt starts up to [`RESEND_FOR`] after the first one and may take some seconds.
+/// them. The last attempt starts up to [`RESEND_FOR`] after the first one and may take some
+/// seconds.
 pub const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
 
 /// How long an api waits for the reaper to report on jobs whose inbox is gone: 5 s.
@@ -148,8 +149,8 @@ pub const ABANDONED_LOAD: Duration = Duration::from_mins(1);
 
 /// How long the workers take at most to write back what Redis has lost: 5 s.
 ///
-/// They notice the loss at their next heartbeat. Until then an api reports a contract that Redis does
-/// not know as temporarily unavailable, not as missing.
+/// They notice the loss at their next heartbeat. Until then an api reports a contract that Redis
+/// does not know as temporarily unavailable, not as missing.
 pub const RESTORED_WITHIN: Duration = Duration::from_secs(5);
 
 // ---------------------------------------------------------------------------------------------

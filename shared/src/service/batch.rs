@@ -1,15 +1,16 @@
-//! Sending together what is about to be sent: no timer, so that one alone does not wait.
+//! Batching without a timer, so that a single item does not wait.
 
-/// Gives the runtime one turn, then takes up to `room` more of what has come by then. Whatever else can
-/// be done is done once: sockets are read, tasks run that are about to have something to send. Where
-/// there is nothing to do, that takes no time.
+/// Yields once to the runtime, then adds up to `room` more items that arrived meanwhile.
+///
+/// During the yield, sockets are read and other tasks run that may produce items. Without such work
+/// the yield takes no time.
 pub async fn join_batch<T>(
-    gathered: &mut impl Extend<T>,
+    batch: &mut impl Extend<T>,
     room: usize,
     next: impl FnMut() -> Option<T>,
 ) {
     tokio::task::yield_now().await;
-    gathered.extend(std::iter::from_fn(next).take(room));
+    batch.extend(std::iter::from_fn(next).take(room));
 }
 
 #[cfg(test)]
@@ -19,12 +20,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_others_are_about_to_send_comes_along_as_far_as_there_is_room() {
+    async fn items_that_arrive_during_the_yield_join_the_batch() {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let sending = tokio::spawn(async move { (1..=3).try_for_each(|n| sender.send(n)) });
-        let mut gathered = vec![0];
-        join_batch(&mut gathered, 2, || receiver.try_recv().ok()).await;
-        assert_eq!(gathered, [0, 1, 2]);
+        let mut batch = vec![0];
+        join_batch(&mut batch, 2, || receiver.try_recv().ok()).await;
+        assert_eq!(batch, [0, 1, 2]);
         assert_eq!(receiver.recv().await, Some(3));
         sending.await.unwrap().unwrap();
     }

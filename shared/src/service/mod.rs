@@ -1,4 +1,4 @@
-//! What every process of the farm needs to start, to end and to report on itself.
+//! Start, shutdown, configuration and telemetry: what every process of the farm needs.
 
 pub mod backoff;
 pub mod batch;

@@ -1,8 +1,8 @@
 //! The reaper cleans up after dead workers. Every process runs one.
 //!
 //! For each dead worker it renames the inbox, releases the contracts and offers them to other
-//! workers, replies to the jobs in the inbox ([`verdicts`]), and offers pending loads again. What it
-//! needs to know is in the recovery record ([`record`]). A clean-up may be interrupted anywhere:
+//! workers, replies to the jobs in the inbox (`verdicts.rs`), and offers pending loads again. What
+//! it needs to know is in the recovery record (`record.rs`). A clean-up may be interrupted anywhere:
 //! the next reaper repeats or finishes it.
 
 mod record;
@@ -211,8 +211,8 @@ impl Queue {
 
     /// Removes the recovery record and everything else that Redis stores about the worker.
     ///
-    /// Its entry in the list of workers goes last: if this is interrupted, a reaper finds the worker
-    /// there again.
+    /// Its entry in the list of workers goes last: if this is interrupted, a reaper finds the
+    /// worker there again.
     async fn finish_cleanup(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         let mut connection = self.pooled().await?;
