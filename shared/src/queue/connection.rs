@@ -4,9 +4,11 @@ use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+use secrecy::ExposeSecret;
 
 use super::QueueError;
 use super::clock::Clock;
+use super::config::RedisConfig;
 use super::counts::{Counts, Observed};
 use super::keys::Keys;
 use super::shared_connection::{SharedConnection, SharedHandle};
@@ -15,7 +17,6 @@ use super::timing::{
     RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT, SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
 };
 use crate::service::backoff::Backoff;
-use crate::service::config::RedisConfig;
 use crate::service::telemetry::metrics::Registry;
 
 /// Connections in the pool, for commands that are not part of every call.
@@ -61,7 +62,7 @@ impl Queue {
             .set_user_timeout(UNACKNOWLEDGED);
         let info = config
             .url
-            .as_str()
+            .expose_secret()
             .into_connection_info()?
             .set_tcp_settings(tcp);
         let client = Client::open(info.clone())?;

@@ -65,6 +65,7 @@
 
 pub mod blobs;
 pub mod clock;
+mod config;
 mod connection;
 pub mod contracts;
 mod counts;
@@ -84,6 +85,7 @@ mod shared_connection;
 mod stream;
 pub mod timing;
 
+pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 pub use connection::Queue;
 pub use error::QueueError;
 pub use redis_info::Memory;

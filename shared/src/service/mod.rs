@@ -2,7 +2,9 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod probe;
+pub mod process;
 pub mod telemetry;

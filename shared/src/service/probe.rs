@@ -9,18 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The first argument of the program that requests a health check.
-const ARGUMENT: &str = "healthcheck";
-
 /// How long each step may take.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// Whether this process was started as a health check.
-pub fn is_asked() -> bool {
-    std::env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == ARGUMENT)
-}
 
 /// Requests `/readyz` from the process that listens on `host` and `port`. If it is not ready,
 /// prints the reason on standard error.

@@ -2,7 +2,7 @@
 
 use shared::queue::contracts::{Claim, Route};
 use shared::queue::failover::Failover;
-use shared::queue::reaper::{self, ReaperConfig};
+use shared::queue::{ReaperConfig, reaper};
 
 use super::*;
 

@@ -8,13 +8,12 @@
 mod record;
 mod verdicts;
 
-use std::time::Duration;
-
 use redis::Script;
 use tokio::time::Instant;
 
 use self::record::running_contracts;
 use self::verdicts::reply_to_all;
+use super::config::ReaperConfig;
 use super::failover::Failover;
 use super::outage::OutageDetector;
 use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, SWEEP_INTERVAL, millis};
@@ -22,33 +21,6 @@ use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::{EngineKind, Load};
 use crate::service::lifecycle::Lifecycle;
-
-/// The settings of a reaper.
-#[derive(Debug, Clone, Copy)]
-pub struct ReaperConfig {
-    /// How long Redis must have been running. After a restart of Redis every lease has lapsed,
-    /// although the workers live.
-    pub grace: Duration,
-    /// How long a contract that seems to kill its workers stays quarantined.
-    pub quarantine: Duration,
-}
-
-impl ReaperConfig {
-    /// `REAP_GRACE_MS`, by default 15 s, three leases; `QUARANTINE_MS`, by default 10 minutes.
-    pub fn from_env(
-        env: crate::service::config::Env,
-    ) -> Result<Self, crate::service::config::ConfigError> {
-        Ok(Self {
-            grace: env.millis("REAP_GRACE_MS", 15_000, 0..=600_000)?,
-            quarantine: env.millis("QUARANTINE_MS", 600_000, 100..=86_400_000)?,
-        })
-    }
-
-    /// The quarantine in milliseconds.
-    pub fn quarantine_ms(self) -> u64 {
-        millis(self.quarantine)
-    }
-}
 
 /// Cleans up after dead workers and removes unused executables until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
