@@ -14,7 +14,7 @@ use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
 
 use crate::error::ApiError;
-use crate::openapi::{ContractFailures, ListFailures};
+use crate::openapi::failures::{ContractFailures, ListFailures};
 use crate::routes::{address, path};
 use crate::state::AppState;
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use shared::queue::dead_letters::DeadLetter;
 
 use crate::error::ApiError;
-use crate::openapi::{DeadLetterFailures, ListFailures};
+use crate::openapi::failures::{DeadLetterFailures, ListFailures};
 use crate::routes::path;
 use crate::state::AppState;
 

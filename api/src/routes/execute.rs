@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
-use crate::openapi::ExecuteFailures;
+use crate::openapi::failures::ExecuteFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, path};
 use crate::state::AppState;

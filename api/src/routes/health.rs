@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::openapi::ReadyFailures;
+use crate::openapi::failures::ReadyFailures;
 use crate::state::AppState;
 
 /// The process lives.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::ApiError;
-use crate::openapi::UnloadFailures;
+use crate::openapi::failures::UnloadFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, json};
 use crate::state::AppState;

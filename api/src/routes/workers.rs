@@ -11,7 +11,7 @@ use shared::protocol::job::{EngineKind, Job};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::openapi::{DrainFailures, ListFailures};
+use crate::openapi::failures::{DrainFailures, ListFailures};
 use crate::routes::path;
 use crate::state::AppState;
 

@@ -1,11 +1,8 @@
-//! `POST /loadSmartContract`: make a contract ready to be called.
+//! The body of a load: checks every field and decodes the executable.
 
-use axum::body::Body;
-use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
@@ -14,12 +11,7 @@ use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
 use shared::queue::blobs::digest;
 use utoipa::ToSchema;
 
-use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
-use crate::openapi::LoadFailures;
-use crate::request::{read_body, trace_context};
-use crate::routes::json;
-use crate::state::AppState;
 
 /// The standard alphabet; encoders differ in whether they pad.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -31,7 +23,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Load, description = "A contract to be loaded.")]
-struct LoadRequest {
+pub(super) struct LoadRequest {
     /// Lower-cased.
     #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
         examples("abcd"))]
@@ -60,48 +52,8 @@ struct LoadRequest {
     idempotent: Value,
 }
 
-/// Make a contract ready to be called
-///
-/// Loading the same contract again does nothing. Another executable is made ready, then calls are
-/// switched over; no call falls between.
-#[utoipa::path(
-    post,
-    path = "/loadSmartContract",
-    tag = "Contracts",
-    request_body(content = LoadRequest, example = json!({
-        "contractAddress": "abcd",
-        "executable": "{ add: ({number1, number2}) => number1 + number2 }",
-    })),
-    responses((status = 204, description = "It can be called"), LoadFailures),
-)]
-pub(crate) async fn load(
-    State(state): State<AppState>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<StatusCode, ApiError> {
-    let _permit = state.admission.admit()?;
-    let config = &state.config;
-    let deadline = state.queue.clock().after(config.load_deadline);
-    let body = read_body(&headers, body, config.load_body_limit, config.body_timeout).await?;
-    let engine = config.engine;
-    // Tens of megabytes may have to be parsed, decoded and hashed: not beside other callers' calls.
-    let checking = tokio::task::spawn_blocking(move || parse(json(&body)?, engine));
-    let (load, executable) = checking.await.expect("checking does not panic")?;
-    let trace = trace_context(&headers);
-    let tickets = |job| Ticket {
-        job,
-        deadline,
-        trace: trace.clone(),
-    };
-    state
-        .dispatcher
-        .load(&load, executable.as_bytes(), tickets)
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
 /// Checks a request; gives the job, and the executable as plain text.
-fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), ApiError> {
+pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), ApiError> {
     let mut wrong = Fields::new();
     let address = read(
         &mut wrong,
@@ -269,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::routes::json;
 
     fn request(body: &str) -> Result<(Load, String), ApiError> {
         parse(json(body.as_bytes())?, EngineKind::Javascript)

@@ -1,53 +1,19 @@
-//! What the interface looks like to a program: the `OpenAPI` description, made of the handlers' own.
+//! The failures that each route can answer with: handlers declare them in their descriptions.
 //!
-//! Which routes there are stands in `router`, which statuses in `error`; here both come together.
-//! Nothing is described here that a handler could describe itself.
+//! Lowest part of the `OpenAPI` description: this file must not import from `routes`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
+use utoipa::IntoResponses;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Ref, Type};
 use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, OpenApi};
 
-use crate::error::{ApiError, ErrorBody, Fields};
-use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unload, workers};
-
-/// The description as it is served.
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Execution Service",
-        description = "Runs smart contracts in isolation and calls them. Load one, execute its \
-            methods, unload it.\n\nEvery failure has the same body. Where it has `\"started\": \
-            false`, nothing was executed, and the request can safely be repeated.",
-    ),
-    paths(
-        load::load,
-        execute::execute,
-        unload::unload,
-        contracts::list,
-        contracts::show,
-        workers::list,
-        workers::drain,
-        dead_letters::list,
-        dead_letters::remove,
-        health::alive,
-        health::ready,
-        metrics::show,
-    ),
-    components(schemas(ErrorBody<'static>)),
-    tags(
-        (name = "Contracts", description = "Load, call, unload"),
-        (name = "Farm", description = "For whoever runs the farm"),
-        (name = "Process", description = "For whoever runs this process"),
-    ),
-)]
-pub(crate) struct Description;
+use crate::error::{ApiError, Fields};
 
 /// Documents the failures of a route.
 macro_rules! failures {
@@ -225,38 +191,6 @@ fn text_header(description: &str) -> Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_description_is_of_the_promised_version() {
-        let json = serde_json::to_value(Description::openapi()).unwrap();
-        assert!(json["openapi"].as_str().unwrap().starts_with("3.1."));
-    }
-
-    #[test]
-    fn every_reference_leads_somewhere() {
-        fn references(value: &Value, found: &mut Vec<String>) {
-            match value {
-                Value::Object(fields) => {
-                    for (name, value) in fields {
-                        match value {
-                            Value::String(text) if name == "$ref" => found.push(text.clone()),
-                            _ => references(value, found),
-                        }
-                    }
-                }
-                Value::Array(items) => items.iter().for_each(|item| references(item, found)),
-                _ => {}
-            }
-        }
-        let json = serde_json::to_value(Description::openapi()).unwrap();
-        let mut found = Vec::new();
-        references(&json, &mut found);
-        assert!(!found.is_empty());
-        for reference in found {
-            let pointer = reference.strip_prefix('#').unwrap();
-            assert!(json.pointer(pointer).is_some(), "{reference}");
-        }
-    }
 
     #[test]
     fn a_failure_is_described_as_it_is_answered() {
