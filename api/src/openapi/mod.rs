@@ -10,14 +10,14 @@ use utoipa::OpenApi;
 use crate::error::ErrorBody;
 use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unload, workers};
 
-/// The description as it is served.
+/// The document as it is served.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Execution Service",
-        description = "Runs smart contracts in isolation and calls them. Load one, execute its \
-            methods, unload it.\n\nEvery failure has the same body. Where it has `\"started\": \
-            false`, nothing was executed, and the request can safely be repeated.",
+        description = "Runs smart contracts in isolation. Load a contract, call its methods, unload \
+            it.\n\nEvery failure has the same body. If it has `\"started\": false`, nothing was \
+            executed and the request can safely be repeated.",
     ),
     paths(
         load::load,
@@ -35,9 +35,9 @@ use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unl
     ),
     components(schemas(ErrorBody<'static>)),
     tags(
-        (name = "Contracts", description = "Load, call, unload"),
-        (name = "Farm", description = "For whoever runs the farm"),
-        (name = "Process", description = "For whoever runs this process"),
+        (name = "Contracts", description = "Load, call and unload contracts"),
+        (name = "Farm", description = "Operate the farm"),
+        (name = "Process", description = "Monitor this process"),
     ),
 )]
 pub(crate) struct Description;
@@ -49,13 +49,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_description_is_of_the_promised_version() {
+    fn the_document_has_version_3_1() {
         let json = serde_json::to_value(Description::openapi()).unwrap();
         assert!(json["openapi"].as_str().unwrap().starts_with("3.1."));
     }
 
     #[test]
-    fn every_reference_leads_somewhere() {
+    fn every_reference_resolves() {
         fn references(value: &Value, found: &mut Vec<String>) {
             match value {
                 Value::Object(fields) => {

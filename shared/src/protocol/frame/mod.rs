@@ -19,9 +19,9 @@ pub const MAX_ITEMS: usize = 128;
 /// Bytes in one frame at most, unless a single item is larger. Keeps Redis' replies short.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// A job and what must be known to run it.
+/// A job and what must be known to run it. A sender may borrow the job and the trace context.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Envelope {
+pub struct Envelope<J = Job, T = String> {
     /// Names the job in its reply.
     pub id: JobId,
     /// When the caller stops waiting: milliseconds since the epoch by Redis' clock. A job is never
@@ -31,9 +31,9 @@ pub struct Envelope {
     pub attempt: u32,
     /// W3C trace context of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<String>,
+    pub trace: Option<T>,
     /// The job itself.
-    pub job: Job,
+    pub job: J,
 }
 
 /// Jobs of one sender.
