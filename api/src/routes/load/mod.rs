@@ -14,10 +14,10 @@ use crate::request::{read_body, trace_context};
 use crate::routes::json;
 use crate::state::AppState;
 
-/// Make a contract ready to be called
+/// Load a contract
 ///
-/// Loading the same contract again does nothing. Another executable is made ready, then calls are
-/// switched over; no call falls between.
+/// Reloading an identical contract is a no-op. A different executable is started first, then
+/// traffic switches without dropped calls. State is reset.
 #[utoipa::path(
     post,
     path = "/loadSmartContract",
@@ -26,7 +26,7 @@ use crate::state::AppState;
         "contractAddress": "abcd",
         "executable": "{ add: ({number1, number2}) => number1 + number2 }",
     })),
-    responses((status = 204, description = "It can be called"), LoadFailures),
+    responses((status = 204, description = "The contract can be called"), LoadFailures),
 )]
 pub(crate) async fn load(
     State(state): State<AppState>,
@@ -38,7 +38,7 @@ pub(crate) async fn load(
     let deadline = state.queue.clock().after(config.load_deadline);
     let body = read_body(&headers, body, config.load_body_limit, config.body_timeout).await?;
     let engine = config.engine;
-    // Tens of megabytes may have to be parsed, decoded and hashed: not beside other callers' calls.
+    // Parsing, decoding and hashing tens of megabytes must not block the calls of other clients.
     let checking = tokio::task::spawn_blocking(move || parse(json(&body)?, engine));
     let (load, executable) = checking.await.expect("checking does not panic")?;
     let trace = trace_context(&headers);
