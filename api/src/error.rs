@@ -107,7 +107,7 @@ impl ApiError {
         Self::InvalidRequest(format!("{name} {reason}"), Fields::from([(name, reason)]))
     }
 
-    /// The queue cannot be reached, so nothing was sent.
+    /// The queue cannot be reached at the moment.
     pub(crate) fn queue_unavailable() -> Self {
         Self::QueueUnavailable("The queue is unavailable. Try again later".to_owned())
     }

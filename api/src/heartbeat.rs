@@ -23,7 +23,7 @@ pub(crate) async fn run(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: L
             Ok(false) => {
                 // Redis has lost its data, including the jobs and replies in flight.
                 let lost = waiters.lose_all();
-                tracing::warn!(lost, "reply stream lost, calls in flight ended");
+                tracing::warn!(lost, "reply stream was lost");
             }
             Err(error) => {
                 tracing::warn!(%error, "heartbeat failed");

@@ -121,7 +121,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     } = parts;
     let life = life.clone();
     let waiters = Arc::new(Waiters::default());
-    let reader = ReaderHealth::default();
+    let reader_health = ReaderHealth::default();
     let breaker = Breaker::default();
     let inboxes = Inboxes::new(queue.clone(), api, waiters.clone(), life.clone());
     let inboxes = Arc::new(inboxes);
@@ -132,7 +132,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         queue.clone(),
         api,
         waiters.clone(),
-        reader.clone(),
+        reader_health.clone(),
         life.clone(),
     );
     life.spawn("reply router", reading);
@@ -162,7 +162,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         queue,
         dispatcher,
         admission,
-        reader,
+        reader_health,
         metrics,
         tracer,
         life,

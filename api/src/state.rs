@@ -21,7 +21,7 @@ pub(crate) struct Services {
     pub(crate) queue: Queue,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
-    pub(crate) reader: ReaderHealth,
+    pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,
     pub(crate) life: Lifecycle,

@@ -21,7 +21,7 @@ use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 
 use self::attempt::AttemptOutcome;
-use self::route_cache::{Assignment, Destination, RouteCache, Target};
+use self::route_cache::{Assignment, Destination, RouteCache};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
 use crate::metrics::DispatchMetrics;
@@ -75,7 +75,7 @@ pub(crate) struct DispatcherParts {
     pub(crate) metrics: DispatchMetrics,
 }
 
-/// The attempts of one call that may have been started and got no reply.
+/// The attempts of one job that may have been started and got no reply.
 #[derive(Debug, Default)]
 struct LostAttempts {
     count: u32,
@@ -176,32 +176,28 @@ impl Dispatcher {
         let mut lost = LostAttempts::default();
         let mut number = 1;
         let ended = loop {
-            match self.route(contract, &mut ticket.job).await {
-                Ok(Destination { address, target }) => match target {
-                    Target::NotLoaded => break Err(ApiError::ContractNotLoaded),
-                    Target::Quarantined { left, .. } => {
-                        break Err(ApiError::ContractQuarantined(left));
+            let destination = self.route(contract, &mut ticket.job).await;
+            match destination.and_then(Destination::owner) {
+                Ok(Some((address, owner))) => {
+                    if !lost.allow(&ticket.job, owner) {
+                        break Err(ApiError::OutcomeUnknown);
                     }
-                    Target::Unassigned { .. } => {}
-                    Target::Assigned(owner) => {
-                        if !lost.allow(&ticket.job, owner) {
-                            break Err(ApiError::OutcomeUnknown);
-                        }
-                        let outcome = self.attempt(owner.worker, ticket, number).await;
-                        match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
-                            Ok(AttemptOutcome::Answered(reply)) => break Ok(reply),
-                            Ok(AttemptOutcome::NotStarted) => {}
-                            Ok(AttemptOutcome::MaybeStarted) => {
-                                lost.add(owner.worker);
-                                if !lost.may_repeat(&ticket.job, owner) {
-                                    break Err(ApiError::OutcomeUnknown);
-                                }
+                    let outcome = self.attempt(owner.worker, ticket, number).await;
+                    match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
+                        Ok(AttemptOutcome::Answered(reply)) => break Ok(reply),
+                        Ok(AttemptOutcome::NotStarted) => {}
+                        Ok(AttemptOutcome::MaybeStarted) => {
+                            lost.add(owner.worker);
+                            if !lost.may_repeat(&ticket.job, owner) {
+                                break Err(ApiError::OutcomeUnknown);
                             }
-                            Err(error) => break Err(error),
                         }
-                        self.routes.invalidate(&address);
+                        Err(error) => break Err(error),
                     }
-                },
+                    self.routes.invalidate(&address);
+                }
+                // The contract waits for a worker.
+                Ok(None) => {}
                 // An admitted request waits for Redis to return.
                 Err(error @ ApiError::QueueUnavailable(_)) => last_error = error,
                 Err(error) => break Err(error),
@@ -217,7 +213,8 @@ impl Dispatcher {
         lost.qualify(&ticket.job, ended)
     }
 
-    /// Where a job goes: a call to any of the contract's replicas, every other job to the first.
+    /// Where a job goes: a call to one of the contract's replicas, every other job to the
+    /// given address itself.
     async fn route(
         &self,
         contract: &ContractAddress,

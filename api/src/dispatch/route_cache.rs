@@ -1,6 +1,6 @@
 //! Finds the worker that a contract's jobs go to, and caches it.
 //!
-//! A stale entry is harmless: the worker refuses the job and the call is routed again. Of a
+//! A stale entry is harmless: the worker refuses the job and the call is routed again. For a
 //! contract with replicas, the less busy of two owners is chosen.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,6 +81,18 @@ impl Target {
 pub(super) struct Destination {
     pub(super) address: ContractAddress,
     pub(super) target: Target,
+}
+
+impl Destination {
+    /// The address and its owner; `None` while it waits for one.
+    pub(super) fn owner(self) -> Result<Option<(ContractAddress, Assignment)>, ApiError> {
+        match self.target {
+            Target::NotLoaded => Err(ApiError::ContractNotLoaded),
+            Target::Quarantined { left, .. } => Err(ApiError::ContractQuarantined(left)),
+            Target::Unassigned { .. } => Ok(None),
+            Target::Assigned(owner) => Ok(Some((self.address, owner))),
+        }
+    }
 }
 
 /// A replica that a call may go to.

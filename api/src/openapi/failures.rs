@@ -1,6 +1,6 @@
 //! The failures that each route can answer with: handlers declare them in their descriptions.
 //!
-//! Lowest part of the `OpenAPI` description: this file must not import from `routes`.
+//! Handlers import this file, so it must not import from `routes`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

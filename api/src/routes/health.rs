@@ -53,7 +53,7 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, 
         return Err(ApiError::Draining);
     }
     state.queue.ping().await?;
-    if !state.reader.is_reading() {
+    if !state.reader_health.is_reading() {
         return Err(ApiError::QueueUnavailable(
             "Replies cannot be read from Redis".to_owned(),
         ));
