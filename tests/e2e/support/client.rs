@@ -199,7 +199,7 @@ impl Answer {
         if self.status == 200 {
             return "ok".to_owned();
         }
-        if self.body.contains("No answer came before the deadline") {
+        if self.body.contains("No reply arrived before the deadline") {
             return "deadline".to_owned();
         }
         let body = self.json();

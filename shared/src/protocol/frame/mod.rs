@@ -41,9 +41,9 @@ pub const MAX_ITEMS: usize = 128;
 /// The most bytes in one frame, unless a single item is larger. Keeps the replies of Redis short.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// A job with the data that a worker needs to run it and reply.
+/// A job and what must be known to run it. A sender may borrow the job and the trace context.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Envelope {
+pub struct Envelope<J = Job, T = String> {
     /// Identifies the job in its reply.
     pub id: JobId,
     /// When the caller stops waiting, in milliseconds since the epoch by the clock of Redis. A job
@@ -53,9 +53,9 @@ pub struct Envelope {
     pub attempt: u32,
     /// The W3C trace context of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<String>,
+    pub trace: Option<T>,
     /// The job itself.
-    pub job: Job,
+    pub job: J,
 }
 
 /// A frame of jobs from one api, or from a process that expects no replies.

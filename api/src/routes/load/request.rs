@@ -1,11 +1,8 @@
-//! `POST /loadSmartContract`: make a contract ready to be called.
+//! The body of a load: checks every field and decodes the executable.
 
-use axum::body::Body;
-use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
@@ -14,94 +11,49 @@ use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
 use shared::queue::blobs::digest;
 use utoipa::ToSchema;
 
-use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
-use crate::openapi::LoadFailures;
-use crate::request::{read_body, trace_context};
-use crate::routes::json;
-use crate::state::AppState;
 
-/// The standard alphabet; encoders differ in whether they pad.
+/// The standard alphabet. Padding is optional, because encoders differ in it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The body of a load: whatever the fields hold, so that each wrong one can be named.
+/// The body of a load. Fields accept any value, so that every invalid one can be reported.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Load, description = "A contract to be loaded.")]
-struct LoadRequest {
-    /// Lower-cased.
+#[schema(as = Load, description = "The contract to load.")]
+pub(super) struct LoadRequest {
+    /// Converted to lower case.
     #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
         examples("abcd"))]
     #[serde(default)]
     contract_address: Value,
-    /// JavaScript, an image reference, or an image's tar; plain or in base64.
+    /// JavaScript source, an image reference, or an image's tar; plain or in base64.
     #[schema(value_type = String, required = true, min_length = 1,
         examples("{ add: ({number1, number2}) => number1 + number2 }"))]
     #[serde(default)]
     executable: Value,
-    /// Without it, the deployment's default.
+    /// Defaults to the deployment's engine.
     #[schema(value_type = Option<EngineKind>)]
     #[serde(default)]
     engine: Value,
-    /// A contract can only lower the worker's own.
+    /// A contract can only lower the worker's limits.
     #[schema(value_type = Option<Limits>)]
     #[serde(default)]
     limits: Value,
-    /// How many workers host it, each with a state of its own.
+    /// How many workers run the contract, each with its own state.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 16)]
     #[serde(default)]
     replicas: Value,
-    /// Whether a call whose worker died may be run again. JavaScript calls always may.
+    /// Whether a call whose worker died may run again. JavaScript calls always may.
     #[schema(value_type = Option<bool>)]
     #[serde(default)]
     idempotent: Value,
 }
 
-/// Make a contract ready to be called
-///
-/// Loading the same contract again does nothing. Another executable is made ready, then calls are
-/// switched over; no call falls between.
-#[utoipa::path(
-    post,
-    path = "/loadSmartContract",
-    tag = "Contracts",
-    request_body(content = LoadRequest, example = json!({
-        "contractAddress": "abcd",
-        "executable": "{ add: ({number1, number2}) => number1 + number2 }",
-    })),
-    responses((status = 204, description = "It can be called"), LoadFailures),
-)]
-pub(crate) async fn load(
-    State(state): State<AppState>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<StatusCode, ApiError> {
-    let _permit = state.admission.admit()?;
-    let config = &state.config;
-    let deadline = state.queue.clock().after(config.load_deadline);
-    let body = read_body(&headers, body, config.load_body_limit, config.body_timeout).await?;
-    let engine = config.engine;
-    // Tens of megabytes may have to be parsed, decoded and hashed: not beside other callers' calls.
-    let checking = tokio::task::spawn_blocking(move || parse(json(&body)?, engine));
-    let (load, executable) = checking.await.expect("checking does not panic")?;
-    let trace = trace_context(&headers);
-    let tickets = |job| Ticket {
-        job,
-        deadline,
-        trace: trace.clone(),
-    };
-    state
-        .dispatcher
-        .load(&load, executable.as_bytes(), tickets)
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Checks a request; gives the job, and the executable as plain text.
-fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), ApiError> {
+/// Checks a request; returns the job and the decoded executable.
+pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), ApiError> {
     let mut wrong = Fields::new();
     let address = read(
         &mut wrong,
@@ -151,7 +103,7 @@ fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), Ap
     Ok((Load { address, spec }, executable))
 }
 
-/// Reads a field that must be there; notes what is wrong with it.
+/// Reads a required field; records why it is invalid.
 fn read<T>(
     wrong: &mut Fields,
     name: &'static str,
@@ -166,7 +118,7 @@ fn read<T>(
     outcome.map_err(|reason| wrong.insert(name, reason)).ok()
 }
 
-/// Reads a field that may be missing.
+/// Reads an optional field; records why it is invalid.
 fn optional<T>(
     wrong: &mut Fields,
     name: &'static str,
@@ -211,7 +163,7 @@ fn replica_count(value: &Value) -> Result<u32, String> {
 }
 
 fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
-    // A list would be read as the fields in their order.
+    // serde would accept an array as the fields in order.
     if !value.is_object() {
         return Err("must be an object".to_owned());
     }
@@ -227,18 +179,19 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
     if numbers.contains(&Some(0)) {
         return Err("must be greater than 0".to_owned());
     }
-    let of_containers = concurrency.is_some() || network.is_some();
-    if of_containers && engine != EngineKind::Docker {
-        return Err("concurrency and network are for docker contracts".to_owned());
+    let docker_only = concurrency.is_some() || network.is_some();
+    if docker_only && engine != EngineKind::Docker {
+        return Err("concurrency and network are only for docker contracts".to_owned());
     }
     if memory_mb.is_some() && engine != EngineKind::Javascript {
-        return Err("memoryMb is for javascript contracts".to_owned());
+        return Err("memoryMb is only for javascript contracts".to_owned());
     }
     Ok(limits)
 }
 
-/// A reference, which is short and never decoded, or a tar, which stays in base64 until a worker
-/// unpacks it. A reference in base64 is no reference by itself: its letters are not all small.
+/// Normalises a docker executable: an image reference, plain or in base64, or a tar, which stays in
+/// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
+/// contains upper-case letters.
 fn image(executable: &str) -> String {
     let executable = executable.trim();
     if is_reference(executable) {
@@ -252,7 +205,8 @@ fn image(executable: &str) -> String {
     }
 }
 
-/// Undoes base64. No flag is needed: a source always has a character outside its alphabet.
+/// Decodes base64. No flag is needed: a JavaScript source always contains a character outside
+/// base64's alphabet.
 fn plain(executable: String) -> String {
     let encoded: Vec<u8> = executable
         .bytes()
@@ -269,6 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::routes::json;
 
     fn request(body: &str) -> Result<(Load, String), ApiError> {
         parse(json(body.as_bytes())?, EngineKind::Javascript)
@@ -285,8 +240,8 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_not_taken_for_base64() {
-        // Each of them decodes to something.
+    fn a_reference_is_not_decoded_as_base64() {
+        // Each of these is also valid base64.
         for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
             assert_eq!(image(reference), reference.trim());
             let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
@@ -302,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_containers_are_for_containers() {
+    fn docker_limits_are_refused_for_javascript() {
         let body = |engine| {
             format!(
                 r#"{{"contractAddress":"a","executable":"abcd","engine":"{engine}",
@@ -314,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_has_defaults() {
+    fn missing_fields_have_defaults() {
         let (load, _) = request(r#"{"contractAddress":"ABCD","executable":"{a(){}}"}"#).unwrap();
         assert_eq!(load.address.as_str(), "abcd");
         assert_eq!(load.spec.engine, EngineKind::Javascript);
@@ -322,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named() {
+    fn every_invalid_field_is_reported() {
         let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
                 "limits":{"timeoutMs":0},"idempotent":"yes"}"#;
         let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
@@ -340,7 +295,7 @@ mod tests {
         assert_eq!(names, all);
     }
 
-    /// Whatever a caller may write as a value.
+    /// Any JSON value that a client may send.
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -360,14 +315,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_makes_the_reader_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn no_body_makes_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(request) = json(&body) {
                 drop(parse(request, EngineKind::Javascript));
             }
         }
 
         #[test]
-        fn no_value_of_a_field_makes_the_reader_panic(
+        fn no_field_value_makes_the_parser_panic(
             address in value(), executable in value(), engine in value(), limits in value(), more in value(),
         ) {
             let request = LoadRequest {
@@ -385,13 +340,13 @@ mod tests {
         }
 
         #[test]
-        fn a_source_is_never_taken_for_base64(source in "\\{.{0,200}\\}") {
+        fn a_source_is_never_decoded_as_base64(source in "\\{.{0,200}\\}") {
             prop_assert_eq!(plain(source.clone()), source);
         }
     }
 
     #[test]
-    fn a_body_of_another_shape_is_refused() {
+    fn a_body_of_the_wrong_shape_is_refused() {
         for body in [
             "[]",
             "null",

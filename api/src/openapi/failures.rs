@@ -1,53 +1,21 @@
-//! What the interface looks like to a program: the `OpenAPI` description, made of the handlers' own.
+//! The failures that each route can answer with: handlers declare them in their descriptions.
 //!
-//! Which routes there are stands in `router`, which statuses in `error`; here both come together.
-//! Nothing is described here that a handler could describe itself.
+//! Handlers import this file, so it must not import from `routes`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
+use shared::protocol::id::InvalidAddress;
+use shared::protocol::job::EngineKind;
+use utoipa::IntoResponses;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Ref, Type};
 use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, OpenApi};
 
-use crate::error::{ApiError, ErrorBody, Fields};
-use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unload, workers};
-
-/// The description as it is served.
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Execution Service",
-        description = "Runs smart contracts in isolation and calls them. Load one, execute its \
-            methods, unload it.\n\nEvery failure has the same body. Where it has `\"started\": \
-            false`, nothing was executed, and the request can safely be repeated.",
-    ),
-    paths(
-        load::load,
-        execute::execute,
-        unload::unload,
-        contracts::list,
-        contracts::show,
-        workers::list,
-        workers::drain,
-        dead_letters::list,
-        dead_letters::remove,
-        health::alive,
-        health::ready,
-        metrics::show,
-    ),
-    components(schemas(ErrorBody<'static>)),
-    tags(
-        (name = "Contracts", description = "Load, call, unload"),
-        (name = "Farm", description = "For whoever runs the farm"),
-        (name = "Process", description = "For whoever runs this process"),
-    ),
-)]
-pub(crate) struct Description;
+use crate::error::{ApiError, Fields};
 
 /// Documents the failures of a route.
 macro_rules! failures {
@@ -64,25 +32,25 @@ macro_rules! failures {
 }
 
 failures!(
-    /// Of loads.
+    /// Failures of `POST /loadSmartContract`.
     LoadFailures:
         ApiError::field("executable", "is missing"),
         ApiError::RequestTimeout,
         ApiError::PayloadTooLarge(64 * 1024 * 1024),
         ApiError::UnsupportedMediaType,
         ApiError::InvalidExecutable("SyntaxError: Unexpected end of input (line 1, column 9)".into()),
-        ApiError::NoCapacity("None of 3 workers has room for another javascript contract".into()),
-        overloaded(),
-        unavailable(),
+        ApiError::no_room(3, EngineKind::Javascript),
+        ApiError::too_many_requests(),
+        ApiError::queue_unavailable(),
         ApiError::Ambiguous,
-        // Of a load that has fewer replicas than the one before: the others are unloaded.
+        // A load with fewer replicas than before unloads the surplus ones.
         ApiError::OutcomeUnknown,
-        ApiError::ExecutionTimeout("No answer came before the deadline".into()),
+        ApiError::no_reply(),
 );
 failures!(
-    /// Of calls.
+    /// Failures of `POST /execute/{contractAddress}/{method}`.
     ExecuteFailures:
-        ApiError::InvalidRequest("The body is not JSON: expected value at line 1 column 1".into(), Fields::new()),
+        ApiError::InvalidRequest("The request body is not JSON: expected value at line 1 column 1".into(), Fields::new()),
         ApiError::ContractNotLoaded,
         ApiError::EndpointNotFound("The contract has no endpoint \"sub\"; it has add".into()),
         ApiError::RequestTimeout,
@@ -93,78 +61,67 @@ failures!(
         ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
         ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
         ApiError::OutcomeUnknown,
-        overloaded(),
-        ApiError::NoCapacity("No worker hosts the contract at the moment".into()),
-        unavailable(),
+        ApiError::too_many_requests(),
+        ApiError::no_owner(),
+        ApiError::queue_unavailable(),
         ApiError::Ambiguous,
         ApiError::ContractQuarantined(Duration::from_mins(10)),
         ApiError::ExecutionTimeout("The call ran longer than 2000 ms".into()),
 );
 failures!(
-    /// Of unloads.
+    /// Failures of `POST /unloadSmartContract`.
     UnloadFailures:
         ApiError::field("contractAddress", "is missing"),
         ApiError::RequestTimeout,
         ApiError::PayloadTooLarge(1024 * 1024),
         ApiError::UnsupportedMediaType,
         ApiError::OutcomeUnknown,
-        overloaded(),
-        ApiError::NoCapacity("No worker hosts the contract at the moment".into()),
-        unavailable(),
+        ApiError::too_many_requests(),
+        ApiError::no_owner(),
+        ApiError::queue_unavailable(),
         ApiError::Ambiguous,
         ApiError::ContractQuarantined(Duration::from_mins(10)),
-        ApiError::ExecutionTimeout("No answer came before the deadline".into()),
+        ApiError::no_reply(),
 );
 failures!(
-    /// Of a look at what the farm has.
-    ListFailures: unavailable()
+    /// Failures of the routes that list contracts, workers or dead letters.
+    ListFailures: ApiError::queue_unavailable()
 );
 failures!(
-    /// Of a look at one contract.
-    ContractFailures: wrong_path(), ApiError::ContractNotLoaded, unavailable()
+    /// Failures of `GET /contracts/{contractAddress}`.
+    ContractFailures: wrong_path(), ApiError::ContractNotLoaded, ApiError::queue_unavailable()
 );
 failures!(
-    /// Of draining a worker.
+    /// Failures of `POST /workers/{id}/drain`.
     DrainFailures:
         wrong_id(),
         ApiError::WorkerNotFound,
-        overloaded(),
-        unavailable(),
+        ApiError::too_many_requests(),
+        ApiError::queue_unavailable(),
         ApiError::Ambiguous,
-        ApiError::ExecutionTimeout("No answer came before the deadline".into()),
+        ApiError::no_reply(),
 );
 failures!(
-    /// Of removing a dead letter.
-    DeadLetterFailures: wrong_id(), ApiError::DeadLetterNotFound, unavailable()
+    /// Failures of `DELETE /dead-letters/{id}`.
+    DeadLetterFailures: wrong_id(), ApiError::DeadLetterNotFound, ApiError::queue_unavailable()
 );
 failures!(
-    /// Why a process is not ready.
+    /// Failures of `GET /readyz`: why the process is not ready.
     ReadyFailures:
         ApiError::Draining,
-        unavailable(),
-        ApiError::NoCapacity("No worker is alive".into()),
+        ApiError::queue_unavailable(),
+        ApiError::no_live_worker(),
 );
 
-fn overloaded() -> ApiError {
-    ApiError::Overloaded("Too many requests are under way".into())
-}
-
-fn unavailable() -> ApiError {
-    ApiError::QueueUnavailable("The queue is unavailable at the moment".into())
-}
-
 fn wrong_path() -> ApiError {
-    ApiError::field(
-        "contractAddress",
-        shared::protocol::id::InvalidAddress.to_string(),
-    )
+    ApiError::field("contractAddress", InvalidAddress.to_string())
 }
 
 fn wrong_id() -> ApiError {
     ApiError::field("id", "is not UTF-8")
 }
 
-/// One response per status: the codes that it can have, with an example each.
+/// Builds one response per status: its error codes, each with an example.
 fn responses(failures: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status = BTreeMap::<_, Vec<_>>::new();
     for failure in failures {
@@ -201,14 +158,14 @@ fn response(failures: &[ApiError]) -> Response {
         .content("application/json", content)
         .header(
             "X-Request-Id",
-            text_header("The request's name, in the logs too"),
+            text_header("The request's id, also in the logs"),
         );
     if failures
         .iter()
         .any(|failure| failure.retry_after().is_some())
     {
         let header = HeaderBuilder::new()
-            .description(Some("Seconds after which to try again"))
+            .description(Some("Seconds to wait before the next attempt"))
             .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)));
         response = response.header("Retry-After", header.build());
     }
@@ -227,39 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_description_is_of_the_promised_version() {
-        let json = serde_json::to_value(Description::openapi()).unwrap();
-        assert!(json["openapi"].as_str().unwrap().starts_with("3.1."));
-    }
-
-    #[test]
-    fn every_reference_leads_somewhere() {
-        fn references(value: &Value, found: &mut Vec<String>) {
-            match value {
-                Value::Object(fields) => {
-                    for (name, value) in fields {
-                        match value {
-                            Value::String(text) if name == "$ref" => found.push(text.clone()),
-                            _ => references(value, found),
-                        }
-                    }
-                }
-                Value::Array(items) => items.iter().for_each(|item| references(item, found)),
-                _ => {}
-            }
-        }
-        let json = serde_json::to_value(Description::openapi()).unwrap();
-        let mut found = Vec::new();
-        references(&json, &mut found);
-        assert!(!found.is_empty());
-        for reference in found {
-            let pointer = reference.strip_prefix('#').unwrap();
-            assert!(json.pointer(pointer).is_some(), "{reference}");
-        }
-    }
-
-    #[test]
-    fn a_failure_is_described_as_it_is_answered() {
+    fn each_status_lists_its_codes_and_headers() {
         let described = ExecuteFailures::responses();
         let statuses: Vec<_> = described.keys().map(String::as_str).collect();
         assert_eq!(
