@@ -304,18 +304,48 @@ const NOT_PASSED: [(&str, &str, &str); 13] = [
 ];
 
 #[test]
-fn every_variable_is_told() {
-    let told: BTreeSet<_> = ["README.md", "docs/docker.md"]
-        .iter()
-        .flat_map(|file| variables(&read(file)))
-        .collect();
+fn every_variable_is_documented() {
+    let text = read("docs/configuration.md");
+    let documented = variables(&text);
     let asked: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
         .iter()
         .flat_map(|folder| asked_for(folder))
         .collect();
     assert!(asked.len() > 50, "{asked:?}");
-    let untold: Vec<_> = asked.difference(&told).collect();
-    assert!(untold.is_empty(), "in neither document: {untold:?}");
+    let undocumented: Vec<_> = asked.difference(&documented).collect();
+    assert!(
+        undocumented.is_empty(),
+        "not in docs/configuration.md: {undocumented:?}"
+    );
+
+    let mut known = asked;
+    known.extend(OF_THE_SDK.map(str::to_owned));
+    for file in ["docker-compose.yml", "docker-compose.docker.yml"] {
+        known.extend(variables(&read(file)));
+    }
+    let unknown: Vec<_> = documented.difference(&known).collect();
+    assert!(
+        unknown.is_empty(),
+        "in docs/configuration.md, but read by nothing: {unknown:?}"
+    );
+}
+
+#[test]
+fn every_default_is_documented() {
+    let text = read("docs/configuration.md");
+    let defaults: Vec<_> = ["api/src", "worker/src", "shared/src"]
+        .iter()
+        .flat_map(|folder| sources(folder))
+        .flat_map(|source| defaults(&source))
+        .collect();
+    assert!(defaults.len() > 40, "{defaults:?}");
+    for (name, default) in defaults {
+        let row = format!("| `{name}` | ");
+        let cell = text.lines().find_map(|line| line.strip_prefix(&row));
+        let documented = cell.and_then(|cell| cell.split(' ').next());
+        let documented = documented.map(|word| word.trim_matches('`'));
+        assert_eq!(documented, Some(default.as_str()), "{name}");
+    }
 }
 
 #[test]
@@ -371,20 +401,37 @@ fn root() -> PathBuf {
 
 /// The settings that the sources in a folder, and below it, declare.
 fn asked_for(folder: &str) -> BTreeSet<String> {
+    let sources = sources(folder);
+    let names = sources.iter().flat_map(|source| declared(source));
+    names.map(str::to_owned).collect()
+}
+
+/// The texts of the sources in a folder, and below it.
+fn sources(folder: &str) -> Vec<String> {
     let mut folders = vec![root().join(folder)];
-    let mut asked = BTreeSet::new();
+    let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("the folder is there") {
             let path = entry.expect("a folder can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).expect("a source is text");
-                asked.extend(declared(&text).map(str::to_owned));
+                sources.push(std::fs::read_to_string(&path).expect("a source is text"));
             }
         }
     }
-    asked
+    sources
+}
+
+/// The settings that a source declares with a fixed default, and that default.
+fn defaults(source: &str) -> Vec<(String, String)> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let declarations = source.split("Setting::new(").skip(1);
+    let pairs = declarations.filter_map(|text| {
+        let mut texts = text.split('"').skip(1).step_by(2);
+        Some((texts.next()?.to_owned(), texts.next()?.to_owned()))
+    });
+    pairs.filter(|(name, _)| is_variable(name)).collect()
 }
 
 /// The names of the settings that a source declares outside its tests.
