@@ -7,6 +7,7 @@
 mod contracts;
 mod docker;
 mod docs;
+mod documentation;
 mod errors;
 mod faults;
 mod headers;
