@@ -86,7 +86,7 @@ clean: ## Remove build output, and the data and logs of the local farm
 	$(CARGO) clean
 	rm -rf .farm tests/contract-server/target
 
-release: ## Release a version from main: changelog, tag, binaries, images (VERSION=x.y.z, DRY_RUN=1 only prints)
+release: ## Release VERSION=x.y.z from main: changelog, tag, programs, images (DRY_RUN=1 only prints)
 	@scripts/release '$(VERSION)'
 
 setup:
