@@ -10,7 +10,9 @@ export WORKERS
 
 CARGO ?= cargo
 BENCH_CARGO = $(CARGO) bench --locked --workspace --features tests/bench
-DENY = $(CARGO) deny --workspace --all-features
+DENY = $(CARGO) deny --workspace --all-features --frozen
+# Advisories are checked where the RustSec database was downloaded: `cargo deny fetch db`.
+ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak bench bench-frames profile \
@@ -71,9 +73,9 @@ lint-bench: ## Run clippy on the benchmarks, which need more crates
 	$(CARGO) clippy --locked --workspace --features tests/bench --bench farm --bench frames --release -- -D warnings
 
 # cargo-deny is optional: `cargo install cargo-deny --locked` installs it.
-lint-dependencies: ## Check licences, sources and bans of dependencies, where cargo-deny is installed
+lint-dependencies: ## Check licences, sources, bans and advisories of dependencies, where cargo-deny is installed
 	@if $(DENY) --version >/dev/null 2>&1; then \
-		$(DENY) check bans licenses sources; \
+		$(DENY) check bans licenses sources $(ADVISORIES); \
 	else \
 		echo 'lint: cargo-deny is not installed; the check of dependencies is skipped'; \
 	fi
