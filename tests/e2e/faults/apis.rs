@@ -1,4 +1,4 @@
-//! Apis die, lose a connection, and are left by their callers.
+//! Faults of api processes: a kill, a lost connection to Redis, clients that disconnect.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn fault_15_kill_an_api_with_calls_in_flight() {
     let load = Load::start(&farm.clients[1..], &addresses[..1], Pace::STEADY);
     let retrying = Load::retrying(1_000_000, &farm.clients, &addresses[1..], Pace::STEADY);
     load.flows().await;
-    // A large argument lies in a key of the api's own.
+    // A large argument is stored in a Redis key that belongs to the api.
     let mut lost = JoinSet::new();
     for number in 0..20 {
         let (client, address) = (farm.client().clone(), addresses[0].clone());
@@ -48,7 +48,7 @@ async fn fault_15_kill_an_api_with_calls_in_flight() {
     farm.apis[0].kill().await;
     assert!(
         lost.join_all().await.iter().all(Option::is_none),
-        "a dead api has answered"
+        "a killed api answered"
     );
     load.flows().await;
     farm.clients.remove(0);
@@ -107,7 +107,7 @@ async fn fault_16_an_api_gets_no_answer_from_redis_for_15_s() {
     wait::lasts(Duration::from_secs(15)).await;
     proxy.heal();
     load.flows().await;
-    // In time, above all.
+    // The deadline matters most here: every call is answered in time.
     let known = ["ok", "deadline", "outcome_unknown", "queue_unavailable"];
     load.end().await.balance(&client, &known).await;
     farm.is_quiet().await;
@@ -128,7 +128,7 @@ async fn fault_17_the_enqueue_connection_of_an_api_is_cut_under_load() {
         wait::lasts(Duration::from_millis(500)).await;
     }
     load.flows().await;
-    // A slow way is no broken one.
+    // A slow connection is not a broken one.
     proxy.role(Role::Append, Weather::Late(Duration::from_millis(20)));
     wait::lasts(Duration::from_secs(2)).await;
     proxy.heal();
@@ -145,7 +145,7 @@ async fn fault_17_the_enqueue_connection_of_an_api_falls_silent() {
     let client = farm.client().clone();
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.flows().await;
-    // Frames are sent again elsewhere, and what was swallowed arrives afterwards all the same.
+    // The api resends its frames on another connection. The swallowed bytes still arrive later.
     proxy.present(Role::Append, Weather::Silent);
     wait::lasts(Duration::from_secs(3)).await;
     proxy.heal();
@@ -171,7 +171,7 @@ async fn fault_17_the_enqueue_connection_of_an_api_falls_silent_for_good() {
     farm.stop().await;
 }
 
-/// A farm whose only api has its way to Redis in the test's hands.
+/// Starts a farm whose only api reaches Redis through a proxy that the test controls.
 async fn api_behind_proxy() -> (Farm, Proxy, Vec<String>) {
     let mut farm = builder().apis(0).start().await;
     let proxy = Proxy::start(farm.redis.port()).await;
@@ -189,7 +189,7 @@ async fn fault_29_callers_hang_up_before_their_calls_start() {
         .await;
     let client = farm.client().clone();
     let address = load_books(&client, 1).await.remove(0);
-    // The second call is in the page already, and waits there for the first one.
+    // The second call is already in the page. It waits there for the first one.
     let mut running = JoinSet::new();
     for id in [1, 2] {
         let ms = if id == 1 { 1_500 } else { 1 };
@@ -206,7 +206,7 @@ async fn fault_29_callers_hang_up_before_their_calls_start() {
         .await
         .error(503, "overloaded");
     leaving.shutdown().await;
-    // Their permits are back as soon as it is noticed: others are let in.
+    // The permits are released as soon as the disconnect is noticed, so other calls are admitted.
     let others = (11..=16).map(async |id| {
         let argument = json!({ "id": id, "ms": 1 });
         let answer = wait::until("a permit", Duration::from_secs(1), async || {
@@ -222,7 +222,7 @@ async fn fault_29_callers_hang_up_before_their_calls_start() {
     assert_eq!(
         known,
         json!([1, 2, 11, 12, 13, 14, 15, 16]),
-        "a call was run that nobody awaited"
+        "a call was run after its client disconnected"
     );
     farm.is_quiet().await;
     farm.stop().await;

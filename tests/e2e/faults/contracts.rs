@@ -1,4 +1,4 @@
-//! Loads, unloads and calls of one contract get into each other's way.
+//! Races between loads, unloads and calls of one contract.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::client::Client;
 use crate::support::scrape::Scrape;
 use crate::support::wait::{self, PATIENCE};
 
-/// How often a race is run.
+/// How many times each race is run.
 const ROUNDS: usize = 5;
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn fault_26_two_loads_of_one_address_at_once() {
         assert_eq!(told.len(), 1, "two owners: {told:?}");
         assert_eq!(one.host(&address).await, two.host(&address).await);
     }
-    // One page each, no more.
+    // Each contract has exactly one page.
     farm.is_quiet().await;
     farm.stop().await;
 }
@@ -54,7 +54,7 @@ async fn fault_27_unload_while_calls_run() {
     let address = load_books(&client, 1).await.remove(0);
     let running = tokio::spawn(work(client.clone(), address.clone(), 1, 1_000));
     depth_is(&client, &address, 1).await;
-    // Too few to be given to the page beside it.
+    // So few calls that the worker does not start a second page for the contract.
     let mut queued = JoinSet::new();
     for id in 2..=22 {
         let (client, address) = (client.clone(), address.clone());
@@ -97,7 +97,7 @@ async fn fault_28_a_registry_that_names_the_wrong_worker() {
     let mut farm = builder().start().await;
     let client = farm.client().clone();
     client.must_load("books", CONTRACT).await;
-    // As after a claim whose answer was lost: the worker lives, and knows nothing of it.
+    // The state after a claim whose reply was lost: the worker runs but does not know the contract.
     let books: Vec<String> = farm
         .redis_command(&["HMGET", "exec:{c:books}", "spec", "owner"])
         .await;
@@ -132,7 +132,7 @@ async fn fault_28_a_stale_route() {
     let mut moved = 0;
     let mut slowest = Duration::ZERO;
     for round in 0..20 {
-        // The caller's api knows from now on where the contract is.
+        // This call puts the contract's owner into the route cache of the caller's api.
         let before = other.host("moves").await;
         assert_eq!(
             caller.execute("moves", "echo", &json!(round)).await.data(),
@@ -149,9 +149,9 @@ async fn fault_28_a_stale_route() {
         );
         slowest = slowest.max(start.elapsed());
         let retries = retries_of(&caller).await - retries;
-        assert_eq!(retries, u64::from(has_moved), "tries too many, or too few");
+        assert_eq!(retries, u64::from(has_moved), "unexpected number of retries");
     }
-    assert!(moved > 0, "the contract has never moved");
+    assert!(moved > 0, "the contract never moved to the other worker");
     eprintln!("{moved} moves, the slowest call after one took {slowest:.1?}");
     assert!(slowest < Duration::from_secs(1));
     farm.is_quiet().await;

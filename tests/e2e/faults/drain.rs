@@ -1,4 +1,4 @@
-//! Programs are told to end, and workers come and go.
+//! Programs that are asked to end under load, and workers that join and leave.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ async fn fault_13_a_second_signal_is_decisive() {
     let _machine = shared().await;
     let mut farm = with_a_call_that_never_ends("60000").await;
     farm.workers[0].signal(Signal::SIGTERM);
-    // It has understood the first one when it takes no contract any more.
+    // A draining worker accepts no contract any more. That state shows that it handled the signal.
     let client = farm.client().clone();
     wait::until_true("the drain to begin", PATIENCE, async || {
         let workers = client.workers().await;
@@ -90,7 +90,7 @@ async fn fault_13_a_second_signal_is_decisive() {
     .await;
     assert!(
         farm.workers[0].ended().is_none(),
-        "it did not wait for the call"
+        "the worker did not wait for the call"
     );
     ends_within(farm, Duration::from_secs(1)).await;
 }
@@ -104,7 +104,7 @@ async fn fault_13_a_second_signal_under_load_loses_nothing() {
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.flows().await;
-    // A contract that cannot be handed over before this call has ended.
+    // This contract cannot be handed over before the call has ended.
     let (caller, address) = (client.clone(), addresses[0].clone());
     let slow = tokio::spawn(async move {
         let argument = json!({ "id": 1_000_000, "ms": 4_000 });
@@ -120,7 +120,7 @@ async fn fault_13_a_second_signal_under_load_loses_nothing() {
     farm.workers[0].signal(Signal::SIGTERM);
     let told = Instant::now();
     let status = farm.workers[0].end(Duration::from_secs(2)).await;
-    assert_eq!(status.code(), Some(0), "it has ended as it was told to");
+    assert_eq!(status.code(), Some(0), "a drained worker must exit with code 0");
     load.flows().await;
     let took = told.elapsed();
     eprintln!("second signal to full pace: {took:.2?}");
@@ -144,7 +144,7 @@ async fn fault_13_a_load_that_has_begun_when_the_drain_does() {
     proxy.all(Weather::Late(Duration::from_millis(200)));
     let caller = client.clone();
     let loading = tokio::spawn(async move { caller.load("late", CONTRACT).await });
-    // It is about to host the contract, and has not written it down for itself yet.
+    // The worker is about to own the contract, but has not recorded it as its own yet.
     let own = format!("exec:{{w:{}}}:own", first.id);
     wait::until_true("the load to begin", PATIENCE, async || {
         farm.redis_command::<bool>(&["EXISTS", &own]).await
@@ -169,7 +169,7 @@ async fn fault_13_the_grace_period_is_decisive() {
     ends_within(farm, Duration::from_secs(2)).await;
 }
 
-/// A farm with a call under way that takes longer than anybody will wait.
+/// Starts a farm with one call in flight that never ends.
 async fn with_a_call_that_never_ends(grace_ms: &str) -> Farm {
     let farm = builder()
         .env("SHUTDOWN_GRACE_MS", grace_ms)
@@ -187,12 +187,12 @@ async fn with_a_call_that_never_ends(grace_ms: &str) -> Farm {
     farm
 }
 
-/// Tells the worker to end; it must have ended soon.
+/// Sends SIGTERM to the worker and checks that it ends within `limit`.
 async fn ends_within(mut farm: Farm, limit: Duration) {
     let told = Instant::now();
     farm.workers[0].signal(Signal::SIGTERM);
     let status = farm.workers[0].end(limit).await;
-    assert_eq!(status.code(), Some(0), "it has ended as it was told to");
+    assert_eq!(status.code(), Some(0), "a drained worker must exit with code 0");
     eprintln!("ended {:.2?} after the decision", told.elapsed());
     farm.apis[0].kill().await;
     farm.stop_whatever_is_in_redis().await;
@@ -216,7 +216,7 @@ async fn fault_14_end_an_api_under_load() {
     farm.stop().await;
 }
 
-/// A call that is under way for a second and a half.
+/// A call that runs for 1.5 s.
 async fn slow_call(client: Client, address: String) -> u64 {
     let argument = json!({ "id": 1_000_000, "ms": 1_500 });
     let answer = client.execute(&address, "wait", &argument).await;

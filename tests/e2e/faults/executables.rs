@@ -1,4 +1,4 @@
-//! The executables in Redis, without which no other worker can take a contract over.
+//! The executables stored in Redis. Without them no other worker can take over a contract.
 
 use serde_json::json;
 use shared::queue::blobs::digest;
@@ -12,7 +12,7 @@ async fn fault_18_a_load_that_redis_does_not_record_at_first() {
     let _machine = shared().await;
     let mut farm = builder().start().await;
     let client = farm.client().clone();
-    // Nothing can be added to this for as long as it is not a set.
+    // As long as this key is not a set, nothing can be added to it.
     let references = format!("exec:{{blob:{}}}:refs", digest(CONTRACT.as_bytes()));
     farm.redis_command::<()>(&["SET", &references, "in the way"])
         .await;
@@ -43,14 +43,14 @@ async fn fault_12_a_contract_whose_executable_is_gone() {
     let executable = format!("exec:{{blob:{}}}", digest(CONTRACT.as_bytes()));
     let removed: u64 = farm.redis_command(&["DEL", &executable]).await;
     assert_eq!(removed, 1);
-    // Its host does not need it.
+    // The owning worker holds the executable itself, so calls still succeed.
     assert_eq!(
         client.execute("books", "add", &json!(1)).await.data()["count"],
         1
     );
     farm.join().await;
     farm.workers[0].kill().await;
-    wait::until_true("the contract to be given up", PATIENCE, async || {
+    wait::until_true("the contract to be reported as not loaded", PATIENCE, async || {
         let answer = client.execute("books", "add", &json!(2)).await;
         answer.json()["code"] == "contract_not_loaded"
     })

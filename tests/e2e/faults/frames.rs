@@ -1,4 +1,4 @@
-//! Frames that the test itself puts into the queue: such as cannot be understood, and such as come again.
+//! Frames that the test appends to the queue itself: unreadable ones and repeated ones.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::chaos::{freeze, thaw};
 use crate::support::farm::Farm;
 use crate::support::wait::{self, PATIENCE};
 
-/// An api that nobody has started: the test reads what it is told.
+/// The id of an api that does not run. The test reads its reply stream.
 const NOBODY: &str = "00000000000040008000000000000001";
 
 #[tokio::test]
@@ -64,10 +64,10 @@ async fn fault_31_frames_that_nobody_can_read() {
     farm.stop().await;
 }
 
-/// Waits for so many replies in a stream that the test has begun with an entry of its own.
+/// Waits for `count` replies in a stream that already holds one entry from the test.
 async fn told(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
     wait::until("the replies", PATIENCE, async || {
-        // An entry is its id and its one field with the value.
+        // An entry is an id and one field with its value.
         let entries: Vec<(String, [String; 2])> =
             farm.redis_command(&["XRANGE", replies, "-", "+"]).await;
         let frames = entries.into_iter().skip(1).map(|(_, [_, body])| {
@@ -134,8 +134,8 @@ async fn fault_31_a_frame_of_another_version_is_answered() {
     farm.stop().await;
 }
 
-/// An api that got no answer sends a frame again, while its worker was taken for dead and has come back
-/// with a new inbox: what was in the old one has been answered for.
+/// An api that got no reply sends a frame again. Meanwhile its worker failed over and came back
+/// with a new inbox. Calls of the old inbox have already been answered.
 #[tokio::test]
 async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
     let _machine = shared().await;
@@ -150,7 +150,7 @@ async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
     let (sent_before, _) = farm.redis_command::<(u64, u64)>(&["TIME"]).await;
 
     freeze(&mut farm.workers[worker.index]);
-    wait::until_true("the worker to be given up", PATIENCE, async || {
+    wait::until_true("the worker to fail over", PATIENCE, async || {
         farm.redis.workers("exec:").await.is_empty()
     })
     .await;
@@ -160,8 +160,8 @@ async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
     })
     .await;
 
-    // What was sent within a second of that moment may have been sent before it: clocks differ. And the
-    // frames below tell whole seconds.
+    // Frames sent within a second after the failover may have been sent before it, because clocks
+    // differ. The timestamps below are whole seconds.
     wait::lasts(Duration::from_secs(3)).await;
     let (now, _) = farm.redis_command::<(u64, u64)>(&["TIME"]).await;
     let inbox = format!("exec:{{w:{}}}:in", worker.id);
@@ -169,7 +169,7 @@ async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
         let execute = json!({ "address": address, "method": "add", "argument": { "json": id } });
         json!({ "id": id, "deadline": (now + 60) * 1000, "attempt": 1, "job": { "execute": execute } })
     };
-    // The second one was lost on its way; nobody has answered for it.
+    // The second frame was lost on its way and has not been answered.
     for (id, first_sent) in [(7, sent_before), (8, now)] {
         let frame =
             json!({ "v": 1, "api": NOBODY, "first_sent": first_sent * 1000, "jobs": [call(id)] });
@@ -182,11 +182,11 @@ async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
     assert_eq!(seven["outcome"]["Err"]["started"], false, "{seven}");
     assert!(eight["outcome"]["Ok"].is_object(), "{eight}");
     let known = client.execute(&address, "known", &json!([7, 8])).await;
-    assert_eq!(known.data(), json!([8]), "it was run after all");
+    assert_eq!(known.data(), json!([8]), "a call that was answered as not run has run");
     assert_eq!(
         known.generation(),
         before,
-        "the page is the one that was there before"
+        "the page was recreated"
     );
     farm.redis_command::<()>(&["DEL", &replies]).await;
     farm.is_quiet().await;

@@ -1,4 +1,4 @@
-//! More is asked of the farm than it can do; one contract asks more than the others.
+//! Overload: more requests than the farm can run, and one contract that uses more than its share.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
 use crate::support::wait::{self, PATIENCE};
 
-/// A page that answers within this time is not slow, however fast it was before: on two cores,
-/// that also run the callers, a few milliseconds are noise.
+/// A p99 within this time is acceptable however low it was before. On two cores that also run the
+/// callers, a few milliseconds are noise.
 const UNHARMED: Duration = Duration::from_millis(60);
 
-/// How soon a call is refused.
+/// How soon a call must be refused.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
-/// One caller's worth of calls, each measured.
+/// A low rate, at which each call is measured on its own.
 const SPARSE: Pace = Pace {
     callers: 5,
     every: Duration::from_millis(100),
@@ -38,7 +38,7 @@ async fn fault_11_an_infinite_loop() {
         let healthy = async { client.execute(bad, "add", &json!(7)).await };
         let (looped, healthy) = tokio::join!(client.call(bad, "forever"), healthy);
         looped.error(504, "execution_timeout");
-        // It merely stood beside it.
+        // This call only waited in the same page.
         assert_eq!(healthy.data()["id"], 7);
     };
     let meanwhile = p99_of(&farm, others, SPARSE, loops).await;
@@ -48,7 +48,7 @@ async fn fault_11_an_infinite_loop() {
     farm.stop().await;
 }
 
-/// The p99 of calls while something else goes on. All of them must succeed.
+/// The p99 of calls during `meanwhile`. All of them must succeed.
 async fn p99_of(
     farm: &Farm,
     addresses: &[String],
@@ -74,7 +74,7 @@ async fn fault_25_a_full_inbox() {
     for address in &addresses {
         client.execute(address, "add", &json!(0)).await.data();
     }
-    // What is sent while the worker does not read stays in its inbox: a frame each time.
+    // Frames that are sent while the worker does not read stay in its inbox, one entry each.
     freeze(&mut farm.workers[0]);
     let frozen = Instant::now();
     let mut calls = JoinSet::new();
@@ -165,7 +165,7 @@ async fn fault_25_a_hot_contract_beside_a_cold_one() {
     let meanwhile = p99_of(&farm, cold, SPARSE, wait::lasts(Duration::from_secs(4))).await;
     assert!(
         client.contract(&hot).await["queueDepth"].as_u64() > Some(250),
-        "it was not hot"
+        "the hot contract had no backlog"
     );
     callers.shutdown().await;
     eprintln!("p99 of the cold contract {before:.1?}, beside a hot one {meanwhile:.1?}");
@@ -181,8 +181,8 @@ async fn fault_30_a_load_of_50_mb_during_1000_calls_per_second() {
         every: Duration::from_millis(100),
     };
     let _machine = alone().await;
-    // The page takes long to read a text of that length, on two cores and beside the callers, and
-    // needs memory for it.
+    // The page takes long to read a text of that length, on two cores that also run the callers. It
+    // also needs memory for it.
     let mut farm = builder()
         .apis(2)
         .env("LOAD_TIMEOUT_MS", "30000")
@@ -192,7 +192,7 @@ async fn fault_30_a_load_of_50_mb_during_1000_calls_per_second() {
     let client = farm.client().clone();
     let addresses = load_books(&client, 4).await;
     let before = p99_of(&farm, &addresses, PACE, wait::lasts(Duration::from_secs(3))).await;
-    // The client's own work does not belong to what is measured.
+    // The client's own work is not part of the measurement.
     let large = format!("{CONTRACT}//{}", "x".repeat(50_000_000));
     let body = json!({ "contractAddress": "large", "executable": large }).to_string();
     let loading = async {

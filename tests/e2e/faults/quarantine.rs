@@ -1,4 +1,4 @@
-//! What does harm again and again is put aside.
+//! Contracts that repeatedly crash their worker or page are quarantined.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::wait::{self, PATIENCE};
 #[tokio::test]
 async fn fault_12_a_contract_whose_worker_dies_three_times() {
     let _machine = shared().await;
-    // One contract per worker: nobody else is hosted by those that die.
+    // One contract per worker, so that the killed workers own no other contract.
     let mut farm = builder()
         .workers(0)
         .env("WORKER_CAPACITY", "1")
@@ -31,7 +31,7 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
             .find(|member| member.id == host)
             .expect("a worker of the farm");
         let index = member.index;
-        // What the worker dies with: only that may be the cause.
+        // The call that is in flight when the worker dies. Only a call in flight counts as a cause.
         let running = tokio::spawn(slow_call(client.clone(), addresses[0].clone(), death));
         wait::until_true("the call to run", PATIENCE, async || {
             client.contract(&addresses[0]).await["queueDepth"] != 0
@@ -42,7 +42,7 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
         if death < 3 {
             assert_eq!(answer.data()["count"], 1, "{answer:?}");
         } else {
-            // It was given to a worker: nobody may say that it was never started.
+            // The call was assigned to a worker, so it must not be reported as never started.
             let error = answer.error(502, "outcome_unknown");
             assert!(error["started"].is_null(), "{error}");
         }
@@ -56,7 +56,7 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
         (json!(1), before)
     );
 
-    // Whoever loads it again has had a look at it.
+    // Loading the contract again lifts the quarantine.
     client.must_load(&addresses[0], CONTRACT).await;
     assert_eq!(
         client.execute(&addresses[0], "add", &json!(9)).await.data()["count"],
@@ -85,7 +85,7 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
     let client = farm.client().clone();
     let addresses = load_books(&client, 2).await;
     let before = generations(&client, &addresses).await;
-    // Calls that run over their limit cost a page as well, but do not count.
+    // Calls that overrun their limit also cost a page, but do not count.
     for _ in 0..2 {
         client
             .call(&addresses[1], "forever")
@@ -105,7 +105,7 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
         1
     );
     assert!(client.generation(&addresses[1]).await > before[1]);
-    // It ends by itself.
+    // The quarantine ends by itself.
     let answer = wait::until("the end of the quarantine", PATIENCE, async || {
         let answer = client.execute(&addresses[0], "add", &json!(1)).await;
         if answer.status != 200 {
@@ -125,7 +125,7 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
 
 #[tokio::test]
 async fn fault_12_a_contract_that_the_next_worker_cannot_load() {
-    /// Takes a while to be evaluated.
+    /// Takes two seconds to evaluate.
     const SLOW: &str = "const end = Date.now() + 2000; while (Date.now() < end);
         function init() { return { one: () => 1 } }";
     let _machine = shared().await;
@@ -140,7 +140,7 @@ async fn fault_12_a_contract_that_the_next_worker_cannot_load() {
     })
     .await;
     answer.error(503, "contract_quarantined");
-    // It is still known, and is itself again where there is time enough for it.
+    // The contract is still known. It runs again on a worker that gives it enough time to load.
     assert_eq!(client.contract("slow").await["state"], "quarantined");
     farm.join().await;
     farm.workers[impatient.index].terminate().await;
@@ -151,7 +151,7 @@ async fn fault_12_a_contract_that_the_next_worker_cannot_load() {
     farm.stop().await;
 }
 
-/// There is one, and it names the contract.
+/// Checks that there is exactly one dead letter, which names the contract, and deletes it.
 async fn forget_the_dead_letter(farm: &Farm, address: &str) {
     let client: &Client = farm.client();
     let letters = client.dead_letters().await;
@@ -160,7 +160,7 @@ async fn forget_the_dead_letter(farm: &Farm, address: &str) {
         .filter(|letter| letter["kind"] == "quarantine")
         .collect();
     let [letter] = of_kind[..] else {
-        panic!("one contract was put aside: {letters:#?}")
+        panic!("expected one quarantined contract: {letters:#?}")
     };
     assert!(letter.to_string().contains(address), "{letter}");
     assert_eq!(letters.len(), 1, "{letters:#?}");

@@ -1,4 +1,4 @@
-//! Redis goes away and comes back, with or without what it knew.
+//! Redis is killed and restarted, with or without its data.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::support::proxy::Proxy;
 use crate::support::scrape::Scrape;
 use crate::support::wait::{self, PATIENCE};
 
-/// How soon a call is refused while the queue is known to be down.
+/// How soon a call must be refused while the queue is known to be down.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
-/// How soon that is known.
+/// How soon the api must know that Redis is down.
 const KNOWN: Duration = Duration::from_secs(2);
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn fault_18_kill_redis_for_2_s() {
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts were not kept"
+        "contracts were recreated"
     );
     farm.is_quiet().await;
     farm.stop().await;
@@ -73,7 +73,7 @@ async fn fault_19_redis_comes_back_empty() {
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.flows().await;
-    // These are in the inbox when it is lost.
+    // These calls are in the inbox when its data is lost.
     freeze(&mut farm.workers[0]);
     let calls = (0..30).map(|number| {
         let (client, address) = (client.clone(), addresses[number % 3].clone());
@@ -91,7 +91,8 @@ async fn fault_19_redis_comes_back_empty() {
     farm.restart_redis().await;
     thaw(&mut farm.workers[0]);
     let back = Instant::now();
-    // Whether the page, which lives on, has run them before their answers were lost, nobody knows.
+    // The page survives and may have run these calls before their replies were lost. Both outcomes
+    // are valid.
     for call in pending {
         let answer = call.await.expect("the caller does not panic");
         if answer.status != 200 {
@@ -108,10 +109,10 @@ async fn fault_19_redis_comes_back_empty() {
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts were not kept"
+        "contracts were recreated"
     );
 
-    // What their next host needs is there again, too.
+    // The data that the next owner needs has been restored, too.
     farm.redis_is_older_than(Duration::from_secs(3)).await;
     farm.workers[0].kill().await;
     let killed = Instant::now();
@@ -132,7 +133,7 @@ async fn fault_19_redis_loses_its_data_and_a_claim_gets_no_answer() {
     let client = farm.client().clone();
     let addresses = load_books(&client, 40).await;
     let before = generations(&client, &addresses).await;
-    // The first contract that is claimed again is written down on a connection that falls silent.
+    // The first contract that is claimed again is recorded on a connection that goes silent.
     proxy.hold_before("SADD");
     farm.redis_command::<()>(&["FLUSHALL"]).await;
     proxy.holds().await;
@@ -142,7 +143,7 @@ async fn fault_19_redis_loses_its_data_and_a_claim_gets_no_answer() {
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts were not kept"
+        "contracts were recreated"
     );
     proxy.heal();
     farm.is_quiet().await;
@@ -181,15 +182,15 @@ async fn fault_20_redis_down_for_60_s() {
         "Redis back after 60 s until all contracts answer: {:.2?}",
         back.elapsed()
     );
-    // Longer than the grace and a lease, so that whoever would be reaped by mistake has been.
+    // Longer than the grace period and a lease, so that a mistaken failover would have happened.
     wait::lasts(Duration::from_secs(9)).await;
     let reaps = Scrape::of(&client).await.count("execution_reaps_total");
-    assert_eq!(reaps, 0, "a worker was taken for dead");
+    assert_eq!(reaps, 0, "a living worker was failed over");
     let after = (
         generations(&client, &addresses).await,
         hosts(&client, &addresses).await,
     );
-    assert_eq!(after, before, "contracts were not kept");
+    assert_eq!(after, before, "contracts were recreated");
     for address in &addresses {
         let known = client.execute(address, "known", &json!([1])).await;
         assert_eq!(known.data(), json!([1]), "state was lost");
@@ -198,7 +199,7 @@ async fn fault_20_redis_down_for_60_s() {
     farm.stop().await;
 }
 
-/// A call that is under way for so long; gives how often the page has run it.
+/// Starts a call that runs for `ms`. Its result is how many times the page has run it.
 async fn pending_call(client: &Client, address: &str, ms: u64) -> tokio::task::JoinHandle<Value> {
     let (caller, to) = (client.clone(), address.to_owned());
     let argument = json!({ "id": 1_000_000, "ms": ms });
@@ -212,8 +213,8 @@ async fn pending_call(client: &Client, address: &str, ms: u64) -> tokio::task::J
     call
 }
 
-/// Waits until a call is refused at once; gives when. Callers that would have to wait hang up: the
-/// first ones are taken before anybody knows.
+/// Waits until a call is refused immediately and returns the time. The first callers would have to
+/// wait for their deadline, so they disconnect.
 pub(super) async fn is_refused_at_once(client: &Client, address: &str) -> Instant {
     wait::until("a call to be refused at once", KNOWN, async || {
         let call = client.call(address, "repeated");
@@ -234,7 +235,7 @@ async fn answers(client: &Client, address: &str) {
     .await;
 }
 
-/// While Redis is known to be down, callers do not wait.
+/// Checks that callers do not wait while Redis is known to be down.
 async fn are_refused_at_once(client: &Client, address: &str, until: Instant) {
     let mut times = Vec::new();
     while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! Redis is there, but not well.
+//! Redis runs but is frozen, full, misconfigured, or loses its scripts and clients.
 
 use std::time::{Duration, Instant};
 
@@ -40,14 +40,14 @@ async fn fault_21_freeze_redis_for_3_s() {
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
     farm.is_quiet().await;
     farm.stop().await;
 }
 
-/// Longer than a lease: nobody could renew one meanwhile, so nobody is dead. The apis look for the dead
-/// before the workers have had their turn.
+/// A freeze for longer than a lease triggers no failover: no worker could renew its lease
+/// meanwhile. The apis check for dead workers before the workers can renew.
 #[tokio::test]
 async fn fault_21_freeze_redis_for_longer_than_a_lease() {
     let _machine = shared().await;
@@ -64,18 +64,18 @@ async fn fault_21_freeze_redis_for_longer_than_a_lease() {
     wait::lasts(Duration::from_secs(2)).await;
     farm.workers.iter_mut().for_each(thaw);
     eprintln!("thaw after 6 s to full pace: {:.2?}", load.flows().await);
-    // Longer than a lease, so that whoever would be reaped by mistake has been.
+    // Longer than a lease, so that a mistaken failover would have happened.
     wait::lasts(Duration::from_secs(7)).await;
     let known = ["ok", "queue_unavailable", "outcome_unknown"];
     load.end().await.balance(&client, &known).await;
     for client in &farm.clients {
         let reaps = Scrape::of(client).await.count("execution_reaps_total");
-        assert_eq!(reaps, 0, "a worker was taken for dead");
+        assert_eq!(reaps, 0, "a living worker was failed over");
     }
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
     farm.is_quiet().await;
     farm.stop().await;
@@ -91,12 +91,12 @@ async fn fault_22_the_memory_of_redis_is_full() {
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.flows().await;
 
-    // Over four fifths, but not full: what is under way is finished, nothing new is let in.
+    // Over four fifths but not full: calls in flight finish and new ones are refused.
     let used = farm.used_memory().await;
     farm.config_set("maxmemory", &(used + used / 10).to_string())
         .await;
     is_refused_as_overloaded(&client, &addresses[0]).await;
-    // Really full. Longer than a lease: the workers live on.
+    // Completely full, for longer than a lease: the workers must survive.
     farm.config_set("maxmemory", &(used / 2).to_string()).await;
     wait::lasts(Duration::from_secs(7)).await;
     assert_ne!(
@@ -122,7 +122,7 @@ async fn fault_22_the_memory_of_redis_is_full() {
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
     client.must_load("another", CONTRACT).await;
     farm.is_quiet().await;
@@ -170,7 +170,7 @@ async fn fault_23_scripts_flushed_and_clients_killed_for_30_s() {
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
     farm.is_quiet().await;
     farm.stop().await;

@@ -1,4 +1,4 @@
-//! Pages and browsers die.
+//! Pages, graphics processes and browsers that die.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::load::{Load, Pace};
 use crate::support::processes::{self, Seen};
 use crate::support::wait::{self, PATIENCE};
 
-/// From the loss of a page to an answer of a fresh one.
+/// From the loss of a page to an answer of its replacement.
 const FRESH: Duration = Duration::from_secs(1);
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn fault_09_a_page_out_of_memory() {
     let took = crashed.elapsed();
     eprintln!("a page out of memory to its next answer: {took:.2?}");
     assert!(took < FRESH, "{took:?}");
-    // One page was lost under the call, another one when it was run again, alone.
+    // The call cost one page, and a second one when it was run again on its own.
     assert_eq!(answer, before[0] + 2);
     load.flows().await;
     load.end().await.balance(&client, &["ok"]).await;
@@ -80,7 +80,7 @@ async fn fault_09_a_page_out_of_memory() {
     farm.stop().await;
 }
 
-/// Calls until a younger generation answers, which must succeed; gives it.
+/// Calls until a newer generation answers, which must succeed. Returns that generation.
 async fn answers_anew(client: &Client, address: &str, before: u64) -> u64 {
     wait::until("a fresh page", PATIENCE, async || {
         let answer = client.execute(address, "add", &json!(1)).await;
@@ -93,8 +93,8 @@ async fn answers_anew(client: &Client, address: &str, before: u64) -> u64 {
     .await
 }
 
-/// Chromium gives up after some deaths of what draws, though no page may use it: then everything comes back
-/// with another browser.
+/// Chromium gives up after several deaths of its graphics process, although no page may use it.
+/// Then the worker restarts the browser.
 #[tokio::test]
 async fn fault_09_kill_the_graphics_process() {
     const KILLS: usize = 6;

@@ -1,4 +1,4 @@
-//! Workers die, freeze, and lose their connection.
+//! Workers that are killed, frozen, or cut off from Redis.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ async fn fault_01_kill_a_worker_where_nobody_else_has_room() {
     farm.join().await;
     client.must_load("other", CONTRACT).await;
     farm.workers[first.index].kill().await;
-    // However long it is called, it is on offer once.
+    // Repeated calls enqueue the contract for placement only once.
     let answer = client.execute(&addresses[0], "add", &json!(1)).await;
     assert_eq!(answer.error(503, "no_capacity")["started"], false);
     let offers: usize = farm.redis_command(&["XLEN", "exec:place:javascript"]).await;
@@ -89,7 +89,7 @@ async fn fault_02_kill_a_worker_under_load() {
         .iter()
         .filter(|call| call.took() > Duration::from_secs(1))
         .collect();
-    assert!(!caught.is_empty(), "no call was caught by the death");
+    assert!(!caught.is_empty(), "no call was in flight when the worker died");
     let answered = caught.iter().map(|call| call.ended - killed).max();
     eprintln!(
         "kill -9 under load: {} calls waited, p95 {:.2?}; the last answered after {:.2?}",
@@ -119,7 +119,7 @@ async fn fault_04_kill_between_reply_and_acknowledgement() {
     farm.workers[0].kill().await;
     let known = client.execute(&addresses[0], "known", &json!([4])).await;
     assert!(known.generation() > before);
-    // It has its answer: nobody waits for a second one.
+    // The call was answered, so it must not be redelivered.
     assert_eq!(known.data(), json!([]), "an answered call was run again");
     farm.is_quiet().await;
     assert_eq!(
@@ -163,7 +163,7 @@ async fn fault_06_freeze_a_worker_for_20_s() {
     let second = farm.join().await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.flows().await;
-    // Its result is ready when the worker has been given up long ago.
+    // The result of this call is ready long after the worker has failed over.
     let (caller, address) = (farm.client().clone(), addresses[0].clone());
     let late = tokio::spawn(async move {
         let argument = json!({ "id": 1_000_000, "ms": 1_000 });
@@ -229,7 +229,7 @@ async fn fault_08_half_open_under_a_blocking_read() {
     farm.stop().await;
 }
 
-/// Heartbeats and replies: nobody ever says that the connection is broken.
+/// The connection for heartbeats and replies goes silent, and no error ever reports it.
 #[tokio::test]
 async fn fault_08_the_connection_of_a_worker_falls_silent_for_good() {
     let _machine = shared().await;
@@ -238,7 +238,7 @@ async fn fault_08_the_connection_of_a_worker_falls_silent_for_good() {
     farm.stop().await;
 }
 
-/// A worker's one connection of this kind falls silent under load: no call is lost, and nothing moves.
+/// One connection of a worker goes silent under load: no call is lost and no contract moves.
 async fn falls_silent(role: Role) -> (Farm, Proxy) {
     let mut farm = builder().workers(0).start().await;
     let (proxy, _) = worker_behind_proxy(&mut farm).await;
@@ -259,14 +259,14 @@ async fn falls_silent(role: Role) -> (Farm, Proxy) {
     (farm, proxy)
 }
 
-/// Lets a worker join whose way to Redis is in the test's hands.
+/// Starts a worker that reaches Redis through a proxy that the test controls.
 async fn worker_behind_proxy(farm: &mut Farm) -> (Proxy, Member) {
     let proxy = Proxy::start(farm.redis.port()).await;
     let worker = farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
     (proxy, worker)
 }
 
-/// Waits until a worker that was given up is ready again.
+/// Waits until a worker that was failed over is ready again.
 async fn has_come_back(client: &Client, worker: &Member) {
     wait::until_true("the worker to be ready again", PATIENCE, async || {
         let workers = client.workers().await;

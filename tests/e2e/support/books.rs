@@ -1,13 +1,13 @@
-//! What callers have noted, and what must be true of it whatever went wrong meanwhile.
+//! The record of all calls of a load, and the invariants that hold whatever failed meanwhile:
 //!
-//! - **I1** every call was answered, by its deadline and a second
-//! - **I2** no page has run a call twice
-//! - **I3** what succeeded was run
-//! - **I4** what was answered `"started": false` was not run
-//! - and no contract was ever answered for by two hosts at a time
+//! - **I1** every call is answered within its deadline plus one second
+//! - **I2** no page runs a call twice
+//! - **I3** a call that succeeded was run
+//! - **I4** a call answered `"started": false` was not run
+//! - no contract is ever answered by two owners at the same time
 //!
-//! The contract `books.js` keeps the other half of the books: a page's own, that begin anew with
-//! every generation.
+//! The contract in `recorder.js` records the other side: the calls that its page has run. That
+//! record is reset with every generation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,16 +17,16 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
 
-/// The contract.
+/// The contract that records the calls that it ran.
 pub(crate) const CONTRACT: &str = include_str!("books.js");
 
-/// The service's own deadline of a call.
+/// The service's default deadline of a call.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many ids a page is asked about at once.
+/// How many ids a page is asked about in one call.
 const ASKED: usize = 5_000;
 
-/// One call as its caller saw it.
+/// One call as its caller observed it.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) id: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Call {
     pub(crate) ended: Instant,
     /// None when the connection broke.
     pub(crate) answer: Option<Answer>,
-    /// How often it was sent before, by a caller who saw the connection break.
+    /// How many times the caller sent it before, each time after a broken connection.
     pub(crate) broken: u64,
 }
 
@@ -46,7 +46,7 @@ impl Call {
             .is_some_and(|answer| answer.status == 200)
     }
 
-    /// How long it took.
+    /// The time from sending it to its answer.
     pub(crate) fn took(&self) -> Duration {
         self.ended - self.sent
     }
@@ -61,7 +61,7 @@ impl Call {
         self.answer.as_ref().is_some_and(Answer::never_started)
     }
 
-    /// The generation that has answered.
+    /// The generation that answered.
     fn generation(&self) -> Option<u64> {
         let answer = self.answer.as_ref().filter(|_| self.succeeded())?;
         Some(answer.generation())
@@ -72,7 +72,7 @@ impl Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeats {
     Never,
-    /// When its caller has sent it again.
+    /// Only if its caller sent it again.
     ByCallers,
 }
 
@@ -86,12 +86,12 @@ impl Books {
         Self { calls }
     }
 
-    /// Checks everything that is always true, and that no call ended but in the `allowed` ways.
+    /// Checks the invariants, and that every call ended in one of the `allowed` outcomes.
     pub(crate) async fn balance(&self, client: &Client, allowed: &[&str]) {
         self.balance_with(client, allowed, Repeats::Never).await;
     }
 
-    /// The same, where a page may have run a call twice.
+    /// The same as [`CallLog::check`], but a page may have run a call as often as `repeats` says.
     pub(crate) async fn balance_with(&self, client: &Client, allowed: &[&str], repeats: Repeats) {
         eprintln!("{self}");
         for call in &self.calls {
@@ -121,8 +121,7 @@ impl Books {
         contracts
     }
 
-    /// A call that is sent after another one was answered is never answered by an older
-    /// generation.
+    /// A call that is sent after another one was answered is never answered by an older generation.
     fn one_host_at_a_time(&self) {
         for calls in self.by_contract().into_values() {
             let mut told: Vec<_> = calls
@@ -142,13 +141,13 @@ impl Books {
                 }
                 assert!(
                     generation >= newest,
-                    "{newest} had answered before: {call:#?}"
+                    "generation {newest} had answered before:  {call:#?}"
                 );
             }
         }
     }
 
-    /// The calls that succeeded.
+    /// The number of calls that succeeded.
     pub(crate) fn succeeded(&self) -> usize {
         self.calls.iter().filter(|call| call.succeeded()).count()
     }
@@ -168,7 +167,7 @@ impl Call {
             return;
         }
         let data = self.answer.as_ref().expect("it succeeded").data();
-        assert_eq!(data["id"], self.id, "somebody else's answer: {self:#?}");
+        assert_eq!(data["id"], self.id, "the answer of another call:  {self:#?}");
         let most = match repeats {
             Repeats::Never => 1,
             Repeats::ByCallers => 1 + self.broken,
@@ -176,17 +175,17 @@ impl Call {
         let times = data["times"].as_u64().expect("the contract counts");
         assert!(
             (1..=most).contains(&times),
-            "I2, run {times} times: {self:#?}"
+            "I2, the page ran it {times} times:  {self:#?}"
         );
     }
 }
 
-/// Compares the callers' notes with those of the page that the contract has now.
+/// Compares the callers' record with that of the page that the contract has now.
 async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats) {
     let repeated = client.call(address, "repeated").await;
     let generation = repeated.generation();
     if repeats == Repeats::Never {
-        assert_eq!(repeated.data(), json!([]), "I2, run twice: {address}");
+        assert_eq!(repeated.data(), json!([]), "I2, a page ran a call twice:  {address}");
     }
     let answered_now = |call: &&&Call| call.generation() == Some(generation);
     let ids = |calls: Vec<&&Call>| calls.iter().map(|call| call.id).collect::<Vec<_>>();
@@ -194,11 +193,11 @@ async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats
     let refused = ids(calls.iter().filter(|call| call.never_started()).collect());
     for ids in succeeded.chunks(ASKED) {
         let run = client.execute(address, "known", &json!(ids)).await;
-        assert_eq!(run.generation(), generation, "the page was lost meanwhile");
+        assert_eq!(run.generation(), generation, "the page was recreated during the check");
         assert_eq!(
             run.data(),
             json!(ids),
-            "I3, succeeded without being run: {address}"
+            "I3, a call succeeded that was not run: {address}"
         );
     }
     for ids in refused.chunks(ASKED) {
@@ -206,12 +205,12 @@ async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats
         assert_eq!(
             run.data(),
             Value::Array(Vec::new()),
-            "I4, run after all: {address}"
+            "I4, a call answered as not started was run: {address}"
         );
     }
 }
 
-/// The time within which a part of all calls was answered: `percent(99, ..)` is the p99.
+/// The percentile of the latencies: `percentile(99, ..)` is the p99.
 pub(crate) fn percent<'a>(part: usize, calls: impl IntoIterator<Item = &'a Call>) -> Duration {
     let mut times: Vec<_> = calls.into_iter().map(Call::took).collect();
     times.sort_unstable();

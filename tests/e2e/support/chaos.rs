@@ -1,5 +1,5 @@
-//! Faults on purpose, done to the farm's own children and to its Redis. What lies on the wire
-//! between them is [`super::proxy`]'s.
+//! Faults that a test injects into the farm's processes and its Redis. Faults on the network
+//! between them are in [`super::proxy`].
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use super::processes::Seen;
 use super::redis_server::RedisServer;
 use super::wait::{self, PATIENCE};
 
-/// A worker that has joined, and the name by which the farm knows it.
+/// A worker that has registered, and the id that it registered with.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    /// Its place in [`Farm::workers`].
+    /// Its index in [`Farm::workers`].
     pub(crate) index: usize,
-    /// What it has registered as.
+    /// The id that it registered with.
     pub(crate) id: String,
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn freeze(process: &mut Process) {
     process.signal(Signal::SIGSTOP);
 }
 
-/// Lets it go on (SIGCONT).
+/// Resumes a stopped process (SIGCONT).
 pub(crate) fn thaw(process: &mut Process) {
     process.signal(Signal::SIGCONT);
 }
@@ -39,7 +39,7 @@ impl Farm {
         self.join_with(&[]).await
     }
 
-    /// The same, with variables of its own.
+    /// The same as [`Farm::join`], with extra environment variables.
     pub(crate) async fn join_with(&mut self, env: &[(&str, &str)]) -> Member {
         let prefix = self.prefix().to_owned();
         let before = self.redis.workers(&prefix).await;
@@ -56,7 +56,7 @@ impl Farm {
         }
     }
 
-    /// Starts one more api, with variables of its own, and waits until it answers.
+    /// Starts one more api with extra environment variables, and waits until it answers.
     pub(crate) async fn join_api_with(&mut self, env: &[(&str, &str)]) {
         self.spawn_api(env);
         let client = self.clients.last().expect("one was just added").clone();
@@ -73,7 +73,7 @@ impl Farm {
         .await;
     }
 
-    /// From now on Redis writes all it is told to its append-only file.
+    /// From now on Redis writes every command to its append-only file.
     pub(crate) async fn keep_redis_data(&self) {
         self.config_set("appendonly", "yes").await;
         wait::until_true("the append-only file", PATIENCE, async || {
@@ -89,7 +89,7 @@ impl Farm {
         .await;
     }
 
-    /// Starts Redis where the last one was, with what that one has written.
+    /// Restarts Redis on the same port with the data of its append-only file.
     pub(crate) async fn restart_redis_with_data(&mut self) {
         self.redis.process.kill().await;
         let port = self.redis.port();
@@ -127,7 +127,7 @@ impl Farm {
         used.parse().expect("a number of bytes")
     }
 
-    /// Waits until Redis runs for longer than `age`.
+    /// Waits until Redis has run for longer than `age`.
     pub(crate) async fn redis_is_older_than(&self, age: Duration) {
         wait::until_true("Redis to grow older", PATIENCE, async || {
             let uptime = self.info("server", "uptime_in_seconds").await;
@@ -148,7 +148,7 @@ impl Farm {
             .to_owned()
     }
 
-    /// Entries in the inboxes of all workers.
+    /// The number of entries in the inboxes of all workers.
     pub(crate) async fn backlog(&self) -> usize {
         let mut entries = 0;
         for worker in self.redis.workers(self.prefix()).await {
@@ -158,12 +158,12 @@ impl Farm {
         entries
     }
 
-    /// Makes Redis forget its scripts.
+    /// Deletes all cached scripts in Redis (`SCRIPT FLUSH`).
     pub(crate) async fn script_flush(&self) {
         self.redis_command::<()>(&["SCRIPT", "FLUSH"]).await;
     }
 
-    /// The process that runs the page of a contract: the one that computes while `work` goes on.
+    /// The process that runs a contract's page: the one that uses most CPU time during `work`.
     pub(crate) async fn busy_renderer(
         &self,
         worker: usize,

@@ -1,4 +1,4 @@
-//! A collector of traces: takes what is exported to it, and keeps it.
+//! A trace collector that receives exported spans and stores them.
 
 use std::sync::{Arc, Mutex};
 
@@ -35,7 +35,7 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a collector on a free port.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await

@@ -1,7 +1,7 @@
-//! Callers that keep calling at a steady pace while something goes wrong, and note every answer.
+//! Callers that call at a steady pace during a fault and record every answer.
 //!
-//! The pace is given, not "as fast as possible": so a machine that is busy otherwise does not
-//! change what is expected. What is made of the notes is [`super::books`]'s.
+//! The pace is fixed, not "as fast as possible", so a busy machine does not change what is
+//! expected. [`super::call_log`] checks the recorded calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,8 +16,8 @@ use super::books::{Books, Call};
 use super::client::{Answer, Client, try_send};
 use super::wait::{self, PATIENCE};
 
-/// How many callers, and how often each of them calls. A caller waits for its answer before it
-/// calls again.
+/// The number of callers and the interval of their calls. A caller waits for its answer before its
+/// next call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) callers: u32,
@@ -37,10 +37,10 @@ impl Pace {
     }
 }
 
-/// How a caller behaves when it gets no answer, or one that tells it to go elsewhere.
+/// What a caller does when it gets no answer, or `draining`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manners {
-    /// It notes that.
+    /// It records the outcome.
     Noting,
     /// It tries the next api, as a load balancer would.
     Retrying,
@@ -48,10 +48,10 @@ enum Manners {
 
 const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
-/// How long a retrying caller tries.
+/// How long a retrying caller keeps trying.
 const RETRY_FOR: Duration = Duration::from_secs(10);
 
-/// Callers at work.
+/// A running load.
 pub(crate) struct Load {
     pace: Pace,
     shared: Arc<Shared>,
@@ -73,7 +73,7 @@ impl Load {
         Self::launch(1, clients, addresses, pace, Manners::Noting)
     }
 
-    /// The same, with ids from `first` on, and callers that try the next api when one is gone.
+    /// The same, with ids from `first` on. A caller tries the next api when one is gone.
     pub(crate) fn retrying(
         first: u64,
         clients: &[Client],
@@ -111,8 +111,8 @@ impl Load {
         self.shared.succeeded.load(Ordering::Relaxed)
     }
 
-    /// Waits until calls succeed at the pace; gives how long that took from now on (I6: within
-    /// 15 s, nine in ten).
+    /// Waits until calls succeed at the pace, and returns the time that this took (I6: nine in ten,
+    /// within 15 s).
     pub(crate) async fn flows(&self) -> Duration {
         const WINDOW: Duration = Duration::from_secs(1);
         let start = Instant::now();
@@ -135,7 +135,7 @@ impl Load {
         start.elapsed().saturating_sub(WINDOW)
     }
 
-    /// Lets every caller finish, and gives what they have noted.
+    /// Lets every caller finish and returns the recorded calls.
     pub(crate) async fn end(self) -> Books {
         self.shared.ended.store(true, Ordering::Relaxed);
         Books::new(self.callers.join_all().await.concat())
@@ -193,7 +193,7 @@ impl Shared {
     }
 }
 
-/// Keeps of an answer what is looked at later: there are many.
+/// Drops the headers that no check reads, to save memory: there are many answers.
 fn slim(mut answer: Answer) -> Answer {
     if answer.status == 200 {
         let generation = answer.headers.remove(GENERATION);
@@ -210,7 +210,7 @@ fn goes_elsewhere(answer: &Answer) -> bool {
 }
 
 impl Client {
-    /// Calls a method of an api that may be going down; none when it gives no answer.
+    /// Calls a method of an api that may be shutting down. None when it gives no answer.
     pub(crate) async fn try_execute(&self, address: &str, method: &str, id: u64) -> Option<Answer> {
         let path = format!("/execute/{address}/{method}");
         let request = self.request(reqwest::Method::POST, &path).json(&json!(id));

@@ -1,5 +1,5 @@
-//! What every behaviour needs: a farm, a client, traffic, and a way to wait for a condition; and
-//! what the faults need: ways to break things, a load, and books that must balance.
+//! Shared helpers of the tests: a farm, a client, traffic and waiting for a condition. Tests of
+//! faults also find fault injection, a load and the invariants of its calls here.
 
 pub(crate) mod books;
 pub(crate) mod browser;

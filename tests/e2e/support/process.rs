@@ -1,4 +1,4 @@
-//! One child process: its output goes to a file, and its end is always awaited.
+//! One child process. Its output goes to a file, and its exit is always awaited.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -11,17 +11,17 @@ use nix::unistd::Pid;
 
 use super::wait;
 
-/// A started program. Dropped while it runs, it is killed.
+/// A started program. Dropping it while it runs kills it.
 pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    /// Whether it was told to end.
+    /// Whether the test has sent it a signal.
     told: bool,
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to `FOLDER/NAME.log`.
+    /// Starts `command` with its output in `FOLDER/NAME.log`.
     pub(crate) fn start(name: &str, mut command: Command, folder: &Path) -> Self {
         let log = folder.join(format!("{name}.log"));
         let out = File::create(&log).expect("the farm's folder can be written");
@@ -53,7 +53,7 @@ impl Process {
             .expect("Linux' process ids fit an i32")
     }
 
-    /// Sends `signal`; to a process that has ended, nothing.
+    /// Sends `signal`. A no-op if the process has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.told = true;
         if self.ended().is_none() {
@@ -61,14 +61,14 @@ impl Process {
         }
     }
 
-    /// How it ended, or none while it runs.
+    /// Its exit status, or none while it runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child
             .try_wait()
             .expect("an own child can be waited for")
     }
 
-    /// How it ended though nobody told it to, or none.
+    /// Its exit status if it ended without a signal from the test.
     pub(crate) fn ended_early(&mut self) -> Option<ExitStatus> {
         self.ended().filter(|_| !self.told)
     }
@@ -79,10 +79,10 @@ impl Process {
         wait::until(&what, limit, async || self.ended()).await
     }
 
-    /// Asks it to end (SIGTERM) and waits.
+    /// Sends SIGTERM and waits.
     ///
     /// # Panics
-    /// When it does not end well: exit code 0, by itself.
+    /// Unless it exits by itself with code 0.
     pub(crate) async fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.end(wait::PATIENCE).await;
@@ -110,7 +110,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // This fails only when the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

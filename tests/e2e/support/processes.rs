@@ -1,4 +1,4 @@
-//! The machine's processes as /proc shows them: which of them belong to a farm or to a worker.
+//! The machine's processes as /proc shows them, and which farm or worker they belong to.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// One process. Its id may be given to another one later, the pair with its start may not.
+/// One process. Its id may be reused later. The pair of id and start time is unique.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) pid: i32,
@@ -20,9 +20,9 @@ pub(crate) struct Seen {
 impl Seen {
     fn read(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // `PID (NAME) STATE PARENT ...`, where NAME may hold anything.
+        // `PID (NAME) STATE PARENT ...`, where NAME may contain any character.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        // A zombie has ended; when it is reaped is its parent's matter.
+        // A zombie has ended. Its parent decides when to await it.
         if matches!(*fields.first()?, "Z" | "X") {
             return None;
         }
@@ -42,7 +42,7 @@ impl Seen {
         Self::read(self.pid).is_some_and(|now| now.started == self.started)
     }
 
-    /// Ends it at once. To one that has ended already, nothing happens.
+    /// Kills it. A no-op if it has already ended.
     pub(crate) fn kill(&self) {
         if self.runs() {
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
@@ -66,7 +66,7 @@ impl Seen {
         self.is_chromium() && self.command.contains("--type=renderer")
     }
 
-    /// How long it has computed, in clock ticks.
+    /// Its CPU time, in clock ticks.
     pub(crate) fn ticks(&self) -> u64 {
         let stat = read_text(self.pid, "stat");
         let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
@@ -79,7 +79,7 @@ impl Seen {
     }
 }
 
-/// A file of /proc that separates by NUL; empty when the process is gone or not ours to look at.
+/// A NUL-separated file of /proc. Empty when the process is gone or may not be inspected.
 fn read_text(pid: i32, file: &str) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     String::from_utf8_lossy(&bytes)
@@ -126,7 +126,7 @@ pub(crate) fn descendants(pid: i32) -> Vec<Seen> {
     below(all(), HashSet::from([pid]))
 }
 
-/// Every process that names the folder in its command line or environment, with all below it.
+/// Every process that names the folder in its command line or environment, and its descendants.
 pub(crate) fn of_folder(folder: &Path) -> Vec<Seen> {
     let folder = folder.to_str().expect("temporary folders have plain names");
     let (named, others): (Vec<Seen>, Vec<Seen>) = all()

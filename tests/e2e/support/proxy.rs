@@ -1,7 +1,7 @@
-//! A TCP proxy between one program and Redis, that cuts, delays or swallows what passes through.
+//! A TCP proxy between one program and Redis that cuts, delays or swallows the traffic.
 //!
-//! A program holds several connections, each for a use of its own; the proxy tells them apart by
-//! the commands that it sees on them ([`Role`]).
+//! A program holds several connections for different uses. The proxy tells them apart by the
+//! commands on them ([`Role`]).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,14 +15,14 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::wait::{self, PATIENCE};
 
-/// What becomes of the bytes on a connection.
+/// What happens to the bytes on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weather {
     /// They pass.
     Fair,
-    /// They pass, so much later.
+    /// They pass after this delay.
     Late(Duration),
-    /// They do not pass, and nobody is told: a black hole. Afterwards they arrive after all.
+    /// They do not pass and no error is reported, as in a black hole. They arrive once it ends.
     Silent,
     /// The connection is closed, as is every new one.
     Cut,
@@ -39,7 +39,7 @@ pub(crate) enum Role {
     Append,
 }
 
-/// A running proxy; it ends when it is dropped.
+/// A running proxy. It ends when it is dropped.
 pub(crate) struct Proxy {
     port: u16,
     shared: Arc<Shared>,
@@ -94,24 +94,25 @@ impl Proxy {
         }
     }
 
-    /// What a program is given as `REDIS_URL`.
+    /// The value of `REDIS_URL` for a program behind this proxy.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// The weather on every connection, present and to come.
+    /// Sets the condition of every connection, present and future.
     pub(crate) fn all(&self, weather: Weather) {
         lock(&self.shared.rules).all = weather;
         self.shared.spread(|_| true, weather);
     }
 
-    /// The weather on every connection of this role, present and to come.
+    /// Sets the condition of every connection of this role, present and future.
     pub(crate) fn role(&self, role: Role, weather: Weather) {
         lock(&self.shared.rules).role = Some((role, weather));
         self.shared.spread(|link| link.has(role), weather);
     }
 
-    /// The weather on the present connections of this role; new ones are fair. Gives their number.
+    /// Sets the condition of the present connections of this role and returns their number. New
+    /// connections are healthy.
     pub(crate) fn present(&self, role: Role, weather: Weather) -> usize {
         self.shared.spread(|link| link.has(role), weather)
     }
@@ -122,7 +123,7 @@ impl Proxy {
         self.shared.spread(|_| true, Weather::Fair);
     }
 
-    /// Lets everything pass up to the next command of this name, and from there on nothing on its
+    /// Lets everything pass up to the next command of this name. From then on nothing passes on its
     /// connection.
     pub(crate) fn hold_before(&self, command: &'static str) {
         lock(&self.shared.rules).hold = Some(command);
@@ -146,7 +147,7 @@ impl Drop for Proxy {
 impl Shared {
     fn spread(&self, concerns: impl Fn(&Link) -> bool, weather: Weather) -> usize {
         let mut links = lock(&self.links);
-        // Nobody listens to a link that has ended.
+        // A link without receivers has ended.
         links.retain(|link| link.weather.receiver_count() > 0);
         let concerned = links.iter().filter(|link| concerns(link));
         concerned.fold(0, |count, link| {
@@ -155,7 +156,7 @@ impl Shared {
         })
     }
 
-    /// Looks at what a program sends; gives how much of it passes.
+    /// Inspects what a program sends and returns how many bytes of it pass.
     fn inspect(&self, link: &Link, bytes: &[u8]) -> usize {
         link.learn(bytes);
         let mut rules = lock(&self.rules);
@@ -165,7 +166,8 @@ impl Shared {
             self.held.send_replace(true);
             return start;
         }
-        // What made a new connection known still passes: the program cannot know whether it did.
+        // The bytes that identified a new connection still pass: the program cannot know whether
+        // they did.
         if let Some((role, weather)) = rules.role
             && link.has(role)
         {
@@ -220,7 +222,7 @@ async fn accept(listener: TcpListener, target: u16, shared: Arc<Shared>) {
 }
 
 async fn connect(near: TcpStream, target: u16, shared: Arc<Shared>) {
-    // Nobody listens when Redis is down: then the program's connection is closed at once.
+    // When Redis is down, the connect fails and the program's connection is closed at once.
     let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else {
         return;
     };

@@ -1,4 +1,4 @@
-//! What must be true of a farm that has healed (I5): nothing waits, nothing is left over.
+//! The state of a farm that has recovered (I5): no call waits and nothing is left over.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use super::process::Process;
 use super::processes;
 use super::wait;
 
-/// How long healing may take.
+/// How long recovery may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Processes for pages that a browser keeps besides those of its contracts: one in reserve.
+/// Page processes that a browser keeps besides those of its contracts: one in reserve.
 const SPARE: usize = 1;
 
 impl Farm {
-    /// Waits until nothing waits in the queue, and there is no key, process or page too many.
+    /// Waits until no call waits in the queue and there is no surplus key, process or page.
     pub(crate) async fn is_quiet(&mut self) {
         self.is_quiet_within(LIMIT).await;
     }
 
-    /// The same, for who must be more patient.
+    /// The same with another time limit.
     pub(crate) async fn is_quiet_within(&mut self, limit: Duration) {
         wait::until_none(limit, async || {
             let mut complaints = self.redis_complaints().await;
@@ -41,10 +41,10 @@ impl Farm {
             ("workers", &workers, &self.workers),
             ("apis", &apis, &self.apis),
         ] {
-            // Those that are known and do not run, or the other way round.
+            // Registered processes that do not run, or the other way round.
             let running = processes.iter().filter(|process| runs(process)).count();
             if known.len() != running {
-                complaints.push(format!("{running} {what} run, {known:?} are known"));
+                complaints.push(format!("{running} {what} run, {known:?} are registered"));
             }
         }
         for key in self.redis.keys().await {
@@ -52,7 +52,7 @@ impl Farm {
             let own = name.strip_prefix("{w:").or(name.strip_prefix("{a:"));
             if let Some((id, kind)) = own.and_then(|rest| rest.split_once("}:")) {
                 let lives = workers.iter().chain(&apis).any(|known| known == id);
-                // A stored argument goes with its call.
+                // A stored argument is deleted with its call.
                 if !lives || kind == "dead" || kind.starts_with("b:") {
                     complaints.push(format!("the key {key}"));
                 }

@@ -1,4 +1,4 @@
-//! Callers that never stop calling: what goes wrong while something changes, they see.
+//! Callers that call without a pause and notice every failure during a change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -48,7 +48,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until some more calls of every caller have been answered.
+    /// Waits until every caller has received some more answers.
     pub(crate) async fn flows(&self) {
         let enough = self.answered.load(Ordering::Relaxed) + 4 * self.callers.len();
         wait::until_true("traffic to flow", PATIENCE, async || {
@@ -57,7 +57,7 @@ impl Traffic {
         .await;
     }
 
-    /// Ends the callers and gives every answer.
+    /// Ends the callers and returns every answer.
     pub(crate) async fn end(self) -> Vec<Answer> {
         self.ended.store(true, Ordering::Relaxed);
         self.callers.join_all().await.concat()
