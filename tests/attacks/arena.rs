@@ -14,7 +14,7 @@ use crate::neighbour::{Neighbour, Verdict, judge, turn};
 use crate::report::{Entry, Report};
 use crate::support::client::{Answer, Client};
 use crate::support::farm::{Builder, Farm};
-use crate::support::processes::{self, Seen};
+use crate::support::processes::{self, ProcessInfo};
 use crate::support::wait;
 
 /// How much a worker may grow while it is attacked.
@@ -32,7 +32,7 @@ pub(crate) struct Arena {
     pub(crate) farm: Farm,
     neighbour: Option<Neighbour>,
     rss_kib: u64,
-    browser: Vec<Seen>,
+    browser: Vec<ProcessInfo>,
     /// How long a neighbour's call may take.
     pub(crate) neighbourly: Duration,
     pub(crate) report: Report,
@@ -247,7 +247,7 @@ impl Arena {
                     "{contracts} contracts, {renderers} renderers, zombies {zombies:?}, files {files:?}"
                 ));
             }
-            wait::lasts(Duration::from_millis(20)).await;
+            wait::pass(Duration::from_millis(20)).await;
         }
     }
 

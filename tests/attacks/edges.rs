@@ -87,7 +87,7 @@ async fn bodies(arena: &mut Arena) {
                 let client = farm.client();
                 let slow = (0..100).map(|_| {
                     let drip = futures::stream::unfold((), async |()| {
-                        crate::support::wait::lasts(Duration::from_millis(100)).await;
+                        crate::support::wait::pass(Duration::from_millis(100)).await;
                         Some((Ok::<_, std::io::Error>(vec![b' ']), ()))
                     });
                     let request = client.request(Method::POST, "/execute/neighbour/ping");
@@ -190,7 +190,7 @@ async fn addresses(arena: &mut Arena) {
                 let client = farm.client();
                 client.must_load("AbC", "{ f: () => 1 }").await;
                 let answer = client.call("aBc", "f").await;
-                client.unload("ABC").await.is_done();
+                client.unload("ABC").await.is_no_content();
                 let gone = client.call("abc", "f").await;
                 (answer.status == 200 && gone.status == 404)
                     .then(|| shown(&gone))
@@ -239,7 +239,7 @@ async fn crowd(arena: &mut Arena, many: usize) {
                 for chunk in addresses.chunks(50) {
                     let unloads = chunk.iter().map(|address| client.unload(address));
                     for answer in futures::future::join_all(unloads).await {
-                        answer.is_done();
+                        answer.is_no_content();
                     }
                 }
                 // One place is the neighbour's.

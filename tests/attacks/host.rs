@@ -10,7 +10,7 @@ use crate::attack::Control::{Elsewhere, Inherent, Planted, Without};
 use crate::attack::Expect::{Any, Fails, Says, SaysNot};
 use crate::attack::{Attack, shown};
 use crate::support::client::Client;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const NOTHING: &str = "[]";
 
@@ -340,10 +340,10 @@ async fn leave(client: &Client, go: &str) -> Result<u64, String> {
     if left.status == 200 && !go.starts_with("location.hash") {
         // The document went after the answer.
         let gone = async || client.generation("leaver").await > 1;
-        wait::until_true("a new page", PATIENCE, gone).await;
+        wait::until_true("a new page", DEFAULT_LIMIT, gone).await;
     }
     let again = client.call("leaver", "ping").await;
-    client.unload("leaver").await.is_done();
+    client.unload("leaver").await.is_no_content();
     (again.status == 200)
         .then(|| again.generation())
         .ok_or_else(|| format!("{}, then {}", shown(&left), shown(&again)))

@@ -132,7 +132,7 @@ impl Neighbour {
                 let answer = client.call(address, method).await;
                 locked(&notes).note(begun, &answer);
                 tokio::select! {
-                    () = wait::lasts(PACE.saturating_sub(begun.elapsed())) => {}
+                    () = wait::pass(PACE.saturating_sub(begun.elapsed())) => {}
                     () = hurry.notified() => {}
                 }
             }
@@ -158,7 +158,7 @@ impl Neighbour {
             if asked.elapsed() > SILENCE {
                 return Some(Complaint::Noticed(format!("no answer in {SILENCE:?}")));
             }
-            wait::lasts(Duration::from_millis(1)).await;
+            wait::pass(Duration::from_millis(1)).await;
         }
         let calls = locked(&self.seen);
         if let Some(failure) = calls.failures.first() {

@@ -10,7 +10,7 @@ use crate::arena::{Arena, Browser, message};
 use crate::attack::Expect::{Says, SaysNot};
 use crate::attack::{Expect, contract, shown};
 use crate::support::client::{Answer, Client};
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// One contract that leaves something, and one that looks for it.
 pub(crate) struct Pair {
@@ -315,7 +315,7 @@ async fn play(client: &Client, pair: &Pair) -> Answer {
     let at = match pair.scene {
         Scene::Together => "spy",
         Scene::After => {
-            client.unload("victim").await.is_done();
+            client.unload("victim").await.is_no_content();
             "victim"
         }
         Scene::Next => "victim",
@@ -327,7 +327,7 @@ async fn play(client: &Client, pair: &Pair) -> Answer {
         None => probed,
     };
     for address in ["victim", "spy"] {
-        client.unload(address).await.is_done();
+        client.unload(address).await.is_no_content();
     }
     answer
 }
@@ -345,7 +345,7 @@ async fn within(client: &Client, pair: &Pair) -> Answer {
     );
     client.must_load("victim", &source).await;
     let answer = client.execute("victim", "attack", &Value::Null).await;
-    client.unload("victim").await.is_done();
+    client.unload("victim").await.is_no_content();
     answer
 }
 
@@ -360,7 +360,7 @@ async fn fifty(arena: &mut Arena) {
             }
             let contracts = client.contracts().await.len();
             // One more may wait for the next contract, or be made for it, for which it is two for a moment.
-            let settled = wait::until("a renderer for each", PATIENCE, async || {
+            let settled = wait::until("a renderer for each", DEFAULT_LIMIT, async || {
                 let renderers: HashSet<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
                 let each = (contracts..=contracts + 1).contains(&renderers.len());
                 each.then_some(renderers.len())
@@ -368,7 +368,7 @@ async fn fifty(arena: &mut Arena) {
             let renderers = settled.await;
             let unloads = addresses.iter().map(|address| client.unload(address));
             for answer in futures::future::join_all(unloads).await {
-                answer.is_done();
+                answer.is_no_content();
             }
             Ok(format!("{contracts} contracts, {renderers} renderers"))
         })
@@ -402,7 +402,7 @@ async fn some(arena: &Arena, count: usize) -> usize {
     }
     let renderers = arena.farm.renderers(0).len().saturating_sub(before);
     for address in &addresses {
-        client.unload(address).await.is_done();
+        client.unload(address).await.is_no_content();
     }
     renderers
 }

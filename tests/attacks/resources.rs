@@ -12,7 +12,7 @@ use crate::attack::Expect::{Any, Fails, Says};
 use crate::attack::{Expect, contract, shown};
 use crate::support::client::Client;
 use crate::support::farm::{Builder, Farm};
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// What is attacked: small limits, so that they are soon reached.
 pub(crate) fn farm() -> Builder {
@@ -197,16 +197,16 @@ async fn take(client: &Client, greed: &Greed, rest: Duration) -> Result<String, 
     if greed.after == After::Anew {
         // A watch looks only now and then.
         let anew = async || client.generation(&address).await > 1;
-        wait::until_true("the contract to be made anew", PATIENCE, anew).await;
+        wait::until_true("the contract to be made anew", DEFAULT_LIMIT, anew).await;
     }
     let start = Instant::now();
     let mut well = client.call(&address, "ping").await;
     while well.status == 503 && start.elapsed() < rest {
-        wait::lasts(Duration::from_millis(50)).await;
+        wait::pass(Duration::from_millis(50)).await;
         well = client.call(&address, "ping").await;
     }
     let generation = well.status == 200;
-    client.unload(&address).await.is_done();
+    client.unload(&address).await.is_no_content();
     if !generation {
         return Err(format!("{}, then {}", shown(&answer), shown(&well)));
     }
@@ -226,9 +226,9 @@ async fn honest_timer(arena: &mut Arena) {
                 function init() { return { ping: () => n, start: () => { setInterval(() => n++, 20) } } }";
             client.must_load("honest", source).await;
             client.call("honest", "start").await.data();
-            wait::lasts(Duration::from_secs(2)).await;
+            wait::pass(Duration::from_secs(2)).await;
             let answer = client.call("honest", "ping").await;
-            client.unload("honest").await.is_done();
+            client.unload("honest").await.is_no_content();
             let ticked = answer.status == 200 && answer.generation() == 1 && answer.data() != 0;
             ticked.then(|| shown(&answer)).ok_or_else(|| shown(&answer))
         })
@@ -248,7 +248,7 @@ async fn idle(arena: &mut Arena) {
             client.must_load("burner", &contract(BURNS)).await;
             client.call("burner", "attack").await.data();
             let anew = async || client.generation("burner").await > 1;
-            wait::until_true("the contract to be made anew", PATIENCE, anew).await;
+            wait::until_true("the contract to be made anew", DEFAULT_LIMIT, anew).await;
             // Its page, and that which waits for the next contract; all else was there before.
             let young = farm.renderers(0);
             let young: Vec<_> = young
@@ -258,13 +258,13 @@ async fn idle(arena: &mut Arena) {
             // What it takes to make the pages is over when they have answered.
             client.call("burner", "ping").await.data();
             let start: u64 = young.iter().map(|seen| seen.ticks()).sum();
-            wait::lasts(SPAN).await;
+            wait::pass(SPAN).await;
             let used = young
                 .iter()
                 .map(|seen| seen.ticks())
                 .sum::<u64>()
                 .saturating_sub(start);
-            client.unload("burner").await.is_done();
+            client.unload("burner").await.is_no_content();
             let seen = format!("{} renderers used {used} ticks in {SPAN:?}", young.len());
             if !young.is_empty() && used <= ALLOWED {
                 Ok(seen)
@@ -291,7 +291,7 @@ async fn pending(arena: &mut Arena) {
                 let calls = (0..1200).map(|_| client.call("pending", "attack"));
                 let answers = join_all(calls).await;
                 let took = start.elapsed();
-                client.unload("pending").await.is_done();
+                client.unload("pending").await.is_no_content();
                 let mut codes = BTreeMap::new();
                 for answer in &answers {
                     let code = answer.json()["code"].as_str().map(str::to_owned);
@@ -333,7 +333,7 @@ async fn loads(arena: &mut Arena) {
                     204 => client.call("loads", "ping").await,
                     _ => loaded,
                 };
-                client.unload("loads").await.is_done();
+                client.unload("loads").await.is_no_content();
                 expect.complaint(&answer).map_or(Ok(shown(&answer)), Err)
             })
             .await;

@@ -132,7 +132,7 @@ async fn speed(arena: &Arena) -> Speed {
             times.push(start.elapsed());
         }
     }
-    client.unload("speed").await.is_done();
+    client.unload("speed").await.is_no_content();
     times.sort_unstable();
     Speed {
         p50: times[CALLS / 2],

@@ -181,7 +181,7 @@ async fn results(arena: &mut Arena) {
                 })
                 .await;
         }
-        arena.client().unload(row).await.is_done();
+        arena.client().unload(row).await.is_no_content();
     }
     for (row, value, expected) in RAW {
         arena
@@ -191,7 +191,7 @@ async fn results(arena: &mut Arena) {
                     .must_load("raw", &format!("{{ f: () => {value} }}"))
                     .await;
                 let answer = client.call("raw", "f").await;
-                client.unload("raw").await.is_done();
+                client.unload("raw").await.is_no_content();
                 (answer.status == 200 && answer.body == *expected)
                     .then(|| shown(&answer))
                     .ok_or_else(|| format!("expected {expected}, got {}", shown(&answer)))
@@ -217,7 +217,7 @@ async fn names(arena: &mut Arena) {
                 // Percent-encoded as if surrogates had a place in UTF-8.
                 let lone = client.call("names", "%ED%A0%80").await;
                 let pair = client.call("names", "%F0%9F%92%A9").await;
-                client.unload("names").await.is_done();
+                client.unload("names").await.is_no_content();
                 let fine = (answer.status, lone.status, pair.status) == (200, 400, 200)
                     && endpoints == serde_json::json!(["\u{1f4a9}", "f"]);
                 let seen = format!("{endpoints}; {}, {}", shown(&lone), shown(&pair));
@@ -256,7 +256,7 @@ async fn methods(arena: &mut Arena) {
                 .ok_or_else(|| shown(&answer))
         })
         .await;
-    client.unload("plain").await.is_done();
+    client.unload("plain").await.is_no_content();
 }
 
 async fn arguments(arena: &mut Arena) {
@@ -268,7 +268,7 @@ async fn arguments(arena: &mut Arena) {
                     .must_load("sees", &format!("{{ f: (a) => ({look}) }}"))
                     .await;
                 let answer = client.post_text("/execute/sees/f", *argument).await;
-                client.unload("sees").await.is_done();
+                client.unload("sees").await.is_no_content();
                 Says(expected)
                     .complaint(&answer)
                     .map_or(Ok(shown(&answer)), Err)
@@ -289,7 +289,7 @@ async fn arguments(arena: &mut Arena) {
                 let client = farm.client();
                 client.must_load("sees", "{ f: (a) => typeof a }").await;
                 let answer = client.post_text("/execute/sees/f", text).await;
-                client.unload("sees").await.is_done();
+                client.unload("sees").await.is_no_content();
                 fine.contains(&answer.status)
                     .then(|| shown(&answer))
                     .ok_or_else(|| shown(&answer))

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::support::client::{Client, try_send};
 use crate::support::process::Process;
 use crate::support::programs::free_port;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// The argument by which this program becomes the server.
 pub(crate) const ARGUMENT: &str = "echo";
@@ -61,7 +61,7 @@ impl Echo {
         command.arg(ARGUMENT).arg(port.to_string());
         let process = Process::start("echo", command, folder.path());
         let client = Client::new(port);
-        wait::until_true("the echo to answer", PATIENCE, async || {
+        wait::until_true("the echo to answer", DEFAULT_LIMIT, async || {
             try_send(client.request(Method::POST, "/execute/a/b"))
                 .await
                 .is_ok()

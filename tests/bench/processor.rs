@@ -1,6 +1,6 @@
 //! Whose processor time calls take, as /proc tells it: of each kind of process of a farm.
 
-use crate::support::processes::{self, Seen};
+use crate::support::processes::{self, ProcessInfo};
 
 /// The kinds, in the order of a call's way.
 pub(crate) const KINDS: [&str; 5] = ["api", "Redis", "worker", "browser", "renderers"];
@@ -10,7 +10,7 @@ const TICK_US: f64 = 10_000.0;
 
 /// What this program's children, and theirs, have computed so far: those of the farm, while nothing
 /// else of them has anything to do.
-pub(crate) struct Times(Vec<(Seen, u64)>);
+pub(crate) struct Times(Vec<(ProcessInfo, u64)>);
 
 impl Times {
     pub(crate) fn now() -> Self {
@@ -35,7 +35,7 @@ impl Times {
     }
 }
 
-fn is_of(seen: &Seen) -> Option<&'static str> {
+fn is_of(seen: &ProcessInfo) -> Option<&'static str> {
     let program = seen.command.split(' ').next().unwrap_or_default();
     match program.rsplit('/').next().unwrap_or_default() {
         "execution-api" => Some("api"),

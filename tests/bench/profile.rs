@@ -42,7 +42,7 @@ pub(crate) async fn run(folder: &Path) {
     ]
     .map(|(name, pid)| (name, pid, farm.folder().join(format!("{name}.perf"))));
     let look = async {
-        wait::lasts(LEAD).await;
+        wait::pass(LEAD).await;
         tokio::join!(record(seen[0].1, &seen[0].2), record(seen[1].1, &seen[1].2))
     };
     let (run, _) = tokio::join!(wrk.run(&load), look);

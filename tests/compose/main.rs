@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::project::{Project, done};
-use crate::support::books::CONTRACT;
+use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::load::{Load, Pace};
 use crate::support::wait;
@@ -45,7 +45,7 @@ async fn a_farm_comes_up_scales_is_struck_and_leaves_nothing() {
     are_healthy(&project, &["redis", "api", "worker"]).await;
     said("one api and three workers are up, and healthy");
     let addresses = load_contracts(&client).await;
-    let hosts = hosts(&client, &addresses).await;
+    let hosts = owners(&client, &addresses).await;
     assert_eq!(
         hosts.len(),
         3,
@@ -74,7 +74,10 @@ async fn docker_contracts_have_a_worker_of_their_own() {
     has_workers(&client, 2).await;
     are_healthy(&project, &["redis", "api", "worker", "worker-docker"]).await;
     let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
-    client.post("/loadSmartContract", &body).await.is_done();
+    client
+        .post("/loadSmartContract", &body)
+        .await
+        .is_no_content();
     for service in ["redis", "api", "worker", "worker-docker"] {
         is_confined(&project, service);
     }
@@ -143,11 +146,11 @@ async fn load_contracts(client: &Client) -> Vec<String> {
 }
 
 /// Who hosts the contracts, as soon as each of them has a host.
-async fn hosts(client: &Client, addresses: &[String]) -> BTreeSet<String> {
+async fn owners(client: &Client, addresses: &[String]) -> BTreeSet<String> {
     wait::until("the contracts to be hosted", CONTAINERS, async || {
         let mut hosts = BTreeSet::new();
         for address in addresses {
-            hosts.insert(client.host(address).await?);
+            hosts.insert(client.owner(address).await?);
         }
         Some(hosts)
     })
@@ -200,32 +203,32 @@ fn is_confined(project: &Project, service: &str) {
 /// No call fails while workers hand over to the last one, and take up again.
 async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::start(std::slice::from_ref(client), addresses, PACE);
-    load.flows().await;
+    load.full_pace().await;
     project.scale(1);
     has_workers(client, 1).await;
-    assert_eq!(hosts(client, addresses).await.len(), 1);
-    load.flows().await;
+    assert_eq!(owners(client, addresses).await.len(), 1);
+    load.full_pace().await;
     project.scale(3);
     has_workers(client, 3).await;
-    load.flows().await;
-    load.end().await.balance(client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(client, &["ok"]).await;
 }
 
 /// A worker that dies under load costs time, but no call.
 async fn death(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::retrying(1_000_000, std::slice::from_ref(client), addresses, PACE);
-    load.flows().await;
-    let before = hosts(client, addresses).await;
+    load.full_pace().await;
+    let before = owners(client, addresses).await;
     // The one that was there all the time has the contracts.
     project.containers("worker")[2].kill();
     wait::until_true("others to host its contracts", CONTAINERS, async || {
-        hosts(client, addresses).await.is_disjoint(&before)
+        owners(client, addresses).await.is_disjoint(&before)
     })
     .await;
-    load.flows().await;
+    load.full_pace().await;
     project.scale(3);
     has_workers(client, 3).await;
-    load.end().await.balance(client, &["ok"]).await;
+    load.end().await.check(client, &["ok"]).await;
 }
 
 /// What was loaded outlives Redis' process: it is in the volume.

@@ -1,5 +1,5 @@
-//! A program that cannot work says why, and ends at once. And what an operator can set is told, and
-//! reaches the programs through the compose files.
+//! A program that cannot work reports why and ends at once. Every setting is documented, and the
+//! compose files pass it to the programs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::support::process::Process;
 use crate::support::programs;
 use crate::support::redis_server::RedisServer;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::DEFAULT_LIMIT;
 
-/// Starts a program that must end with an error, and gives what it printed.
+/// Starts a program that must end with an error, and returns its output.
 async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> String {
     command.env("TMPDIR", folder).envs(env.iter().copied());
     let mut process = Process::start("refuses", command, folder);
-    let status = process.end(PATIENCE).await;
+    let status = process.end(DEFAULT_LIMIT).await;
     let log = process.log();
     assert!(
         status.code().is_some_and(|code| code != 0),
@@ -26,7 +26,7 @@ async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> S
     log
 }
 
-/// What neither program can work with.
+/// Invalid values of settings of both programs.
 const WRONG_FOR_BOTH: [(&str, &str); 9] = [
     ("REDIS_URL", "nonsense"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
@@ -39,7 +39,7 @@ const WRONG_FOR_BOTH: [(&str, &str); 9] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
 ];
 
-/// What an api cannot work with.
+/// Invalid values of settings of the api.
 const WRONG_FOR_API: [(&str, &str); 12] = [
     ("EXECUTION_API_PORT", "80a"),
     ("EXECUTION_API_PORT", "65536"),
@@ -55,7 +55,7 @@ const WRONG_FOR_API: [(&str, &str); 12] = [
     ("MAX_IN_FLIGHT_PER_CONTRACT", "none"),
 ];
 
-/// What a worker cannot work with.
+/// Invalid values of settings of the worker.
 const WRONG_FOR_WORKER: [(&str, &str); 34] = [
     ("WORKER_CAPACITY", "many"),
     ("EXECUTION_WORKER_PORT", "9o"),
@@ -96,7 +96,7 @@ const WRONG_FOR_WORKER: [(&str, &str); 34] = [
 #[tokio::test]
 async fn a_wrong_variable_is_named() {
     let folder = TempDir::new().unwrap();
-    // Nobody listens there: a program that tried to connect first would not name the variable.
+    // No Redis listens there: a program that connected first would not name the variable.
     let nowhere = format!("redis://127.0.0.1:{}", programs::free_port());
     let for_api = WRONG_FOR_BOTH
         .iter()
@@ -135,7 +135,7 @@ async fn a_browser_that_cannot_be_started_is_named() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_is_named() {
+async fn a_redis_that_cannot_be_reached_is_named() {
     let folder = TempDir::new().unwrap();
     let nowhere = format!("redis://127.0.0.1:{}", programs::free_port());
     for command in [programs::api(), programs::worker()] {
@@ -146,7 +146,7 @@ async fn a_redis_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_redis_that_would_throw_calls_away_is_refused() {
+async fn a_redis_that_would_evict_calls_is_refused() {
     let folder = TempDir::new().unwrap();
     let port = programs::free_port();
     let mut redis = RedisServer::start_on(port, "allkeys-lru", folder.path()).await;
@@ -175,15 +175,15 @@ async fn a_port_that_is_taken_is_named() {
     redis.process.terminate().await;
 }
 
-/// What looks like a variable and is none of an operator's.
-const NOT_OURS: [(&str, &str); 3] = [
+/// Names that look like variables but are not settings.
+const NOT_SETTINGS: [(&str, &str); 3] = [
     ("CARGO_PKG_VERSION", "is the compiler's"),
     ("BROWSER_CGROUP", "a worker tells its own guards"),
     ("ATTACK_SUITE_LAYERS_OFF", "is the attack suite's"),
 ];
 
-/// What the SDK of traces reads by itself.
-const OF_THE_SDK: [&str; 6] = [
+/// Variables that the tracing SDK reads by itself.
+const READ_BY_THE_SDK: [&str; 6] = [
     "OTEL_TRACES_SAMPLER",
     "OTEL_TRACES_SAMPLER_ARG",
     "OTEL_RESOURCE_ATTRIBUTES",
@@ -192,8 +192,8 @@ const OF_THE_SDK: [&str; 6] = [
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 ];
 
-/// What a service of the compose files does not pass on, by the beginning of its name, and why.
-const NOT_PASSED: [(&str, &str, &str); 13] = [
+/// Variables that a compose service does not pass on, by the start of their name, with the reason.
+const NOT_PASSED_ON: [(&str, &str, &str); 13] = [
     (
         "api",
         "EXECUTION_API_",
@@ -226,14 +226,14 @@ const NOT_PASSED: [(&str, &str, &str); 13] = [
 ];
 
 #[test]
-fn every_variable_is_told() {
+fn every_variable_is_documented() {
     let told: BTreeSet<_> = ["README.md", "docs/docker.md"]
         .iter()
         .flat_map(|file| variables(&read(file)))
         .collect();
     let asked: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
         .iter()
-        .flat_map(|folder| asked_for(folder))
+        .flat_map(|folder| named_in_sources(folder))
         .collect();
     assert!(asked.len() > 50, "{asked:?}");
     let untold: Vec<_> = asked.difference(&told).collect();
@@ -248,16 +248,16 @@ fn every_variable_reaches_the_containers() {
         ("worker-docker", "docker-compose.docker.yml", "worker/src"),
     ] {
         let passed = passed(&read(file), service);
-        let mut asked = asked_for(folder);
-        asked.extend(asked_for("shared/src"));
-        asked.extend(OF_THE_SDK.map(str::to_owned));
+        let mut asked = named_in_sources(folder);
+        asked.extend(named_in_sources("shared/src"));
+        asked.extend(READ_BY_THE_SDK.map(str::to_owned));
         let excused = |name: &str| {
-            NOT_PASSED
+            NOT_PASSED_ON
                 .iter()
                 .any(|(whose, start, _)| *whose == service && name.starts_with(start))
         };
         for name in asked {
-            // An excuse for what is passed on would be a lie.
+            // A variable must be either passed on or excused, not both.
             assert_ne!(passed.contains(&name), excused(&name), "{service}: {name}");
         }
     }
@@ -281,7 +281,7 @@ fn every_line_of_the_example_has_an_effect() {
     assert!(useless.is_empty(), "{useless:?}");
 }
 
-/// A file of the repository.
+/// The content of a file of the repository.
 fn read(file: &str) -> String {
     let path = root().join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -291,8 +291,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The variables that the sources in a folder, and below it, name as texts.
-fn asked_for(folder: &str) -> BTreeSet<String> {
+/// The variables that the sources in a folder and below it name as string literals.
+fn named_in_sources(folder: &str) -> BTreeSet<String> {
     let mut folders = vec![root().join(folder)];
     let mut asked = BTreeSet::new();
     while let Some(folder) = folders.pop() {
@@ -307,11 +307,11 @@ fn asked_for(folder: &str) -> BTreeSet<String> {
             }
         }
     }
-    asked.retain(|name| NOT_OURS.iter().all(|(other, _)| name != other));
+    asked.retain(|name| NOT_SETTINGS.iter().all(|(other, _)| name != other));
     asked
 }
 
-/// Everything in a text that looks like a variable.
+/// Every word in a text that has the form of a variable.
 fn variables(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| is_variable(word))
@@ -326,7 +326,7 @@ fn is_variable(word: &str) -> bool {
         && word.chars().all(is_part)
 }
 
-/// What a compose file sets or passes on to a service: by itself, and for all of them.
+/// The variables that a compose file sets or passes on to a service, directly or for all services.
 fn passed(file: &str, service: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut within = false;

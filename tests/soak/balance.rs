@@ -1,6 +1,6 @@
 //! What the book-keepers' calls came to.
 
-use crate::support::books::{Books, Repeats};
+use crate::support::call_log::{CallLog, Repeats};
 use crate::support::client::Client;
 
 /// How a call may end while faults strike; each of them is an answer. What they call takes no time, so
@@ -20,14 +20,14 @@ const ALLOWED: [&str; 8] = [
 const MOST: usize = 60;
 
 /// Checks the books; gives them as a line.
-pub(crate) async fn of_calls(books: &Books, client: &Client) -> String {
-    books
-        .balance_with(client, &ALLOWED, Repeats::ByCallers)
+pub(crate) async fn of_calls(log: &CallLog, client: &Client) -> String {
+    log
+        .check_allowing(client, &ALLOWED, Repeats::ByCallers)
         .await;
-    let (all, well) = (books.calls.len(), books.succeeded());
+    let (all, well) = (log.calls.len(), log.succeeded());
     assert!(
         well * 100 >= all * MOST,
         "only {well} of {all} calls have succeeded"
     );
-    format!("{books}, each answered once")
+    format!("{log}, each answered once")
 }

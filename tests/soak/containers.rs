@@ -1,8 +1,8 @@
 //! The Docker contracts of the soak: their image, and what must not be left of them.
 
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
-#[path = "../e2e/docker/recipe.rs"]
-mod recipe;
+#[path = "../e2e/docker/test_image.rs"]
+mod test_image;
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ use bollard::query_parameters::{
 use serde_json::json;
 use uuid::Uuid;
 
-use self::recipe::Recipe;
+use self::test_image::TestImage;
 use crate::dice::Dice;
 use crate::support::client::Client;
 use crate::support::daemon;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// What every container and network of a farm carries, whatever the farm is called.
 const LABEL: &str = "execution.farm";
@@ -37,7 +37,7 @@ impl Containers {
         let containers = Self { docker, image };
         let left = containers.left().await;
         assert!(left.is_empty(), "of another farm: {left:?}");
-        let tar = Recipe::new().tag(&containers.image).tar();
+        let tar = TestImage::new().tag(&containers.image).tar();
         daemon::import(&containers.docker, tar).await;
         containers
     }
@@ -47,7 +47,10 @@ impl Containers {
         let body = json!({
             "contractAddress": address, "executable": self.image, "engine": "docker",
         });
-        client.post("/loadSmartContract", &body).await.is_done();
+        client
+            .post("/loadSmartContract", &body)
+            .await
+            .is_no_content();
     }
 
     /// Ends one container, as the kernel would.
@@ -80,7 +83,7 @@ impl Containers {
 
     /// Waits until there is one container and one network for each of `count` contracts.
     pub(crate) async fn are_just(&self, count: usize) {
-        wait::until_none(PATIENCE, async || {
+        wait::until_none(DEFAULT_LIMIT, async || {
             let left = self.left().await;
             let is_just = left.len() == 2 * count;
             if is_just { Vec::new() } else { left }

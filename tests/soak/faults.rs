@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::dice::Dice;
 use crate::fleet::Fleet;
 use crate::support::chaos::{freeze, thaw};
-use crate::support::proxy::Weather;
+use crate::support::proxy::Condition;
 use crate::support::wait;
 
 #[derive(Debug, Clone, Copy)]
@@ -68,30 +68,30 @@ pub(crate) async fn strike(fleet: &mut Fleet, fault: Fault, dice: &mut Dice) {
         }
         Fault::FreezeWorker => {
             freeze(fleet.worker(worker));
-            wait::lasts(dice.up_to(LONG)).await;
+            wait::pass(dice.up_to(LONG)).await;
             thaw(fleet.worker(worker));
         }
         Fault::CutWorker => {
-            fleet.workers[worker].proxy.all(weather(dice));
-            wait::lasts(dice.up_to(LONG)).await;
+            fleet.workers[worker].proxy.set_all(condition(dice));
+            wait::pass(dice.up_to(LONG)).await;
             fleet.workers[worker].proxy.heal();
         }
         Fault::KillBrowser | Fault::KillRenderer => kill_below(fleet, worker, fault, dice),
         Fault::KillApi => fleet.replace_api(api, Signal::SIGKILL).await,
         Fault::EndApi => fleet.replace_api(api, Signal::SIGTERM).await,
         Fault::CutApi => {
-            fleet.apis[api].proxy.all(weather(dice));
-            wait::lasts(dice.up_to(LONG)).await;
+            fleet.apis[api].proxy.set_all(condition(dice));
+            wait::pass(dice.up_to(LONG)).await;
             fleet.apis[api].proxy.heal();
         }
         Fault::KillRedis => {
             fleet.farm.redis.process.kill().await;
-            wait::lasts(dice.up_to(SHORT)).await;
+            wait::pass(dice.up_to(SHORT)).await;
             fleet.farm.restart_redis_with_data().await;
         }
         Fault::FreezeRedis => {
             freeze(&mut fleet.farm.redis.process);
-            wait::lasts(dice.up_to(SHORT)).await;
+            wait::pass(dice.up_to(SHORT)).await;
             thaw(&mut fleet.farm.redis.process);
         }
         Fault::KillClients => {
@@ -103,23 +103,23 @@ pub(crate) async fn strike(fleet: &mut Fleet, fault: Fault, dice: &mut Dice) {
             // What has no host is nowhere else.
             fleet.wake().await;
             fleet.farm.restart_redis().await;
-            fleet.farm.keep_redis_data().await;
+            fleet.farm.enable_append_only_file().await;
         }
         Fault::FillRedis => {
             let used = fleet.farm.used_memory().await;
             let limit = (used / 2).to_string();
             fleet.farm.config_set("maxmemory", &limit).await;
-            wait::lasts(dice.up_to(LONG)).await;
+            wait::pass(dice.up_to(LONG)).await;
             fleet.farm.config_set("maxmemory", "0").await;
         }
     }
 }
 
-fn weather(dice: &mut Dice) -> Weather {
+fn condition(dice: &mut Dice) -> Condition {
     *dice.pick(&[
-        Weather::Cut,
-        Weather::Silent,
-        Weather::Late(Duration::from_millis(300)),
+        Condition::Cut,
+        Condition::Silent,
+        Condition::Delayed(Duration::from_millis(300)),
     ])
 }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::containers::Containers;
-use crate::support::books::CONTRACT;
+use crate::support::call_log::CONTRACT;
 use crate::support::client::{Client, send};
 use crate::support::farm::Farm;
 use crate::support::process::Process;
 use crate::support::programs::free_port;
 use crate::support::proxy::Proxy;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// Contracts that keep books.
 const CONTRACTS: usize = 8;
@@ -57,7 +57,7 @@ impl Fleet {
             .env("WORKER_ENGINES", "javascript,docker")
             .start()
             .await;
-        farm.keep_redis_data().await;
+        farm.enable_append_only_file().await;
         let mut fleet = Self {
             farm,
             containers,
@@ -129,7 +129,7 @@ impl Fleet {
         let post = self.workers.remove(place);
         let process = &mut self.farm.workers[post.index];
         process.signal(signal);
-        let status = process.end(PATIENCE).await;
+        let status = process.end(DEFAULT_LIMIT).await;
         assert!(
             signal == Signal::SIGKILL || status.success(),
             "{}: {status}",
@@ -141,7 +141,7 @@ impl Fleet {
     pub(crate) async fn replace_api(&mut self, place: usize, signal: Signal) {
         let process = self.api(place);
         process.signal(signal);
-        let status = process.end(PATIENCE).await;
+        let status = process.end(DEFAULT_LIMIT).await;
         assert!(signal == Signal::SIGKILL || status.success(), "{status}");
         self.apis[place] = self.open_api(place).await;
     }
@@ -187,7 +187,7 @@ impl Fleet {
     /// Waits until the farm has healed, and ends it; fails on whatever is left.
     pub(crate) async fn close(mut self) {
         self.wake().await;
-        self.farm.is_quiet_within(HEALED).await;
+        self.farm.wait_until_recovered_within(HEALED).await;
         self.containers.are_just(CONTAINERS).await;
         self.has_no_stale_reference().await;
         for letter in self.farm.client().dead_letters().await {
@@ -196,7 +196,7 @@ impl Fleet {
                 letter["id"].as_str().expect("an id is text")
             );
             let delete = self.farm.client().request(reqwest::Method::DELETE, &path);
-            send(delete).await.is_done();
+            send(delete).await.is_no_content();
         }
         self.farm
             .redis_command::<()>(&["DEL", "exec:dead-letters"])

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::dice::Dice;
-use crate::support::books::DEADLINE;
+use crate::support::call_log::DEADLINE;
 use crate::support::client::{Answer, Client, try_send};
 use crate::support::wait;
 
@@ -95,7 +95,7 @@ async fn call(shared: Arc<Shared>, mut dice: Dice) -> Vec<Note> {
     while !shared.ended.load(Ordering::Relaxed) {
         let (client, address) = (dice.pick(&shared.clients), dice.pick(&shared.addresses));
         notes.push(shared.call(client, address).await);
-        wait::lasts(PACE).await;
+        wait::pass(PACE).await;
     }
     notes
 }

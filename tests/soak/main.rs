@@ -68,18 +68,18 @@ async fn run(time: Duration, seed: u64) -> String {
     let load = Load::retrying(1, &clients, &addresses, Pace::STEADY);
     let churn = Churn::start(&clients, dice.fork());
     let ledger = Ledger::start(&clients, &in_containers, &mut dice);
-    load.flows().await;
+    load.full_pace().await;
     let mut memory = Memory::default();
     let (start, mut strikes) = (Instant::now(), 0_u32);
     while start.elapsed() < time {
-        wait::lasts(SECOND + dice.up_to(3 * SECOND)).await;
+        wait::pass(SECOND + dice.up_to(3 * SECOND)).await;
         strikes += 1;
         let fault = dice.pick(&faults::ALL);
         eprintln!("{:6.1} s: {fault:?}", start.elapsed().as_secs_f64());
         faults::strike(&mut fleet, *fault, &mut dice).await;
         memory.look(&fleet);
     }
-    eprintln!("healed after {:.1?}", load.flows().await);
+    eprintln!("healed after {:.1?}", load.full_pace().await);
     let (books, churned) = (load.end().await, churn.end().await);
     fleet.wake().await;
     let containers = ledger.end().await;

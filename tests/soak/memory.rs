@@ -15,10 +15,10 @@ const LEEWAY_KIB: u64 = 48 * 1024;
 /// What was seen of each process.
 #[derive(Default)]
 pub(crate) struct Memory {
-    processes: BTreeMap<String, Seen>,
+    processes: BTreeMap<String, Usage>,
 }
 
-struct Seen {
+struct Usage {
     first: Instant,
     grown_up_kib: Option<u64>,
     last_kib: u64,
@@ -42,7 +42,7 @@ impl Memory {
         let seen = self
             .processes
             .entry(process.name().to_owned())
-            .or_insert(Seen {
+            .or_insert(Usage {
                 first: Instant::now(),
                 grown_up_kib: None,
                 last_kib: kib,

@@ -3,12 +3,12 @@
 
 use serde_json::json;
 
-use super::recipe::Recipe;
-use super::world::{World, farm};
-use super::{Cases, Seen, refused, setuid};
+use super::docker_farm::{DockerFarm, docker_builder};
+use super::test_image::TestImage;
+use super::{Cases, Outcome, refused, setuid};
 use crate::attack::Expect::{self, Any, Below, Fails, Says, SaysNot};
 use crate::attack::shown;
-use crate::support::processes::{self, Seen as Process};
+use crate::support::processes::{self, ProcessInfo};
 
 /// A try to take or do too much.
 #[derive(Debug, Clone, Copy)]
@@ -68,18 +68,18 @@ const DEEDS: [Deed; 14] = [
 pub(super) async fn run(cases: &mut Cases) {
     let mut loose = loose().await;
     for deed in &DEEDS {
-        let case = async |world: &mut World| attempt(deed, world, &loose).await;
+        let case = async |farm: &mut DockerFarm| attempt(deed, farm, &loose).await;
         cases.run(deed.row, deed.name, case).await;
     }
     cases
-        .run("D3", "privileges", async |world| {
-            privileges(world, &loose).await
+        .run("D3", "privileges", async |farm| {
+            privileges(farm, &loose).await
         })
         .await;
     cases.run("D3", "ptrace of another contract", ptrace).await;
     cases
-        .run("D2", "burning all cores", async |world| {
-            burn(world, &loose).await
+        .run("D2", "burning all cores", async |farm| {
+            burn(farm, &loose).await
         })
         .await;
     setuid::run(cases, &mut loose).await;
@@ -87,8 +87,8 @@ pub(super) async fn run(cases: &mut Cases) {
 }
 
 /// A worker whose containers may do nearly everything, with the contract `bad`.
-async fn loose() -> World {
-    let builder = farm()
+async fn loose() -> DockerFarm {
+    let builder = docker_builder()
         .env("CONTAINER_CAPABILITIES", "SYS_ADMIN, NET_RAW, MKNOD")
         .env("CONTAINER_NEW_PRIVILEGES", "true")
         .env("CONTAINER_READONLY", "false")
@@ -99,13 +99,13 @@ async fn loose() -> World {
         .env("CONTAINER_TMP_MB", "128")
         .env("CONTAINER_SHM_MB", "128")
         .env("CONTAINER_SUBNETS", "10.214.8.0/24");
-    let mut world = World::of(builder).await;
-    let image = world.image(Recipe::new()).await;
-    world.load("bad", &image).await.is_done();
-    world
+    let mut farm = DockerFarm::of(builder).await;
+    let image = farm.image(TestImage::new()).await;
+    farm.load("bad", &image).await.is_no_content();
+    farm
 }
 
-async fn attempt(deed: &Deed, armed: &World, loose: &World) -> Seen {
+async fn attempt(deed: &Deed, armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
     let (method, argument) = deed.call;
     let argument = serde_json::from_str(argument).expect("the case's own argument is JSON");
     let answer = armed.client().execute("bad", method, &argument).await;
@@ -123,8 +123,8 @@ async fn attempt(deed: &Deed, armed: &World, loose: &World) -> Seen {
 }
 
 /// The number that the host knows a contract's container by.
-async fn pid(world: &World, address: &str) -> i32 {
-    let pid = world
+async fn pid(farm: &DockerFarm, address: &str) -> i32 {
+    let pid = farm
         .container(address)
         .await
         .state
@@ -134,36 +134,36 @@ async fn pid(world: &World, address: &str) -> i32 {
 }
 
 /// A contract's processes can be traced, and others are not to be found.
-async fn ptrace(world: &mut World) -> Seen {
-    let own = world.call("bad", "ptrace", json!(0)).await;
+async fn ptrace(farm: &mut DockerFarm) -> Outcome {
+    let own = farm.call("bad", "ptrace", json!(0)).await;
     if own != "done" {
         return Err(format!("control: its own child: {own}"));
     }
-    let victim = pid(world, "good").await;
+    let victim = pid(farm, "good").await;
     let all: Vec<_> = processes::descendants(victim)
         .iter()
         .map(|seen| seen.pid)
         .chain([victim])
         .collect();
     for pid in &all {
-        refused(world, "ptrace", json!(pid)).await?;
+        refused(farm, "ptrace", json!(pid)).await?;
     }
     let seen = format!("{} processes are out of reach", all.len());
     Ok((seen, Some("its own child is within".to_owned())))
 }
 
 /// Processor time is what the kernel gives, whatever four threads ask for.
-async fn burn(armed: &World, loose: &World) -> Seen {
+async fn burn(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
     /// In hundredths of a second, of one: half a core, and what the kernel's periods add.
     const ALLOWED: u64 = 65;
-    let burnt = async |world: &World| {
-        let pid = pid(world, "bad").await;
+    let burnt = async |farm: &DockerFarm| {
+        let pid = pid(farm, "bad").await;
         let ticks = || {
             let all = processes::descendants(pid);
-            all.iter().map(Process::ticks).sum::<u64>()
+            all.iter().map(ProcessInfo::ticks).sum::<u64>()
         };
         let before = ticks();
-        world.call("bad", "burn", json!(1000)).await;
+        farm.call("bad", "burn", json!(1000)).await;
         ticks().saturating_sub(before)
     };
     let (own, control) = (burnt(armed).await, burnt(loose).await);
@@ -177,7 +177,7 @@ async fn burn(armed: &World, loose: &World) -> Seen {
 }
 
 /// Neither setuid programs nor ptrace of others, and only its own processes to be seen.
-async fn privileges(armed: &World, loose: &World) -> Seen {
+async fn privileges(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
     let seen = armed.call("bad", "whoami", json!(null)).await;
     for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         if seen[field] != "0000000000000000" {

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use super::world::World;
+use super::docker_farm::DockerFarm;
 use crate::support::daemon;
 
 /// Nobody else's: the workers' own range is 10.213.0.0/16.
@@ -16,7 +16,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) async fn around(world: &World, addresses: &[&str]) -> Result<Self, String> {
+    pub(super) async fn around(farm: &DockerFarm, addresses: &[&str]) -> Result<Self, String> {
         let name = format!("execution-test-{}", uuid::Uuid::new_v4().simple());
         docker(&[
             "network",
@@ -30,7 +30,7 @@ impl Open {
         ])?;
         let network = Self { name };
         for address in addresses {
-            let container = world.container_name(address).await;
+            let container = farm.container_name(address).await;
             docker(&["network", "connect", &network.name, &container])?;
         }
         Ok(network)
@@ -42,8 +42,8 @@ impl Open {
     }
 
     /// A contract's address in it.
-    pub(super) async fn ip(&self, world: &World, address: &str) -> Option<String> {
-        let container = world.container(address).await;
+    pub(super) async fn ip(&self, farm: &DockerFarm, address: &str) -> Option<String> {
+        let container = farm.container(address).await;
         let networks = container.network_settings?.networks?;
         networks.get(&self.name)?.ip_address.clone()
     }

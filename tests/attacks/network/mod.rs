@@ -26,7 +26,7 @@ use crate::support::wait;
 /// none that Chromium refuses to speak to.
 const FIRST_PORT: u16 = 7_000;
 /// Cases that are run at the same time: each has a port and a name of its own.
-const AT_ONCE: u32 = 8;
+const CONCURRENT_CASES: u32 = 8;
 /// How long the last packet of a case may take.
 const ECHO: Duration = Duration::from_millis(250);
 
@@ -54,7 +54,7 @@ fn cases() -> impl Iterator<Item = (u16, &'static Vector)> {
 /// The armed farm: not one packet.
 pub(crate) async fn run(arena: &mut Arena, witness: &Witness) {
     let cases: Vec<_> = cases().collect();
-    for chunk in cases.chunks(AT_ONCE as usize) {
+    for chunk in cases.chunks(CONCURRENT_CASES as usize) {
         let start = Instant::now();
         let label = format!("N, {} and others", chunk[0].1.name);
         let together = async |farm: &Farm| {
@@ -63,7 +63,7 @@ pub(crate) async fn run(arena: &mut Arena, witness: &Witness) {
             if is_well { Ok(outcomes) } else { Err(outcomes) }
         };
         let (outcomes, watched) = arena.watched(&label, Browser::Stays, together).await;
-        let time = start.elapsed() / AT_ONCE;
+        let time = start.elapsed() / CONCURRENT_CASES;
         let (Ok(outcomes) | Err(outcomes)) = outcomes;
         for (row, name, outcome) in outcomes {
             let outcome = outcome.and_then(|seen| watched.clone().map(|()| seen));
@@ -115,7 +115,7 @@ async fn tried(
         .iter()
         .map(|(port, vector)| attempt(client, *port, vector));
     let said = join_all(tries).await;
-    wait::lasts(ECHO).await;
+    wait::pass(ECHO).await;
     let mut events = witness.since(mark);
     events.extend(loopback.seen());
     (said, events)
@@ -161,11 +161,11 @@ async fn observe(
     cases: &[(u16, &'static Vector)],
 ) -> Vec<(&'static Vector, Vec<Event>, Duration)> {
     let mut observed = Vec::new();
-    for chunk in cases.chunks(AT_ONCE as usize) {
+    for chunk in cases.chunks(CONCURRENT_CASES as usize) {
         let _turn = turn(1).await;
         let start = Instant::now();
         let (_, events) = tried(arena.client(), witness, chunk).await;
-        let time = start.elapsed() / AT_ONCE;
+        let time = start.elapsed() / CONCURRENT_CASES;
         let own = chunk
             .iter()
             .map(|(port, vector)| (*vector, of_case(&events, *port, vector), time));
@@ -206,7 +206,7 @@ async fn talk(client: &Client) -> Result<u64, String> {
     };
     let heard = talked.await;
     for peer in ["caller", "callee"] {
-        client.unload(peer).await.is_done();
+        client.unload(peer).await.is_no_content();
     }
     heard
 }

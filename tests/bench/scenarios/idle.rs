@@ -16,7 +16,7 @@ use crate::wrk::Load;
 const CONTRACTS: usize = 1000;
 
 /// Unloads under way.
-const AT_ONCE: usize = 16;
+const CONCURRENT_LOADS: usize = 16;
 
 /// Alone, beside them twice, alone: what changes slowly meanwhile touches both alike.
 pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
@@ -65,15 +65,15 @@ async fn fill(farm: &Farm) {
     let mut connection = farm.redis.connection().await;
     let done = commands.query_async::<()>(&mut connection).await;
     done.expect("the farm's Redis answers");
-    client.unload("idle").await.is_done();
+    client.unload("idle").await.is_no_content();
     let loaded = client.contracts().await.len();
     assert_eq!(loaded, CONTRACTS + 1, "the idle ones and the hot one");
 }
 
 async fn clear(client: &Client) {
     iter(0..CONTRACTS)
-        .map(async |number| client.unload(&address(number)).await.is_done())
-        .buffer_unordered(AT_ONCE)
+        .map(async |number| client.unload(&address(number)).await.is_no_content())
+        .buffer_unordered(CONCURRENT_LOADS)
         .collect::<()>()
         .await;
 }

@@ -14,7 +14,7 @@ use crate::names;
 const CONTRACTS: usize = 100;
 
 /// Loads under way where they do not wait for one another.
-const AT_ONCE: usize = 8;
+const CONCURRENT_LOADS: usize = 8;
 
 pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let start = Instant::now();
@@ -37,7 +37,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
 
     if !bench.plan.is_quick() {
         let start = Instant::now();
-        let count = load(farm, AT_ONCE).await.count();
+        let count = load(farm, CONCURRENT_LOADS).await.count();
         let rate = per_second(count, start.elapsed());
         bench.figures.note(names::LOADS_AT_ONCE, Metric::Rate, rate);
         unload(farm).await;
@@ -62,7 +62,7 @@ async fn load(farm: &Javascript, at_once: usize) -> Latencies {
 async fn unload(farm: &Javascript) {
     for number in 0..CONTRACTS {
         let client = farm.farm.client();
-        client.unload(&address(number)).await.is_done();
+        client.unload(&address(number)).await.is_no_content();
     }
 }
 

@@ -48,14 +48,14 @@ pub(super) async fn run(bench: &mut Bench) {
 async fn contracts(bench: &mut Bench, farm: &Farm) {
     let worker = farm.workers[0].pid();
     farm.client().must_load("first", &add(0)).await;
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     let before = tree_pss_mib(worker);
     for number in 1..=PAGES {
         let address = format!("c{number}");
         let executable = format!("{{ add: (a) => a + {number} }}");
         farm.client().must_load(&address, &executable).await;
     }
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     note_each(bench, names::CONTRACT_MEMORY, before, tree_pss_mib(worker));
     let figures = &mut bench.figures;
     let mib = rss_kib(farm.apis[0].pid()) / 1024.0;
@@ -68,12 +68,12 @@ async fn pages(bench: &mut Bench, arguments: &[String]) {
     let browser = raw_cdp::browser(arguments).await;
     let pid = browser.process.pid();
     open_apart(&browser).await;
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     let before = tree_pss_mib(pid);
     for _ in 0..PAGES {
         open_apart(&browser).await;
     }
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     note_each(bench, names::PAGE_MEMORY, before, tree_pss_mib(pid));
     browser.stop().await;
 }
@@ -123,7 +123,7 @@ async fn calls(bench: &mut Bench, farm: &Farm) {
     let mut most = connected;
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(CALL_MS) {
-        wait::lasts(Duration::from_millis(50)).await;
+        wait::pass(Duration::from_millis(50)).await;
         most = most.max(rss_kib(api));
     }
     calls.join_all().await;

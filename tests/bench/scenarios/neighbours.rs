@@ -16,5 +16,5 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let (hot, cold) = tokio::join!(bench.wrk.run(&hot), bench.wrk.run(&cold));
     bench.figures.note_run(names::COLD, &cold);
     bench.figures.note_run(names::HOT, &hot);
-    client.unload("cold").await.is_done();
+    client.unload("cold").await.is_no_content();
 }

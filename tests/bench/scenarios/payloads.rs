@@ -17,5 +17,5 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
         let load = bench.load(&echo, &paths, &body, CONNECTIONS);
         bench.measure(&names::bare_payload(*size), &load).await;
     }
-    client.unload("echo").await.is_done();
+    client.unload("echo").await.is_no_content();
 }

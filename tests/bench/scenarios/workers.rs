@@ -8,7 +8,7 @@ use crate::contracts::{WAITING, path};
 use crate::names;
 use crate::support::client::Client;
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// More than all contracts together take.
 const CONNECTIONS: u32 = 128;
@@ -21,7 +21,7 @@ pub(super) async fn run(bench: &mut Bench) {
     for number in 0..all {
         let address = address(number);
         farm.client().must_load(&address, WAITING).await;
-        hosts.insert(farm.client().host(&address).await);
+        hosts.insert(farm.client().owner(&address).await);
     }
     assert_eq!(hosts.len(), all, "each worker has one: {hosts:?}");
     let at = address_of(&farm);
@@ -39,7 +39,7 @@ pub(super) async fn run(bench: &mut Bench) {
 
 /// Waits until nobody is in line any more: wrk hangs up with calls under way.
 async fn rest(client: &Client) {
-    wait::until_true("the last calls to end", PATIENCE, async || {
+    wait::until_true("the last calls to end", DEFAULT_LIMIT, async || {
         let contracts = client.contracts().await;
         contracts.iter().all(|contract| contract["queueDepth"] == 0)
     })

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::support::books::CONTRACT;
+use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::farm::{Builder, Farm};
 
@@ -46,7 +46,7 @@ fn builder() -> Builder {
 }
 
 /// Loads the contracts `c0`, `c1`, .., each of which records the calls that it ran.
-async fn load_books(client: &Client, count: usize) -> Vec<String> {
+async fn load_recorders(client: &Client, count: usize) -> Vec<String> {
     let addresses: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
     let loads = addresses
         .iter()
@@ -58,7 +58,7 @@ async fn load_books(client: &Client, count: usize) -> Vec<String> {
 /// A farm whose first worker owns `count` contracts. A second worker owns none.
 async fn standby(builder: Builder, count: usize) -> (Farm, Vec<String>) {
     let mut farm = builder.start().await;
-    let addresses = load_books(farm.client(), count).await;
+    let addresses = load_recorders(farm.client(), count).await;
     farm.join().await;
     (farm, addresses)
 }

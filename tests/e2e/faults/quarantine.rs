@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{builder, generations, load_books, shared};
-use crate::support::books::CONTRACT;
+use super::{builder, generations, load_recorders, shared};
+use crate::support::call_log::CONTRACT;
 use crate::support::client::{Answer, Client};
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 #[tokio::test]
 async fn fault_12_a_contract_whose_worker_dies_three_times() {
@@ -21,10 +21,10 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
         .await;
     let mut members = vec![farm.join().await, farm.join().await];
     let client = farm.client().clone();
-    let addresses = load_books(&client, 2).await;
+    let addresses = load_recorders(&client, 2).await;
     let before = client.generation(&addresses[1]).await;
     for death in 1..=3 {
-        let host = client.host(&addresses[0]).await.expect("it has a host");
+        let host = client.owner(&addresses[0]).await.expect("it has a host");
         members.push(farm.join().await);
         let member = members
             .iter()
@@ -33,7 +33,7 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
         let index = member.index;
         // The call that is in flight when the worker dies. Only a call in flight counts as a cause.
         let running = tokio::spawn(slow_call(client.clone(), addresses[0].clone(), death));
-        wait::until_true("the call to run", PATIENCE, async || {
+        wait::until_true("the call to run", DEFAULT_LIMIT, async || {
             client.contract(&addresses[0]).await["queueDepth"] != 0
         })
         .await;
@@ -63,8 +63,8 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
         1
     );
     assert_eq!(client.contract(&addresses[0]).await["state"], "ready");
-    forget_the_dead_letter(&farm, &addresses[0]).await;
-    farm.is_quiet().await;
+    delete_the_dead_letter(&farm, &addresses[0]).await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -83,7 +83,7 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
         .start()
         .await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 2).await;
+    let addresses = load_recorders(&client, 2).await;
     let before = generations(&client, &addresses).await;
     // Calls that overrun their limit also cost a page, but do not count.
     for _ in 0..2 {
@@ -92,7 +92,7 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
             .await
             .error(504, "execution_timeout");
     }
-    let quarantined = wait::until("the quarantine", PATIENCE, async || {
+    let quarantined = wait::until("the quarantine", DEFAULT_LIMIT, async || {
         let answer = client.call(&addresses[0], "fill").await;
         Some(answer).filter(|answer| answer.status != 500)
     })
@@ -106,7 +106,7 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
     );
     assert!(client.generation(&addresses[1]).await > before[1]);
     // The quarantine ends by itself.
-    let answer = wait::until("the end of the quarantine", PATIENCE, async || {
+    let answer = wait::until("the end of the quarantine", DEFAULT_LIMIT, async || {
         let answer = client.execute(&addresses[0], "add", &json!(1)).await;
         if answer.status != 200 {
             answer.error(503, "contract_quarantined");
@@ -118,8 +118,8 @@ async fn fault_12_a_contract_whose_page_crashes_five_times() {
     eprintln!("a quarantine of {QUARANTINE:?} has lasted {lasted:.2?}");
     assert!(lasted > QUARANTINE / 2, "{lasted:?}");
     assert!(answer.generation() > before[0]);
-    forget_the_dead_letter(&farm, &addresses[0]).await;
-    farm.is_quiet().await;
+    delete_the_dead_letter(&farm, &addresses[0]).await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -134,7 +134,7 @@ async fn fault_12_a_contract_that_the_next_worker_cannot_load() {
     client.must_load("slow", SLOW).await;
     let impatient = farm.join_with(&[("LOAD_TIMEOUT_MS", "1000")]).await;
     farm.workers[0].kill().await;
-    let answer = wait::until("the quarantine", PATIENCE, async || {
+    let answer = wait::until("the quarantine", DEFAULT_LIMIT, async || {
         let answer = client.call("slow", "one").await;
         Some(answer).filter(|answer| answer.json()["code"] == "contract_quarantined")
     })
@@ -146,13 +146,13 @@ async fn fault_12_a_contract_that_the_next_worker_cannot_load() {
     farm.workers[impatient.index].terminate().await;
     client.must_load("slow", SLOW).await;
     assert_eq!(client.call("slow", "one").await.data(), 1);
-    forget_the_dead_letter(&farm, "slow").await;
-    farm.is_quiet().await;
+    delete_the_dead_letter(&farm, "slow").await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
 /// Checks that there is exactly one dead letter, which names the contract, and deletes it.
-async fn forget_the_dead_letter(farm: &Farm, address: &str) {
+async fn delete_the_dead_letter(farm: &Farm, address: &str) {
     let client: &Client = farm.client();
     let letters = client.dead_letters().await;
     let of_kind: Vec<&Value> = letters
@@ -169,7 +169,7 @@ async fn forget_the_dead_letter(farm: &Farm, address: &str) {
         letter["id"].as_str().expect("an id is text")
     );
     let delete = client.request(reqwest::Method::DELETE, &path);
-    crate::support::client::send(delete).await.is_done();
+    crate::support::client::send(delete).await.is_no_content();
     farm.redis_command::<()>(&["DEL", "exec:dead-letters"])
         .await;
 }

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::{FAILOVER, builder, generations, load_books, shared};
+use super::{FAILOVER, builder, generations, load_recorders, shared};
 use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
 use crate::support::proxy::Proxy;
 use crate::support::scrape::Scrape;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// How soon a call must be refused while the queue is known to be down.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const FAST_REFUSAL: Duration = Duration::from_millis(50);
 
 /// How soon the api must know that Redis is down.
-const KNOWN: Duration = Duration::from_secs(2);
+const OUTAGE_DETECTION: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn fault_18_kill_redis_for_2_s() {
@@ -28,12 +28,12 @@ async fn fault_18_kill_redis_for_2_s() {
         .apis(2)
         .start()
         .await;
-    farm.keep_redis_data().await;
+    farm.enable_append_only_file().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 3).await;
+    let addresses = load_recorders(&client, 3).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let pending = pending_call(&client, &addresses[0], 4_000).await;
     let killed = Instant::now();
     farm.redis.process.kill().await;
@@ -50,16 +50,16 @@ async fn fault_18_kill_redis_for_2_s() {
         "Redis back (its own start included) to the first answer: {:.2?}",
         back.elapsed()
     );
-    load.flows().await;
+    load.full_pace().await;
     assert_eq!(pending.await.expect("the caller does not panic"), 1);
-    let books = load.end().await;
-    books.balance(&client, &["ok", "queue_unavailable"]).await;
+    let log = load.end().await;
+    log.check(&client, &["ok", "queue_unavailable"]).await;
     assert_eq!(
         generations(&client, &addresses).await,
         before,
         "contracts were recreated"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -68,11 +68,11 @@ async fn fault_19_redis_comes_back_empty() {
     let _machine = shared().await;
     let mut farm = Farm::builder().env("REAP_GRACE_MS", "3000").start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 3).await;
+    let addresses = load_recorders(&client, 3).await;
     farm.join().await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     // These calls are in the inbox when its data is lost.
     freeze(&mut farm.workers[0]);
     let calls = (0..30).map(|number| {
@@ -84,7 +84,7 @@ async fn fault_19_redis_comes_back_empty() {
         })
     });
     let pending: Vec<_> = calls.collect();
-    wait::until_true("the calls to be in the queue", PATIENCE, async || {
+    wait::until_true("the calls to be in the queue", DEFAULT_LIMIT, async || {
         farm.backlog().await > 0
     })
     .await;
@@ -102,10 +102,10 @@ async fn fault_19_redis_comes_back_empty() {
     let took = back.elapsed();
     eprintln!("an empty Redis until the pending calls are answered: {took:.2?}");
     assert!(took < Duration::from_secs(3), "{took:?}");
-    load.flows().await;
-    let books = load.end().await;
+    load.full_pace().await;
+    let log = load.end().await;
     let known = ["ok", "outcome_unknown", "queue_unavailable"];
-    books.balance(&client, &known).await;
+    log.check(&client, &known).await;
     assert_eq!(
         generations(&client, &addresses).await,
         before,
@@ -120,7 +120,7 @@ async fn fault_19_redis_comes_back_empty() {
         answers(&client, address).await;
     }
     assert!(killed.elapsed() < FAILOVER, "{:?}", killed.elapsed());
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -131,12 +131,12 @@ async fn fault_19_redis_loses_its_data_and_a_claim_gets_no_answer() {
     let proxy = Proxy::start(farm.redis.port()).await;
     farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 40).await;
+    let addresses = load_recorders(&client, 40).await;
     let before = generations(&client, &addresses).await;
     // The first contract that is claimed again is recorded on a connection that goes silent.
     proxy.hold_before("SADD");
     farm.redis_command::<()>(&["FLUSHALL"]).await;
-    proxy.holds().await;
+    proxy.wait_until_held().await;
     for address in &addresses {
         answers(&client, address).await;
     }
@@ -146,7 +146,7 @@ async fn fault_19_redis_loses_its_data_and_a_claim_gets_no_answer() {
         "contracts were recreated"
     );
     proxy.heal();
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -158,21 +158,21 @@ async fn fault_20_redis_down_for_60_s() {
         .env("REAP_GRACE_MS", "3000")
         .start()
         .await;
-    farm.keep_redis_data().await;
+    farm.enable_append_only_file().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 6).await;
+    let addresses = load_recorders(&client, 6).await;
     for address in &addresses {
         client.execute(address, "add", &json!(1)).await.data();
     }
     let before = (
         generations(&client, &addresses).await,
-        hosts(&client, &addresses).await,
+        owners(&client, &addresses).await,
     );
     farm.redis.process.kill().await;
     let killed = Instant::now();
     let open = is_refused_at_once(&client, &addresses[0]).await;
-    assert!(open - killed < KNOWN);
-    wait::lasts(Duration::from_mins(1).saturating_sub(killed.elapsed())).await;
+    assert!(open - killed < OUTAGE_DETECTION);
+    wait::pass(Duration::from_mins(1).saturating_sub(killed.elapsed())).await;
     let back = Instant::now();
     farm.restart_redis_with_data().await;
     for address in &addresses {
@@ -183,19 +183,19 @@ async fn fault_20_redis_down_for_60_s() {
         back.elapsed()
     );
     // Longer than the grace period and a lease, so that a mistaken failover would have happened.
-    wait::lasts(Duration::from_secs(9)).await;
+    wait::pass(Duration::from_secs(9)).await;
     let reaps = Scrape::of(&client).await.count("execution_reaps_total");
     assert_eq!(reaps, 0, "a living worker was failed over");
     let after = (
         generations(&client, &addresses).await,
-        hosts(&client, &addresses).await,
+        owners(&client, &addresses).await,
     );
     assert_eq!(after, before, "contracts were recreated");
     for address in &addresses {
         let known = client.execute(address, "known", &json!([1])).await;
         assert_eq!(known.data(), json!([1]), "state was lost");
     }
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -206,7 +206,7 @@ async fn pending_call(client: &Client, address: &str, ms: u64) -> tokio::task::J
     let call = tokio::spawn(async move {
         caller.execute(&to, "wait", &argument).await.data()["times"].clone()
     });
-    wait::until_true("the call to run", PATIENCE, async || {
+    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
         client.contract(address).await["queueDepth"] != 0
     })
     .await;
@@ -216,20 +216,24 @@ async fn pending_call(client: &Client, address: &str, ms: u64) -> tokio::task::J
 /// Waits until a call is refused immediately and returns the time. The first callers would have to
 /// wait for their deadline, so they disconnect.
 pub(super) async fn is_refused_at_once(client: &Client, address: &str) -> Instant {
-    wait::until("a call to be refused at once", KNOWN, async || {
-        let call = client.call(address, "repeated");
-        let answer = tokio::time::timeout(AT_ONCE, call).await.ok()?;
-        (answer.status != 200).then(|| {
-            answer.error(503, "queue_unavailable");
-            Instant::now()
-        })
-    })
+    wait::until(
+        "a call to be refused at once",
+        OUTAGE_DETECTION,
+        async || {
+            let call = client.call(address, "repeated");
+            let answer = tokio::time::timeout(FAST_REFUSAL, call).await.ok()?;
+            (answer.status != 200).then(|| {
+                answer.error(503, "queue_unavailable");
+                Instant::now()
+            })
+        },
+    )
     .await
 }
 
 /// Waits until the contract answers.
 async fn answers(client: &Client, address: &str) {
-    wait::until_true("the contract to answer", PATIENCE, async || {
+    wait::until_true("the contract to answer", DEFAULT_LIMIT, async || {
         client.execute(address, "known", &json!([])).await.status == 200
     })
     .await;
@@ -250,9 +254,9 @@ async fn are_refused_at_once(client: &Client, address: &str, until: Instant) {
         "{} calls while Redis was down: p50 {half:.1?}, p95 {most:.1?}",
         times.len()
     );
-    assert!(most < AT_ONCE, "{most:?}");
+    assert!(most < FAST_REFUSAL, "{most:?}");
 }
 
-async fn hosts(client: &Client, addresses: &[String]) -> Vec<Option<String>> {
-    join_all(addresses.iter().map(|address| client.host(address))).await
+async fn owners(client: &Client, addresses: &[String]) -> Vec<Option<String>> {
+    join_all(addresses.iter().map(|address| client.owner(address))).await
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::process::Process;
 use super::programs;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 const PROGRAM: &str = "/usr/lib/chromium/chromium-headless-shell";
 
@@ -48,7 +48,7 @@ impl Browser {
     pub(crate) async fn start_with(more: &[String], config: HandlerConfig) -> Self {
         let profile = TempDir::with_prefix("execution-browser-").expect("a folder can be made");
         let process = Process::start("browser", command(profile.path(), more), profile.path());
-        let address = wait::until("the browser's address", PATIENCE, async || {
+        let address = wait::until("the browser's address", DEFAULT_LIMIT, async || {
             let log = process.log();
             let (_, rest) = log.split_once("DevTools listening on ")?;
             let (address, _) = rest.split_once('\n')?;
@@ -76,7 +76,7 @@ impl Browser {
     /// Closes the browser and removes its profile.
     pub(crate) async fn stop(mut self) {
         self.cdp.close().await.expect("a browser can be closed");
-        self.process.end(PATIENCE).await;
+        self.process.end(DEFAULT_LIMIT).await;
         self.events.await.expect("the connection ends");
         self.profile.close().expect("a profile can be removed");
     }
@@ -104,7 +104,7 @@ fn command(profile: &Path, more: &[String]) -> Command {
 
 /// Clicks the element that `selector` matches, once it exists.
 pub(crate) async fn click(page: &Page, selector: &str) {
-    let element = wait::until(selector, PATIENCE, async || {
+    let element = wait::until(selector, DEFAULT_LIMIT, async || {
         page.find_element(selector).await.ok()
     })
     .await;
@@ -114,7 +114,7 @@ pub(crate) async fn click(page: &Page, selector: &str) {
 
 /// Evaluates `expression` until its value is not null, and returns that value.
 pub(crate) async fn found(page: &Page, expression: &str) -> serde_json::Value {
-    wait::until(expression, PATIENCE, async || {
+    wait::until(expression, DEFAULT_LIMIT, async || {
         let result = page.evaluate(expression).await.ok()?;
         result.value().filter(|value| !value.is_null()).cloned()
     })
@@ -122,7 +122,7 @@ pub(crate) async fn found(page: &Page, expression: &str) -> serde_json::Value {
 }
 
 /// Saves a screenshot of the page in `target/screenshots` for a person to view.
-pub(crate) async fn keep_screenshot(page: &Page, name: &str) {
+pub(crate) async fn save_screenshot(page: &Page, name: &str) {
     let folder = programs::folder().with_file_name("screenshots");
     std::fs::create_dir_all(&folder).expect("the target folder can be written");
     let whole = ScreenshotParams::builder().full_page(true).build();

@@ -10,13 +10,13 @@ use reqwest::Method;
 use super::client::{Client, try_send};
 use super::farm::Farm;
 use super::process::Process;
-use super::processes::Seen;
+use super::processes::ProcessInfo;
 use super::redis_server::RedisServer;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 /// A worker that has registered, and the id that it registered with.
 #[derive(Debug, Clone)]
-pub(crate) struct Member {
+pub(crate) struct JoinedWorker {
     /// Its index in [`Farm::workers`].
     pub(crate) index: usize,
     /// The id that it registered with.
@@ -35,22 +35,22 @@ pub(crate) fn thaw(process: &mut Process) {
 
 impl Farm {
     /// Starts one more worker and waits until it has registered.
-    pub(crate) async fn join(&mut self) -> Member {
+    pub(crate) async fn join(&mut self) -> JoinedWorker {
         self.join_with(&[]).await
     }
 
     /// The same as [`Farm::join`], with extra environment variables.
-    pub(crate) async fn join_with(&mut self, env: &[(&str, &str)]) -> Member {
+    pub(crate) async fn join_with(&mut self, env: &[(&str, &str)]) -> JoinedWorker {
         let prefix = self.prefix().to_owned();
         let before = self.redis.workers(&prefix).await;
         self.spawn_worker(env);
-        let id = wait::until("a worker to join", PATIENCE, async || {
+        let id = wait::until("a worker to join", DEFAULT_LIMIT, async || {
             self.all_run();
             let now = self.redis.workers(&prefix).await;
             now.into_iter().find(|id| !before.contains(id))
         })
         .await;
-        Member {
+        JoinedWorker {
             index: self.workers.len() - 1,
             id,
         }
@@ -65,7 +65,7 @@ impl Farm {
 
     /// Waits until an api answers.
     pub(crate) async fn api_answers(&mut self, client: &Client) {
-        wait::until_true("an api to answer", PATIENCE, async || {
+        wait::until_true("an api to answer", DEFAULT_LIMIT, async || {
             self.all_run();
             let answer = try_send(client.request(Method::GET, "/healthz")).await;
             answer.is_ok_and(|answer| answer.status == 200)
@@ -74,9 +74,9 @@ impl Farm {
     }
 
     /// From now on Redis writes every command to its append-only file.
-    pub(crate) async fn keep_redis_data(&self) {
+    pub(crate) async fn enable_append_only_file(&self) {
         self.config_set("appendonly", "yes").await;
-        wait::until_true("the append-only file", PATIENCE, async || {
+        wait::until_true("the append-only file", DEFAULT_LIMIT, async || {
             let info: String = self.redis_command(&["INFO", "persistence"]).await;
             [
                 "aof_enabled:1",
@@ -129,7 +129,7 @@ impl Farm {
 
     /// Waits until Redis has run for longer than `age`.
     pub(crate) async fn redis_is_older_than(&self, age: Duration) {
-        wait::until_true("Redis to grow older", PATIENCE, async || {
+        wait::until_true("Redis to grow older", DEFAULT_LIMIT, async || {
             let uptime = self.info("server", "uptime_in_seconds").await;
             uptime
                 .parse::<u64>()
@@ -168,8 +168,8 @@ impl Farm {
         &self,
         worker: usize,
         work: impl Future<Output = ()>,
-    ) -> Seen {
-        let before: Vec<(Seen, u64)> = self
+    ) -> ProcessInfo {
+        let before: Vec<(ProcessInfo, u64)> = self
             .renderers(worker)
             .into_iter()
             .map(|seen| (seen.clone(), seen.ticks()))

@@ -74,7 +74,7 @@ impl Client {
 
     /// Loads a contract, which must succeed.
     pub(crate) async fn must_load(&self, address: &str, executable: &str) {
-        self.load(address, executable).await.is_done();
+        self.load(address, executable).await.is_no_content();
     }
 
     /// Unloads a contract.
@@ -149,7 +149,7 @@ impl Client {
     }
 
     /// The worker that owns the contract, if it is assigned.
-    pub(crate) async fn host(&self, address: &str) -> Option<String> {
+    pub(crate) async fn owner(&self, address: &str) -> Option<String> {
         self.contract(address).await["host"]
             .as_str()
             .map(str::to_owned)
@@ -226,7 +226,7 @@ impl Answer {
 
     /// Checks that a request without a result succeeded (status 204).
     #[track_caller]
-    pub(crate) fn is_done(&self) {
+    pub(crate) fn is_no_content(&self) {
         assert_eq!((self.status, self.body.as_str()), (204, ""), "{self:?}");
     }
 

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use super::client::Client;
 use super::process::Process;
-use super::processes::{self, Seen};
+use super::processes::{self, ProcessInfo};
 use super::redis_server::RedisServer;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 use super::{leftovers, programs};
 
 /// The configuration of a farm; see [`Farm::builder`].
@@ -175,14 +175,14 @@ impl Farm {
 
     /// Waits until `workers` have registered and every api reports that it can serve.
     async fn serves(&mut self, workers: usize) {
-        wait::until_true("the workers to register", PATIENCE, async || {
+        wait::until_true("the workers to register", DEFAULT_LIMIT, async || {
             self.all_run();
             self.redis.workers(&self.prefix).await.len() == workers
         })
         .await;
         // Without a worker no api is ready.
         let path = if workers == 0 { "/healthz" } else { "/readyz" };
-        wait::until_true("the apis to serve", PATIENCE, async || {
+        wait::until_true("the apis to serve", DEFAULT_LIMIT, async || {
             self.all_run();
             for client in &self.clients {
                 let answer = super::client::try_send(client.request(reqwest::Method::GET, path));
@@ -198,23 +198,23 @@ impl Farm {
     /// Fails if a program has ended without a signal from the test.
     pub(crate) fn all_run(&mut self) {
         for process in self.apis.iter_mut().chain(&mut self.workers) {
-            if let Some(status) = process.ended_early() {
+            if let Some(status) = process.ended_without_signal() {
                 panic!("{} ended early: {status}", process.name());
             }
         }
     }
 
     /// The browsers of one worker.
-    pub(crate) fn browsers(&self, worker: usize) -> Vec<Seen> {
+    pub(crate) fn browsers(&self, worker: usize) -> Vec<ProcessInfo> {
         let mut all = processes::descendants(self.workers[worker].pid());
-        all.retain(Seen::is_browser);
+        all.retain(ProcessInfo::is_browser);
         all
     }
 
     /// The processes of one worker that run pages.
-    pub(crate) fn renderers(&self, worker: usize) -> Vec<Seen> {
+    pub(crate) fn renderers(&self, worker: usize) -> Vec<ProcessInfo> {
         let mut all = processes::descendants(self.workers[worker].pid());
-        all.retain(Seen::is_renderer);
+        all.retain(ProcessInfo::is_renderer);
         all
     }
 
@@ -230,7 +230,7 @@ impl Farm {
                 let address = contract["contractAddress"]
                     .as_str()
                     .expect("an address is text");
-                client.unload(address).await.is_done();
+                client.unload(address).await.is_no_content();
             }
         }
         let seen = self.end_programs().await;
@@ -241,13 +241,13 @@ impl Farm {
 
     /// The same as [`Farm::stop`], but after a failure that may leave keys. A killed worker cannot
     /// delete its own keys, and a contract that cannot be reached cannot be unloaded.
-    pub(crate) async fn stop_whatever_is_in_redis(mut self) {
+    pub(crate) async fn stop_ignoring_keys(mut self) {
         let seen = self.end_programs().await;
         self.end(&seen).await;
     }
 
     /// Ends the programs that still run. Returns the processes that belonged to the farm before.
-    async fn end_programs(&mut self) -> Vec<Seen> {
+    async fn end_programs(&mut self) -> Vec<ProcessInfo> {
         let seen = processes::of_folder(self.folder.path());
         for process in self.workers.iter_mut().chain(&mut self.apis) {
             if process.ended().is_none() {
@@ -257,7 +257,7 @@ impl Farm {
         seen
     }
 
-    async fn end(&mut self, seen: &[Seen]) {
+    async fn end(&mut self, seen: &[ProcessInfo]) {
         self.redis.process.terminate().await;
         let processes = leftovers::processes(seen, self.folder.path());
         assert!(processes.is_empty(), "processes are left: {processes:#?}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::processes::{self, Seen};
+use super::processes::{self, ProcessInfo};
 use super::redis_server::RedisServer;
 
 /// The start of a placement stream's key, after the prefix. The stream belongs to no process and no
@@ -16,7 +16,7 @@ const FARM: &str = "farm";
 const EXECUTABLE: &str = "{blob:";
 
 /// The farm's processes that still run: those of `before`, and those that name the folder.
-pub(crate) fn processes(before: &[Seen], folder: &Path) -> Vec<Seen> {
+pub(crate) fn processes(before: &[ProcessInfo], folder: &Path) -> Vec<ProcessInfo> {
     let mut left = processes::of_folder(folder);
     left.extend(before.iter().filter(|process| process.runs()).cloned());
     left.sort_by_key(|process| process.pid);

@@ -12,9 +12,9 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use super::books::{Books, Call};
+use super::call_log::{Call, CallLog};
 use super::client::{Answer, Client, try_send};
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 /// The number of callers and the interval of their calls. A caller waits for its answer before its
 /// next call.
@@ -39,11 +39,11 @@ impl Pace {
 
 /// What a caller does when it gets no answer, or `draining`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manners {
+enum OnFailure {
     /// It records the outcome.
-    Noting,
+    Record,
     /// It tries the next api, as a load balancer would.
-    Retrying,
+    Retry,
 }
 
 const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
@@ -61,7 +61,7 @@ pub(crate) struct Load {
 struct Shared {
     clients: Vec<Client>,
     addresses: Vec<String>,
-    manners: Manners,
+    on_failure: OnFailure,
     next: AtomicU64,
     succeeded: AtomicUsize,
     ended: AtomicBool,
@@ -70,7 +70,7 @@ struct Shared {
 impl Load {
     /// Starts calling `add` of every contract through every client.
     pub(crate) fn start(clients: &[Client], addresses: &[String], pace: Pace) -> Self {
-        Self::launch(1, clients, addresses, pace, Manners::Noting)
+        Self::launch(1, clients, addresses, pace, OnFailure::Record)
     }
 
     /// The same, with ids from `first` on. A caller tries the next api when one is gone.
@@ -80,7 +80,7 @@ impl Load {
         addresses: &[String],
         pace: Pace,
     ) -> Self {
-        Self::launch(first, clients, addresses, pace, Manners::Retrying)
+        Self::launch(first, clients, addresses, pace, OnFailure::Retry)
     }
 
     fn launch(
@@ -88,12 +88,12 @@ impl Load {
         clients: &[Client],
         addresses: &[String],
         pace: Pace,
-        manners: Manners,
+        on_failure: OnFailure,
     ) -> Self {
         let shared = Arc::new(Shared {
             clients: clients.to_vec(),
             addresses: addresses.to_vec(),
-            manners,
+            on_failure,
             next: AtomicU64::new(first),
             succeeded: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
@@ -113,11 +113,11 @@ impl Load {
 
     /// Waits until calls succeed at the pace, and returns the time that this took (I6: nine in ten,
     /// within 15 s).
-    pub(crate) async fn flows(&self) -> Duration {
+    pub(crate) async fn full_pace(&self) -> Duration {
         const WINDOW: Duration = Duration::from_secs(1);
         let start = Instant::now();
         let mut seen = std::collections::VecDeque::from([(start, self.succeeded())]);
-        wait::until_none(PATIENCE / 2, async || {
+        wait::until_none(DEFAULT_LIMIT / 2, async || {
             let (now, count) = (Instant::now(), self.succeeded());
             seen.push_back((now, count));
             while seen.get(1).is_some_and(|(then, _)| now - *then >= WINDOW) {
@@ -136,9 +136,9 @@ impl Load {
     }
 
     /// Lets every caller finish and returns the recorded calls.
-    pub(crate) async fn end(self) -> Books {
+    pub(crate) async fn end(self) -> CallLog {
         self.shared.ended.store(true, Ordering::Relaxed);
-        Books::new(self.callers.join_all().await.concat())
+        CallLog::new(self.callers.join_all().await.concat())
     }
 }
 
@@ -174,11 +174,11 @@ impl Shared {
             let answer = self.clients[client % self.clients.len()]
                 .try_execute(address, "add", id)
                 .await;
-            let elsewhere = answer.as_ref().is_none_or(goes_elsewhere);
-            if self.manners == Manners::Retrying && elsewhere && first.elapsed() < RETRY_FOR {
+            let elsewhere = answer.as_ref().is_none_or(should_try_next_api);
+            if self.on_failure == OnFailure::Retry && elsewhere && first.elapsed() < RETRY_FOR {
                 client += 1;
                 broken += u64::from(answer.is_none());
-                wait::lasts(Duration::from_millis(20)).await;
+                wait::pass(Duration::from_millis(20)).await;
                 continue;
             }
             return Call {
@@ -186,7 +186,7 @@ impl Shared {
                 address: address.clone(),
                 sent,
                 ended: Instant::now(),
-                answer: answer.map(slim),
+                answer: answer.map(without_headers),
                 broken,
             };
         }
@@ -194,7 +194,7 @@ impl Shared {
 }
 
 /// Drops the headers that no check reads, to save memory: there are many answers.
-fn slim(mut answer: Answer) -> Answer {
+fn without_headers(mut answer: Answer) -> Answer {
     if answer.status == 200 {
         let generation = answer.headers.remove(GENERATION);
         answer.headers = generation
@@ -205,7 +205,7 @@ fn slim(mut answer: Answer) -> Answer {
     answer
 }
 
-fn goes_elsewhere(answer: &Answer) -> bool {
+fn should_try_next_api(answer: &Answer) -> bool {
     answer.status == 503 && answer.json()["code"] == "draining"
 }
 

@@ -69,7 +69,7 @@ impl Process {
     }
 
     /// Its exit status if it ended without a signal from the test.
-    pub(crate) fn ended_early(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended_without_signal(&mut self) -> Option<ExitStatus> {
         self.ended().filter(|_| !self.told)
     }
 
@@ -85,7 +85,7 @@ impl Process {
     /// Unless it exits by itself with code 0.
     pub(crate) async fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
-        let status = self.end(wait::PATIENCE).await;
+        let status = self.end(wait::DEFAULT_LIMIT).await;
         assert!(
             status.success(),
             "{} ended with {:?}, signal {:?}",
@@ -98,7 +98,7 @@ impl Process {
     /// Kills it (SIGKILL) and waits.
     pub(crate) async fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
-        self.end(wait::PATIENCE).await;
+        self.end(wait::DEFAULT_LIMIT).await;
     }
 
     /// Everything that it has printed.

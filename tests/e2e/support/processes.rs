@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 /// One process. Its id may be reused later. The pair of id and start time is unique.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ProcessInfo {
     pub(crate) pid: i32,
     /// When it was started, in clock ticks since boot.
     started: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Seen {
     pub(crate) command: String,
 }
 
-impl Seen {
+impl ProcessInfo {
     fn read(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // `PID (NAME) STATE PARENT ...`, where NAME may contain any character.
@@ -88,17 +88,17 @@ fn read_text(pid: i32, file: &str) -> String {
         .to_owned()
 }
 
-fn all() -> Vec<Seen> {
+fn all() -> Vec<ProcessInfo> {
     let entries = std::fs::read_dir("/proc").expect("/proc is mounted");
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(Seen::read)
+        .filter_map(ProcessInfo::read)
         .collect()
 }
 
 /// Whether a process runs: has not ended.
 pub(crate) fn runs(pid: i32) -> bool {
-    Seen::read(pid).is_some()
+    ProcessInfo::read(pid).is_some()
 }
 
 /// The ended processes that `pid`, or a process below it, has not awaited.
@@ -122,24 +122,24 @@ pub(crate) fn zombies(pid: i32) -> Vec<i32> {
 }
 
 /// The processes below `pid`, without itself.
-pub(crate) fn descendants(pid: i32) -> Vec<Seen> {
+pub(crate) fn descendants(pid: i32) -> Vec<ProcessInfo> {
     below(all(), HashSet::from([pid]))
 }
 
 /// Every process that names the folder in its command line or environment, and its descendants.
-pub(crate) fn of_folder(folder: &Path) -> Vec<Seen> {
+pub(crate) fn of_folder(folder: &Path) -> Vec<ProcessInfo> {
     let folder = folder.to_str().expect("temporary folders have plain names");
-    let (named, others): (Vec<Seen>, Vec<Seen>) = all()
+    let (named, others): (Vec<ProcessInfo>, Vec<ProcessInfo>) = all()
         .into_iter()
         .partition(|process| process.mentions(folder));
     let roots = named.iter().map(|process| process.pid).collect();
     [named, below(others, roots)].concat()
 }
 
-fn below(mut candidates: Vec<Seen>, mut parents: HashSet<i32>) -> Vec<Seen> {
+fn below(mut candidates: Vec<ProcessInfo>, mut parents: HashSet<i32>) -> Vec<ProcessInfo> {
     let mut found = Vec::new();
     loop {
-        let (children, rest): (Vec<Seen>, Vec<Seen>) = candidates
+        let (children, rest): (Vec<ProcessInfo>, Vec<ProcessInfo>) = candidates
             .into_iter()
             .partition(|process| parents.contains(&process.parent));
         if children.is_empty() {

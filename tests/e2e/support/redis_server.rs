@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::process::Process;
 use super::programs;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 /// A running redis-server. It stores nothing on disk unless configured to.
 pub(crate) struct RedisServer {
@@ -48,7 +48,7 @@ impl RedisServer {
             port,
             process: Process::start("redis", command, folder),
         };
-        wait::until("Redis to answer", PATIENCE, async || {
+        wait::until("Redis to answer", DEFAULT_LIMIT, async || {
             let ended = server.process.ended();
             assert!(
                 ended.is_none(),

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::{Answer, Client};
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 /// Callers per api.
 const CALLERS: usize = 4;
@@ -51,7 +51,7 @@ impl Traffic {
     /// Waits until every caller has received some more answers.
     pub(crate) async fn flows(&self) {
         let enough = self.answered.load(Ordering::Relaxed) + 4 * self.callers.len();
-        wait::until_true("traffic to flow", PATIENCE, async || {
+        wait::until_true("traffic to flow", DEFAULT_LIMIT, async || {
             self.answered.load(Ordering::Relaxed) >= enough
         })
         .await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The limit of waits that need no special one. It is generous: only a failing test reaches it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Calls `probe` until it returns a value.
 ///
@@ -43,10 +43,10 @@ pub(crate) async fn until_true(
 ///
 /// # Panics
 /// After `limit`, with the last ones.
-pub(crate) async fn until_none(limit: Duration, mut complaints: impl AsyncFnMut() -> Vec<String>) {
+pub(crate) async fn until_none(limit: Duration, mut problems: impl AsyncFnMut() -> Vec<String>) {
     let start = Instant::now();
     loop {
-        let left = complaints().await;
+        let left = problems().await;
         if left.is_empty() {
             return;
         }
@@ -57,6 +57,6 @@ pub(crate) async fn until_none(limit: Duration, mut complaints: impl AsyncFnMut(
 
 /// Lets time pass that is part of the test: the length of a fault, or the time until the next call.
 /// Never instead of waiting for a condition.
-pub(crate) async fn lasts(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }

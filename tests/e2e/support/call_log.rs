@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client};
 
 /// The contract that records the calls that it ran.
-pub(crate) const CONTRACT: &str = include_str!("books.js");
+pub(crate) const CONTRACT: &str = include_str!("recorder.js");
 
 /// The service's default deadline of a call.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How many ids a page is asked about in one call.
-const ASKED: usize = 5_000;
+const IDS_PER_CALL: usize = 5_000;
 
 /// One call as its caller observed it.
 #[derive(Debug, Clone)]
@@ -77,22 +77,22 @@ pub(crate) enum Repeats {
 }
 
 /// All calls of a load.
-pub(crate) struct Books {
+pub(crate) struct CallLog {
     pub(crate) calls: Vec<Call>,
 }
 
-impl Books {
+impl CallLog {
     pub(crate) fn new(calls: Vec<Call>) -> Self {
         Self { calls }
     }
 
     /// Checks the invariants, and that every call ended in one of the `allowed` outcomes.
-    pub(crate) async fn balance(&self, client: &Client, allowed: &[&str]) {
-        self.balance_with(client, allowed, Repeats::Never).await;
+    pub(crate) async fn check(&self, client: &Client, allowed: &[&str]) {
+        self.check_allowing(client, allowed, Repeats::Never).await;
     }
 
     /// The same as [`CallLog::check`], but a page may have run a call as often as `repeats` says.
-    pub(crate) async fn balance_with(&self, client: &Client, allowed: &[&str], repeats: Repeats) {
+    pub(crate) async fn check_allowing(&self, client: &Client, allowed: &[&str], repeats: Repeats) {
         eprintln!("{self}");
         for call in &self.calls {
             let outcome = call.outcome();
@@ -102,9 +102,9 @@ impl Books {
                 "I1, took {:?}: {call:#?}",
                 call.took()
             );
-            call.is_its_own_answer(repeats);
+            call.check_answer(repeats);
         }
-        self.one_host_at_a_time();
+        self.one_owner_at_a_time();
         for (address, calls) in self.by_contract() {
             audit(client, address, &calls, repeats).await;
         }
@@ -122,7 +122,7 @@ impl Books {
     }
 
     /// A call that is sent after another one was answered is never answered by an older generation.
-    fn one_host_at_a_time(&self) {
+    fn one_owner_at_a_time(&self) {
         for calls in self.by_contract().into_values() {
             let mut told: Vec<_> = calls
                 .iter()
@@ -162,12 +162,15 @@ impl Books {
 }
 
 impl Call {
-    fn is_its_own_answer(&self, repeats: Repeats) {
+    fn check_answer(&self, repeats: Repeats) {
         if !self.succeeded() {
             return;
         }
         let data = self.answer.as_ref().expect("it succeeded").data();
-        assert_eq!(data["id"], self.id, "the answer of another call:  {self:#?}");
+        assert_eq!(
+            data["id"], self.id,
+            "the answer of another call:  {self:#?}"
+        );
         let most = match repeats {
             Repeats::Never => 1,
             Repeats::ByCallers => 1 + self.broken,
@@ -185,22 +188,30 @@ async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats
     let repeated = client.call(address, "repeated").await;
     let generation = repeated.generation();
     if repeats == Repeats::Never {
-        assert_eq!(repeated.data(), json!([]), "I2, a page ran a call twice:  {address}");
+        assert_eq!(
+            repeated.data(),
+            json!([]),
+            "I2, a page ran a call twice:  {address}"
+        );
     }
     let answered_now = |call: &&&Call| call.generation() == Some(generation);
     let ids = |calls: Vec<&&Call>| calls.iter().map(|call| call.id).collect::<Vec<_>>();
     let succeeded = ids(calls.iter().filter(answered_now).collect());
     let refused = ids(calls.iter().filter(|call| call.never_started()).collect());
-    for ids in succeeded.chunks(ASKED) {
+    for ids in succeeded.chunks(IDS_PER_CALL) {
         let run = client.execute(address, "known", &json!(ids)).await;
-        assert_eq!(run.generation(), generation, "the page was recreated during the check");
+        assert_eq!(
+            run.generation(),
+            generation,
+            "the page was recreated during the check"
+        );
         assert_eq!(
             run.data(),
             json!(ids),
             "I3, a call succeeded that was not run: {address}"
         );
     }
-    for ids in refused.chunks(ASKED) {
+    for ids in refused.chunks(IDS_PER_CALL) {
         let run = client.execute(address, "known", &json!(ids)).await;
         assert_eq!(
             run.data(),
@@ -211,21 +222,21 @@ async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats
 }
 
 /// The percentile of the latencies: `percentile(99, ..)` is the p99.
-pub(crate) fn percent<'a>(part: usize, calls: impl IntoIterator<Item = &'a Call>) -> Duration {
+pub(crate) fn percentile<'a>(part: usize, calls: impl IntoIterator<Item = &'a Call>) -> Duration {
     let mut times: Vec<_> = calls.into_iter().map(Call::took).collect();
     times.sort_unstable();
     let last = times.len().saturating_sub(1);
     times.get(last * part / 100).copied().unwrap_or_default()
 }
 
-impl fmt::Display for Books {
+impl fmt::Display for CallLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut outcomes: HashMap<String, usize> = HashMap::new();
         for call in &self.calls {
             *outcomes.entry(call.outcome()).or_default() += 1;
         }
         let outcomes = BTreeMap::from_iter(outcomes);
-        let [p50, p95, p99, longest] = [50, 95, 99, 100].map(|part| percent(part, &self.calls));
+        let [p50, p95, p99, longest] = [50, 95, 99, 100].map(|part| percentile(part, &self.calls));
         write!(
             f,
             "{} calls {outcomes:?}, p50 {p50:.1?}, p95 {p95:.1?}, p99 {p99:.1?}, longest {longest:.2?}",
