@@ -21,7 +21,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// Whether it holds; none when it was not measured.
-    pub(crate) fn wait_until_held(&self) -> Option<bool> {
+    pub(crate) fn holds(&self) -> Option<bool> {
         let median = self.seen?.median;
         Some(match self.bound {
             Bound::AtLeast(limit) => median >= limit,

@@ -21,8 +21,7 @@ const MOST: usize = 60;
 
 /// Checks the books; gives them as a line.
 pub(crate) async fn of_calls(log: &CallLog, client: &Client) -> String {
-    log
-        .check_allowing(client, &ALLOWED, Repeats::ByCallers)
+    log.check_allowing(client, &ALLOWED, Repeats::ByCallers)
         .await;
     let (all, well) = (log.calls.len(), log.succeeded());
     assert!(

@@ -1,4 +1,4 @@
-//! D4 and D5: images and tars that ask for more than they get.
+//! D4 and D5: images and tars that ask for more than they may have.
 
 use std::io::Write;
 
@@ -75,7 +75,7 @@ async fn labels(farm: &mut DockerFarm) -> Outcome {
         .ok_or_else(|| format!("{containers}, then {good} containers of the neighbour"))
 }
 
-/// What an image exposes says where it listens, if it is one port; it opens none.
+/// A single exposed port is where the image listens. No port is published.
 async fn ports(farm: &mut DockerFarm) -> Outcome {
     let cases = [
         ("none", "8080", json!({})),
@@ -116,7 +116,7 @@ async fn tars(farm: &mut DockerFarm) -> Outcome {
     ];
     for (name, tar) in &cases {
         let answer = farm.load("tar", &base64(tar)).await;
-        if let Some(wrong) = Fails(422, "invalid_executable").complaint(&answer) {
+        if let Some(wrong) = Fails(422, "invalid_executable").mismatch(&answer) {
             return Err(format!("{name}: {wrong}"));
         }
     }
@@ -135,7 +135,7 @@ fn zipped(tar: &[u8]) -> Result<Vec<u8>, String> {
     written.map_err(|error| error.to_string())
 }
 
-/// A tar with a path that leads elsewhere, which the `tar` crate would not write by itself.
+/// A tar with a path that leads outside, which the `tar` crate would not write by itself.
 fn with_path(path: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_old();

@@ -1,13 +1,13 @@
-//! D: contracts in containers. What is refused to a contract is seen to be possible: for the host, for
-//! the contract itself where it may, or for the same contract where an operator has given all limits away.
+//! D: contracts in containers. Controls show that a refused action is possible for the host, for
+//! the contract itself where it is allowed, or for the same contract without limits.
 
-mod conduct;
-mod deeds;
+mod abuse;
+mod behaviour;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../e2e/docker/docker_farm.rs"]
 mod docker_farm;
 mod images;
-mod open;
+mod open_network;
 mod reach;
 mod setuid;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
@@ -23,19 +23,19 @@ use futures::FutureExt;
 use serde_json::Value;
 
 use self::docker_farm::{DockerFarm, docker_builder};
-use crate::arena::{LEEWAY_KIB, LIMIT, message, rss_kib};
+use crate::attack_farm::{LEEWAY_KIB, LIMIT, message, rss_kib};
 use crate::machine::Load;
-use crate::neighbour::{Browser, NEIGHBOURLY, Neighbour, Verdict, judge, turn};
+use crate::neighbour::{Browser, NEIGHBOUR_LATENCY, Neighbour, Verdict, judge, permit};
 use crate::report::{Entry, Report};
 use crate::support::{daemon, wait};
 
-/// Bytes of an image's tar at most.
+/// The maximal size of an image's tar, in bytes.
 const TAR_LIMIT: u32 = 8_000_000;
 
-/// What came of a case: what was seen, and what the control showed.
+/// The result of a case: what was observed, and what the control showed.
 type Outcome = Result<(String, Option<String>), String>;
 
-/// The group, if a daemon answers.
+/// Runs the group, if a daemon answers.
 pub(crate) async fn run() -> Report {
     let mut report = Report::default();
     let socket = daemon::address();
@@ -54,19 +54,19 @@ pub(crate) async fn run() -> Report {
     farm.load_all(&["bad", "good"]).await;
     let mut cases = Cases::of(farm, report).await;
     reach::run(&mut cases).await;
-    deeds::run(&mut cases).await;
+    abuse::run(&mut cases).await;
     images::run(&mut cases).await;
-    conduct::run(&mut cases).await;
+    behaviour::run(&mut cases).await;
     cases.end().await
 }
 
-/// A farm of one worker, with the contract `bad` and its neighbour `good`, and what has come of it.
+/// A farm of one worker with the contract `bad` and its neighbour `good`, and the results.
 struct Cases {
     farm: DockerFarm,
     report: Report,
     neighbour: Neighbour,
     rss_kib: u64,
-    /// How many containers and networks there are between the cases.
+    /// The number of containers and networks between the cases.
     resources: usize,
     volumes: HashSet<String>,
 }
@@ -90,7 +90,7 @@ impl Cases {
         case: impl AsyncFn(&mut DockerFarm) -> Outcome,
     ) {
         let start = Instant::now();
-        let seen = self.watched(row, name, case).await;
+        let seen = self.checked(row, name, case).await;
         let (outcome, control) = match seen {
             Ok((seen, control)) => (Ok(seen), control.map(Ok)),
             Err(wrong) => (Err(wrong), None),
@@ -109,8 +109,8 @@ impl Cases {
         });
     }
 
-    /// As [`crate::arena::Arena::watched`], for a farm without browsers.
-    async fn watched(
+    /// The same as [`crate::attack_farm::AttackFarm::checked`], for a farm without browsers.
+    async fn checked(
         &mut self,
         row: &str,
         name: &str,
@@ -119,27 +119,30 @@ impl Cases {
         let mut tries = 0;
         loop {
             tries += 1;
-            let _turn = turn(tries).await;
+            let _permit = permit(tries).await;
             let load = Load::begin();
-            self.neighbour.forget();
+            self.neighbour.reset();
             let seen = AssertUnwindSafe(case(&mut self.farm)).catch_unwind().await;
             let seen = seen.unwrap_or_else(|panic| Err(message(panic.as_ref())))?;
-            self.look().await?;
-            let complaint = self.neighbour.complaint(NEIGHBOURLY, Browser::Stays).await;
-            match judge(complaint, tries, load.foreign()) {
-                Verdict::Well => return Ok(seen),
-                Verdict::Again => {}
+            self.check().await?;
+            let disturbance = self
+                .neighbour
+                .disturbance(NEIGHBOUR_LATENCY, Browser::Stays)
+                .await;
+            match judge(disturbance, tries, load.foreign()) {
+                Verdict::Unaffected => return Ok(seen),
+                Verdict::Retry => {}
                 Verdict::Excused(why) => {
                     self.report.notes.push(format!("{row} {name}: {why}"));
                     return Ok(seen);
                 }
-                Verdict::Wrong(wrong) => return Err(wrong),
+                Verdict::Failed(wrong) => return Err(wrong),
             }
         }
     }
 
-    /// What must be true after every case: the worker has not grown, and nothing is left at the daemon.
-    async fn look(&mut self) -> Result<(), String> {
+    /// Checks after every case that the worker has not grown and that the daemon has no leftovers.
+    async fn check(&mut self) -> Result<(), String> {
         self.farm.inner().all_run();
         let grown = rss_kib(worker(&self.farm)).saturating_sub(self.rss_kib);
         if grown > LEEWAY_KIB {
@@ -172,17 +175,17 @@ fn worker(farm: &DockerFarm) -> i32 {
     farm.workers[0].pid()
 }
 
-/// The names of all volumes: those that images ask for have no labels.
+/// The names of all volumes. Volumes that images ask for have no labels.
 async fn volumes(farm: &DockerFarm) -> HashSet<String> {
     let all = farm.docker.list_volumes(None::<ListVolumesOptions>).await;
     let all = all.expect("the daemon answers").volumes.unwrap_or_default();
     all.into_iter().map(|volume| volume.name).collect()
 }
 
-/// What a contract is told about a deed that must not succeed.
-async fn refused(farm: &DockerFarm, deed: &str, argument: Value) -> Result<String, String> {
-    let said = farm.call("bad", deed, argument.clone()).await;
+/// The answer of a contract to an action that must not succeed.
+async fn refused(farm: &DockerFarm, action: &str, argument: Value) -> Result<String, String> {
+    let said = farm.call("bad", action, argument.clone()).await;
     (said != "done")
         .then(|| said.to_string())
-        .ok_or_else(|| format!("{deed} {argument} succeeded"))
+        .ok_or_else(|| format!("{action} {argument} succeeded"))
 }

@@ -1,4 +1,4 @@
-//! D1: whom a contract reaches: nobody.
+//! D1: a contract reaches no other contract, not the host and not the outside.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::docker_farm::DockerFarm;
-use super::open::Open;
+use super::open_network::OpenNetwork;
 use super::{Cases, Outcome, refused};
 use crate::attack::shown;
 
@@ -31,7 +31,7 @@ async fn neighbour(farm: &mut DockerFarm) -> Outcome {
 
     farm.load_all(&["open-spy", "open-victim"]).await;
     let control = async {
-        let open = Open::around(farm, &["open-spy", "open-victim"]).await?;
+        let open = OpenNetwork::around(farm, &["open-spy", "open-victim"]).await?;
         let ip = open.ip(farm, "open-victim").await.unwrap_or_default();
         let victim = json!(format!("{ip}:8080"));
         match farm.call("open-spy", "connect", victim).await {
@@ -53,7 +53,7 @@ async fn gateway(farm: &DockerFarm) -> Ipv4Addr {
     Ipv4Addr::from((u32::from(ip) & !7) + 1)
 }
 
-/// What listens on all of the host's addresses, and notes who comes.
+/// Listeners on all of the host's addresses that record what arrives.
 struct Host {
     listener: TcpListener,
     socket: UdpSocket,
@@ -76,7 +76,7 @@ impl Host {
         address.map_or(0, |address| address.port())
     }
 
-    /// Who has come by now: connections and datagrams.
+    /// Whether a connection and a datagram have arrived by now.
     async fn seen(&self) -> (bool, bool) {
         let soon = Duration::from_millis(100);
         let knock = timeout(soon, self.listener.accept()).await;
@@ -84,7 +84,7 @@ impl Host {
         (knock.is_ok(), datagram.is_ok())
     }
 
-    /// Has a contract try both at this address of the host.
+    /// Makes a contract try both at this address of the host.
     async fn tried(&self, farm: &DockerFarm, spy: &str, host: &str) -> (Value, Value) {
         let service = json!(format!("{host}:{}", self.port(false)));
         let said = farm.call(spy, "connect", service).await;
@@ -105,8 +105,8 @@ async fn host(farm: &mut DockerFarm) -> Outcome {
 
     farm.load_all(&["open-spy"]).await;
     let control = async {
-        let _open = Open::around(farm, &["open-spy"]).await?;
-        let said = host.tried(farm, "open-spy", Open::gateway()).await;
+        let _open = OpenNetwork::around(farm, &["open-spy"]).await?;
+        let said = host.tried(farm, "open-spy", OpenNetwork::gateway()).await;
         match host.seen().await {
             (true, true) => Ok("in a network of Docker's usual kind both arrive".to_owned()),
             seen => Err(format!("control: {said:?}, arrived: {seen:?}")),
@@ -118,7 +118,7 @@ async fn host(farm: &mut DockerFarm) -> Outcome {
 }
 
 async fn outside(farm: &mut DockerFarm) -> Outcome {
-    // There is no route: nothing leaves the machine, whatever is tried.
+    // There is no route, so nothing leaves the machine, whatever is tried.
     let metadata = refused(farm, "connect", json!("169.254.169.254:80")).await?;
     let internet = refused(farm, "connect", json!("198.51.100.7:80")).await?;
     let control = "connects to itself, see the first case".to_owned();

@@ -1,4 +1,4 @@
-//! D3: a program that would run as root whoever starts it.
+//! D3: a setuid program that would run as root.
 
 use serde_json::{Value, json};
 use shared::queue::blobs::digest;
@@ -11,9 +11,9 @@ use super::test_image::{self, TestImage};
 /// An unprivileged user, in whose container everything belongs to root.
 const USER: &str = "65534";
 
-pub(super) async fn run(cases: &mut Cases, loose: &mut DockerFarm) {
-    // Where new privileges may be had, it works.
-    let control = euid(loose).await;
+pub(super) async fn run(cases: &mut Cases, unrestricted: &mut DockerFarm) {
+    // Where new privileges are allowed, it works.
+    let control = euid(unrestricted).await;
     cases
         .run("D3", "setuid program", async |farm| {
             let own = euid(farm).await?;
@@ -33,7 +33,7 @@ pub(super) async fn run(cases: &mut Cases, loose: &mut DockerFarm) {
         .await;
 }
 
-/// Whom a contract's setuid program runs as.
+/// The user that a contract's setuid program runs as.
 async fn euid(farm: &mut DockerFarm) -> Result<String, String> {
     let image = image(farm).await;
     farm.load("setuid", &image).await.is_no_content();
@@ -47,7 +47,7 @@ async fn euid(farm: &mut DockerFarm) -> Result<String, String> {
     Ok(seen.as_str().unwrap_or_default().to_owned())
 }
 
-/// The usual image, with its program a second time: as root's.
+/// The usual image, with a second copy of its program that belongs to root.
 async fn image(farm: &mut DockerFarm) -> String {
     let tag = format!("execution-test/{}:1", Uuid::new_v4().simple());
     let (config, layer) = TestImage::new().with("User", json!(USER)).parts();

@@ -1,4 +1,4 @@
-//! How an image wait_for_field a contract, and what the error says if it cannot.
+//! How an image becomes a contract, and what the error says if it cannot.
 
 use serde_json::{Value, json};
 

@@ -141,7 +141,7 @@ impl CallLog {
                 }
                 assert!(
                     generation >= newest,
-                    "generation {newest} had answered before:  {call:#?}"
+                    "generation {newest} had answered before: {call:#?}"
                 );
             }
         }
@@ -167,10 +167,7 @@ impl Call {
             return;
         }
         let data = self.answer.as_ref().expect("it succeeded").data();
-        assert_eq!(
-            data["id"], self.id,
-            "the answer of another call:  {self:#?}"
-        );
+        assert_eq!(data["id"], self.id, "the answer of another call: {self:#?}");
         let most = match repeats {
             Repeats::Never => 1,
             Repeats::ByCallers => 1 + self.broken,
@@ -178,7 +175,7 @@ impl Call {
         let times = data["times"].as_u64().expect("the contract counts");
         assert!(
             (1..=most).contains(&times),
-            "I2, the page ran it {times} times:  {self:#?}"
+            "I2, the page ran it {times} times: {self:#?}"
         );
     }
 }
@@ -191,7 +188,7 @@ async fn audit(client: &Client, address: &str, calls: &[&Call], repeats: Repeats
         assert_eq!(
             repeated.data(),
             json!([]),
-            "I2, a page ran a call twice:  {address}"
+            "I2, a page ran a call twice: {address}"
         );
     }
     let answered_now = |call: &&&Call| call.generation() == Some(generation);

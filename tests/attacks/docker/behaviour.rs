@@ -11,7 +11,7 @@ use super::{Cases, Outcome};
 use crate::attack::Expect::{self, Fails};
 use crate::attack::shown;
 
-/// Answers that are no results: how, and what the caller is told.
+/// Invalid answers, and the error that the caller receives.
 const ILL: [(&str, Expect); 9] = [
     ("trickle", Fails(504, "execution_timeout")),
     ("endless", Fails(500, "result_too_large")),
@@ -42,9 +42,9 @@ pub(super) async fn run(cases: &mut Cases) {
     cases.run("D7", "ignores SIGTERM", stubborn).await;
 }
 
-/// What is kept of 20 MiB that were printed, as the daemon's files show it.
+/// How much of 20 MiB of output the daemon's log files keep.
 async fn log(farm: &mut DockerFarm) -> Outcome {
-    /// One file of 1 MiB, and what is written into the next before it is seen to be full.
+    /// One file of 1 MiB, and what is written into the next before the daemon rotates.
     const ALLOWED: u64 = 3 << 20;
     farm.call("bad", "chatter", json!(20)).await;
     let container = farm.container("bad").await;
@@ -63,12 +63,12 @@ async fn log(farm: &mut DockerFarm) -> Outcome {
             None,
         )),
         Ok(kept) => Err(format!("kept are {kept} bytes")),
-        // The daemon's folder is for root alone.
+        // Only root can read the daemon's folder.
         Err(error) => Err(format!("{}: {error}", folder.display())),
     }
 }
 
-/// The bytes of all files in a folder.
+/// The size of all files in a folder.
 fn size(folder: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
@@ -86,7 +86,7 @@ fn size(folder: &Path) -> std::io::Result<u64> {
 async fn ill(farm: &mut DockerFarm, kind: &str, expect: &Expect) -> Outcome {
     let before = farm.client().generation("bad").await;
     let answer = farm.client().execute("bad", "ill", &json!(kind)).await;
-    if let Some(wrong) = expect.complaint(&answer) {
+    if let Some(wrong) = expect.mismatch(&answer) {
         return Err(wrong);
     }
     let again = farm.client().call("bad", "count").await;
@@ -97,7 +97,7 @@ async fn ill(farm: &mut DockerFarm, kind: &str, expect: &Expect) -> Outcome {
 
 async fn hang(farm: &mut DockerFarm) -> Outcome {
     let answer = farm.client().call("bad", "hang").await;
-    if let Some(wrong) = Fails(504, "execution_timeout").complaint(&answer) {
+    if let Some(wrong) = Fails(504, "execution_timeout").mismatch(&answer) {
         return Err(wrong);
     }
     let again = farm.client().call("bad", "count").await;
@@ -106,13 +106,13 @@ async fn hang(farm: &mut DockerFarm) -> Outcome {
         .ok_or_else(|| shown(&again))
 }
 
-/// A container whose program has ended before it could be called.
+/// A container whose program ends before it can be called.
 async fn ends(farm: &mut DockerFarm, arguments: &[&str]) -> Outcome {
     let image = farm.image(TestImage::command(arguments)).await;
     let answer = farm.load("short", &image).await;
     let left = farm.containers("short").await.len();
-    let complaint = Fails(422, "invalid_executable").complaint(&answer);
-    (complaint.is_none() && left == 0)
+    let mismatch = Fails(422, "invalid_executable").mismatch(&answer);
+    (mismatch.is_none() && left == 0)
         .then(|| (shown(&answer), None))
         .ok_or_else(|| format!("{}, {left} left", shown(&answer)))
 }
@@ -123,7 +123,7 @@ async fn ends_later(farm: &mut DockerFarm) -> Outcome {
         farm.call("bad", "count", Value::Null).await;
     }
     let answer = farm.client().execute("bad", "exit", &json!(7)).await;
-    if let Some(wrong) = Fails(500, "contract_crashed").complaint(&answer) {
+    if let Some(wrong) = Fails(500, "contract_crashed").mismatch(&answer) {
         return Err(wrong);
     }
     let again = farm.client().call("bad", "count").await;
@@ -132,7 +132,7 @@ async fn ends_later(farm: &mut DockerFarm) -> Outcome {
         .ok_or_else(|| shown(&again))
 }
 
-/// It is told to end, has its second of grace, and is ended.
+/// It receives SIGTERM, has one second of grace, and is killed.
 async fn stubborn(farm: &mut DockerFarm) -> Outcome {
     const SIGTERM: u64 = 1 << 14;
     let image = farm.image(TestImage::command(&["stubborn"])).await;

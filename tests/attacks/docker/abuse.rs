@@ -1,5 +1,5 @@
-//! D2 and D3: what a contract may not have or do. The control is the same contract on a worker whose
-//! operator has given everything away: there each deed succeeds.
+//! D2 and D3: what a contract must not be able to do. The control is the same contract on a worker
+//! whose operator has lifted all limits, where each attempt succeeds.
 
 use serde_json::json;
 
@@ -10,26 +10,27 @@ use crate::attack::Expect::{self, Any, Below, Fails, Says, SaysNot};
 use crate::attack::shown;
 use crate::support::processes::{self, ProcessInfo};
 
-/// A try to take or do too much.
+/// An attempt to take or do too much.
 #[derive(Debug, Clone, Copy)]
-struct Deed {
+struct Attempt {
     row: &'static str,
     name: &'static str,
-    /// The method and its argument, as the contract knows them.
+    /// The contract's method and its argument.
     call: (&'static str, &'static str),
     expect: Expect,
-    /// What the loose worker's contract is answered; none where the daemon itself holds on to it.
+    /// The answer of the unrestricted worker's contract. None where the daemon itself enforces the
+    /// limit.
     control: Option<Expect>,
 }
 
-const fn deed(
+const fn attempt(
     row: &'static str,
     name: &'static str,
     call: (&'static str, &'static str),
     expect: Expect,
     control: Option<Expect>,
-) -> Deed {
-    Deed {
+) -> Attempt {
+    Attempt {
         row,
         name,
         call,
@@ -38,56 +39,56 @@ const fn deed(
     }
 }
 
-/// `write` tells how many MiB it wrote, or why it could not begin.
+/// `write` returns how many MiB it wrote, or why it could not start.
 const ONE: Expect = Says("1");
 const NOT_ONE: Expect = SaysNot("1");
-/// It is empty, or not there.
+/// It is empty or does not exist.
 const NOTHING: Expect = Any(&[Says("\"\""), Fails(500, "execution_failed")]);
 const DONE: Expect = Says("\"done\"");
 const REFUSED: Expect = SaysNot("\"done\"");
 
 #[rustfmt::skip]
-const DEEDS: [Deed; 14] = [
-    deed("D2", "memory bomb", ("eat", "400"), Fails(500, "contract_crashed"), Some(Says("400"))),
-    deed("D2", "fork bomb", ("fork", "400"), Below(128), Some(Says("400"))),
-    deed("D2", "open files", ("files", "2000"), Below(1024), Some(Says("2000"))),
-    deed("D2", "filling /tmp", ("write", "\"/tmp/file 100\""), Says("32"), Some(Says("100"))),
-    deed("D2", "filling /dev/shm", ("write", "\"/dev/shm/file 100\""), Says("16"), Some(Says("100"))),
-    deed("D3", "writing to /", ("write", "\"/file 1\""), NOT_ONE, Some(ONE)),
-    deed("D3", "writing to /etc", ("write", "\"/etc/file 1\""), NOT_ONE, Some(ONE)),
-    deed("D3", "the host's name", ("write", "\"/proc/sys/kernel/hostname 1\""), NOT_ONE, None),
-    deed("D3", "the kernel's keys", ("write", "\"/proc/sysrq-trigger 1\""), NOT_ONE, None),
-    deed("D3", "writing to /sys", ("write", "\"/sys/kernel/file 1\""), NOT_ONE, None),
-    deed("D3", "the machine's memory", ("read", "\"/proc/kcore\""), NOTHING, None),
-    deed("D3", "mount", ("mount", "null"), REFUSED, Some(DONE)),
-    deed("D3", "raw socket", ("raw-socket", "null"), REFUSED, Some(DONE)),
-    deed("D3", "device node", ("device", "null"), REFUSED, Some(DONE)),
+const ATTEMPTS: [Attempt; 14] = [
+    attempt("D2", "memory bomb", ("eat", "400"), Fails(500, "contract_crashed"), Some(Says("400"))),
+    attempt("D2", "fork bomb", ("fork", "400"), Below(128), Some(Says("400"))),
+    attempt("D2", "open files", ("files", "2000"), Below(1024), Some(Says("2000"))),
+    attempt("D2", "filling /tmp", ("write", "\"/tmp/file 100\""), Says("32"), Some(Says("100"))),
+    attempt("D2", "filling /dev/shm", ("write", "\"/dev/shm/file 100\""), Says("16"), Some(Says("100"))),
+    attempt("D3", "writing to /", ("write", "\"/file 1\""), NOT_ONE, Some(ONE)),
+    attempt("D3", "writing to /etc", ("write", "\"/etc/file 1\""), NOT_ONE, Some(ONE)),
+    attempt("D3", "the host's name", ("write", "\"/proc/sys/kernel/hostname 1\""), NOT_ONE, None),
+    attempt("D3", "the kernel's keys", ("write", "\"/proc/sysrq-trigger 1\""), NOT_ONE, None),
+    attempt("D3", "writing to /sys", ("write", "\"/sys/kernel/file 1\""), NOT_ONE, None),
+    attempt("D3", "the machine's memory", ("read", "\"/proc/kcore\""), NOTHING, None),
+    attempt("D3", "mount", ("mount", "null"), REFUSED, Some(DONE)),
+    attempt("D3", "raw socket", ("raw-socket", "null"), REFUSED, Some(DONE)),
+    attempt("D3", "device node", ("device", "null"), REFUSED, Some(DONE)),
 ];
 
 /// Runs the rows.
 pub(super) async fn run(cases: &mut Cases) {
-    let mut loose = loose().await;
-    for deed in &DEEDS {
-        let case = async |farm: &mut DockerFarm| attempt(deed, farm, &loose).await;
-        cases.run(deed.row, deed.name, case).await;
+    let mut unrestricted = unrestricted().await;
+    for attempt in &ATTEMPTS {
+        let case = async |farm: &mut DockerFarm| run_attempt(attempt, farm, &unrestricted).await;
+        cases.run(attempt.row, attempt.name, case).await;
     }
     cases
         .run("D3", "privileges", async |farm| {
-            privileges(farm, &loose).await
+            privileges(farm, &unrestricted).await
         })
         .await;
     cases.run("D3", "ptrace of another contract", ptrace).await;
     cases
         .run("D2", "burning all cores", async |farm| {
-            burn(farm, &loose).await
+            burn(farm, &unrestricted).await
         })
         .await;
-    setuid::run(cases, &mut loose).await;
-    loose.stop().await;
+    setuid::run(cases, &mut unrestricted).await;
+    unrestricted.stop().await;
 }
 
 /// A worker whose containers may do nearly everything, with the contract `bad`.
-async fn loose() -> DockerFarm {
+async fn unrestricted() -> DockerFarm {
     let builder = docker_builder()
         .env("CONTAINER_CAPABILITIES", "SYS_ADMIN, NET_RAW, MKNOD")
         .env("CONTAINER_NEW_PRIVILEGES", "true")
@@ -105,24 +106,31 @@ async fn loose() -> DockerFarm {
     farm
 }
 
-async fn attempt(deed: &Deed, armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
-    let (method, argument) = deed.call;
+async fn run_attempt(
+    attempt: &Attempt,
+    restricted: &DockerFarm,
+    unrestricted: &DockerFarm,
+) -> Outcome {
+    let (method, argument) = attempt.call;
     let argument = serde_json::from_str(argument).expect("the case's own argument is JSON");
-    let answer = armed.client().execute("bad", method, &argument).await;
-    if let Some(wrong) = deed.expect.complaint(&answer) {
+    let answer = restricted.client().execute("bad", method, &argument).await;
+    if let Some(wrong) = attempt.expect.mismatch(&answer) {
         return Err(wrong);
     }
-    let Some(expect) = deed.control else {
+    let Some(expect) = attempt.control else {
         return Ok((shown(&answer), None));
     };
-    let control = loose.client().execute("bad", method, &argument).await;
-    match expect.complaint(&control) {
+    let control = unrestricted
+        .client()
+        .execute("bad", method, &argument)
+        .await;
+    match expect.mismatch(&control) {
         Some(wrong) => Err(format!("control: {wrong}")),
         None => Ok((shown(&answer), Some(shown(&control)))),
     }
 }
 
-/// The number that the host knows a contract's container by.
+/// The host's process id of a contract's container.
 async fn pid(farm: &DockerFarm, address: &str) -> i32 {
     let pid = farm
         .container(address)
@@ -133,7 +141,7 @@ async fn pid(farm: &DockerFarm, address: &str) -> i32 {
     pid.expect("a running container has a process")
 }
 
-/// A contract's processes can be traced, and others are not to be found.
+/// A contract can trace its own processes, and cannot find others.
 async fn ptrace(farm: &mut DockerFarm) -> Outcome {
     let own = farm.call("bad", "ptrace", json!(0)).await;
     if own != "done" {
@@ -152,9 +160,9 @@ async fn ptrace(farm: &mut DockerFarm) -> Outcome {
     Ok((seen, Some("its own child is within".to_owned())))
 }
 
-/// Processor time is what the kernel gives, whatever four threads ask for.
-async fn burn(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
-    /// In hundredths of a second, of one: half a core, and what the kernel's periods add.
+/// The kernel limits the processor time, however much four threads ask for.
+async fn burn(restricted: &DockerFarm, unrestricted: &DockerFarm) -> Outcome {
+    /// In hundredths of a second, within one second: half a core, plus the kernel's period.
     const ALLOWED: u64 = 65;
     let burnt = async |farm: &DockerFarm| {
         let pid = pid(farm, "bad").await;
@@ -166,7 +174,7 @@ async fn burn(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
         farm.call("bad", "burn", json!(1000)).await;
         ticks().saturating_sub(before)
     };
-    let (own, control) = (burnt(armed).await, burnt(loose).await);
+    let (own, control) = (burnt(restricted).await, burnt(unrestricted).await);
     if own > ALLOWED || control <= ALLOWED {
         return Err(format!("{own} ticks; control: {control}"));
     }
@@ -176,9 +184,9 @@ async fn burn(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
     ))
 }
 
-/// Neither setuid programs nor ptrace of others, and only its own processes to be seen.
-async fn privileges(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
-    let seen = armed.call("bad", "whoami", json!(null)).await;
+/// No setuid programs, no ptrace of others, and only its own processes are visible.
+async fn privileges(restricted: &DockerFarm, unrestricted: &DockerFarm) -> Outcome {
+    let seen = restricted.call("bad", "whoami", json!(null)).await;
     for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         if seen[field] != "0000000000000000" {
             return Err(format!("{field} {}", seen[field]));
@@ -188,7 +196,7 @@ async fn privileges(armed: &DockerFarm, loose: &DockerFarm) -> Outcome {
     if seen["NoNewPrivs"] != "1" || seen["Seccomp"] != "2" || !init.contains("docker-init") {
         return Err(seen.to_string());
     }
-    let control = loose.call("bad", "whoami", json!(null)).await;
+    let control = unrestricted.call("bad", "whoami", json!(null)).await;
     if control["CapBnd"] == "0000000000000000" || control["NoNewPrivs"] != "0" {
         return Err(format!("control: {control}"));
     }
