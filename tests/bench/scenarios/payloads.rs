@@ -1,4 +1,4 @@
-//! Arguments and results of some size: what a contract gives back is what it was given.
+//! Arguments and results of several sizes. The contract returns its argument.
 
 use super::{Bench, Javascript};
 use crate::contracts::{ECHO, path, text};

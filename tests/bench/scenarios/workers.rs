@@ -1,5 +1,6 @@
-//! What more workers are worth to contracts that wait: each worker has room for one, which takes so
-//! many calls at a time and no more. Nothing here is bounded by the machine's cores.
+//! How throughput grows with workers for contracts that wait. Each worker has capacity for one
+//! contract, which runs a fixed number of calls at a time. The machine's cores are not the limit
+//! here.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// More than all contracts together take.
+/// More than all contracts together run at a time.
 const CONNECTIONS: u32 = 128;
 
 pub(super) async fn run(bench: &mut Bench) {
@@ -37,7 +38,7 @@ pub(super) async fn run(bench: &mut Bench) {
     farm.stop().await;
 }
 
-/// Waits until nobody is in line any more: wrk hangs up with calls under way.
+/// Waits until no call is in flight or queued, because wrk disconnects with calls in flight.
 async fn rest(client: &Client) {
     wait::until_true("the last calls to end", DEFAULT_LIMIT, async || {
         let contracts = client.contracts().await;

@@ -1,4 +1,4 @@
-//! A contract in a container: called through the farm, and called directly. Both call the same container.
+//! A contract in a container, called through the farm and directly. Both call the same container.
 
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../../e2e/docker/docker_farm.rs"]
@@ -18,7 +18,7 @@ use crate::support::farm::Farm;
 
 const CONNECTIONS: u32 = 64;
 
-/// Where the image listens.
+/// The port on which the image listens.
 const PORT: u16 = 8080;
 
 pub(super) async fn run(bench: &mut Bench) {
@@ -30,7 +30,7 @@ pub(super) async fn run(bench: &mut Bench) {
         bench.figures.skip(why);
         return;
     }
-    // As many cores as there are: with a share of them, what is measured is mostly the share.
+    // All cores of the machine. With fewer, the figure would mostly show the CPU limit.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     measure(
         bench,
@@ -44,7 +44,7 @@ pub(super) async fn run(bench: &mut Bench) {
     }
 }
 
-/// Measures a container that may use so many cores.
+/// Measures a container with this CPU limit.
 async fn measure(bench: &mut Bench, cores: &str, through_farm: &str, direct: &str) {
     let farm = Farm::builder()
         .env("WORKER_ENGINES", "docker")
