@@ -71,7 +71,7 @@ async fn the_description_is_also_served_at_the_original_path() {
     farm.stop_ignoring_keys().await;
 }
 
-/// An unreadable part of a path is reported by its name in the OpenAPI description.
+/// An unreadable part of a path is reported by its name in the description of the interface.
 #[tokio::test]
 async fn an_unreadable_path_parameter_is_named() {
     let farm = Farm::builder().workers(0).start().await;

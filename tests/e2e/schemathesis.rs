@@ -1,5 +1,5 @@
-//! schemathesis checks the OpenAPI description with valid and invalid requests. `make test-openapi`
-//! installs and runs it; `make test` does not run it.
+//! schemathesis checks the description of the interface with valid and invalid requests.
+//! `make test-openapi` installs and runs it; `make test` does not run it.
 
 use std::process::Command;
 use std::time::Duration;

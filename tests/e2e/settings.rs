@@ -175,12 +175,90 @@ async fn a_port_that_is_taken_is_named() {
     redis.process.terminate().await;
 }
 
-/// Names that look like variables but are not settings.
-const NOT_SETTINGS: [(&str, &str); 3] = [
-    ("CARGO_PKG_VERSION", "is the compiler's"),
-    ("BROWSER_CGROUP", "a worker tells its own guards"),
-    ("ATTACK_SUITE_LAYERS_OFF", "is the attack suite's"),
-];
+#[tokio::test]
+async fn all_wrong_variables_are_named_at_once() {
+    let folder = TempDir::new().unwrap();
+    let wrong = [
+        ("SHUTDOWN_GRACE_MS", "-1"),
+        ("LOG_FORMAT", "xml"),
+        ("QUARANTINE_MS", "1"),
+    ];
+    for command in [programs::api(), programs::worker()] {
+        let log = refuses(command, &wrong, folder.path()).await;
+        for (name, value) in wrong {
+            assert!(log.contains(&format!("{name}={value}: ")), "{log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_starts_with_version_commit_and_settings_but_without_secrets() {
+    let folder = TempDir::new().unwrap();
+    let nowhere = format!("redis://me:planted@127.0.0.1:{}", programs::free_port());
+    for command in [programs::api(), programs::worker()] {
+        let env = [
+            ("REDIS_URL", nowhere.as_str()),
+            ("REGISTRY_PASSWORD", "planted"),
+            ("LOG_FORMAT", "json"),
+            ("EXECUTION_API_PORT", "0"),
+            ("QUARANTINE_SM", "1"),
+        ];
+        let log = refuses(command, &env, folder.path()).await;
+        assert!(!log.contains("planted"), "{log}");
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        let start = &lines[0];
+        assert_eq!(start["message"], "starting", "{log}");
+        assert_eq!(start["version"], env!("CARGO_PKG_VERSION"), "{log}");
+        assert!(
+            start["commit"]
+                .as_str()
+                .is_some_and(|commit| commit.len() > 6),
+            "{log}"
+        );
+        let settings = start["settings"].as_str().expect("settings are a text");
+        assert!(settings.contains("LOG_FORMAT=json"), "{log}");
+        assert!(settings.contains("QUARANTINE_MS=600000"), "{log}");
+        let warnings: Vec<_> = lines
+            .iter()
+            .filter(|line| line["level"] == "WARN")
+            .collect();
+        let [warning] = warnings.as_slice() else {
+            panic!("expected one warning: only QUARANTINE_SM is unknown: {log}");
+        };
+        assert_eq!(warning["variable"], "QUARANTINE_SM", "{log}");
+        assert_eq!(warning["nearest"], "QUARANTINE_MS", "{log}");
+    }
+}
+
+#[tokio::test]
+async fn help_lists_every_setting_and_version_names_the_commit() {
+    for (program, source) in [
+        (programs::api as fn() -> _, "api/src"),
+        (programs::worker, "worker/src"),
+    ] {
+        let output = |argument: &str| {
+            let output = program()
+                .arg(argument)
+                .output()
+                .expect("the program is built");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).expect("the output is text")
+        };
+        let told = variables(&output("--help"));
+        let mut asked = declared_in(source);
+        asked.extend(declared_in("shared/src"));
+        let untold: Vec<_> = asked.difference(&told).collect();
+        assert!(untold.is_empty(), "{source}: {untold:?}");
+        let version = output("--version");
+        assert!(
+            version.contains(concat!(env!("CARGO_PKG_VERSION"), " (")),
+            "{version}"
+        );
+    }
+}
 
 /// Variables that the tracing SDK reads by itself.
 const READ_BY_THE_SDK: [&str; 6] = [
@@ -233,7 +311,7 @@ fn every_variable_is_documented() {
         .collect();
     let asked: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
         .iter()
-        .flat_map(|folder| named_in_sources(folder))
+        .flat_map(|folder| declared_in(folder))
         .collect();
     assert!(asked.len() > 50, "{asked:?}");
     let untold: Vec<_> = asked.difference(&told).collect();
@@ -248,8 +326,8 @@ fn every_variable_reaches_the_containers() {
         ("worker-docker", "docker-compose.docker.yml", "worker/src"),
     ] {
         let passed = passed(&read(file), service);
-        let mut asked = named_in_sources(folder);
-        asked.extend(named_in_sources("shared/src"));
+        let mut asked = declared_in(folder);
+        asked.extend(declared_in("shared/src"));
         asked.extend(READ_BY_THE_SDK.map(str::to_owned));
         let excused = |name: &str| {
             NOT_PASSED_ON
@@ -291,8 +369,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The variables that the sources in a folder and below it name as string literals.
-fn named_in_sources(folder: &str) -> BTreeSet<String> {
+/// The settings that the sources in a folder and below it declare.
+fn declared_in(folder: &str) -> BTreeSet<String> {
     let mut folders = vec![root().join(folder)];
     let mut asked = BTreeSet::new();
     while let Some(folder) = folders.pop() {
@@ -302,13 +380,19 @@ fn named_in_sources(folder: &str) -> BTreeSet<String> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("a source is text");
-                let texts = text.split('"').filter(|text| is_variable(text));
-                asked.extend(texts.map(str::to_owned));
+                asked.extend(declared(&text).map(str::to_owned));
             }
         }
     }
-    asked.retain(|name| NOT_SETTINGS.iter().all(|(other, _)| name != other));
     asked
+}
+
+/// The names of the settings that a source declares outside its tests.
+fn declared(source: &str) -> impl Iterator<Item = &str> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let declarations = source.split("Setting::").skip(1);
+    let names = declarations.filter_map(|text| text.split('"').nth(1));
+    names.filter(|name| is_variable(name))
 }
 
 /// Every word in a text that has the form of a variable.

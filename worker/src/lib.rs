@@ -30,7 +30,7 @@ use shared::protocol::id::WorkerId;
 use shared::protocol::job::EngineKind;
 use shared::queue::farm::Farm;
 use shared::queue::leases::WorkerInfo;
-use shared::queue::{Queue, QueueError, reaper};
+use shared::queue::{Queue, QueueError, ReaperConfig, reaper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
@@ -202,7 +202,7 @@ async fn leave(queue: &Queue, worker: WorkerId, handed_over: bool) {
 /// Starts all that a worker does.
 fn start(
     worker: &Arc<Worker>,
-    config: reaper::ReaperConfig,
+    config: ReaperConfig,
     (settling, farm): (Settling, Farm),
     (registry, listener): (Registry, Option<TcpListener>),
 ) {

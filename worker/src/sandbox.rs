@@ -135,3 +135,12 @@ pub trait Instance: Send + 'static {
     /// Ends the instance and everything that belongs to it.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
+
+/// What every sandbox limits its calls to.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLimits {
+    /// `EXECUTE_TIMEOUT_MS`: how long one call may run.
+    pub time: Duration,
+    /// `RESULT_LIMIT_BYTES`: how many bytes of JSON one result may have.
+    pub result: u32,
+}

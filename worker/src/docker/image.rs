@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use shared::protocol::image;
 use tokio::sync::mpsc;
 
-use super::{Docker, error, tar};
+use super::{Docker, Registry, error, tar};
 use crate::sandbox::StartError;
 
 /// The port of a contract whose image does not name one, or names several.
@@ -86,7 +86,7 @@ impl Docker {
         let registry = self.config.registry.as_ref();
         let credentials = registry
             .filter(|registry| registry.host == image::registry(reference))
-            .map(|registry| registry.credentials.clone());
+            .map(Registry::credentials);
         tracing::info!(image = reference, "pulling an image");
         let mut progress = self.daemon.create_image(Some(options), None, credentials);
         while let Some(step) = progress.next().await {

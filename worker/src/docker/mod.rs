@@ -35,7 +35,7 @@ use shared::protocol::id::WorkerId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::config::{DockerConfig, Privileges, Registry};
+pub use self::config::{CONTAINER_SETTINGS, DOCKER_SETTINGS, DockerConfig, Privileges, Registry};
 use self::container::Container;
 pub use self::error::DockerError;
 use self::events::Watched;
