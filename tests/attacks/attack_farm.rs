@@ -143,11 +143,11 @@ impl AttackFarm {
         eprintln!("{row:>4} {name}: {verdict} ({} ms)", time.as_millis());
         if verdict != "ok" {
             let log = self.farm.workers[0].log();
-            let told: Vec<_> = log
+            let lines: Vec<_> = log
                 .lines()
                 .filter(|line| !line.contains(" INFO "))
                 .collect();
-            for line in &told[told.len().saturating_sub(8)..] {
+            for line in &lines[lines.len().saturating_sub(8)..] {
                 eprintln!("     {line}");
             }
         }

@@ -11,7 +11,7 @@
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
 //! - `ATTACKS_REPORT=FILE` writes the results of all cases to a file.
-//! - `ATTACKS_WITHOUT=network,docker` allows groups to be skipped where the machine cannot run them.
+//! - `ATTACKS_WITHOUT=network,docker` permits skipping groups that the machine cannot run.
 //! - `ROUNDS=n` attacks one farm n times in a row and compares its latencies with a new farm's.
 
 mod attack;
@@ -45,8 +45,8 @@ use crate::support::farm::{Builder, Farm};
 /// The environment variable that turns off layers of a worker.
 const LAYERS_OFF: &str = "ATTACK_SUITE_LAYERS_OFF";
 
-/// Each layer that closes the network, on its own, and what it must close. Without this, a layer that
-/// stops working would be hidden by the others.
+/// Each layer that closes the network, on its own, and what it must close. Without this, the other
+/// layers would hide one that stops working.
 const NETWORK_LAYERS: [(&str, Alone); 6] = [
     (
         "resolver",
@@ -167,8 +167,8 @@ impl Wanted {
     }
 }
 
-/// A part of the suite that runs in parallel with others. Each shard has its own thread, runtime and
-/// farm.
+/// A part of the suite that runs in parallel with others. Each shard has its own thread, runtime
+/// and farm.
 type Shard = (&'static str, fn(&Wanted) -> Report);
 
 const SHARDS: [Shard; 5] = [
@@ -250,7 +250,7 @@ fn run(wanted: &Wanted) -> Report {
         for _ in 0..cores.clamp(1, 2) {
             scope.spawn(|| {
                 loop {
-                    let next = queue.lock().expect("nobody panics with it").next();
+                    let next = queue.lock().expect("the lock is not poisoned").next();
                     let Some((name, shard)) = next else { return };
                     // A shard has its own thread, because it may enter another namespace.
                     let shard = std::thread::scope(|inner| {
@@ -261,12 +261,15 @@ fn run(wanted: &Wanted) -> Report {
                     let report = shard.and_then(|outcome| outcome).unwrap_or_else(|panic| {
                         broken(name, &attack_farm::message(panic.as_ref()))
                     });
-                    joined.lock().expect("nobody panics with it").join(report);
+                    joined
+                        .lock()
+                        .expect("the lock is not poisoned")
+                        .join(report);
                 }
             });
         }
     });
-    joined.into_inner().expect("nobody panics with it")
+    joined.into_inner().expect("the lock is not poisoned")
 }
 
 /// The report of a shard that panicked.

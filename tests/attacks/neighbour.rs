@@ -201,5 +201,5 @@ impl Neighbour {
 }
 
 fn locked(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
-    calls.lock().expect("nobody panics with it")
+    calls.lock().expect("the lock is not poisoned")
 }

@@ -67,7 +67,7 @@ impl Report {
     pub(crate) fn failures(&self) -> Vec<String> {
         let failed = self.entries.iter().filter(|entry| entry.failed());
         failed
-            .map(|entry| format!("{} {}: {}", entry.row, entry.name, told(entry)))
+            .map(|entry| format!("{} {}: {}", entry.row, entry.name, failure_text(entry)))
             .collect()
     }
 
@@ -109,7 +109,7 @@ impl Report {
     }
 }
 
-fn told(entry: &Entry) -> String {
+fn failure_text(entry: &Entry) -> String {
     let control = entry
         .control
         .as_ref()

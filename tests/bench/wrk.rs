@@ -75,11 +75,11 @@ impl Wrk {
             .await
             .unwrap_or_else(|error| panic!("wrk: {error}; `scripts/setup --bench` installs it"));
         let text = String::from_utf8_lossy(&output.stdout);
-        let told = text
+        let figures = text
             .lines()
             .find_map(|line| line.strip_prefix(OUTPUT_PREFIX));
-        let told = told.unwrap_or_else(|| panic!("wrk printed no figures: {output:?}"));
-        Run::read(&serde_json::from_str(told).expect("the script writes JSON"))
+        let figures = figures.unwrap_or_else(|| panic!("wrk printed no figures: {output:?}"));
+        Run::read(&serde_json::from_str(figures).expect("the script writes JSON"))
     }
 
     /// The file with this body. Its name is the body's length, which is unique among the bodies of
@@ -110,12 +110,12 @@ impl Run {
         }
     }
 
-    fn read(told: &Value) -> Self {
-        let number = |name: &str| told[name].as_f64().expect("the script prints it");
+    fn read(figures: &Value) -> Self {
+        let number = |name: &str| figures[name].as_f64().expect("the script prints it");
         let ms = |name: &str| number(name) / 1e3;
         let errors = ERRORS.iter().filter(|name| number(name) > 0.0);
         let errors: Vec<_> = errors
-            .map(|name| format!("{} {name}", told[name]))
+            .map(|name| format!("{} {name}", figures[name]))
             .collect();
         Self {
             calls: number("calls"),

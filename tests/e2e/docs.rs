@@ -106,11 +106,11 @@ async fn an_unreadable_path_parameter_is_named() {
         let name = part.expect("one part is wrong").0.trim_matches(['{', '}']);
         assert_eq!(blamed.keys().collect::<Vec<_>>(), [name], "{tried}");
         let operation = &description["paths"][path][method.as_str().to_lowercase()];
-        let told = operation["responses"]["400"].to_string();
+        let description = operation["responses"]["400"].to_string();
         // For calls, the description's example is another failure.
         assert!(
-            path.starts_with("/execute/") || told.contains(name),
-            "{path}: {told}"
+            path.starts_with("/execute/") || description.contains(name),
+            "{path}: {description}"
         );
     }
     farm.stop_ignoring_keys().await;

@@ -124,9 +124,9 @@ async fn every_api_reports_the_same_state() {
         json!(["abcd", 2])
     );
     assert_eq!(two.call("abcd", "calls_so_far").await.data(), 2);
-    let told: [Value; 2] = [one.contract("abcd").await, two.contract("abcd").await];
-    assert_eq!(told[0]["host"], told[1]["host"]);
-    assert_eq!(told[0]["generation"], told[1]["generation"]);
+    let reported: [Value; 2] = [one.contract("abcd").await, two.contract("abcd").await];
+    assert_eq!(reported[0]["host"], reported[1]["host"]);
+    assert_eq!(reported[0]["generation"], reported[1]["generation"]);
 
     // Both apis know the owner by now. Both must learn that the contract is unloaded, and then
     // loaded again.

@@ -247,11 +247,11 @@ async fn help_lists_every_setting_and_version_names_the_commit() {
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).expect("the output is text")
         };
-        let told = variables(&output("--help"));
-        let mut asked = declared_in(source);
-        asked.extend(declared_in("shared/src"));
-        let untold: Vec<_> = asked.difference(&told).collect();
-        assert!(untold.is_empty(), "{source}: {untold:?}");
+        let documented = variables(&output("--help"));
+        let mut declared_names = declared_in(source);
+        declared_names.extend(declared_in("shared/src"));
+        let undocumented: Vec<_> = declared_names.difference(&documented).collect();
+        assert!(undocumented.is_empty(), "{source}: {undocumented:?}");
         let version = output("--version");
         assert!(
             version.contains(concat!(env!("CARGO_PKG_VERSION"), " (")),
@@ -305,17 +305,20 @@ const NOT_PASSED_ON: [(&str, &str, &str); 13] = [
 
 #[test]
 fn every_variable_is_documented() {
-    let told: BTreeSet<_> = ["README.md", "docs/docker.md"]
+    let documented: BTreeSet<_> = ["README.md", "docs/docker.md"]
         .iter()
         .flat_map(|file| variables(&read(file)))
         .collect();
-    let asked: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
+    let declared_names: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
         .iter()
         .flat_map(|folder| declared_in(folder))
         .collect();
-    assert!(asked.len() > 50, "{asked:?}");
-    let untold: Vec<_> = asked.difference(&told).collect();
-    assert!(untold.is_empty(), "in neither document: {untold:?}");
+    assert!(declared_names.len() > 50, "{declared_names:?}");
+    let undocumented: Vec<_> = declared_names.difference(&documented).collect();
+    assert!(
+        undocumented.is_empty(),
+        "in neither document: {undocumented:?}"
+    );
 }
 
 #[test]
@@ -326,15 +329,15 @@ fn every_variable_reaches_the_containers() {
         ("worker-docker", "docker-compose.docker.yml", "worker/src"),
     ] {
         let passed = passed(&read(file), service);
-        let mut asked = declared_in(folder);
-        asked.extend(declared_in("shared/src"));
-        asked.extend(READ_BY_THE_SDK.map(str::to_owned));
+        let mut declared_names = declared_in(folder);
+        declared_names.extend(declared_in("shared/src"));
+        declared_names.extend(READ_BY_THE_SDK.map(str::to_owned));
         let excused = |name: &str| {
             NOT_PASSED_ON
                 .iter()
                 .any(|(whose, start, _)| *whose == service && name.starts_with(start))
         };
-        for name in asked {
+        for name in declared_names {
             // A variable must be either passed on or excused, not both.
             assert_ne!(passed.contains(&name), excused(&name), "{service}: {name}");
         }
@@ -372,7 +375,7 @@ fn root() -> PathBuf {
 /// The settings that the sources in a folder and below it declare.
 fn declared_in(folder: &str) -> BTreeSet<String> {
     let mut folders = vec![root().join(folder)];
-    let mut asked = BTreeSet::new();
+    let mut declared_names = BTreeSet::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("the folder is there") {
             let path = entry.expect("a folder can be read").path();
@@ -380,11 +383,11 @@ fn declared_in(folder: &str) -> BTreeSet<String> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("a source is text");
-                asked.extend(declared(&text).map(str::to_owned));
+                declared_names.extend(declared(&text).map(str::to_owned));
             }
         }
     }
-    asked
+    declared_names
 }
 
 /// The names of the settings that a source declares outside its tests.

@@ -80,25 +80,25 @@ impl Ledger {
     pub(crate) async fn end(self) -> LedgerSummary {
         self.shared.ended.store(true, Ordering::Relaxed);
         let callers = self.callers.join_all().await.into_iter();
-        let mut notes: Vec<_> = callers.flatten().collect();
+        let mut records: Vec<_> = callers.flatten().collect();
         // The last containers may have run calls whose answers were lost.
         for address in &self.shared.addresses {
             let last = self.shared.call(&self.shared.clients[0], address).await;
             assert_eq!(last.outcome(), "ok", "{:?}", last.answer);
-            notes.push(last);
+            records.push(last);
         }
-        audit(&notes)
+        audit(&records)
     }
 }
 
 async fn call(shared: Arc<Shared>, mut rng: Rng) -> Vec<CallRecord> {
-    let mut notes = Vec::new();
+    let mut records = Vec::new();
     while !shared.ended.load(Ordering::Relaxed) {
         let (client, address) = (rng.pick(&shared.clients), rng.pick(&shared.addresses));
-        notes.push(shared.call(client, address).await);
+        records.push(shared.call(client, address).await);
         wait::pass(PACE).await;
     }
-    notes
+    records
 }
 
 impl Shared {
@@ -127,7 +127,7 @@ impl CallRecord {
     }
 
     /// The container that answered, and the calls that it has run so far.
-    fn told(&self) -> Option<((String, u64), Vec<u64>)> {
+    fn container_record(&self) -> Option<((String, u64), Vec<u64>)> {
         let answer = self.answer.as_ref().filter(|answer| answer.status == 200)?;
         let calls = serde_json::from_value(answer.data()).expect("a list of calls");
         Some(((self.address.clone(), answer.generation()), calls))
@@ -138,23 +138,23 @@ impl CallRecord {
     }
 }
 
-fn audit(notes: &[CallRecord]) -> LedgerSummary {
+fn audit(records: &[CallRecord]) -> LedgerSummary {
     let mut outcomes = BTreeMap::new();
     let mut containers: BTreeMap<_, Vec<u64>> = BTreeMap::new();
-    for note in notes {
-        let outcome = note.outcome();
+    for record in records {
+        let outcome = record.outcome();
         assert!(
             ALLOWED.contains(&outcome.as_str()),
             "{}: {:?}",
-            note.id,
-            note.answer
+            record.id,
+            record.answer
         );
         *outcomes.entry(outcome).or_default() += 1;
-        if let Some((container, calls)) = note.told() {
+        if let Some((container, calls)) = record.container_record() {
             assert!(
-                calls.contains(&note.id),
+                calls.contains(&record.id),
                 "I3, {} is not among the calls that were run: {calls:?}",
-                note.id
+                record.id
             );
             let longest = containers.entry(container).or_default();
             if calls.len() > longest.len() {
@@ -171,11 +171,11 @@ fn audit(notes: &[CallRecord]) -> LedgerSummary {
             );
         }
     }
-    for note in notes.iter().filter(|note| note.never_started()) {
+    for record in records.iter().filter(|record| record.never_started()) {
         assert!(
-            !run.contains(&note.id),
+            !run.contains(&record.id),
             "I4, a call answered as not started was run: {}",
-            note.id
+            record.id
         );
     }
     LedgerSummary {

@@ -84,10 +84,10 @@ async fn run(time: Duration, seed: u64) -> String {
     let (log, churn_summary) = (load.end().await, churn.end().await);
     fleet.call_unassigned_contracts().await;
     let containers = ledger.end().await;
-    let told = invariants::check(&log, &clients[0]).await;
+    let calls = invariants::check(&log, &clients[0]).await;
     let memory = memory.check_growth();
     fleet.close().await;
     format!(
-        "{told}; {containers}; {churn_summary}; {memory}; {injected} faults; no key, process, page, container or file left"
+        "{calls}; {containers}; {churn_summary}; {memory}; {injected} faults; no key, process, page, container or file left"
     )
 }

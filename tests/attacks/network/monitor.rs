@@ -51,7 +51,7 @@ impl Monitor {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (open, to_open) = mpsc::channel();
-        let (told, opened) = mpsc::channel();
+        let (opened_sender, opened) = mpsc::channel();
         let (born, birth) = mpsc::channel();
         let (notes, end) = (Arc::clone(&seen), Arc::clone(&stop));
         let task = std::thread::spawn(move || {
@@ -61,9 +61,9 @@ impl Monitor {
             _ = born.send(left);
             if there && to_open.recv().is_ok() {
                 let watching = Sockets::open();
-                let watching = watching.map_err(|error| _ = told.send(Err(error)));
+                let watching = watching.map_err(|error| _ = opened_sender.send(Err(error)));
                 if let Ok(watching) = watching {
-                    _ = told.send(Ok(()));
+                    _ = opened_sender.send(Ok(()));
                     watching.until(&end, &notes);
                 }
             }
@@ -92,12 +92,12 @@ impl Monitor {
 
     /// The number of events so far.
     pub(crate) fn mark(&self) -> usize {
-        self.seen.lock().expect("nobody panics with it").len()
+        self.seen.lock().expect("the lock is not poisoned").len()
     }
 
     /// The events since `mark`.
     pub(crate) fn since(&self, mark: usize) -> Vec<Event> {
-        self.seen.lock().expect("nobody panics with it")[mark..].to_vec()
+        self.seen.lock().expect("the lock is not poisoned")[mark..].to_vec()
     }
 }
 
@@ -146,7 +146,7 @@ impl Sockets {
                 && from.is_some_and(|from| from.pkttype() != OUTGOING)
                 && let Some(event) = read(&packet[..length])
             {
-                seen.lock().expect("nobody panics with it").push(event);
+                seen.lock().expect("the lock is not poisoned").push(event);
             }
             self.answer();
         }

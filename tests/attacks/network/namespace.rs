@@ -1,4 +1,5 @@
-//! Two network namespaces joined by one veth pair: the farm is in one, the packet monitor in the other.
+//! Two network namespaces joined by one veth pair: the farm is in one, the packet monitor in the
+//! other.
 //!
 //! ```text
 //! thread of the shard: 10.91.0.1 ──exs-farm═══exs-wit── 10.91.0.2 and every other address: monitor

@@ -63,15 +63,19 @@ async fn fault_03_kill_a_worker_under_load() {
         answer.data();
     }
     assert!([200, 502].contains(&given.await.expect("it is answered").status));
-    let told = farm.call("a", "note", json!("last")).await;
-    let mut notes = told.as_array().expect("a list").clone();
+    let received = farm.call("a", "note", json!("last")).await;
+    let mut notes = received.as_array().expect("a list").clone();
     assert_eq!(notes.pop(), Some(json!("last")));
     notes.retain(|note| note != "given");
     notes.sort_unstable_by_key(Value::as_u64);
     assert_eq!(notes, (0..QUEUED).map(|n| json!(n)).collect::<Vec<_>>());
-    let asked = reqwest::Client::new().post(format!("http://{old}:8080/note"));
-    let told = asked.body("0").send().await.expect("the orphan still runs");
-    assert_eq!(told.text().await.expect("it answers"), "[0]");
+    let request = reqwest::Client::new().post(format!("http://{old}:8080/note"));
+    let answer = request
+        .body("0")
+        .send()
+        .await
+        .expect("the orphan still runs");
+    assert_eq!(answer.text().await.expect("it answers"), "[0]");
 
     // This worker removes orphaned containers.
     farm.inner().join_with(&[]).await;

@@ -73,7 +73,7 @@ impl ContainedWorker {
         stopped.expect("the container can be stopped");
         let found = farm.docker.inspect_container(&self.name, None).await;
         let code = found.ok().and_then(|found| found.state?.exit_code);
-        assert_eq!(code, Some(0), "the worker did not end well");
+        assert_eq!(code, Some(0), "the worker did not exit with code 0");
         let options = RemoveContainerOptionsBuilder::new().v(true).build();
         let removed = farm
             .docker

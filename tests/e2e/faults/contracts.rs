@@ -33,12 +33,12 @@ async fn fault_26_two_loads_of_one_address_at_once() {
         );
         first.is_no_content();
         second.is_no_content();
-        let mut told = BTreeSet::new();
+        let mut answers = BTreeSet::new();
         for client in [&one, &two, &one, &two] {
             let answer = client.call(&address, "who").await;
-            told.insert((answer.data().to_string(), answer.generation()));
+            answers.insert((answer.data().to_string(), answer.generation()));
         }
-        assert_eq!(told.len(), 1, "two owners: {told:?}");
+        assert_eq!(answers.len(), 1, "two owners: {answers:?}");
         assert_eq!(one.owner(&address).await, two.owner(&address).await);
     }
     // Each contract has exactly one page.

@@ -22,9 +22,9 @@ async fn fault_13_end_a_worker_under_load() {
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.full_pace().await;
-    let told = Instant::now();
+    let signalled = Instant::now();
     farm.workers[0].terminate().await;
-    eprintln!("drain of 4 contracts: {:.2?}", told.elapsed());
+    eprintln!("drain of 4 contracts: {:.2?}", signalled.elapsed());
     load.full_pace().await;
     load.end().await.check(&client, &["ok"]).await;
     let after = generations(&client, &addresses).await;
@@ -47,14 +47,17 @@ async fn fault_13_drain_a_worker_with_50_contracts_on_request() {
     let second = farm.join().await;
     let client = farm.client().clone();
     let workers = client.workers().await;
-    let told = workers
+    let worker = workers
         .iter()
         .find(|worker| worker["id"] == first.id)
         .expect("it is listed");
-    assert_eq!(told["state"], "ready");
-    assert_eq!((&told["used"], &told["capacity"]), (&json!(50), &json!(64)));
-    assert_eq!(told["engines"], json!(["javascript"]));
-    assert!(told["version"].is_string(), "{told}");
+    assert_eq!(worker["state"], "ready");
+    assert_eq!(
+        (&worker["used"], &worker["capacity"]),
+        (&json!(50), &json!(64))
+    );
+    assert_eq!(worker["engines"], json!(["javascript"]));
+    assert!(worker["version"].is_string(), "{worker}");
 
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.full_pace().await;
@@ -118,7 +121,7 @@ async fn fault_13_a_second_signal_under_load_loses_nothing() {
     })
     .await;
     farm.workers[0].signal(Signal::SIGTERM);
-    let told = Instant::now();
+    let signalled = Instant::now();
     let status = farm.workers[0].end(Duration::from_secs(2)).await;
     assert_eq!(
         status.code(),
@@ -126,7 +129,7 @@ async fn fault_13_a_second_signal_under_load_loses_nothing() {
         "a drained worker must exit with code 0"
     );
     load.full_pace().await;
-    let took = told.elapsed();
+    let took = signalled.elapsed();
     eprintln!("second signal to full pace: {took:.2?}");
     let answer = slow.await.expect("the caller does not panic");
     assert_eq!(answer.data()["times"], 1);
@@ -196,7 +199,7 @@ async fn with_a_call_that_never_ends(grace_ms: &str) -> Farm {
 
 /// Sends SIGTERM to the worker and checks that it ends within `limit`.
 async fn ends_within(mut farm: Farm, limit: Duration) {
-    let told = Instant::now();
+    let signalled = Instant::now();
     farm.workers[0].signal(Signal::SIGTERM);
     let status = farm.workers[0].end(limit).await;
     assert_eq!(
@@ -204,7 +207,7 @@ async fn ends_within(mut farm: Farm, limit: Duration) {
         Some(0),
         "a drained worker must exit with code 0"
     );
-    eprintln!("ended {:.2?} after the decision", told.elapsed());
+    eprintln!("ended {:.2?} after the signal", signalled.elapsed());
     farm.apis[0].kill().await;
     farm.stop_ignoring_keys().await;
 }

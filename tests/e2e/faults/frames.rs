@@ -55,7 +55,7 @@ async fn fault_31_unreadable_frames() {
         "newest first: {ids:?}"
     );
     for letter in &letters {
-        forget(&farm, letter).await;
+        delete_dead_letter(&farm, letter).await;
     }
     assert_eq!(client.dead_letters().await, Vec::<Value>::new());
     farm.redis_command::<()>(&["DEL", "exec:dead-letters"])
@@ -65,7 +65,7 @@ async fn fault_31_unreadable_frames() {
 }
 
 /// Waits for `count` replies in a stream that already holds one entry from the test.
-async fn told(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
+async fn received_replies(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
     wait::until("the replies", DEFAULT_LIMIT, async || {
         // An entry is an id and one field with its value.
         let entries: Vec<(String, [String; 2])> =
@@ -74,8 +74,8 @@ async fn told(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
             let frame: Value = serde_json::from_str(&body).expect("a frame is JSON");
             frame["replies"].as_array().cloned()
         });
-        let told: Vec<_> = frames.flatten().flatten().collect();
-        (told.len() >= count).then_some(told)
+        let received: Vec<_> = frames.flatten().flatten().collect();
+        (received.len() >= count).then_some(received)
     })
     .await
 }
@@ -85,7 +85,7 @@ async fn append(farm: &Farm, stream: &str, frame: &str) {
         .await;
 }
 
-async fn forget(farm: &Farm, letter: &Value) {
+async fn delete_dead_letter(farm: &Farm, letter: &Value) {
     let path = format!(
         "/dead-letters/{}",
         letter["id"].as_str().expect("checked to be text")
@@ -114,10 +114,10 @@ async fn fault_31_a_frame_of_another_version_is_answered() {
         &frame.to_string(),
     )
     .await;
-    let told = told(&farm, &replies, 2).await;
-    let ids: Vec<_> = told.iter().map(|reply| reply["id"].as_u64()).collect();
-    assert_eq!(ids, [Some(7), Some(8)], "{told:?}");
-    for reply in &told {
+    let received = received_replies(&farm, &replies, 2).await;
+    let ids: Vec<_> = received.iter().map(|reply| reply["id"].as_u64()).collect();
+    assert_eq!(ids, [Some(7), Some(8)], "{received:?}");
+    for reply in &received {
         let failure = &reply["outcome"]["Err"];
         assert_eq!(failure["code"], "unsupported_version", "{reply}");
         assert_eq!(failure["started"], false, "{reply}");
@@ -175,9 +175,9 @@ async fn fault_17_a_frame_is_resent_after_its_worker_failed_over() {
             json!({ "v": 1, "api": FAKE_API, "first_sent": first_sent * 1000, "jobs": [call(id)] });
         append(&farm, &inbox, &frame.to_string()).await;
     }
-    let told = told(&farm, &replies, 2).await;
-    let reply = |id: u64| told.iter().find(|reply| reply["id"] == id);
-    let [seven, eight] = [7, 8].map(|id| reply(id).unwrap_or_else(|| panic!("{told:?}")));
+    let received = received_replies(&farm, &replies, 2).await;
+    let reply = |id: u64| received.iter().find(|reply| reply["id"] == id);
+    let [seven, eight] = [7, 8].map(|id| reply(id).unwrap_or_else(|| panic!("{received:?}")));
     assert_eq!(seven["outcome"]["Err"]["code"], "not_hosted", "{seven}");
     assert_eq!(seven["outcome"]["Err"]["started"], false, "{seven}");
     assert!(eight["outcome"]["Ok"].is_object(), "{eight}");

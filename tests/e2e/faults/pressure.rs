@@ -134,7 +134,7 @@ async fn timed(client: Client, address: String, id: usize) -> Call {
         sent,
         ended: Instant::now(),
         answer: Some(answer),
-        broken: 0,
+        broken_connections: 0,
     }
 }
 

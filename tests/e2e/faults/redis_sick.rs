@@ -169,7 +169,7 @@ async fn fault_23_scripts_flushed_and_clients_killed_for_30_s() {
     let log = load.end().await;
     let (all, well) = (log.calls.len(), log.succeeded());
     log.check(&client, &["ok", "queue_unavailable"]).await;
-    assert!(well * 10 >= all * 9, "{well} of {all} have succeeded");
+    assert!(well * 10 >= all * 9, "{well} of {all} succeeded");
     assert_eq!(
         generations(&client, &addresses).await,
         before,

@@ -35,8 +35,8 @@ pub(crate) struct Call {
     pub(crate) ended: Instant,
     /// None when the connection broke.
     pub(crate) answer: Option<Answer>,
-    /// How many times the caller sent it before, each time after a broken connection.
-    pub(crate) broken: u64,
+    /// How many times the caller sent it before, each time after a broken_connections connection.
+    pub(crate) broken_connections: u64,
 }
 
 impl Call {
@@ -124,19 +124,19 @@ impl CallLog {
     /// A call that is sent after another one was answered is never answered by an older generation.
     fn one_owner_at_a_time(&self) {
         for calls in self.by_contract().into_values() {
-            let mut told: Vec<_> = calls
+            let mut answered: Vec<_> = calls
                 .iter()
                 .filter_map(|call| Some((call.ended, call.generation()?)))
                 .collect();
-            told.sort_unstable();
+            answered.sort_unstable();
             let mut sent: Vec<_> = calls
                 .iter()
                 .filter_map(|call| Some((call.sent, call.generation()?, call)))
                 .collect();
             sent.sort_unstable_by_key(|(at, ..)| *at);
-            let (mut told, mut newest) = (told.into_iter().peekable(), 0);
+            let (mut answered, mut newest) = (answered.into_iter().peekable(), 0);
             for (at, generation, call) in sent {
-                while let Some((_, known)) = told.next_if(|(ended, _)| *ended < at) {
+                while let Some((_, known)) = answered.next_if(|(ended, _)| *ended < at) {
                     newest = newest.max(known);
                 }
                 assert!(
@@ -170,7 +170,7 @@ impl Call {
         assert_eq!(data["id"], self.id, "the answer of another call: {self:#?}");
         let most = match repeats {
             Repeats::Never => 1,
-            Repeats::ByCallers => 1 + self.broken,
+            Repeats::ByCallers => 1 + self.broken_connections,
         };
         let times = data["times"].as_u64().expect("the contract counts");
         assert!(

@@ -57,7 +57,7 @@ impl Collector {
 
     /// The spans of one trace so far.
     pub(crate) fn of(&self, trace: &str) -> Vec<Span> {
-        let spans = self.spans.lock().expect("nobody panics with it");
+        let spans = self.spans.lock().expect("the lock is not poisoned");
         spans
             .iter()
             .filter(|span| span.trace == trace)
@@ -74,7 +74,7 @@ impl Drop for Collector {
 
 async fn take(State(spans): State<Spans>, body: Bytes) {
     let request = ExportTraceServiceRequest::decode(body).expect("protobuf");
-    let mut spans = spans.lock().expect("nobody panics with it");
+    let mut spans = spans.lock().expect("the lock is not poisoned");
     for of_resource in request.resource_spans {
         let resource = of_resource.resource.expect("a service says who it is");
         let service = text(&resource.attributes, "service.name");

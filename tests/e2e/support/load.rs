@@ -127,9 +127,9 @@ impl Load {
             let (calls, window) = (count - before, now - then);
             // Counts of calls are far below what a float holds exactly.
             let rate = f64::from(u32::try_from(calls).unwrap_or(u32::MAX)) / window.as_secs_f64();
-            let flows = window >= WINDOW && rate >= 0.9 * self.pace.rate();
-            let told = || format!("{calls} calls have succeeded in {window:?}, {count} before");
-            (!flows).then(told).into_iter().collect()
+            let at_pace = window >= WINDOW && rate >= 0.9 * self.pace.rate();
+            let progress = || format!("{calls} calls have succeeded in {window:?}, {count} before");
+            (!at_pace).then(progress).into_iter().collect()
         })
         .await;
         start.elapsed().saturating_sub(WINDOW)
@@ -168,7 +168,7 @@ impl Shared {
         let index = usize::try_from(id).unwrap_or_default();
         let address = &self.addresses[index % self.addresses.len()];
         let first = Instant::now();
-        let (mut client, mut broken) = (caller, 0);
+        let (mut client, mut broken_connections) = (caller, 0);
         loop {
             let sent = Instant::now();
             let answer = self.clients[client % self.clients.len()]
@@ -177,7 +177,7 @@ impl Shared {
             let elsewhere = answer.as_ref().is_none_or(should_try_next_api);
             if self.on_failure == OnFailure::Retry && elsewhere && first.elapsed() < RETRY_FOR {
                 client += 1;
-                broken += u64::from(answer.is_none());
+                broken_connections += u64::from(answer.is_none());
                 wait::pass(Duration::from_millis(20)).await;
                 continue;
             }
@@ -187,7 +187,7 @@ impl Shared {
                 sent,
                 ended: Instant::now(),
                 answer: answer.map(without_headers),
-                broken,
+                broken_connections,
             };
         }
     }

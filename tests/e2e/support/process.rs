@@ -17,7 +17,7 @@ pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     /// Whether the test has sent it a signal.
-    told: bool,
+    signalled: bool,
 }
 
 impl Process {
@@ -36,7 +36,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
-            told: false,
+            signalled: false,
         }
     }
 
@@ -55,7 +55,7 @@ impl Process {
 
     /// Sends `signal`. A no-op if the process has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        self.told = true;
+        self.signalled = true;
         if self.ended().is_none() {
             kill(Pid::from_raw(self.pid()), signal).expect("an own child can be signalled");
         }
@@ -70,7 +70,7 @@ impl Process {
 
     /// Its exit status if it ended without a signal from the test.
     pub(crate) fn ended_without_signal(&mut self) -> Option<ExitStatus> {
-        self.ended().filter(|_| !self.told)
+        self.ended().filter(|_| !self.signalled)
     }
 
     /// Waits for its end.
