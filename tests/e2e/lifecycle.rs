@@ -132,7 +132,7 @@ async fn a_draining_worker_hands_over_its_contracts_and_leaves_nothing() {
     let host = client
         .owner("one")
         .await
-        .expect("a loaded contract has a host");
+        .expect("a loaded contract has an owner");
     assert!(
         farm.redis
             .keys()

@@ -43,7 +43,7 @@ async fn two_apis_and_two_workers_share_twenty_contracts() {
             .client()
             .owner(&format!("c{number}"))
             .await
-            .expect("a host");
+            .expect("an owner");
         *hosts.entry(host).or_insert(0) += 1;
     }
     assert_eq!(hosts.len(), 2, "{hosts:?}");

@@ -24,11 +24,11 @@ async fn fault_12_a_contract_whose_worker_dies_three_times() {
     let addresses = load_recorders(&client, 2).await;
     let before = client.generation(&addresses[1]).await;
     for death in 1..=3 {
-        let host = client.owner(&addresses[0]).await.expect("it has a host");
+        let owner = client.owner(&addresses[0]).await.expect("it has an owner");
         members.push(farm.join().await);
         let member = members
             .iter()
-            .find(|member| member.id == host)
+            .find(|member| member.id == owner)
             .expect("a worker of the farm");
         let index = member.index;
         // The call that is in flight when the worker dies. Only a call in flight counts as a cause.

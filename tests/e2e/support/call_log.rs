@@ -35,7 +35,7 @@ pub(crate) struct Call {
     pub(crate) ended: Instant,
     /// None when the connection broke.
     pub(crate) answer: Option<Answer>,
-    /// How many times the caller sent it before, each time after a broken_connections connection.
+    /// How many times the caller sent it before, each time after a broken connection.
     pub(crate) broken_connections: u64,
 }
 
