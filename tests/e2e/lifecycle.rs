@@ -129,7 +129,7 @@ async fn a_draining_worker_hands_over_its_contracts_and_leaves_nothing() {
         farm.profiles(),
         processes::descendants(farm.workers[0].pid()),
     );
-    let host = client
+    let owner = client
         .owner("one")
         .await
         .expect("a loaded contract has an owner");
@@ -138,7 +138,7 @@ async fn a_draining_worker_hands_over_its_contracts_and_leaves_nothing() {
             .keys()
             .await
             .iter()
-            .any(|key| key.contains(&host))
+            .any(|key| key.contains(&owner))
     );
     farm.add_worker().await;
 
@@ -155,11 +155,11 @@ async fn a_draining_worker_hands_over_its_contracts_and_leaves_nothing() {
     );
     let keys = farm.redis.keys().await;
     assert!(
-        !keys.iter().any(|key| key.contains(&host)),
+        !keys.iter().any(|key| key.contains(&owner)),
         "keys are left: {keys:?}"
     );
     let workers = farm.redis.workers("exec:").await;
-    assert!(workers.len() == 1 && workers[0] != host, "{workers:?}");
+    assert!(workers.len() == 1 && workers[0] != owner, "{workers:?}");
 
     all_were_recreated(&client, &addresses, &before).await;
     for address in addresses {

@@ -21,9 +21,9 @@ async fn load(client: &Client, replicas: &Value) -> crate::support::client::Answ
 
 async fn owners(client: &Client) -> HashSet<String> {
     let contract = client.contract("abcd").await;
-    let hosts = contract["hosts"].as_array().expect("a list");
-    let hosts = hosts.iter().map(|host| host.as_str().expect("an id"));
-    hosts.map(str::to_owned).collect()
+    let owners = contract["hosts"].as_array().expect("a list");
+    let owners = owners.iter().map(|id| id.as_str().expect("an id"));
+    owners.map(str::to_owned).collect()
 }
 
 /// The replicas that answer `count` simultaneous calls.

@@ -37,17 +37,20 @@ async fn load_many(clients: &[Client], count: usize) {
 async fn two_apis_and_two_workers_share_twenty_contracts() {
     let farm = Farm::builder().apis(2).workers(2).start().await;
     load_many(&farm.clients, 20).await;
-    let mut hosts = BTreeMap::new();
+    let mut owners = BTreeMap::new();
     for number in 0..20 {
-        let host = farm
+        let owner = farm
             .client()
             .owner(&format!("c{number}"))
             .await
             .expect("an owner");
-        *hosts.entry(host).or_insert(0) += 1;
+        *owners.entry(owner).or_insert(0) += 1;
     }
-    assert_eq!(hosts.len(), 2, "{hosts:?}");
-    assert!(hosts.values().all(|contracts| *contracts >= 5), "{hosts:?}");
+    assert_eq!(owners.len(), 2, "{owners:?}");
+    assert!(
+        owners.values().all(|contracts| *contracts >= 5),
+        "{owners:?}"
+    );
 
     // 200 simultaneous calls: each receives the answer to its own argument, from its own contract.
     let mut calls = JoinSet::new();

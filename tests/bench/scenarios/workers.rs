@@ -18,13 +18,13 @@ pub(super) async fn run(bench: &mut Bench) {
     let all = bench.plan.workers.iter().max().copied().unwrap_or_default();
     let farm = Farm::builder().workers(all).env("WORKER_CAPACITY", "1");
     let farm = farm.start().await;
-    let mut hosts = BTreeSet::new();
+    let mut owners = BTreeSet::new();
     for number in 0..all {
         let address = address(number);
         farm.client().must_load(&address, WAITING).await;
-        hosts.insert(farm.client().owner(&address).await);
+        owners.insert(farm.client().owner(&address).await);
     }
-    assert_eq!(hosts.len(), all, "each worker has one: {hosts:?}");
+    assert_eq!(owners.len(), all, "each worker has one: {owners:?}");
     let at = address_of(&farm);
     let paths: Vec<String> = (0..all).map(|n| path(&address(n), "wait")).collect();
     for round in 1..=bench.plan.rounds {

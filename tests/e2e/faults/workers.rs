@@ -284,7 +284,7 @@ async fn is_ready_again(client: &Client, worker: &JoinedWorker) {
 
 async fn all_are_owned_by(client: &Client, addresses: &[String], worker: &JoinedWorker) {
     for address in addresses {
-        let host = client.owner(address).await;
-        assert_eq!(host.as_ref(), Some(&worker.id), "{address}");
+        let owner = client.owner(address).await;
+        assert_eq!(owner.as_ref(), Some(&worker.id), "{address}");
     }
 }
