@@ -5,13 +5,10 @@
 //! long ago its lease was renewed for certain.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use shared::queue::timing::FENCE_AFTER;
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-/// Shorter than the lease, so that the worker has stopped before others take over.
-const TRUSTED: Duration = Duration::from_secs(4);
 
 /// What is known of the lease.
 #[derive(Debug)]
@@ -66,11 +63,13 @@ impl Fence {
 }
 
 fn is_trusted(renewed: Option<Instant>) -> bool {
-    renewed.is_some_and(|moment| moment.elapsed() <= TRUSTED)
+    renewed.is_some_and(|moment| moment.elapsed() <= FENCE_AFTER)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -78,7 +77,7 @@ mod tests {
         let fence = Fence::new();
         assert!(!fence.is_closed());
         // As time passes.
-        let past = Instant::now().checked_sub(TRUSTED + Duration::from_millis(1));
+        let past = Instant::now().checked_sub(FENCE_AFTER + Duration::from_millis(1));
         fence.renewed(past.expect("the machine has run for some seconds"));
         assert!(fence.is_closed());
         fence.renewed(Instant::now());

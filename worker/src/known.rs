@@ -4,14 +4,10 @@
 //! last million does for all of them: 128 KiB for each api, and nothing to be hashed for a job.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::id::{ApiId, JobId};
-use shared::queue::inbox::RESEND_FOR;
-
-/// For how long an api's jobs are remembered after its last one: a frame is sent again for
-/// [`RESEND_FOR`], and the last try may take some seconds.
-const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
+use shared::queue::timing::REMEMBERED_FOR;
 
 /// How far back an api's jobs are known: at 60,000 a second, more than [`REMEMBERED_FOR`].
 const WINDOW: u64 = 1 << 20;
@@ -93,6 +89,8 @@ fn place(job: u64) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -212,7 +212,7 @@ fn start(
     life.spawn("presence", heartbeat::show_presence(worker.clone()));
     let reaper = reaper::run(worker.queue.clone(), config, life.clone());
     life.spawn("reaper", reaper);
-    life.spawn("metrics", registry.keep_up(life.clone()));
+    life.spawn("metrics", registry.run_upkeep(life.clone()));
     if let Some(listener) = listener {
         let serving = operator::serve(listener, Arc::downgrade(worker), life.clone());
         life.spawn("operator", serving);

@@ -54,7 +54,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     }
     let all = u32::try_from(LOADS_UNDER_WAY).unwrap_or(u32::MAX);
     drop(loads.acquire_many(all).await);
-    if let Err(error) = worker.queue.leave_placement(engine, worker.id).await {
+    if let Err(error) = worker.queue.leave_placement_group(engine, worker.id).await {
         tracing::warn!(%engine, %error, "could not leave the placement group");
     }
 }
@@ -68,7 +68,7 @@ async fn settle(worker: &Arc<Worker>, engine: EngineKind, received: Received, pl
         return;
     }
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.placed(engine, &entry).await {
+    while let Err(error) = worker.queue.settle_load(engine, &entry).await {
         tracing::warn!(%error, entry, "could not remove a settled load yet");
         tokio::select! {
             () = backoff.wait() => {}
@@ -88,7 +88,10 @@ async fn carry_out(
         Err(error) => {
             tracing::error!(%error, "a load that cannot be read");
             let stream = worker.queue.keys().placement(engine);
-            return worker.queue.bury(&stream, frame, &error.to_string()).await;
+            return worker
+                .queue
+                .record_unreadable(&stream, frame, &error.to_string())
+                .await;
         }
     };
     let mut place = Some(place);
@@ -162,7 +165,7 @@ async fn pass_on(
 /// left alone.
 async fn adopt(worker: &Arc<Worker>, load: &Load, place: Place) -> Result<(), QueueError> {
     match worker.queue.route(&load.address).await? {
-        Route::Unplaced(record) if record.spec == load.spec => {}
+        Route::Unassigned(record) if record.spec == load.spec => {}
         _ => return Ok(()),
     }
     match jobs::load::host(worker, load, place, Reason::Orphaned).await {

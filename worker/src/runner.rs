@@ -1,21 +1,19 @@
 //! Reads the inbox and gives each job to whom it concerns. Never waits for a job to end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
 use shared::protocol::job::Job;
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::inbox::{Reader, Received};
+use shared::queue::timing::CLOCK_TOLERANCE;
 use shared::service::backoff::Backoff;
 use shared::service::telemetry::traces::Span;
 
 use crate::known::Known;
 use crate::settle::{Delivery, Ran};
 use crate::{Worker, jobs};
-
-/// How far apart the clocks of two processes may be that both go by Redis' clock.
-const CLOCKS_AGREE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs until the process stops. Draining does not end it: what is in the inbox wants an answer.
 pub(crate) async fn run(worker: Arc<Worker>) {
@@ -83,7 +81,7 @@ fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
 /// what became of the jobs in the inbox that it had then. One of them that comes again may be under way
 /// as another job by now: it is not started, and its api, should it still wait, is told so.
 fn lost_inbox_since(worker: &Worker, moment: u64) -> bool {
-    let since = worker.queue.clock().since(moment) + CLOCKS_AGREE_WITHIN;
+    let since = worker.queue.clock().since(moment) + CLOCK_TOLERANCE;
     // A machine that has not run for that long has not held a lease then.
     let moment = Instant::now().checked_sub(since);
     moment.is_none_or(|moment| worker.fence.was_lost_since(moment))
@@ -94,7 +92,11 @@ fn lost_inbox_since(worker: &Worker, moment: u64) -> bool {
 async fn bury(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
     let inbox = worker.queue.keys().inbox(worker.id);
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.bury(&inbox, &frame, &reason).await {
+    while let Err(error) = worker
+        .queue
+        .record_unreadable(&inbox, &frame, &reason)
+        .await
+    {
         tracing::warn!(%error, entry, "could not put a frame aside yet");
         tokio::select! {
             () = backoff.wait() => {}

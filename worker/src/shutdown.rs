@@ -129,7 +129,7 @@ async fn try_to_release(
 ) -> Result<(), QueueError> {
     let queue = &worker.queue;
     // The second time it may be free already.
-    if queue.disown(address, worker.id).await? || queue.is_offer_due(address).await? {
+    if queue.release(address, worker.id).await? || queue.is_offer_due(address).await? {
         let (address, spec) = (address.clone(), host.spec.clone());
         queue.offer(Load { address, spec }).await?;
     }

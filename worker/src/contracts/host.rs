@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use shared::protocol::id::ContractAddress;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{ContractState, Failure, FailureCode, Output};
-use shared::service::gather::join_batch;
+use shared::service::batch::join_batch;
 
 use super::restart::{GiveUp, Losses};
 use super::{Call, HostEnds, Stop};

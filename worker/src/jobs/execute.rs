@@ -61,7 +61,7 @@ fn amend(worker: &Arc<Worker>, address: &ContractAddress) {
     worker.life.clone().spawn("amend", async move {
         let _turn = worker.contracts.turn(&address).await;
         if worker.contracts.get(&address).is_none() {
-            match worker.queue.disown(&address, worker.id).await {
+            match worker.queue.release(&address, worker.id).await {
                 Ok(true) => {
                     tracing::warn!(contract = %address, "the registry took it to be hosted here");
                 }

@@ -109,7 +109,7 @@ async fn reload_with<E: Engine>(
     let _turn = worker.contracts.turn(address).await;
     let Some(old) = worker.contracts.get(address) else {
         // The registry names this worker, wrongly: the next look must find the contract free.
-        worker.queue.disown(address, worker.id).await?;
+        worker.queue.release(address, worker.id).await?;
         return Err(not_hosted().into());
     };
     if old.spec == load.spec {
@@ -247,8 +247,12 @@ async fn give_up(
 ) {
     let (queue, address) = (&worker.queue, &load.address);
     let withdrawn = match before {
-        Some(before) => queue.restore(address, worker.id, &before.spec).await,
-        None => queue.forget(address, Some(worker.id)).await,
+        Some(before) => {
+            queue
+                .roll_back_claim(address, worker.id, &before.spec)
+                .await
+        }
+        None => queue.remove_contract(address, Some(worker.id)).await,
     };
     if let Err(error) = withdrawn {
         tracing::warn!(contract = %address, %error, "cannot withdraw a failed load");

@@ -28,7 +28,10 @@ async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, 
         return Ok(Err(not_hosted()));
     };
     // First out of the registry, so that calls are told that the contract is not loaded.
-    worker.queue.forget(address, Some(worker.id)).await?;
+    worker
+        .queue
+        .remove_contract(address, Some(worker.id))
+        .await?;
     let place = worker.contracts.remove(address);
     host.stop(FailureCode::NotHosted).await;
     drop(place);
