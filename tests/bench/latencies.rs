@@ -12,8 +12,8 @@ impl Latencies {
         Self(times)
     }
 
-    /// The latency in milliseconds that all but one in `rare` calls reached: 2 gives the median,
-    /// 100 the p99.
+    /// The time in milliseconds within which all but one in `rare` calls were answered: 2 gives the
+    /// median, 100 the p99.
     pub(crate) fn all_but_one_in(&self, rare: usize) -> f64 {
         let index = self.0.len() - 1 - (self.0.len() - 1) / rare;
         self.0[index].as_secs_f64() * 1e3

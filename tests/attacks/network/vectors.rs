@@ -21,7 +21,7 @@ pub(super) const PREAMBLE: &str = "
     const blob = (text) => URL.createObjectURL(new Blob([text], { type: 'text/javascript' }));
     ";
 
-/// The end of every vector: it gives what was started some time.
+/// The end of every vector: it waits, so that what was started can take effect.
 pub(super) const WAIT: &str = "; await new Promise((r) => setTimeout(r, 350)); return 'tried'";
 
 /// The case whose events have no name of its own.
