@@ -220,5 +220,5 @@ pub(crate) async fn page_has_no_network(project: &Project) {
         found.values().all(|outcome| outcome == "refused"),
         "{found:#?}"
     );
-    client.unload("prober").await.is_done();
+    client.unload("prober").await.is_no_content();
 }

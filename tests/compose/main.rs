@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::project::{Project, output_of};
-use crate::support::books::CONTRACT;
+use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::load::{Load, Pace};
 use crate::support::wait;
@@ -75,7 +75,10 @@ async fn docker_contracts_have_a_separate_worker() {
     has_workers(&client, 2).await;
     are_healthy(&project, &["redis", "api", "worker", "worker-docker"]).await;
     let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
-    client.post("/loadSmartContract", &body).await.is_done();
+    client
+        .post("/loadSmartContract", &body)
+        .await
+        .is_no_content();
     for service in ["redis", "api", "worker", "worker-docker"] {
         is_confined(&project, service);
     }
@@ -148,7 +151,7 @@ async fn owners(client: &Client, addresses: &[String]) -> BTreeSet<String> {
     wait::until("the contracts to be assigned", CONTAINERS, async || {
         let mut owners = BTreeSet::new();
         for address in addresses {
-            owners.insert(client.host(address).await?);
+            owners.insert(client.owner(address).await?);
         }
         Some(owners)
     })
@@ -201,21 +204,21 @@ fn is_confined(project: &Project, service: &str) {
 /// No call fails while workers drain to the last one, or while new workers join.
 async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::start(std::slice::from_ref(client), addresses, PACE);
-    load.flows().await;
+    load.full_pace().await;
     project.scale(1);
     has_workers(client, 1).await;
     assert_eq!(owners(client, addresses).await.len(), 1);
-    load.flows().await;
+    load.full_pace().await;
     project.scale(3);
     has_workers(client, 3).await;
-    load.flows().await;
-    load.end().await.balance(client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(client, &["ok"]).await;
 }
 
 /// A worker that is killed under load delays calls, but no call fails.
 async fn death(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::retrying(1_000_000, std::slice::from_ref(client), addresses, PACE);
-    load.flows().await;
+    load.full_pace().await;
     let before = owners(client, addresses).await;
     // The worker that survived the scaling owns all contracts; it is the last one in the list.
     project.containers("worker")[2].kill();
@@ -225,10 +228,10 @@ async fn death(project: &Project, client: &Client, addresses: &[String]) {
         async || owners(client, addresses).await.is_disjoint(&before),
     )
     .await;
-    load.flows().await;
+    load.full_pace().await;
     project.scale(3);
     has_workers(client, 3).await;
-    load.end().await.balance(client, &["ok"]).await;
+    load.end().await.check(client, &["ok"]).await;
 }
 
 /// Contracts survive a restart of Redis, because its data is in a volume.

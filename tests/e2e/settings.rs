@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::support::process::Process;
 use crate::support::programs;
 use crate::support::redis_server::RedisServer;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::DEFAULT_LIMIT;
 
 /// Starts a program that must end with an error, and returns its output.
 async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> String {
     command.env("TMPDIR", folder).envs(env.iter().copied());
     let mut process = Process::start("refuses", command, folder);
-    let status = process.end(PATIENCE).await;
+    let status = process.end(DEFAULT_LIMIT).await;
     let log = process.log();
     assert!(
         status.code().is_some_and(|code| code != 0),

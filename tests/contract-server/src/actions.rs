@@ -1,4 +1,4 @@
-//! What a contract may try: each deed tells how far it came.
+//! The actions that a test asks the contract to attempt. Each returns how far it got.
 
 use std::fs;
 use std::io::Write;
@@ -16,14 +16,14 @@ use nix::unistd::Pid;
 
 use crate::http::Reply;
 
-/// How long an attempt to connect is made.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time limit of an attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether nobody is answered any more.
+/// Whether the contract has stopped answering.
 static HUNG: AtomicBool = AtomicBool::new(false);
 
-/// What was eaten stays in memory.
-static EATEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// The allocated memory, which is kept.
+static ALLOCATED: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 fn text(body: &str) -> &str {
     body.trim_matches('"')
@@ -43,7 +43,7 @@ fn quoted(text: &str) -> String {
     format!("\"{plain}\"")
 }
 
-fn told<T>(outcome: Result<T, impl std::fmt::Display>) -> Reply {
+fn done_or_error<T>(outcome: Result<T, impl std::fmt::Display>) -> Reply {
     match outcome {
         Ok(_) => Reply::json("\"done\""),
         Err(error) => Reply::json(&quoted(&error.to_string())),
@@ -63,21 +63,21 @@ pub fn whoami() -> Reply {
     Reply::json(&format!("{{{}}}", fields.join(",")))
 }
 
-/// Answers nobody any more; the kernel still accepts connections.
+/// Stops answering. The kernel still accepts connections.
 pub fn hang() -> Reply {
     HUNG.store(true, Ordering::SeqCst);
-    hang_if_told();
+    hang_if_asked();
     Reply::json("\"never\"")
 }
 
 /// Never returns once the contract hangs.
-pub fn hang_if_told() {
+pub fn hang_if_asked() {
     while HUNG.load(Ordering::SeqCst) {
         thread::park();
     }
 }
 
-/// Uses all cores for so many milliseconds; tells how many rounds that were.
+/// Uses all cores for the given milliseconds. Returns the number of rounds.
 pub fn burn(body: &str) -> Reply {
     let end = Instant::now() + Duration::from_millis(body.parse().unwrap_or(0));
     let threads: Vec<_> = (0..4)
@@ -98,18 +98,18 @@ pub fn burn(body: &str) -> Reply {
     Reply::json(&rounds.to_string())
 }
 
-/// Takes so many MiB and keeps them.
+/// Allocates the given MiB and keeps them.
 pub fn eat(body: &str) -> Reply {
     let megabytes: usize = body.parse().unwrap_or(0);
     for _ in 0..megabytes {
-        if let Ok(mut eaten) = EATEN.lock() {
+        if let Ok(mut eaten) = ALLOCATED.lock() {
             eaten.push(vec![1; 1 << 20]);
         }
     }
     Reply::json(&megabytes.to_string())
 }
 
-/// Starts so many processes; tells how many there were.
+/// Starts the given number of processes. Returns how many could be started.
 pub fn fork(body: &str) -> Reply {
     let mut children: Vec<Child> = Vec::new();
     for _ in 0..body.parse().unwrap_or(0) {
@@ -126,7 +126,7 @@ pub fn fork(body: &str) -> Reply {
     Reply::json(&count.to_string())
 }
 
-/// Opens so many files at once; tells how many there were.
+/// Opens the given number of files at once. Returns how many could be opened.
 pub fn files(body: &str) -> Reply {
     let files: Vec<_> = (0..body.parse().unwrap_or(0))
         .map_while(|_| fs::File::open("/proc/self/status").ok())
@@ -134,7 +134,7 @@ pub fn files(body: &str) -> Reply {
     Reply::json(&files.len().to_string())
 }
 
-/// Prints so many MiB.
+/// Prints the given MiB.
 pub fn chatter(body: &str) -> Reply {
     let line = "x".repeat(1023) + "\n";
     let mut out = std::io::stdout().lock();
@@ -146,7 +146,7 @@ pub fn chatter(body: &str) -> Reply {
     Reply::json("\"done\"")
 }
 
-/// `"PATH MIB"`: writes a file of so many MiB; tells how many fitted.
+/// `"PATH MIB"`: writes a file of that size. Returns how many MiB could be written.
 pub fn write(body: &str) -> Reply {
     let (path, megabytes) = text(body).split_once(' ').unwrap_or((text(body), "1"));
     let mut file = match fs::OpenOptions::new().create(true).append(true).open(path) {
@@ -161,7 +161,7 @@ pub fn write(body: &str) -> Reply {
     Reply::json(&fitted.to_string())
 }
 
-/// The beginning of a file.
+/// Returns the beginning of a file.
 pub fn read(body: &str) -> Reply {
     match fs::read_to_string(text(body)) {
         Ok(content) => Reply::json(&quoted(content.get(..20_000).unwrap_or(&content))),
@@ -169,17 +169,17 @@ pub fn read(body: &str) -> Reply {
     }
 }
 
-/// `"ADDRESS:PORT"`: connects, and that is all.
+/// `"ADDRESS:PORT"`: connects, without sending anything.
 pub fn connect(body: &str) -> Reply {
     match text(body).parse::<SocketAddr>() {
-        Ok(address) => told(TcpStream::connect_timeout(&address, PATIENCE)),
+        Ok(address) => done_or_error(TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)),
         Err(error) => Reply::status(500, &quoted(&error.to_string())),
     }
 }
 
 /// `"NAME"`: resolves it.
 pub fn resolve(body: &str) -> Reply {
-    told((text(body), 80).to_socket_addrs().and_then(|mut found| {
+    done_or_error((text(body), 80).to_socket_addrs().and_then(|mut found| {
         found
             .next()
             .ok_or_else(|| std::io::Error::other("no address"))
@@ -189,17 +189,17 @@ pub fn resolve(body: &str) -> Reply {
 /// `"ADDRESS:PORT"`: sends a datagram and waits for an answer.
 pub fn udp(body: &str) -> Reply {
     let asked = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(CONNECT_TIMEOUT))?;
         socket.send_to(b"?", text(body))?;
         socket.recv(&mut [0; 16])
     });
-    told(asked)
+    done_or_error(asked)
 }
 
-/// Mounts a file system of its own.
+/// Mounts a file system.
 pub fn mount() -> Reply {
     const NONE: Option<&str> = None;
-    told(nix::mount::mount(
+    done_or_error(nix::mount::mount(
         NONE,
         "/tmp",
         Some("tmpfs"),
@@ -208,9 +208,9 @@ pub fn mount() -> Reply {
     ))
 }
 
-/// Opens a socket that takes whole packets.
+/// Opens a raw socket.
 pub fn raw_socket() -> Reply {
-    told(nix::sys::socket::socket(
+    done_or_error(nix::sys::socket::socket(
         AddressFamily::Inet,
         SockType::Raw,
         SockFlag::empty(),
@@ -218,11 +218,11 @@ pub fn raw_socket() -> Reply {
     ))
 }
 
-/// Makes a device node: the machine's memory.
+/// Creates a device node for the machine's memory.
 pub fn device() -> Reply {
     let memory = nix::sys::stat::makedev(1, 1);
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    told(nix::sys::stat::mknod(
+    done_or_error(nix::sys::stat::mknod(
         "/tmp/memory",
         SFlag::S_IFCHR,
         mode,
@@ -230,15 +230,15 @@ pub fn device() -> Reply {
     ))
 }
 
-/// Traces the process of this number, or a child of its own for none.
+/// Traces the process with this id, or a child of its own if the id is 0.
 pub fn ptrace(body: &str) -> Reply {
     let number: i32 = body.parse().unwrap_or(0);
     if number > 0 {
-        return told(traced(number));
+        return done_or_error(traced(number));
     }
     match Command::new("/contract-server").arg("sleep").spawn() {
         Ok(mut child) => {
-            let reply = told(traced(child.id().cast_signed()));
+            let reply = done_or_error(traced(child.id().cast_signed()));
             let _ = child.kill();
             let _ = child.wait();
             reply
@@ -249,11 +249,11 @@ pub fn ptrace(body: &str) -> Reply {
 
 fn traced(number: i32) -> nix::Result<()> {
     let process = Pid::from_raw(number);
-    // Unlike `attach`, this stops nobody.
+    // Unlike `attach`, this does not stop the process.
     nix::sys::ptrace::seize(process, nix::sys::ptrace::Options::empty())
 }
 
-/// Whom a program runs as that is root's, and says that it always is.
+/// The user that root's setuid program runs as.
 pub fn setuid() -> Reply {
     match Command::new("/root-server").arg("euid").output() {
         Ok(output) => Reply::json(&quoted(&String::from_utf8_lossy(&output.stdout))),

@@ -1,4 +1,4 @@
-//! Images FROM scratch, written by hand as `docker save` would write them.
+//! Images FROM scratch, written as `docker save` would write them.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use shared::queue::blobs::digest;
 use uuid::Uuid;
 
-/// What an image is to be like.
+/// The description of an image.
 #[derive(Debug, Clone)]
-pub(super) struct Recipe {
+pub(super) struct TestImage {
     config: Value,
     tags: Vec<String>,
-    /// What is in the layer beside the program.
+    /// A file in the layer besides the program.
     file: Option<String>,
 }
 
-impl Recipe {
+impl TestImage {
     /// An image that serves on port 8080.
     pub(super) fn new() -> Self {
         let unique = Uuid::new_v4().to_string();
@@ -23,7 +23,7 @@ impl Recipe {
             config: json!({
                 "Entrypoint": ["/contract-server"],
                 "Cmd": ["serve"],
-                // So that no two tests have the same image.
+                // A unique label, so that no two tests have the same image.
                 "Labels": { "test": unique },
             }),
             tags: Vec::new(),
@@ -54,13 +54,13 @@ impl Recipe {
         self
     }
 
-    /// Gives the image a layer that no other image has: the daemon does not look for one that it has.
+    /// Gives the image a unique layer, because the daemon does not pull a layer that it has.
     pub(super) fn with_own_layer(mut self) -> Self {
         self.file = Some(Uuid::new_v4().to_string());
         self
     }
 
-    /// The one layer: the program, all but alone.
+    /// The one layer, which contains little more than the program.
     fn layer(&self) -> Vec<u8> {
         let program = program();
         let content = std::fs::read(&program).unwrap_or_else(|error| {
@@ -81,7 +81,7 @@ impl Recipe {
         file.to_string().into_bytes()
     }
 
-    /// The image's configuration, and its one layer.
+    /// The image's configuration and its one layer.
     pub(super) fn parts(&self) -> (Vec<u8>, Vec<u8>) {
         let layer = self.layer();
         (self.config_file(&layer), layer)
@@ -112,7 +112,7 @@ impl Recipe {
         ]
     }
 
-    /// The whole as a tar.
+    /// The image as a tar.
     pub(super) fn tar(&self) -> Vec<u8> {
         pack(&self.files())
     }

@@ -1,21 +1,21 @@
-//! Chance that can be repeated: the same seed, the same throws.
+//! Reproducible random numbers: the same seed gives the same sequence.
 
 use std::time::Duration;
 
 /// A splitmix64 generator.
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Other dice, whose throws do not depend on how often these are thrown.
+    /// Another generator whose sequence does not depend on how often this one is used.
     pub(crate) fn fork(&mut self) -> Self {
-        Self(self.throw())
+        Self(self.next())
     }
 
-    fn throw(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         // Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -27,7 +27,7 @@ impl Dice {
     /// One of `0..count`.
     pub(crate) fn below(&mut self, count: usize) -> usize {
         let count = u64::try_from(count).expect("a usize fits");
-        usize::try_from(self.throw() % count).expect("it is below a usize")
+        usize::try_from(self.next() % count).expect("it is below a usize")
     }
 
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {

@@ -1,4 +1,4 @@
-// The contract of the tests of faults: it keeps books on what it was asked, in its page's own state.
+// The contract of the fault tests. It records the calls that it ran in its page's own state.
 let count = 0;
 const times = new Map();
 
@@ -8,22 +8,22 @@ const add = (id) => {
     return { id, times: times.get(id), count };
 };
 
-// Keeps the page busy for so many milliseconds.
+// Keeps the page busy for `ms` milliseconds.
 const work = ({ id, ms }) => {
     const end = performance.now() + ms;
     while (performance.now() < end);
     return add(id);
 };
 
-// Answers after so many milliseconds, and lets others run meanwhile.
+// Answers after `ms` milliseconds and lets other calls run meanwhile.
 const wait = ({ id, ms }) => new Promise((resolve) => setTimeout(() => resolve(add(id)), ms));
 
 const forever = () => { for (;;); };
 
-// Takes memory until the page dies.
+// Allocates memory until the page crashes.
 const fill = () => { for (const all = []; ;) all.push(new Array(1e6).fill(all.length + 0.5)); };
 
-// Those of the ids that were run.
+// The given ids that were run.
 const known = (ids) => ids.filter((id) => times.has(id));
 
 // The ids that were run more than once.

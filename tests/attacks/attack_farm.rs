@@ -1,5 +1,5 @@
-//! A farm under attack, with a contract beside the attackers that must not notice, and what must
-//! be true after every case.
+//! A farm under attack. A neighbour contract runs beside the attackers and must not be affected.
+//! After every case the state of the farm is checked.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -9,46 +9,46 @@ use futures::FutureExt;
 
 use crate::attack::{Attack, Control, contract, shown};
 use crate::machine::Load;
-pub(crate) use crate::neighbour::{Browser, NEIGHBOURLY};
-use crate::neighbour::{Neighbour, Verdict, judge, turn};
+pub(crate) use crate::neighbour::{Browser, NEIGHBOUR_LATENCY};
+use crate::neighbour::{Neighbour, Verdict, judge, permit};
 use crate::report::{Entry, Report};
 use crate::support::client::{Answer, Client};
 use crate::support::farm::{Builder, Farm};
-use crate::support::processes::{self, Seen};
+use crate::support::processes::{self, ProcessInfo};
 use crate::support::wait;
 
-/// How much a worker may grow while it is attacked.
+/// How much a worker's memory may grow while it is attacked.
 pub(crate) const LEEWAY_KIB: u64 = 192 * 1024;
-/// Processes for pages beside those of the contracts: one waits for the next contract.
+/// Page processes besides those of the contracts: one is kept for the next contract.
 const SPARE: usize = 1;
-/// How long processes and pages may take to go.
+/// How long processes and pages may take to end.
 pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 
-/// The contract that is called all the time.
+/// The contract that is called throughout.
 const NEIGHBOUR: &str = "neighbour";
 
-/// A farm of one api and one worker, a neighbour, and what has come of its cases.
-pub(crate) struct Arena {
+/// A farm of one api and one worker, its neighbour contract, and the results of its cases.
+pub(crate) struct AttackFarm {
     pub(crate) farm: Farm,
     neighbour: Option<Neighbour>,
     rss_kib: u64,
-    browser: Vec<Seen>,
-    /// How long a neighbour's call may take.
-    pub(crate) neighbourly: Duration,
+    browser: Vec<ProcessInfo>,
+    /// How long a call of the neighbour may take.
+    pub(crate) latency_limit: Duration,
     pub(crate) report: Report,
 }
 
-impl Arena {
-    /// A farm whose neighbour is watched.
+impl AttackFarm {
+    /// Starts a farm with a neighbour that is called throughout.
     pub(crate) async fn start(builder: Builder) -> Self {
-        let mut arena = Self::bare(builder).await;
-        let client = arena.client().clone();
+        let mut target = Self::bare(builder).await;
+        let client = target.client().clone();
         client.must_load(NEIGHBOUR, "{ ping: () => 1 }").await;
-        arena.neighbour = Some(Neighbour::start(client, NEIGHBOUR, "ping"));
-        arena
+        target.neighbour = Some(Neighbour::start(client, NEIGHBOUR, "ping"));
+        target
     }
 
-    /// A farm on which nothing is expected but that attacks work.
+    /// Starts a farm without a neighbour, for controls: attacks are expected to succeed there.
     pub(crate) async fn bare(builder: Builder) -> Self {
         let farm = builder.start().await;
         let browser = farm.browsers(0);
@@ -57,7 +57,7 @@ impl Arena {
             browser,
             farm,
             neighbour: None,
-            neighbourly: NEIGHBOURLY,
+            latency_limit: NEIGHBOUR_LATENCY,
             report: Report::default(),
         }
     }
@@ -70,7 +70,7 @@ impl Arena {
         rss_kib(self.farm.workers[0].pid())
     }
 
-    /// Runs a case and looks after it.
+    /// Runs a case and checks the farm afterwards.
     pub(crate) async fn case(
         &mut self,
         row: &'static str,
@@ -84,39 +84,40 @@ impl Arena {
             let outcome = AssertUnwindSafe(case(farm)).catch_unwind().await;
             outcome.unwrap_or_else(|panic| Err(message(panic.as_ref())))
         };
-        let outcome = match self.watched(&label, browser, case).await {
+        let outcome = match self.checked(&label, browser, case).await {
             (Ok(_), Err(noticed)) => Err(noticed),
             (outcome, _) => outcome,
         };
         self.note(row, name, outcome, None, start.elapsed());
     }
 
-    /// Does something, looks after it, and asks the neighbour; again, if all is well but that it was slow.
-    pub(crate) async fn watched<T, E>(
+    /// Runs an action and then checks the farm and the neighbour. Repeats it if the only problem is
+    /// a slow neighbour.
+    pub(crate) async fn checked<T, E>(
         &mut self,
         what: &str,
         browser: Browser,
-        deed: impl AsyncFn(&Farm) -> Result<T, E>,
+        action: impl AsyncFn(&Farm) -> Result<T, E>,
     ) -> (Result<T, E>, Result<(), String>) {
         let mut tries = 0;
         loop {
             tries += 1;
-            let _turn = turn(tries).await;
+            let _permit = permit(tries).await;
             let load = Load::begin();
-            self.neighbour.iter().for_each(Neighbour::forget);
-            let outcome = deed(&self.farm).await;
-            let looked = self.look(browser).await;
+            self.neighbour.iter().for_each(Neighbour::reset);
+            let outcome = action(&self.farm).await;
+            let checked = self.check(browser).await;
             let foreign = load.foreign();
-            let complaint = match &self.neighbour {
-                Some(neighbour) => neighbour.complaint(self.neighbourly, browser).await,
+            let disturbance = match &self.neighbour {
+                Some(neighbour) => neighbour.disturbance(self.latency_limit, browser).await,
                 None => None,
             };
-            if let Err(wrong) = looked {
+            if let Err(wrong) = checked {
                 return (outcome, Err(wrong));
             }
-            match judge(complaint, tries, foreign) {
-                Verdict::Wrong(wrong) => return (outcome, Err(wrong)),
-                Verdict::Again if outcome.is_ok() => {}
+            match judge(disturbance, tries, foreign) {
+                Verdict::Failed(wrong) => return (outcome, Err(wrong)),
+                Verdict::Retry if outcome.is_ok() => {}
                 Verdict::Excused(why) if outcome.is_ok() => {
                     self.report.notes.push(format!("{what}: {why}"));
                     return (outcome, Ok(()));
@@ -126,7 +127,7 @@ impl Arena {
         }
     }
 
-    /// Notes how a case came out.
+    /// Records the result of a case.
     pub(crate) fn note(
         &mut self,
         row: &'static str,
@@ -142,11 +143,11 @@ impl Arena {
         eprintln!("{row:>4} {name}: {verdict} ({} ms)", time.as_millis());
         if verdict != "ok" {
             let log = self.farm.workers[0].log();
-            let told: Vec<_> = log
+            let lines: Vec<_> = log
                 .lines()
                 .filter(|line| !line.contains(" INFO "))
                 .collect();
-            for line in &told[told.len().saturating_sub(8)..] {
+            for line in &lines[lines.len().saturating_sub(8)..] {
                 eprintln!("     {line}");
             }
         }
@@ -159,7 +160,7 @@ impl Arena {
         });
     }
 
-    /// Attacks from one contract, with the controls that need no other farm.
+    /// Runs an attack from one contract, with the controls that need no other farm.
     pub(crate) async fn attack(&mut self, attack: &Attack, argument: &serde_json::Value) {
         let Attack { row, name, .. } = *attack;
         let address = address(row, name);
@@ -168,7 +169,7 @@ impl Arena {
             let answer = once(client, &address, attack.code, argument).await?;
             attack
                 .expect
-                .complaint(&answer)
+                .mismatch(&answer)
                 .map_or(Ok(shown(&answer)), Err)
         })
         .await;
@@ -178,7 +179,7 @@ impl Arena {
                     let code = format!("{plant}; {}", attack.code);
                     let answer = once(self.client(), &address, &code, argument).await;
                     Some(answer.and_then(|answer| {
-                        expect.complaint(&answer).map_or(Ok(shown(&answer)), Err)
+                        expect.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
                     }))
                 }
                 Control::Inherent => Some(Ok("in the case itself".to_owned())),
@@ -190,17 +191,17 @@ impl Arena {
         }
     }
 
-    /// The same attack where its layers are off.
+    /// Runs the same attack where the protecting layers are off.
     pub(crate) async fn control(&mut self, attack: &Attack, argument: &serde_json::Value) {
         let Control::Without(expect) = attack.control else {
             return;
         };
-        let _turn = turn(1).await;
+        let _permit = permit(1).await;
         let start = Instant::now();
         let address = address(attack.row, attack.name);
         let answer = once(self.client(), &address, attack.code, argument).await;
         let control =
-            answer.and_then(|answer| expect.complaint(&answer).map_or(Ok(shown(&answer)), Err));
+            answer.and_then(|answer| expect.mismatch(&answer).map_or(Ok(shown(&answer)), Err));
         let outcome = Ok(String::new());
         self.note(
             attack.row,
@@ -211,11 +212,11 @@ impl Arena {
         );
     }
 
-    /// What must be true after every case.
-    pub(crate) async fn look(&mut self, browser: Browser) -> Result<(), String> {
+    /// Checks the conditions that must hold after every case.
+    pub(crate) async fn check(&mut self, browser: Browser) -> Result<(), String> {
         self.farm.all_run();
         if browser == Browser::MayGo {
-            self.browser = wait::until("one browser", LIMIT, async || {
+            self.browser = wait::until("exactly one browser", LIMIT, async || {
                 Some(self.farm.browsers(0)).filter(|browsers| browsers.len() == 1)
             })
             .await;
@@ -247,11 +248,11 @@ impl Arena {
                     "{contracts} contracts, {renderers} renderers, zombies {zombies:?}, files {files:?}"
                 ));
             }
-            wait::lasts(Duration::from_millis(20)).await;
+            wait::pass(Duration::from_millis(20)).await;
         }
     }
 
-    /// Ends the farm, in which nothing may be left; gives what came of its cases.
+    /// Ends the farm, checks that nothing is left, and returns the results of its cases.
     pub(crate) async fn end(mut self) -> Report {
         if let Some(neighbour) = self.neighbour.take() {
             self.report.notes.extend(neighbour.end().await);
@@ -261,7 +262,7 @@ impl Arena {
     }
 }
 
-/// Loads a contract, has it attack, unloads it.
+/// Loads a contract, runs its attack, and unloads it.
 pub(crate) async fn once(
     client: &Client,
     address: &str,
@@ -270,23 +271,23 @@ pub(crate) async fn once(
 ) -> Result<Answer, String> {
     let loaded = client.load(address, &contract(code)).await;
     if loaded.status != 204 {
-        return Err(format!("it does not load: {}", shown(&loaded)));
+        return Err(format!("the contract did not load: {}", shown(&loaded)));
     }
     let answer = client.execute(address, "attack", argument).await;
     let unloaded = client.unload(address).await;
     if unloaded.status != 204 {
-        return Err(format!("it does not unload: {}", shown(&unloaded)));
+        return Err(format!("the contract did not unload: {}", shown(&unloaded)));
     }
     Ok(answer)
 }
 
-/// An address for a case: its row and the letters of its name.
+/// A contract address for a case: its row and the letters of its name.
 pub(crate) fn address(row: &str, name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     format!("{row}-{}", name.chars().map(plain).collect::<String>())
 }
 
-/// What a process holds of the machine's memory.
+/// The resident memory of a process.
 pub(crate) fn rss_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -294,7 +295,7 @@ pub(crate) fn rss_kib(pid: i32) -> u64 {
     kib.unwrap_or_default()
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());

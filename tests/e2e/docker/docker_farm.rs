@@ -1,4 +1,4 @@
-//! A farm that has a Docker daemon, and what must not be left of it there.
+//! A farm with a Docker daemon that checks that no container, network or image is left there.
 
 use std::collections::HashMap;
 
@@ -10,14 +10,14 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::recipe::Recipe;
+use super::test_image::TestImage;
 use crate::support::client::{Answer, Client};
 use crate::support::daemon;
 use crate::support::farm::{Builder, Farm};
 
-/// A farm whose workers offer Docker contracts, and nothing else.
-pub(super) struct World {
-    pub(super) farm: Option<Farm>,
+/// A farm whose workers offer only Docker contracts.
+pub(super) struct DockerFarm {
+    pub(super) inner: Option<Farm>,
     pub(super) docker: Docker,
     name: String,
     host: String,
@@ -30,7 +30,7 @@ pub(super) fn unix_socket(host: &str) -> &str {
         .expect("the daemon is on this machine")
 }
 
-/// Reaches a daemon, which must be there.
+/// Connects to a daemon, which must respond.
 pub(super) async fn reach(host: &str) -> Docker {
     let docker = Docker::connect_with_host(host)
         .unwrap_or_else(|error| panic!("{error}; `scripts/setup --docker` starts a daemon"));
@@ -38,14 +38,14 @@ pub(super) async fn reach(host: &str) -> Docker {
     reached.unwrap_or_else(|error| panic!("{error}; `scripts/setup --docker` starts a daemon"))
 }
 
-/// A farm with short limits: a load ends in 20 s, a container that is asked to end does so at once.
-pub(super) fn farm() -> Builder {
+/// A farm for Docker contracts that sweeps orphaned containers every 500 ms.
+pub(super) fn docker_builder() -> Builder {
     Farm::builder()
         .env("WORKER_ENGINES", "docker")
         .env("CONTAINER_SWEEP_MS", "500")
 }
 
-/// What the farm's things carry: the first part of what Redis says of it.
+/// The farm's name on its containers and networks: the first part of its value in Redis.
 async fn farm_name(farm: &Farm) -> String {
     let text = farm.redis.text("exec:farm").await;
     let (name, _) = text
@@ -54,53 +54,53 @@ async fn farm_name(farm: &Farm) -> String {
     name.to_owned()
 }
 
-impl World {
-    /// One api, one worker.
+impl DockerFarm {
+    /// Starts a farm of one api and one worker.
     pub(super) async fn start() -> Self {
-        Self::of(farm()).await
+        Self::of(docker_builder()).await
     }
 
-    /// A farm built to order, on the machine's daemon.
+    /// Starts a configured farm on the machine's daemon.
     pub(super) async fn of(builder: Builder) -> Self {
         Self::on(&daemon::address(), builder).await
     }
 
-    /// A farm built to order, on a daemon of the test's own.
+    /// Starts a configured farm on the test's own daemon.
     pub(super) async fn on(host: &str, builder: Builder) -> Self {
         let docker = reach(host).await;
         let farm = builder.env("DOCKER_HOST", host).start().await;
         Self {
             name: farm_name(&farm).await,
-            farm: Some(farm),
+            inner: Some(farm),
             docker,
             host: host.to_owned(),
             images: Vec::new(),
         }
     }
 
-    pub(super) fn farm(&mut self) -> &mut Farm {
-        self.farm.as_mut().expect("only stop takes it")
+    pub(super) fn inner(&mut self) -> &mut Farm {
+        self.inner.as_mut().expect("only stop takes it")
     }
 
     pub(super) fn client(&self) -> &Client {
-        self.farm.as_ref().expect("only stop takes it").client()
+        self.inner.as_ref().expect("only stop takes it").client()
     }
 
-    /// Puts an image onto the daemon, under a name of its own.
-    pub(super) async fn image(&mut self, recipe: Recipe) -> String {
+    /// Loads an image into the daemon under a unique name.
+    pub(super) async fn image(&mut self, test_image: TestImage) -> String {
         let tag = format!("execution-test/{}:1", Uuid::new_v4().simple());
-        self.import(&recipe.tag(&tag).tar()).await;
+        self.import(&test_image.tag(&tag).tar()).await;
         self.images.push(tag.clone());
         tag
     }
 
-    /// What `docker load` does.
+    /// Loads an image from a tar archive, as `docker load` does.
     pub(super) async fn import(&self, tar: &[u8]) {
         daemon::import(&self.docker, tar.to_vec()).await;
     }
 
-    /// An image that is to be removed when the world ends.
-    pub(super) fn forget_later(&mut self, image: &str) {
+    /// Registers an image that `stop` removes.
+    pub(super) fn remove_on_stop(&mut self, image: &str) {
         self.images.push(image.to_owned());
     }
 
@@ -114,7 +114,7 @@ impl World {
         self.load_with(address, executable, json!({})).await
     }
 
-    /// Loads a contract, with more fields of the request.
+    /// Loads a contract with more fields in the request.
     pub(super) async fn load_with(&self, address: &str, executable: &str, more: Value) -> Answer {
         let mut body = json!({
             "contractAddress": address, "executable": executable, "engine": "docker",
@@ -124,11 +124,11 @@ impl World {
         self.client().post("/loadSmartContract", &body).await
     }
 
-    /// Loads contracts that serve.
-    pub(super) async fn load_servers(&mut self, addresses: &[&str]) {
-        let image = self.image(Recipe::new()).await;
+    /// Loads contracts that share one image.
+    pub(super) async fn load_all(&mut self, addresses: &[&str]) {
+        let image = self.image(TestImage::new()).await;
         for address in addresses {
-            self.load(address, &image).await.is_done();
+            self.load(address, &image).await.is_no_content();
         }
     }
 
@@ -138,7 +138,7 @@ impl World {
         client.execute(address, method, &argument).await.data()
     }
 
-    /// The containers of a contract: all that there are, running or not.
+    /// All containers of a contract, running or stopped.
     pub(super) async fn containers(&self, address: &str) -> Vec<ContainerInspectResponse> {
         let labels = [format!("execution.address={address}"), self.label()];
         let filter = HashMap::from([("label", labels.to_vec())]);
@@ -149,7 +149,7 @@ impl World {
         let mut containers = Vec::new();
         for container in found.expect("the daemon answers") {
             let id = container.id.expect("a container has an id");
-            // It may be gone meanwhile.
+            // The container may have been removed meanwhile.
             containers.extend(self.docker.inspect_container(&id, None).await);
         }
         containers
@@ -162,7 +162,7 @@ impl World {
         found.remove(0)
     }
 
-    /// The name of a contract's one container, which is its network's, too.
+    /// The name of a contract's one container, which is also the name of its network.
     pub(super) async fn container_name(&self, address: &str) -> String {
         let container = self.container(address).await;
         let name = container.name.expect("a container has a name");
@@ -194,27 +194,27 @@ impl World {
     }
 
     /// The names of all containers and networks of this farm.
-    pub(super) async fn things(&self) -> Vec<String> {
+    pub(super) async fn resources(&self) -> Vec<String> {
         daemon::labelled(&self.docker, &self.label()).await
     }
 
-    /// Ends the farm, and fails when anything of it is left.
+    /// Ends the farm, and fails if anything of it is left.
     pub(super) async fn stop(mut self) {
-        let farm = self.farm.take().expect("only stop takes it");
+        let farm = self.inner.take().expect("only stop takes it");
         farm.stop().await;
-        self.is_clean().await;
+        self.assert_no_leftovers().await;
     }
 
-    /// As [`World::stop`], after a worker was killed.
-    pub(super) async fn stop_whatever_is_in_redis(mut self) {
-        let farm = self.farm.take().expect("only stop takes it");
-        farm.stop_whatever_is_in_redis().await;
-        self.is_clean().await;
+    /// The same as [`DockerFarm::stop`], after a worker was killed.
+    pub(super) async fn stop_ignoring_keys(mut self) {
+        let farm = self.inner.take().expect("only stop takes it");
+        farm.stop_ignoring_keys().await;
+        self.assert_no_leftovers().await;
     }
 
-    async fn is_clean(&mut self) {
-        let things = self.things().await;
-        assert!(things.is_empty(), "left: {things:?}");
+    async fn assert_no_leftovers(&mut self) {
+        let resources = self.resources().await;
+        assert!(resources.is_empty(), "left: {resources:?}");
         for image in self.images.drain(..) {
             let options = RemoveImageOptionsBuilder::new().build();
             let removed = self.docker.remove_image(&image, Some(options), None).await;
@@ -223,14 +223,14 @@ impl World {
     }
 }
 
-impl Drop for World {
-    /// After a failure: the containers would outlive the farm.
+impl Drop for DockerFarm {
+    /// Removes the containers after a failure, because they would outlive the farm.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
         }
-        // The workers first, or they would make the containers anew.
-        drop(self.farm.take());
+        // The workers end first, or they would recreate the containers.
+        drop(self.inner.take());
         daemon::clear(&self.host, &self.label(), &self.images);
     }
 }

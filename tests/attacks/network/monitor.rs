@@ -1,4 +1,4 @@
-//! Who sees every packet that leaves the farm's namespace, answers its questions for names, and
+//! A monitor that sees every packet that leaves the farm's namespace. It answers DNS queries and
 //! refuses everything else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -14,9 +14,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::namespace::{self, OUTSIDE, StageError, V4};
+use super::namespace::{self, NamespaceError, OUTSIDE, V4};
 
-/// What the kernel marks packets with that the own side sends.
+/// The kernel's mark of packets that this side sends.
 const OUTGOING: u8 = 4;
 
 /// Something that left the farm.
@@ -26,49 +26,49 @@ pub(crate) enum Event {
     Connection(IpAddr, u16),
     /// A UDP datagram to any port but the name server's.
     Datagram(IpAddr, u16),
-    /// A question for a name.
+    /// A query for a name.
     Query(String),
-    /// A name that a group is asked for, or told.
+    /// A name in a multicast query or answer.
     Multicast(String),
-    /// Whatever else.
+    /// Any other packet.
     Other(String),
 }
 
-/// The witness' thread and what it has seen.
+/// The monitor's thread and the events that it has seen.
 #[derive(Debug)]
-pub(crate) struct Witness {
+pub(crate) struct Monitor {
     seen: Arc<Mutex<Vec<Event>>>,
     thread: i32,
     open: mpsc::Sender<()>,
-    opened: mpsc::Receiver<Result<(), StageError>>,
+    opened: mpsc::Receiver<Result<(), NamespaceError>>,
     stop: Arc<AtomicBool>,
     task: Option<JoinHandle<()>>,
 }
 
-impl Witness {
-    /// Starts the thread in a namespace of its own.
-    pub(super) fn start() -> Result<Self, StageError> {
+impl Monitor {
+    /// Starts the thread in its own namespace.
+    pub(super) fn start() -> Result<Self, NamespaceError> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (open, to_open) = mpsc::channel();
-        let (told, opened) = mpsc::channel();
+        let (opened_sender, opened) = mpsc::channel();
         let (born, birth) = mpsc::channel();
         let (notes, end) = (Arc::clone(&seen), Arc::clone(&stop));
         let task = std::thread::spawn(move || {
             let left = namespace::leave();
             let there = left.is_ok();
-            // Fails when nobody waits any more.
+            // Fails if the receiver has given up.
             _ = born.send(left);
             if there && to_open.recv().is_ok() {
-                let watching = Watching::open();
-                let watching = watching.map_err(|error| _ = told.send(Err(error)));
+                let watching = Sockets::open();
+                let watching = watching.map_err(|error| _ = opened_sender.send(Err(error)));
                 if let Ok(watching) = watching {
-                    _ = told.send(Ok(()));
+                    _ = opened_sender.send(Ok(()));
                     watching.until(&end, &notes);
                 }
             }
         });
-        let thread = birth.recv().map_err(|_| StageError::Witness)??;
+        let thread = birth.recv().map_err(|_| NamespaceError::Monitor)??;
         Ok(Self {
             seen,
             thread,
@@ -79,98 +79,99 @@ impl Witness {
         })
     }
 
-    /// The thread's number, by which its namespace is known.
+    /// The thread's id, which identifies its namespace.
     pub(super) fn thread(&self) -> i32 {
         self.thread
     }
 
-    /// Begins to watch: the cable is there.
-    pub(super) fn open(&self) -> Result<(), StageError> {
-        self.open.send(()).map_err(|_| StageError::Witness)?;
-        self.opened.recv().map_err(|_| StageError::Witness)?
+    /// Starts monitoring, once the link exists.
+    pub(super) fn open(&self) -> Result<(), NamespaceError> {
+        self.open.send(()).map_err(|_| NamespaceError::Monitor)?;
+        self.opened.recv().map_err(|_| NamespaceError::Monitor)?
     }
 
-    /// How much was seen so far.
+    /// The number of events so far.
     pub(crate) fn mark(&self) -> usize {
-        self.seen.lock().expect("nobody panics with it").len()
+        self.seen.lock().expect("the lock is not poisoned").len()
     }
 
-    /// What was seen since.
+    /// The events since `mark`.
     pub(crate) fn since(&self, mark: usize) -> Vec<Event> {
-        self.seen.lock().expect("nobody panics with it")[mark..].to_vec()
+        self.seen.lock().expect("the lock is not poisoned")[mark..].to_vec()
     }
 }
 
-impl Drop for Witness {
+impl Drop for Monitor {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(task) = self.task.take() {
-            // It has no reason to panic; and if it did, there is nothing left to do.
+            // A panic of the thread cannot be handled here.
             _ = task.join();
         }
     }
 }
 
 /// The sockets of the thread.
-struct Watching {
+struct Sockets {
     packets: std::os::fd::OwnedFd,
     names: UdpSocket,
 }
 
-impl Watching {
-    fn open() -> Result<Self, StageError> {
-        // Before the cable is furnished, so that nothing is missed.
+impl Sockets {
+    fn open() -> Result<Self, NamespaceError> {
+        // The socket is opened before the link has addresses, so that no packet is missed.
         let packets = socket(
             AddressFamily::Packet,
             SockType::Datagram,
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::EthAll,
         )
-        .map_err(|error| StageError::System("a packet socket", error))?;
+        .map_err(|error| NamespaceError::System("a packet socket", error))?;
         let wait = TimeVal::milliseconds(10);
         setsockopt(&packets, ReceiveTimeout, &wait)
-            .map_err(|error| StageError::System("a packet socket", error))?;
-        namespace::furnish()?;
-        let names = UdpSocket::bind((V4, 53)).map_err(|e| StageError::Io("port 53", e))?;
+            .map_err(|error| NamespaceError::System("a packet socket", error))?;
+        namespace::add_addresses()?;
+        let names = UdpSocket::bind((V4, 53)).map_err(|e| NamespaceError::Io("port 53", e))?;
         names
             .set_nonblocking(true)
-            .map_err(|e| StageError::Io("port 53", e))?;
+            .map_err(|e| NamespaceError::Io("port 53", e))?;
         Ok(Self { packets, names })
     }
 
     fn until(&self, stop: &AtomicBool, seen: &Mutex<Vec<Event>>) {
         let mut packet = [0; 2048];
         while !stop.load(Ordering::Relaxed) {
-            // Waits for a glance at most: the socket's own time limit.
+            // Blocks at most for the socket's own time limit.
             if let Ok((length, from)) = recvfrom::<LinkAddr>(self.packets.as_raw_fd(), &mut packet)
                 && from.is_some_and(|from| from.pkttype() != OUTGOING)
                 && let Some(event) = read(&packet[..length])
             {
-                seen.lock().expect("nobody panics with it").push(event);
+                seen.lock().expect("the lock is not poisoned").push(event);
             }
             self.answer();
         }
     }
 
-    /// Answers every question for a name with an address of the witness.
+    /// Answers every name query with an address of the monitor.
     fn answer(&self) {
         let mut question = [0; 512];
         loop {
             match self.names.recv_from(&mut question) {
                 Ok((length, from)) => {
                     if let Some(answer) = resolved(&question[..length]) {
-                        // Who asked may be gone.
+                        // The sender may have ended.
                         _ = self.names.send_to(&answer, from);
                     }
                 }
-                // Nothing more has come; what went wrong is tried again at the next glance.
+                // There are no more queries. After an error the next round tries again.
                 Err(_) => return,
             }
         }
     }
 }
 
-/// Reads an IP packet; none is what the kernel says by itself, and the rest of a connection.
+/// Parses an IP packet. Returns none for the kernel's own packets and for later packets of a
+/// connection.
 fn read(packet: &[u8]) -> Option<Event> {
     match packet.first()? >> 4 {
         4 => {
@@ -182,7 +183,7 @@ fn read(packet: &[u8]) -> Option<Event> {
             let to = Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(24..40)?).ok()?);
             inner(*packet.get(6)?, to.into(), packet.get(40..)?)
         }
-        // Who has an address is asked by the kernel (ARP).
+        // The kernel's own ARP requests.
         _ => None,
     }
 }
@@ -201,14 +202,14 @@ fn inner(protocol: u8, to: IpAddr, data: &[u8]) -> Option<Event> {
         UDP if port()? == 53 => Some(Event::Query(name(data.get(8..)?)?)),
         UDP if port()? == 5353 => Some(Event::Multicast(name(data.get(8..)?)?)),
         UDP => Some(Event::Datagram(to, port()?)),
-        // Neighbours and groups are the kernel's own talk.
+        // Neighbour discovery and group membership are the kernel's own packets.
         ICMP_V6 if matches!(data.first()?, 130..=137 | 143) => None,
         HOP_BY_HOP => None,
         _ => Some(Event::Other(format!("protocol {protocol} to {to}"))),
     }
 }
 
-/// The name that a question is about.
+/// The name in a query.
 fn name(question: &[u8]) -> Option<String> {
     let mut labels = Vec::new();
     let mut rest = question.get(12..)?;
@@ -223,7 +224,7 @@ fn name(question: &[u8]) -> Option<String> {
     }
 }
 
-/// The answer to a question: the witness, for whoever asks for IPv4; nothing for the rest.
+/// The answer to a query: the monitor's address for IPv4, and no address for other types.
 fn resolved(question: &[u8]) -> Option<Vec<u8>> {
     let name = name(question)?;
     // The name in labels with their lengths and the end, then type and class.
@@ -236,7 +237,7 @@ fn resolved(question: &[u8]) -> Option<Vec<u8>> {
     answer.extend(asked);
     if is_v4 {
         let address: Ipv4Addr = OUTSIDE.parse().expect("an address is one");
-        // The name is that of the question; type A, class IN, no time to live.
+        // A reference to the query's name; type A, class IN, no time to live.
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         answer.extend(address.octets());
     }

@@ -1,4 +1,4 @@
-//! A worker that is in a container itself: it joins the networks of its contracts, in which the
+//! A worker that runs in a container itself: it joins the networks of its contracts, in which the
 //! host has no address.
 
 use std::net::Ipv4Addr;
@@ -12,35 +12,35 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::recipe::Recipe;
-use super::world::{World, unix_socket};
+use super::docker_farm::{DockerFarm, unix_socket};
+use super::test_image::TestImage;
 use crate::support::daemon;
 use crate::support::programs;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// A worker in a container, on a network from which it reaches the farm's Redis.
-struct Contained {
+struct ContainedWorker {
     name: String,
     forwarding: JoinHandle<()>,
 }
 
-impl Contained {
-    async fn start(world: &mut World) -> Self {
+impl ContainedWorker {
+    async fn start(farm: &mut DockerFarm) -> Self {
         let name = format!("execution-test-{}", Uuid::new_v4().simple());
         let request = NetworkCreateRequest {
             name: name.clone(),
             ..NetworkCreateRequest::default()
         };
-        let made = world.docker.create_network(request).await;
+        let made = farm.docker.create_network(request).await;
         made.expect("a network can be made");
-        let network = world.docker.inspect_network(&name, None).await;
+        let network = farm.docker.inspect_network(&name, None).await;
         let ipam = network.ok().and_then(|network| network.ipam?.config);
         let gateway = ipam.and_then(|configs| configs.first()?.gateway.clone());
         let gateway = gateway.expect("a network has a gateway");
         let gateway = gateway.split('/').next().unwrap_or_default();
-        let (port, forwarding) = forward(gateway, world.farm().redis.port()).await;
+        let (port, forwarding) = forward(gateway, farm.inner().redis.port()).await;
 
-        let image = world.image(Recipe::new()).await;
+        let image = farm.image(TestImage::new()).await;
         let body = ContainerCreateBody {
             image: Some(image),
             entrypoint: Some(vec!["/programs/execution-worker".to_owned()]),
@@ -59,35 +59,35 @@ impl Contained {
             ..ContainerCreateBody::default()
         };
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let made = world.docker.create_container(Some(options), body).await;
+        let made = farm.docker.create_container(Some(options), body).await;
         made.expect("a container can be made");
-        let started = world.docker.start_container(&name, None).await;
+        let started = farm.docker.start_container(&name, None).await;
         started.expect("the container can be started");
         Self { name, forwarding }
     }
 
-    /// Ends the worker as an operator does, and removes it.
-    async fn stop(self, world: &World) {
+    /// Ends the worker as an operator does, and removes its container.
+    async fn stop(self, farm: &DockerFarm) {
         let options = StopContainerOptionsBuilder::new().t(30).build();
-        let stopped = world.docker.stop_container(&self.name, Some(options)).await;
+        let stopped = farm.docker.stop_container(&self.name, Some(options)).await;
         stopped.expect("the container can be stopped");
-        let found = world.docker.inspect_container(&self.name, None).await;
+        let found = farm.docker.inspect_container(&self.name, None).await;
         let code = found.ok().and_then(|found| found.state?.exit_code);
-        assert_eq!(code, Some(0), "the worker did not end well");
+        assert_eq!(code, Some(0), "the worker did not exit with code 0");
         let options = RemoveContainerOptionsBuilder::new().v(true).build();
-        let removed = world
+        let removed = farm
             .docker
             .remove_container(&self.name, Some(options))
             .await;
         removed.expect("the container can be removed");
-        let removed = world.docker.remove_network(&self.name).await;
+        let removed = farm.docker.remove_network(&self.name).await;
         removed.expect("the network can be removed");
         self.forwarding.abort();
     }
 }
 
-impl Drop for Contained {
-    /// After a failure, as `World` does it.
+impl Drop for ContainedWorker {
+    /// Removes the container after a failure, as `DockerFarm` does.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let script = "docker rm --force --volumes $NAME; docker network rm $NAME";
@@ -110,7 +110,7 @@ fn binds() -> Vec<String> {
     binds
 }
 
-/// Passes connections to the gateway on to the farm's Redis, which is on the loopback interface.
+/// Forwards connections to the gateway to the farm's Redis on the loopback interface.
 async fn forward(gateway: &str, redis: u16) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind((gateway, 0)).await;
     let listener = listener.expect("the gateway is the host's address");
@@ -128,28 +128,28 @@ async fn forward(gateway: &str, redis: u16) -> (u16, JoinHandle<()>) {
     (port.expect("a listener has a port"), forwarding)
 }
 
-/// How many ways the host knows into a contract's network.
-async fn host_routes(world: &World, address: &str) -> usize {
-    let bridge = world.bridge(address).await;
+/// The number of the host's routes into a contract's network.
+async fn host_routes(farm: &DockerFarm, address: &str) -> usize {
+    let bridge = farm.bridge(address).await;
     let routes = std::fs::read_to_string("/proc/net/route").expect("/proc is mounted");
     let begins = |line: &&str| line.split_whitespace().next() == Some(bridge.as_str());
     routes.lines().filter(begins).count()
 }
 
 #[tokio::test]
-async fn a_worker_in_a_container_joins_its_contracts() {
-    let mut world = World::start().await;
-    world.farm().workers[0].terminate().await;
-    let worker = Contained::start(&mut world).await;
-    wait::until_true("the worker to join", PATIENCE, async || {
-        world.farm().redis.workers("exec:").await.len() == 1
+async fn a_worker_in_a_container_joins_its_contracts_networks() {
+    let mut farm = DockerFarm::start().await;
+    farm.inner().workers[0].terminate().await;
+    let worker = ContainedWorker::start(&mut farm).await;
+    wait::until_true("the worker to join", DEFAULT_LIMIT, async || {
+        farm.inner().redis.workers("exec:").await.len() == 1
     })
     .await;
-    world.load_servers(&["spy", "victim"]).await;
-    assert_eq!(world.call("spy", "count", Value::Null).await, 1);
+    farm.load_all(&["spy", "victim"]).await;
+    assert_eq!(farm.call("spy", "count", Value::Null).await, 1);
 
-    let name = world.container_name("spy").await;
-    let network = world.docker.inspect_network(&name, None).await.unwrap();
+    let name = farm.container_name("spy").await;
+    let network = farm.docker.inspect_network(&name, None).await.unwrap();
     assert_eq!(network.internal, Some(true));
     let members = network.containers.unwrap();
     let mut members: Vec<_> = members
@@ -159,33 +159,32 @@ async fn a_worker_in_a_container_joins_its_contracts() {
     members.sort_unstable();
     assert_eq!(members, [Some(name.as_str()), Some(worker.name.as_str())]);
 
-    // The host is not in it, so that it is of no use to the contract as a gateway either.
-    assert_eq!(host_routes(&world, "spy").await, 0);
-    let ip = world.ip("spy").await;
+    // The host has no address in the network, so the contract cannot use it as a gateway either.
+    assert_eq!(host_routes(&farm, "spy").await, 0);
+    let ip = farm.ip("spy").await;
     assert!(ip.starts_with("10.217."), "{ip}");
     let gateway = Ipv4Addr::from((u32::from(ip.parse::<Ipv4Addr>().unwrap()) & !7) + 1);
     let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let victim = world.ip("victim").await;
+    let victim = farm.ip("victim").await;
     for target in [format!("{gateway}:{port}"), format!("{victim}:8080")] {
-        let said = world.call("spy", "connect", json!(target)).await;
+        let said = farm.call("spy", "connect", json!(target)).await;
         assert_ne!(said, "done", "{target}");
     }
-    // Control: to itself it can connect.
+    // Control: the contract can connect to itself.
     assert_eq!(
-        world
-            .call("spy", "connect", json!(format!("{ip}:8080")))
+        farm.call("spy", "connect", json!(format!("{ip}:8080")))
             .await,
         "done"
     );
 
-    world.client().unload("spy").await.is_done();
-    assert!(world.docker.inspect_network(&name, None).await.is_err());
-    worker.stop(&world).await;
-    assert_eq!(world.things().await, [""; 0]);
-    world.farm().add_worker().await;
-    assert_eq!(world.call("victim", "count", Value::Null).await, 1);
-    // Control: now the host is.
-    assert_eq!(host_routes(&world, "victim").await, 1);
-    world.stop().await;
+    farm.client().unload("spy").await.is_no_content();
+    assert!(farm.docker.inspect_network(&name, None).await.is_err());
+    worker.stop(&farm).await;
+    assert_eq!(farm.resources().await, [""; 0]);
+    farm.inner().add_worker().await;
+    assert_eq!(farm.call("victim", "count", Value::Null).await, 1);
+    // Control: with a worker on the host, the host has an address there.
+    assert_eq!(host_routes(&farm, "victim").await, 1);
+    farm.stop().await;
 }

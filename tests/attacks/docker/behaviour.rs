@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::recipe::Recipe;
-use super::world::World;
-use super::{Cases, Seen};
+use super::docker_farm::DockerFarm;
+use super::test_image::TestImage;
+use super::{Cases, Outcome};
 use crate::attack::Expect::{self, Fails};
 use crate::attack::shown;
 
-/// Answers that are no results: how, and what the caller is told.
+/// Invalid answers, and the error that the caller receives.
 const ILL: [(&str, Expect); 9] = [
     ("trickle", Fails(504, "execution_timeout")),
     ("endless", Fails(500, "result_too_large")),
@@ -28,12 +28,12 @@ const ILL: [(&str, Expect); 9] = [
 pub(super) async fn run(cases: &mut Cases) {
     cases.run("D2", "a flood on the log", log).await;
     for (kind, expect) in &ILL {
-        let case = async |world: &mut World| ill(world, kind, expect).await;
+        let case = async |farm: &mut DockerFarm| ill(farm, kind, expect).await;
         cases.run("D6", &format!("an answer: {kind}"), case).await;
     }
     cases.run("D6", "an answer that never comes", hang).await;
     for arguments in [&["exit", "3"][..], &["exit", "0"], &["away"]] {
-        let case = async |world: &mut World| ends(world, arguments).await;
+        let case = async |farm: &mut DockerFarm| ends(farm, arguments).await;
         cases
             .run("D7", &format!("at once: {}", arguments.join(" ")), case)
             .await;
@@ -42,13 +42,13 @@ pub(super) async fn run(cases: &mut Cases) {
     cases.run("D7", "ignores SIGTERM", stubborn).await;
 }
 
-/// What is kept of 20 MiB that were printed, as the daemon's files show it.
-async fn log(world: &mut World) -> Seen {
-    /// One file of 1 MiB, and what is written into the next before it is seen to be full.
+/// How much of 20 MiB of output the daemon's log files keep.
+async fn log(farm: &mut DockerFarm) -> Outcome {
+    /// One file of 1 MiB, and what is written into the next before the daemon rotates.
     const ALLOWED: u64 = 3 << 20;
-    world.call("bad", "chatter", json!(20)).await;
-    let container = world.container("bad").await;
-    let info = world
+    farm.call("bad", "chatter", json!(20)).await;
+    let container = farm.container("bad").await;
+    let info = farm
         .docker
         .info()
         .await
@@ -63,12 +63,12 @@ async fn log(world: &mut World) -> Seen {
             None,
         )),
         Ok(kept) => Err(format!("kept are {kept} bytes")),
-        // The daemon's folder is for root alone.
+        // Only root can read the daemon's folder.
         Err(error) => Err(format!("{}: {error}", folder.display())),
     }
 }
 
-/// The bytes of all files in a folder.
+/// The size of all files in a folder.
 fn size(folder: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
@@ -83,69 +83,69 @@ fn size(folder: &Path) -> std::io::Result<u64> {
     Ok(bytes)
 }
 
-async fn ill(world: &mut World, kind: &str, expect: &Expect) -> Seen {
-    let before = world.client().generation("bad").await;
-    let answer = world.client().execute("bad", "ill", &json!(kind)).await;
-    if let Some(wrong) = expect.complaint(&answer) {
+async fn ill(farm: &mut DockerFarm, kind: &str, expect: &Expect) -> Outcome {
+    let before = farm.client().generation("bad").await;
+    let answer = farm.client().execute("bad", "ill", &json!(kind)).await;
+    if let Some(wrong) = expect.mismatch(&answer) {
         return Err(wrong);
     }
-    let again = world.client().call("bad", "count").await;
+    let again = farm.client().call("bad", "count").await;
     (again.status == 200 && again.generation() == before)
         .then(|| (shown(&answer), None))
         .ok_or_else(|| format!("{}, then {}", shown(&answer), shown(&again)))
 }
 
-async fn hang(world: &mut World) -> Seen {
-    let answer = world.client().call("bad", "hang").await;
-    if let Some(wrong) = Fails(504, "execution_timeout").complaint(&answer) {
+async fn hang(farm: &mut DockerFarm) -> Outcome {
+    let answer = farm.client().call("bad", "hang").await;
+    if let Some(wrong) = Fails(504, "execution_timeout").mismatch(&answer) {
         return Err(wrong);
     }
-    let again = world.client().call("bad", "count").await;
+    let again = farm.client().call("bad", "count").await;
     (again.status == 200)
         .then(|| (shown(&answer), None))
         .ok_or_else(|| shown(&again))
 }
 
-/// A container whose program has ended before it could be called.
-async fn ends(world: &mut World, arguments: &[&str]) -> Seen {
-    let image = world.image(Recipe::command(arguments)).await;
-    let answer = world.load("short", &image).await;
-    let left = world.containers("short").await.len();
-    let complaint = Fails(422, "invalid_executable").complaint(&answer);
-    (complaint.is_none() && left == 0)
+/// A container whose program ends before it can be called.
+async fn ends(farm: &mut DockerFarm, arguments: &[&str]) -> Outcome {
+    let image = farm.image(TestImage::command(arguments)).await;
+    let answer = farm.load("short", &image).await;
+    let left = farm.containers("short").await.len();
+    let mismatch = Fails(422, "invalid_executable").mismatch(&answer);
+    (mismatch.is_none() && left == 0)
         .then(|| (shown(&answer), None))
         .ok_or_else(|| format!("{}, {left} left", shown(&answer)))
 }
 
-async fn ends_later(world: &mut World) -> Seen {
-    let before = world.client().generation("bad").await;
+async fn ends_later(farm: &mut DockerFarm) -> Outcome {
+    let before = farm.client().generation("bad").await;
     for _ in 0..3 {
-        world.call("bad", "count", Value::Null).await;
+        farm.call("bad", "count", Value::Null).await;
     }
-    let answer = world.client().execute("bad", "exit", &json!(7)).await;
-    if let Some(wrong) = Fails(500, "contract_crashed").complaint(&answer) {
+    let answer = farm.client().execute("bad", "exit", &json!(7)).await;
+    if let Some(wrong) = Fails(500, "contract_crashed").mismatch(&answer) {
         return Err(wrong);
     }
-    let again = world.client().call("bad", "count").await;
+    let again = farm.client().call("bad", "count").await;
     (again.status == 200 && again.data() == 1 && again.generation() > before)
         .then(|| (shown(&answer), None))
         .ok_or_else(|| shown(&again))
 }
 
-/// It is told to end, has its second of grace, and is ended.
-async fn stubborn(world: &mut World) -> Seen {
+/// It receives SIGTERM, has one second of grace, and is killed.
+async fn stubborn(farm: &mut DockerFarm) -> Outcome {
     const SIGTERM: u64 = 1 << 14;
-    let image = world.image(Recipe::command(&["stubborn"])).await;
-    world.load("stubborn", &image).await.is_done();
-    let seen = world.call("stubborn", "whoami", Value::Null).await;
+    let image = farm.image(TestImage::command(&["stubborn"])).await;
+    farm.load("stubborn", &image).await.is_no_content();
+    let seen = farm.call("stubborn", "whoami", Value::Null).await;
     let blocked = u64::from_str_radix(seen["SigBlk"].as_str().unwrap_or_default(), 16);
     if !blocked.is_ok_and(|signals| signals & SIGTERM != 0) {
         return Err(format!("control: {}", seen["SigBlk"]));
     }
     let start = Instant::now();
-    world.client().unload("stubborn").await.is_done();
+    farm.client().unload("stubborn").await.is_no_content();
     let took = start.elapsed();
-    let left = world.containers("stubborn").await.len();
+    let left = farm.containers("stubborn").await.len();
     (left == 0)
         .then(|| {
             (

@@ -1,4 +1,4 @@
-//! What must be true of a farm that has healed (I5): nothing waits, nothing is left over.
+//! The state of a farm that has recovered (I5): no call waits and nothing is left over.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use super::process::Process;
 use super::processes;
 use super::wait;
 
-/// How long healing may take.
+/// How long recovery may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Processes for pages that a browser keeps besides those of its contracts: one in reserve.
+/// Page processes that a browser keeps besides those of its contracts: one in reserve.
 const SPARE: usize = 1;
 
 impl Farm {
-    /// Waits until nothing waits in the queue, and there is no key, process or page too many.
-    pub(crate) async fn is_quiet(&mut self) {
-        self.is_quiet_within(LIMIT).await;
+    /// Waits until no call waits in the queue and there is no surplus key, process or page.
+    pub(crate) async fn wait_until_recovered(&mut self) {
+        self.wait_until_recovered_within(LIMIT).await;
     }
 
-    /// The same, for who must be more patient.
-    pub(crate) async fn is_quiet_within(&mut self, limit: Duration) {
+    /// The same with another time limit.
+    pub(crate) async fn wait_until_recovered_within(&mut self, limit: Duration) {
         wait::until_none(limit, async || {
-            let mut complaints = self.redis_complaints().await;
-            complaints.extend(self.process_complaints());
-            complaints.extend(self.contract_complaints().await);
-            complaints
+            let mut problems = self.redis_problems().await;
+            problems.extend(self.process_problems());
+            problems.extend(self.contract_problems().await);
+            problems
         })
         .await;
     }
 
-    async fn redis_complaints(&self) -> Vec<String> {
+    async fn redis_problems(&self) -> Vec<String> {
         let prefix = self.prefix();
-        let mut complaints = Vec::new();
+        let mut problems = Vec::new();
         let workers = self.redis.workers(prefix).await;
         let apis: Vec<String> = self
             .redis_command(&["ZRANGE", &format!("{prefix}apis"), "0", "-1"])
@@ -41,10 +41,10 @@ impl Farm {
             ("workers", &workers, &self.workers),
             ("apis", &apis, &self.apis),
         ] {
-            // Those that are known and do not run, or the other way round.
+            // Registered processes that do not run, or the other way round.
             let running = processes.iter().filter(|process| runs(process)).count();
             if known.len() != running {
-                complaints.push(format!("{running} {what} run, {known:?} are known"));
+                problems.push(format!("{running} {what} run, {known:?} are registered"));
             }
         }
         for key in self.redis.keys().await {
@@ -52,23 +52,23 @@ impl Farm {
             let own = name.strip_prefix("{w:").or(name.strip_prefix("{a:"));
             if let Some((id, kind)) = own.and_then(|rest| rest.split_once("}:")) {
                 let lives = workers.iter().chain(&apis).any(|known| known == id);
-                // A stored argument goes with its call.
+                // A stored argument is deleted with its call.
                 if !lives || kind == "dead" || kind.starts_with("b:") {
-                    complaints.push(format!("the key {key}"));
+                    problems.push(format!("the key {key}"));
                 }
             }
             if name.starts_with("place:") || name.ends_with("}:in") {
                 let length: usize = self.redis_command(&["XLEN", &key]).await;
                 if length > 0 {
-                    complaints.push(format!("{length} entries in {key}"));
+                    problems.push(format!("{length} entries in {key}"));
                 }
             }
         }
-        complaints
+        problems
     }
 
-    fn process_complaints(&self) -> Vec<String> {
-        let mut complaints = Vec::new();
+    fn process_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         for (number, worker) in self
             .workers
             .iter()
@@ -77,17 +77,17 @@ impl Farm {
         {
             let zombies = processes::zombies(worker.pid());
             if !zombies.is_empty() {
-                complaints.push(format!("{} has not awaited {zombies:?}", worker.name()));
+                problems.push(format!("{} has not awaited {zombies:?}", worker.name()));
             }
             let browsers = self.browsers(number);
             if browsers.len() != 1 {
-                complaints.push(format!("{} has {browsers:?}", worker.name()));
+                problems.push(format!("{} has {browsers:?}", worker.name()));
             }
         }
-        complaints
+        problems
     }
 
-    async fn contract_complaints(&self) -> Vec<String> {
+    async fn contract_problems(&self) -> Vec<String> {
         let Some(client) = self.clients.first() else {
             return Vec::new();
         };
@@ -95,7 +95,7 @@ impl Farm {
         let waiting = contracts
             .iter()
             .filter(|contract| contract["queueDepth"] != 0 || contract["host"].is_null());
-        let mut complaints: Vec<_> = waiting.map(ToString::to_string).collect();
+        let mut problems: Vec<_> = waiting.map(ToString::to_string).collect();
         let workers: Vec<_> = (0..self.workers.len())
             .filter(|number| runs(&self.workers[*number]))
             .collect();
@@ -104,12 +104,12 @@ impl Farm {
             .map(|number| self.renderers(*number).len())
             .sum();
         if pages > contracts.len() + SPARE * workers.len() {
-            complaints.push(format!(
+            problems.push(format!(
                 "{pages} processes for pages, {} contracts",
                 contracts.len()
             ));
         }
-        complaints
+        problems
     }
 }
 
