@@ -10,6 +10,7 @@ use shared::service::telemetry::traces::TraceConfig;
 
 use crate::chromium::{self, ChromiumConfig, Layers};
 use crate::docker::DockerConfig;
+use crate::sandbox::CallLimits;
 
 const MIB: u32 = 1024 * 1024;
 
@@ -76,15 +77,6 @@ impl Config {
                 .transpose()?,
         })
     }
-}
-
-/// What every sandbox bounds its calls with.
-#[derive(Debug, Clone, Copy)]
-pub struct CallLimits {
-    /// `EXECUTE_TIMEOUT_MS`: how long one call may run, by default 2 s, the original service's.
-    pub time: Duration,
-    /// `RESULT_LIMIT_BYTES`: how many bytes of JSON one result may have, by default 1 MiB.
-    pub result: u32,
 }
 
 fn engines(env: Env) -> Result<Vec<EngineKind>, ConfigError> {

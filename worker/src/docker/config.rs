@@ -6,7 +6,7 @@ use bollard::auth::DockerCredentials;
 use shared::service::config::{ConfigError, Env};
 
 use super::network::Range;
-use crate::config::CallLimits;
+use crate::sandbox::CallLimits;
 
 const MIB: u64 = 1024 * 1024;
 
