@@ -43,7 +43,7 @@ pub use self::instance::ContractContainer;
 use self::labels::Owner;
 pub use self::network::Range;
 use self::network::Seat;
-pub(crate) use self::orphans::Piece;
+pub(crate) use self::orphans::Leftover;
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 
 /// How long the daemon may take to begin an answer, in seconds. Pulls and loads of images answer

@@ -15,7 +15,7 @@ use super::labels;
 
 /// A contract's pieces, by their common name.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub(crate) struct Leftover {
     name: String,
     /// Who made it.
     pub(crate) worker: WorkerId,
@@ -25,7 +25,7 @@ pub(crate) struct Piece {
 
 impl Docker {
     /// Everything of this farm on this daemon that is not in use by this worker.
-    pub(crate) async fn strange_pieces(&self) -> Result<Vec<Piece>, Error> {
+    pub(crate) async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
         let filter = self.owner.farm_filter();
         let mut pieces = BTreeMap::new();
         // Networks first: what is made meanwhile is watched before its network is there.
@@ -49,7 +49,7 @@ impl Docker {
 
     fn note(
         &self,
-        pieces: &mut BTreeMap<String, Piece>,
+        pieces: &mut BTreeMap<String, Leftover>,
         name: Option<String>,
         labels: &HashMap<String, String>,
         image: Option<String>,
@@ -66,7 +66,7 @@ impl Docker {
             volumes: Vec::new(),
             from_tar: labels::is_from_tar(labels),
         });
-        let piece = pieces.entry(name.clone()).or_insert(Piece {
+        let piece = pieces.entry(name.clone()).or_insert(Leftover {
             name,
             worker,
             image: None,
@@ -75,7 +75,7 @@ impl Docker {
     }
 
     /// Removes what is left of a contract.
-    pub(crate) async fn remove_piece(&self, piece: &Piece) {
+    pub(crate) async fn remove_leftover(&self, piece: &Leftover) {
         tracing::info!(container = piece.name, worker = %piece.worker, "removing an orphan");
         self.remove_contract(&piece.name, piece.image.as_ref())
             .await;

@@ -1,7 +1,7 @@
-//! Which jobs this worker was given already: an api that was not told sends a frame again.
+//! Detects duplicate jobs. An api that got no confirmation for a frame sends the frame again.
 //!
-//! An api counts its jobs up, and those of the last seconds lie close together. So a bit for each of its
-//! last million does for all of them: 128 KiB for each api, and nothing to be hashed for a job.
+//! An api numbers its jobs consecutively. So one bit for each of its last million jobs covers all
+//! recent ones. That costs 128 KiB per api, and no hashing per job.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,40 +9,42 @@ use std::time::{Duration, Instant};
 use shared::protocol::id::{ApiId, JobId};
 use shared::queue::inbox::RESEND_FOR;
 
-/// For how long an api's jobs are remembered after its last one: a frame is sent again for
-/// [`RESEND_FOR`], and the last try may take some seconds.
+/// How long the jobs of an api are remembered after its last job. A frame is sent again for
+/// [`RESEND_FOR`], and the last attempt may take some seconds.
 const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
 
-/// How far back an api's jobs are known: at 60,000 a second, more than [`REMEMBERED_FOR`].
+/// The number of remembered jobs per api. At 60,000 jobs a second that covers more than
+/// [`REMEMBERED_FOR`].
 const WINDOW: u64 = 1 << 20;
 const BITS: u64 = u64::BITS as u64;
 const WORDS: usize = (WINDOW / BITS) as usize;
 
-/// The jobs of every api that were seen lately.
+/// The recent jobs of every api.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct SeenJobs {
     apis: HashMap<Option<ApiId>, Window>,
 }
 
-/// One api's last jobs.
+/// The last jobs of one api.
 #[derive(Debug)]
 struct Window {
-    /// Job `n` is bit `n % WINDOW`, of those up to the newest.
+    /// Bit `n % WINDOW` stands for job `n`, the newest such job up to `newest`.
     seen: Box<[u64]>,
     newest: u64,
-    touched: Instant,
+    last_used: Instant,
 }
 
-impl Known {
-    /// The jobs of one frame's sender; forgets the senders that have long been silent.
+impl SeenJobs {
+    /// Returns a check for the jobs of one api, which reports whether a job is new. Forgets the
+    /// apis that have sent nothing for a while.
     pub(crate) fn of(&mut self, api: Option<ApiId>) -> impl FnMut(JobId) -> bool {
         let now = Instant::now();
         if !self.apis.contains_key(&api) {
             self.apis
-                .retain(|_, window| now.duration_since(window.touched) <= REMEMBERED_FOR);
+                .retain(|_, window| now.duration_since(window.last_used) <= REMEMBERED_FOR);
         }
         let window = self.apis.entry(api).or_insert_with(|| Window::new(now));
-        window.touched = now;
+        window.last_used = now;
         |job| window.is_new(job.0)
     }
 }
@@ -52,31 +54,31 @@ impl Window {
         Self {
             seen: vec![0; WORDS].into(),
             newest: 0,
-            touched: now,
+            last_used: now,
         }
     }
 
-    /// Notes a job; false if it was there before, or if it is too old for anybody to tell: running it
-    /// twice would be worse than not at all.
+    /// Remembers a job and reports whether it is new. A job older than the window counts as seen,
+    /// because running a job twice is worse than not running it.
     fn is_new(&mut self, job: u64) -> bool {
         if job > self.newest {
             self.advance(job);
         } else if self.newest - job >= WINDOW {
             return false;
         }
-        let (word, bit) = place(job);
+        let (word, bit) = position(job);
         let is_new = self.seen[word] & bit == 0;
         self.seen[word] |= bit;
         is_new
     }
 
-    /// Makes room for jobs up to this one, by those that are a window older.
+    /// Moves the window to `newest`: clears the bits of the jobs that leave it.
     fn advance(&mut self, newest: u64) {
         if newest - self.newest >= WINDOW {
             self.seen.fill(0);
         } else {
             for job in self.newest + 1..=newest {
-                let (word, bit) = place(job);
+                let (word, bit) = position(job);
                 self.seen[word] &= !bit;
             }
         }
@@ -84,10 +86,10 @@ impl Window {
     }
 }
 
-/// A job's word, and its bit in there.
-fn place(job: u64) -> (usize, u64) {
+/// The index of a job's word, and the job's bit in this word.
+fn position(job: u64) -> (usize, u64) {
     let index = job % WINDOW;
-    let word = usize::try_from(index / BITS).expect("there are few words");
+    let word = usize::try_from(index / BITS).expect("the index is below WORDS");
     (word, 1 << (index % BITS))
 }
 
@@ -97,13 +99,13 @@ mod tests {
 
     #[test]
     fn a_job_is_new_once_per_api() {
-        let mut known = Known::default();
+        let mut seen = SeenJobs::default();
         let (one, other) = (Some(ApiId::random()), Some(ApiId::random()));
-        assert!(known.of(one)(JobId(1)));
-        assert!(known.of(other)(JobId(1)));
-        assert!(!known.of(one)(JobId(1)));
-        assert!(known.of(None)(JobId(0)));
-        assert!(!known.of(None)(JobId(0)));
+        assert!(seen.of(one)(JobId(1)));
+        assert!(seen.of(other)(JobId(1)));
+        assert!(!seen.of(one)(JobId(1)));
+        assert!(seen.of(None)(JobId(0)));
+        assert!(!seen.of(None)(JobId(0)));
     }
 
     #[test]
@@ -113,7 +115,7 @@ mod tests {
         for job in jobs {
             assert!(window.is_new(job), "{job}");
         }
-        // The newest one has pushed 0 to 2 out of the window, and nothing else.
+        // The newest job has moved only jobs 0 to 2 out of the window.
         for job in jobs {
             assert!(!window.is_new(job), "{job}");
         }
@@ -121,24 +123,24 @@ mod tests {
     }
 
     #[test]
-    fn a_window_later_the_bits_are_those_of_others() {
+    fn bits_are_reused_one_window_later() {
         let mut window = Window::new(Instant::now());
         assert!(window.is_new(7));
         assert!(window.is_new(WINDOW + 7));
-        assert!(!window.is_new(7), "too old to tell");
+        assert!(!window.is_new(7), "older than the window");
         assert!(window.is_new(10 * WINDOW + 7));
         assert!(!window.is_new(10 * WINDOW + 7));
         assert!(window.is_new(9 * WINDOW + 8));
     }
 
     #[test]
-    fn silent_apis_are_forgotten() {
-        let mut known = Known::default();
-        known.of(Some(ApiId::random()))(JobId(1));
-        for window in known.apis.values_mut() {
-            window.touched -= REMEMBERED_FOR + Duration::from_secs(1);
+    fn idle_apis_are_forgotten() {
+        let mut seen = SeenJobs::default();
+        seen.of(Some(ApiId::random()))(JobId(1));
+        for window in seen.apis.values_mut() {
+            window.last_used -= REMEMBERED_FOR + Duration::from_secs(1);
         }
-        known.of(Some(ApiId::random()))(JobId(1));
-        assert_eq!(known.apis.len(), 1);
+        seen.of(Some(ApiId::random()))(JobId(1));
+        assert_eq!(seen.apis.len(), 1);
     }
 }
