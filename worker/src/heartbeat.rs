@@ -93,8 +93,8 @@ impl LeaseKeeper {
         Ok(())
     }
 
-    /// Notes that the lease was renewed or acquired by a command that was sent at `moment`. The fence
-    /// stays closed until the contracts are reclaimed as well.
+    /// Notes that the lease was renewed or acquired by a command that was sent at `moment`. The
+    /// fence stays closed until the contracts are reclaimed as well.
     fn lease_held(&mut self, moment: Instant) {
         self.renewed = moment;
         match self.ownership {

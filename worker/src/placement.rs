@@ -165,8 +165,8 @@ async fn requeue_replica(
     worker.queue.place(engine, None, &envelope).await
 }
 
-/// Takes over a contract whose owner is gone. No caller awaits this load, so it is skipped unless the
-/// contract is still loaded with the same spec and unassigned.
+/// Takes over a contract whose owner is gone. No caller awaits this load. So it is skipped unless
+/// the contract is still loaded with the same spec and unassigned.
 async fn take_over(
     worker: &Arc<Worker>,
     load: &Load,

@@ -140,7 +140,8 @@ impl Settler {
     /// A settler for a new worker, and the task that must be [run](SettleTask::run) for it.
     pub(crate) fn new(queue: Queue) -> (Self, SettleTask) {
         let worker = WorkerId::random();
-        // An unbounded channel is safe: only accepted jobs are settled, and their number is bounded.
+        // An unbounded channel is safe: only accepted jobs are settled, and their number is
+        // bounded.
         let (sender, settled) = mpsc::unbounded_channel();
         (
             Self {

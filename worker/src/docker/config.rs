@@ -5,7 +5,7 @@ use std::time::Duration;
 use bollard::auth::DockerCredentials;
 use shared::service::config::{ConfigError, Env};
 
-use super::network::Range;
+use super::subnets::Range;
 use crate::sandbox::CallLimits;
 
 const MIB: u64 = 1024 * 1024;

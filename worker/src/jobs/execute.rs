@@ -65,7 +65,7 @@ fn repair_registry(worker: &Arc<Worker>, address: &ContractAddress) {
         if worker.contracts.get(&address).is_none() {
             match worker.queue.disown(&address, worker.id).await {
                 Ok(true) => {
-                    tracing::warn!(contract = %address, "stale assignment removed from the registry");
+                    tracing::warn!(contract = %address, "stale registry assignment removed");
                 }
                 Ok(false) => {}
                 Err(error) => {

@@ -335,7 +335,7 @@ impl<'a, E: Engine> Loader<'a, E> {
                 tracing::info!(%contract, generation, %engine, "contract loaded");
             }
             Err(error) => {
-                tracing::warn!(%contract, generation, %error, "contract taken over; sandbox not started yet");
+                tracing::warn!(%contract, generation, %error, "contract taken over without sandbox");
             }
         }
     }

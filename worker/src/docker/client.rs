@@ -1,8 +1,8 @@
-//! Calls over HTTP: what is asked of a contract, and what its answers mean.
+//! The HTTP client for contracts: sends calls and interprets the responses.
 //!
-//! A plain client: it knows no proxy, follows no redirect and unpacks nothing. Connections are kept
-//! and used again, but not for long: many servers close an idle one after a few seconds, and a call
-//! that meets that moment is lost.
+//! The client uses no proxy, follows no redirect and decompresses nothing. Connections are reused,
+//! but closed after a short idle time. Many servers close an idle connection after a few seconds,
+//! and a call that is sent at that moment would be lost.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::protocol::reply::{Failure, FailureCode};
 
-/// How long a connection may take: the container is on this host.
+/// How long a connection attempt may take. It is short because the container is on this host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a connection is kept that nobody uses.
+/// How long an idle connection is kept.
 const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How many bytes of an error's body are passed on.
+/// How many bytes of an error response are passed on to the caller.
 const ERROR_BYTES: usize = 2000;
 
-/// Everything but what a path's segment may hold anyway.
+/// The characters that are escaped in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -37,31 +37,31 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The endpoints that the original service asked for with GET.
+/// The endpoints that the original service called with GET.
 const GETTABLE: [&str; 2] = ["initialise", "schema"];
 
 type Body = hyper::body::Incoming;
 
-/// Makes calls to one container. A cheap handle.
+/// Sends calls to one container. A cheap handle.
 #[derive(Debug, Clone)]
-pub(super) struct Http {
+pub(super) struct ContractClient {
     client: Client<HttpConnector, Full<Bytes>>,
     address: SocketAddr,
     result_limit: usize,
 }
 
-/// Why a call has no answer.
+/// Why a call has no response.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// It was never sent.
+pub(super) enum CallError {
+    /// The call was not sent.
     NotSent(String),
-    /// It was, or may have been.
+    /// The call was sent, or may have been sent.
     Broken(String),
 }
 
 type Outcome = Result<Box<RawValue>, Failure>;
 
-impl Http {
+impl ContractClient {
     pub(super) fn new(address: SocketAddr, result_limit: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
@@ -78,26 +78,26 @@ impl Http {
     }
 
     /// Calls a method.
-    pub(super) async fn call(&self, method: &str, argument: Bytes) -> Result<Outcome, Trouble> {
-        let mut response = self.ask(Method::POST, method, argument).await?;
+    pub(super) async fn call(&self, method: &str, argument: Bytes) -> Result<Outcome, CallError> {
+        let mut response = self.send(Method::POST, method, argument).await?;
         let unknown = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED];
         if GETTABLE.contains(&method) && unknown.contains(&response.status()) {
-            response = self.ask(Method::GET, method, Bytes::new()).await?;
+            response = self.send(Method::GET, method, Bytes::new()).await?;
         }
         self.read(method, response).await
     }
 
-    /// Whether the contract answers, whatever it is.
-    pub(super) async fn answers(&self) -> bool {
-        self.ask(Method::HEAD, "", Bytes::new()).await.is_ok()
+    /// Whether the contract sends any response.
+    pub(super) async fn is_responding(&self) -> bool {
+        self.send(Method::HEAD, "", Bytes::new()).await.is_ok()
     }
 
-    async fn ask(
+    async fn send(
         &self,
         verb: Method,
         method: &str,
         argument: Bytes,
-    ) -> Result<Response<Body>, Trouble> {
+    ) -> Result<Response<Body>, CallError> {
         let path = format!("/{}", utf8_percent_encode(method, SEGMENT));
         let uri = Uri::builder()
             .scheme("http")
@@ -109,18 +109,18 @@ impl Http {
         }
         let request = uri
             .and_then(|uri| request.uri(uri).body(Full::new(argument)))
-            .map_err(|error| Trouble::NotSent(error.to_string()))?;
+            .map_err(|error| CallError::NotSent(error.to_string()))?;
         self.client.request(request).await.map_err(|error| {
             let reason = root_cause(&error);
             if error.is_connect() {
-                Trouble::NotSent(reason)
+                CallError::NotSent(reason)
             } else {
-                Trouble::Broken(reason)
+                CallError::Broken(reason)
             }
         })
     }
 
-    async fn read(&self, method: &str, response: Response<Body>) -> Result<Outcome, Trouble> {
+    async fn read(&self, method: &str, response: Response<Body>) -> Result<Outcome, CallError> {
         let (head, body) = response.into_parts();
         if head.status.is_success() {
             return Ok(match collect(body, self.result_limit).await? {
@@ -139,21 +139,21 @@ impl Http {
                 message,
             )));
         }
-        let said = excerpt(body).await;
-        let message = format!("The contract answered {}: {said}", head.status);
+        let text = excerpt(body).await;
+        let message = format!("The contract responded with status {}: {text}", head.status);
         Ok(Err(Failure::started(FailureCode::ExecutionFailed, message)))
     }
 }
 
-/// The whole body, unless it has more than `limit` bytes; then it is not read to its end.
-async fn collect(mut body: Body, limit: usize) -> Result<Option<Bytes>, Trouble> {
+/// Reads the whole body. None if it has more than `limit` bytes; the rest is not read then.
+async fn collect(mut body: Body, limit: usize) -> Result<Option<Bytes>, CallError> {
     if hyper::body::Body::size_hint(&body).lower() > limit as u64 {
         return Ok(None);
     }
     let mut pieces = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Trouble::Broken(root_cause(&error)))?;
+        let frame = frame.map_err(|error| CallError::Broken(root_cause(&error)))?;
         let Ok(piece) = frame.into_data() else {
             continue;
         };
@@ -169,7 +169,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Option<Bytes>, Trouble>
     }))
 }
 
-/// The beginning of an error's body, as text.
+/// The beginning of an error response, as text.
 async fn excerpt(mut body: Body) -> String {
     let mut start = Vec::new();
     while start.len() < ERROR_BYTES
@@ -181,7 +181,7 @@ async fn excerpt(mut body: Body) -> String {
     String::from_utf8_lossy(&start).trim().to_owned()
 }
 
-/// An answer that holds nothing but `data` is passed on as what it holds.
+/// A response whose only field is `data`. Its result is the value of this field.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wrapped<'a> {
@@ -191,14 +191,14 @@ struct Wrapped<'a> {
 
 fn result(body: &[u8]) -> Outcome {
     let not_json = |reason: &dyn std::fmt::Display| {
-        let message = format!("The contract's answer is not JSON: {reason}");
+        let message = format!("The contract's response is not JSON: {reason}");
         Failure::started(FailureCode::ResultNotJson, message)
     };
     let text = std::str::from_utf8(body).map_err(|error| not_json(&error))?;
     if text.trim().is_empty() {
         return Ok(RawValue::NULL.to_owned());
     }
-    // The derived reader would take an array for the fields of an object.
+    // Serde would also read an array as the fields of the struct.
     if text.trim_start().starts_with('{')
         && let Ok(wrapped) = serde_json::from_str::<Wrapped<'_>>(text)
     {
@@ -207,7 +207,7 @@ fn result(body: &[u8]) -> Outcome {
     serde_json::from_str(text).map_err(|error| not_json(&error))
 }
 
-/// What lies beneath a chain of errors: the outer ones say little.
+/// The innermost cause of an error. The outer errors of the client contain little information.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn data_alone_is_unwrapped_and_nothing_else() {
+    fn only_a_lone_data_field_is_unwrapped() {
         becomes(r#"{"data":{"a":1}}"#, r#"{"a":1}"#);
         becomes(r#" {"data" : null} "#, "null");
         becomes(r#"{"data":1,"more":2}"#, r#"{"data":1,"more":2}"#);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_passed_on_as_they_are() {
+    fn results_are_passed_on_unchanged() {
         becomes("1e999", "1e999");
         becomes(r#"{"data":"\ud800"}"#, r#""\ud800""#);
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -248,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn no_body_is_null() {
+    fn empty_body_is_null() {
         becomes("", "null");
         becomes(" \r\n", "null");
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn invalid_json_is_refused() {
         for body in [&b"{"[..], b"<html>", b"1 2", b"\xff", b"NaN"] {
             let failure = result(body).unwrap_err();
             assert_eq!(failure.code, FailureCode::ResultNotJson, "{body:?}");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a contract says, its caller gets JSON or is told that it is none.
+        /// Every response of a contract gives valid JSON or a failure.
         #[test]
         fn any_body_is_json_or_refused(
             start in "[ \\n]{0,2}(\\{\"data\":)?",
@@ -275,7 +275,7 @@ mod tests {
             let body = [start.as_bytes(), &middle, end.as_bytes()].concat();
             match result(&body) {
                 Ok(raw) => {
-                    // Unlike values, this has no limit of depth or size of numbers.
+                    // Unlike `Value`, this type has no limit on depth or on the size of numbers.
                     let again: Result<Box<RawValue>, _> = serde_json::from_str(raw.get());
                     proptest::prop_assert!(again.is_ok(), "{}", raw.get());
                 }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_one_segment() {
+    fn method_is_one_path_segment() {
         let segment = |method| utf8_percent_encode(method, SEGMENT).to_string();
         assert_eq!(segment("a/../b?c#d e"), "a%2F..%2Fb%3Fc%23d%20e");
         assert_eq!(segment("add_2-x.~"), "add_2-x.~");

@@ -1,7 +1,7 @@
-//! What nobody has any more: containers, networks and tar images of workers that died, and of this
-//! one where the daemon did not do what it was asked to.
+//! Finds and removes leftovers: containers, networks and tar images that no worker uses.
 //!
-//! Who lives is the caller's knowledge.
+//! They belong to workers that died, or to this worker if a removal failed. The caller decides
+//! which workers are dead.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,30 +9,32 @@ use bollard::errors::Error;
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 use shared::protocol::id::WorkerId;
 
-use super::Docker;
+use super::daemon::Docker;
 use super::image::Image;
 use super::labels;
 
-/// A contract's pieces, by their common name.
+/// A container and a network of one contract that this worker does not use. Both have the same
+/// name.
 #[derive(Debug)]
 pub(crate) struct Leftover {
     name: String,
-    /// Who made it.
+    /// The worker that created it.
     pub(crate) worker: WorkerId,
-    /// Set when a container of it is there.
+    /// Set if the container exists.
     image: Option<Image>,
 }
 
 impl Docker {
-    /// Everything of this farm on this daemon that is not in use by this worker.
+    /// All containers and networks of this farm on this daemon that this worker does not use.
     pub(crate) async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
         let filter = self.owner.farm_filter();
-        let mut pieces = BTreeMap::new();
-        // Networks first: what is made meanwhile is watched before its network is there.
+        let mut leftovers = BTreeMap::new();
+        // Networks are listed first. This worker marks a container as in use before it creates the
+        // container's network, so a start that is in progress is never listed.
         let options = ListNetworksOptionsBuilder::new().filters(&filter).build();
         for network in self.daemon.list_networks(Some(options)).await? {
             let labels = network.labels.unwrap_or_default();
-            self.note(&mut pieces, network.name, &labels, None);
+            self.collect(&mut leftovers, network.name, &labels, None);
         }
         let options = ListContainersOptionsBuilder::new()
             .all(true)
@@ -42,22 +44,22 @@ impl Docker {
             let labels = container.labels.unwrap_or_default();
             let name = container.names.unwrap_or_default().pop();
             let name = name.map(|name| name.trim_start_matches('/').to_owned());
-            self.note(&mut pieces, name, &labels, container.image_id);
+            self.collect(&mut leftovers, name, &labels, container.image_id);
         }
-        Ok(pieces.into_values().collect())
+        Ok(leftovers.into_values().collect())
     }
 
-    fn note(
+    fn collect(
         &self,
-        pieces: &mut BTreeMap<String, Leftover>,
+        leftovers: &mut BTreeMap<String, Leftover>,
         name: Option<String>,
         labels: &HashMap<String, String>,
         image: Option<String>,
     ) {
-        let (Some(name), Some(worker)) = (name, labels::owner(labels)) else {
+        let (Some(name), Some(worker)) = (name, labels::creator(labels)) else {
             return;
         };
-        if self.watched.contains(&name) {
+        if self.deaths.contains(&name) {
             return;
         }
         let image = image.map(|id| Image {
@@ -66,18 +68,19 @@ impl Docker {
             volumes: Vec::new(),
             from_tar: labels::is_from_tar(labels),
         });
-        let piece = pieces.entry(name.clone()).or_insert(Leftover {
+        let leftover = leftovers.entry(name.clone()).or_insert(Leftover {
             name,
             worker,
             image: None,
         });
-        piece.image = image.or(piece.image.take());
+        leftover.image = image.or(leftover.image.take());
     }
 
-    /// Removes what is left of a contract.
-    pub(crate) async fn remove_leftover(&self, piece: &Leftover) {
-        tracing::info!(container = piece.name, worker = %piece.worker, "removing an orphan");
-        self.remove_contract(&piece.name, piece.image.as_ref())
+    /// Removes a leftover container, its network and its tar image.
+    pub(crate) async fn remove_leftover(&self, leftover: &Leftover) {
+        let (container, worker) = (&leftover.name, leftover.worker);
+        tracing::info!(container, %worker, "removing leftover container");
+        self.remove_contract(&leftover.name, leftover.image.as_ref())
             .await;
     }
 }
