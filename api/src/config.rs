@@ -3,101 +3,203 @@
 use std::time::Duration;
 
 use shared::protocol::job::EngineKind;
-use shared::queue::reaper::ReaperConfig;
-use shared::service::config::{ConfigError, Env, RedisConfig};
-use shared::service::telemetry::traces::TraceConfig;
+use shared::queue::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
+use shared::service::config::{Group, Program, Reader, Setting};
+use shared::service::process::{PROCESS_SETTINGS, shutdown_grace};
+use shared::service::telemetry::traces::{TRACE_SETTINGS, TraceConfig};
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
+const MIB: usize = 1024 * 1024;
+
+const HOST: Setting = Setting::new(
+    "EXECUTION_API_HOST",
+    "127.0.0.1",
+    "The address to listen on.",
+);
+// The port of the original service.
+const PORT: Setting = Setting::new(
+    "EXECUTION_API_PORT",
+    "9000",
+    "The port to listen on; 0 takes a free one.",
+);
+// As in Node.js, the server of the original service.
+const HEADERS_TIMEOUT_MS: Setting = Setting::new(
+    "HEADERS_TIMEOUT_MS",
+    "60000",
+    "How long a connection may be idle, or take to send the head of a request.",
+);
+const BODY_TIMEOUT_MS: Setting = Setting::new(
+    "BODY_TIMEOUT_MS",
+    "30000",
+    "How long the body of a request may take to arrive.",
+);
+const ENGINE: Setting = Setting::new(
+    "EXECUTION_ENGINE",
+    "javascript",
+    "The engine of a load that names none: javascript or docker.",
+);
+const EXECUTE_DEADLINE_MS: Setting = Setting::new(
+    "EXECUTE_DEADLINE_MS",
+    "10000",
+    "From the acceptance of a call to its response, waiting included.",
+);
+const LOAD_DEADLINE_MS: Setting = Setting::new(
+    "LOAD_DEADLINE_MS",
+    "30000",
+    "The same for loads and unloads.",
+);
+const EXECUTE_BODY_LIMIT_BYTES: Setting = Setting::new(
+    "EXECUTE_BODY_LIMIT_BYTES",
+    "1048576",
+    "The largest argument of a call (1 MiB).",
+);
+const LOAD_BODY_LIMIT_BYTES: Setting = Setting::new(
+    "LOAD_BODY_LIMIT_BYTES",
+    "67108864",
+    "The largest load request (64 MiB).",
+);
+const MAX_IN_FLIGHT: Setting = Setting::new(
+    "MAX_IN_FLIGHT",
+    "4096",
+    "Loads, calls and unloads in flight at once; beyond that, 503.",
+);
+const MAX_IN_FLIGHT_PER_CONTRACT: Setting = Setting::new(
+    "MAX_IN_FLIGHT_PER_CONTRACT",
+    "1024",
+    "Calls of one contract in flight at once; beyond that, 503.",
+);
+
+const HTTP_SETTINGS: Group = Group {
+    title: "HTTP",
+    settings: &[HOST, PORT, HEADERS_TIMEOUT_MS, BODY_TIMEOUT_MS],
+};
+
+const CALL_SETTINGS: Group = Group {
+    title: "Calls and loads",
+    settings: &[
+        ENGINE,
+        EXECUTE_DEADLINE_MS,
+        LOAD_DEADLINE_MS,
+        EXECUTE_BODY_LIMIT_BYTES,
+        LOAD_BODY_LIMIT_BYTES,
+        MAX_IN_FLIGHT,
+        MAX_IN_FLIGHT_PER_CONTRACT,
+    ],
+};
+
+/// The variables of the worker, which may share the environment.
+const WORKER_VARIABLES: [&str; 10] = [
+    "EXECUTION_WORKER_",
+    "METRICS_BY_CONTRACT",
+    "WORKER_",
+    "CONTRACT_QUEUE_LIMIT",
+    "EXECUTE_TIMEOUT_MS",
+    "LOAD_TIMEOUT_MS",
+    "RESULT_LIMIT_BYTES",
+    "CHROMIUM_",
+    "IDLE_CPU_MS",
+    "CONTAINER_",
+];
+
+/// The program, for `--help` and `--version`.
+pub const PROGRAM: Program = Program {
+    name: "execution-api",
+    about: "The stateless HTTP API of the execution service",
+    version: env!("CARGO_PKG_VERSION"),
+    commit: env!("COMMIT"),
+    groups: &[
+        HTTP_SETTINGS,
+        CALL_SETTINGS,
+        QUEUE_SETTINGS,
+        PROCESS_SETTINGS,
+        TRACE_SETTINGS,
+    ],
+    others: &WORKER_VARIABLES,
+};
 
 /// The api's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `REDIS_URL`, `REDIS_PREFIX`.
     pub redis: RedisConfig,
-    /// `EXECUTION_API_HOST`: the address to listen on, by default 127.0.0.1.
+    /// `EXECUTION_API_HOST`.
     pub host: String,
-    /// `EXECUTION_API_PORT`: by default 9000, as the original service's; 0 takes a free one.
+    /// `EXECUTION_API_PORT`.
     pub port: u16,
-    /// `EXECUTION_ENGINE`: the engine of a load that names none, by default javascript.
+    /// `EXECUTION_ENGINE`.
     pub engine: EngineKind,
-    /// `EXECUTE_BODY_LIMIT_BYTES`: the largest argument, by default 1 MiB.
+    /// `EXECUTE_BODY_LIMIT_BYTES`.
     pub execute_body_limit: usize,
-    /// `LOAD_BODY_LIMIT_BYTES`: the largest load request, by default 64 MiB.
+    /// `LOAD_BODY_LIMIT_BYTES`.
     pub load_body_limit: usize,
-    /// `HEADERS_TIMEOUT_MS`: how long a connection may take to bring the whole head of a request,
-    /// idle time before it included, by default 60 s, as in Node.js, the original service's server.
+    /// `HEADERS_TIMEOUT_MS`.
     pub headers_timeout: Duration,
-    /// `BODY_TIMEOUT_MS`: how long a request's body may take to arrive, by default 30 s.
+    /// `BODY_TIMEOUT_MS`.
     pub body_timeout: Duration,
-    /// `EXECUTE_DEADLINE_MS`: from a call's acceptance to its answer, waiting included, by
-    /// default 10 s.
+    /// `EXECUTE_DEADLINE_MS`.
     pub execute_deadline: Duration,
-    /// `LOAD_DEADLINE_MS`: the same for loads and unloads, by default 30 s.
+    /// `LOAD_DEADLINE_MS`.
     pub load_deadline: Duration,
-    /// `MAX_IN_FLIGHT`: loads, calls and unloads under way at once, by default 4096.
+    /// `MAX_IN_FLIGHT`.
     pub max_in_flight: usize,
-    /// `MAX_IN_FLIGHT_PER_CONTRACT`: calls of one contract under way at once, by default 1024.
+    /// `MAX_IN_FLIGHT_PER_CONTRACT`.
     pub max_in_flight_per_contract: usize,
     /// `REAP_GRACE_MS`, `QUARANTINE_MS`.
     pub reaper: ReaperConfig,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub traces: TraceConfig,
-    /// `SHUTDOWN_GRACE_MS`: how long requests under way may take to finish after SIGTERM, by
-    /// default 20 s.
+    /// `SHUTDOWN_GRACE_MS`.
     pub shutdown_grace: Duration,
 }
 
 impl Config {
-    /// Reads the variables.
-    pub fn from_env(env: Env) -> Result<Self, ConfigError> {
-        Ok(Self {
-            redis: RedisConfig::from_env(env)?,
-            host: env
-                .text("EXECUTION_API_HOST")
-                .unwrap_or_else(|| "127.0.0.1".to_owned()),
-            port: env.parse("EXECUTION_API_PORT", 9000)?,
-            engine: env.parse("EXECUTION_ENGINE", EngineKind::Javascript)?,
-            execute_body_limit: env.number("EXECUTE_BODY_LIMIT_BYTES", MIB, 1..=256 * MIB)?,
-            load_body_limit: env.number("LOAD_BODY_LIMIT_BYTES", 64 * MIB, 1..=512 * MIB)?,
-            headers_timeout: env.millis("HEADERS_TIMEOUT_MS", 60_000, 100..=3_600_000)?,
-            body_timeout: env.millis("BODY_TIMEOUT_MS", 30_000, 100..=600_000)?,
-            execute_deadline: env.millis("EXECUTE_DEADLINE_MS", 10_000, 100..=600_000)?,
-            load_deadline: env.millis("LOAD_DEADLINE_MS", 30_000, 1_000..=3_600_000)?,
-            max_in_flight: env.number("MAX_IN_FLIGHT", 4096, 1..=1_000_000)?,
-            max_in_flight_per_contract: env.number(
-                "MAX_IN_FLIGHT_PER_CONTRACT",
-                1024,
-                1..=1_000_000,
-            )?,
-            reaper: ReaperConfig::from_env(env)?,
-            traces: TraceConfig::from_env(env)?,
-            shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 20_000, 0..=3_600_000)?,
-        })
+    /// Reads the settings.
+    pub fn read(reader: &mut Reader) -> Self {
+        Self {
+            host: reader.string(&HOST),
+            port: reader.parse(&PORT),
+            headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),
+            body_timeout: reader.millis(&BODY_TIMEOUT_MS, 100..=600_000),
+            engine: reader.parse(&ENGINE),
+            execute_deadline: reader.millis(&EXECUTE_DEADLINE_MS, 100..=600_000),
+            load_deadline: reader.millis(&LOAD_DEADLINE_MS, 1_000..=3_600_000),
+            execute_body_limit: reader.number(&EXECUTE_BODY_LIMIT_BYTES, 1..=256 * MIB),
+            load_body_limit: reader.number(&LOAD_BODY_LIMIT_BYTES, 1..=512 * MIB),
+            max_in_flight: reader.number(&MAX_IN_FLIGHT, 1..=1_000_000),
+            max_in_flight_per_contract: reader.number(&MAX_IN_FLIGHT_PER_CONTRACT, 1..=1_000_000),
+            redis: RedisConfig::read(reader),
+            reaper: ReaperConfig::read(reader),
+            shutdown_grace: shutdown_grace(reader),
+            traces: TraceConfig::read(reader),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::service::config::Env;
+
     use super::*;
 
     #[test]
-    fn the_original_services_settings_are_understood() {
-        let env = Env::table(|name| match name {
+    fn settings_of_the_original_service_are_understood() {
+        let mut reader = Reader::new(Env::table(|name| match name {
             "EXECUTION_ENGINE" => Some("nodejs".to_owned()),
             "EXECUTION_API_PORT" => Some("8080".to_owned()),
             _ => None,
-        });
-        let config = Config::from_env(env).unwrap();
+        }));
+        let config = Config::read(&mut reader);
         assert_eq!((config.engine, config.port), (EngineKind::Javascript, 8080));
+        assert_eq!(reader.finish(), Ok(()));
     }
 
     #[test]
-    fn an_unknown_engine_is_refused_by_name() {
-        let env = Env::table(|name| (name == "EXECUTION_ENGINE").then(|| "python".to_owned()));
-        let error = Config::from_env(env).unwrap_err().to_string();
+    fn an_unknown_engine_is_named_in_the_error() {
+        let mut reader = Reader::new(Env::table(|name| {
+            (name == "EXECUTION_ENGINE").then(|| "python".to_owned())
+        }));
+        Config::read(&mut reader);
         assert_eq!(
-            error,
+            reader.finish().unwrap_err().to_string(),
             "EXECUTION_ENGINE=python: must be javascript or docker"
         );
     }

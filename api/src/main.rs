@@ -1,27 +1,28 @@
-//! The `execution-api` program: configuration, log, listener, signals; then [`execution_api::run`].
+//! The `execution-api` program: settings, log, listener, signals; then [`execution_api::run`].
 
 use std::process::ExitCode;
 
-use execution_api::config::Config;
-use shared::service::config::Env;
+use execution_api::config::{Config, PROGRAM};
+use shared::service::cli::{self, Task};
 use shared::service::lifecycle::{Lifecycle, Signals};
 use shared::service::probe;
+use shared::service::process::Settings;
 use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let env = Env::process();
-    let config = match shared::service::telemetry::start(env).and_then(|()| Config::from_env(env)) {
-        Ok(config) => config,
+    let task = cli::task(&PROGRAM);
+    let settings = match Settings::read(Config::read) {
+        Ok(settings) => settings,
         Err(error) => {
             eprintln!("execution-api: {error}");
             return ExitCode::FAILURE;
         }
     };
-    if probe::is_asked() {
-        return probe::run(&config.host, config.port);
+    if task == Task::Healthcheck {
+        return probe::run(&settings.config.host, settings.config.port);
     }
-    match serve(config).await {
+    match serve(settings.start(&PROGRAM)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "execution-api cannot run");
@@ -48,7 +49,7 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     following.await?;
     served?;
     if life.has_failed() {
-        return Err("a part of it failed".into());
+        return Err("one of its tasks failed".into());
     }
     Ok(())
 }

@@ -175,12 +175,90 @@ async fn a_port_that_is_taken_is_named() {
     redis.process.terminate().await;
 }
 
-/// What looks like a variable and is none of an operator's.
-const NOT_OURS: [(&str, &str); 3] = [
-    ("CARGO_PKG_VERSION", "is the compiler's"),
-    ("BROWSER_CGROUP", "a worker tells its own guards"),
-    ("ATTACK_SUITE_LAYERS_OFF", "is the attack suite's"),
-];
+#[tokio::test]
+async fn all_wrong_variables_are_named_at_once() {
+    let folder = TempDir::new().unwrap();
+    let wrong = [
+        ("SHUTDOWN_GRACE_MS", "-1"),
+        ("LOG_FORMAT", "xml"),
+        ("QUARANTINE_MS", "1"),
+    ];
+    for command in [programs::api(), programs::worker()] {
+        let log = refuses(command, &wrong, folder.path()).await;
+        for (name, value) in wrong {
+            assert!(log.contains(&format!("{name}={value}: ")), "{log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_starts_with_version_commit_and_settings_but_without_secrets() {
+    let folder = TempDir::new().unwrap();
+    let nowhere = format!("redis://me:planted@127.0.0.1:{}", programs::free_port());
+    for command in [programs::api(), programs::worker()] {
+        let env = [
+            ("REDIS_URL", nowhere.as_str()),
+            ("REGISTRY_PASSWORD", "planted"),
+            ("LOG_FORMAT", "json"),
+            ("EXECUTION_API_PORT", "0"),
+            ("QUARANTINE_SM", "1"),
+        ];
+        let log = refuses(command, &env, folder.path()).await;
+        assert!(!log.contains("planted"), "{log}");
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        let start = &lines[0];
+        assert_eq!(start["message"], "starting", "{log}");
+        assert_eq!(start["version"], env!("CARGO_PKG_VERSION"), "{log}");
+        assert!(
+            start["commit"]
+                .as_str()
+                .is_some_and(|commit| commit.len() > 6),
+            "{log}"
+        );
+        let settings = start["settings"].as_str().expect("settings are a text");
+        assert!(settings.contains("LOG_FORMAT=json"), "{log}");
+        assert!(settings.contains("QUARANTINE_MS=600000"), "{log}");
+        let warnings: Vec<_> = lines
+            .iter()
+            .filter(|line| line["level"] == "WARN")
+            .collect();
+        let [warning] = warnings.as_slice() else {
+            panic!("one variable is unknown, the other program's are not: {log}");
+        };
+        assert_eq!(warning["variable"], "QUARANTINE_SM", "{log}");
+        assert_eq!(warning["nearest"], "QUARANTINE_MS", "{log}");
+    }
+}
+
+#[tokio::test]
+async fn help_lists_every_setting_and_version_names_the_commit() {
+    for (program, source) in [
+        (programs::api as fn() -> _, "api/src"),
+        (programs::worker, "worker/src"),
+    ] {
+        let output = |argument: &str| {
+            let output = program()
+                .arg(argument)
+                .output()
+                .expect("the program is built");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).expect("the output is text")
+        };
+        let told = variables(&output("--help"));
+        let mut asked = asked_for(source);
+        asked.extend(asked_for("shared/src"));
+        let untold: Vec<_> = asked.difference(&told).collect();
+        assert!(untold.is_empty(), "{source}: {untold:?}");
+        let version = output("--version");
+        assert!(
+            version.contains(concat!(env!("CARGO_PKG_VERSION"), " (")),
+            "{version}"
+        );
+    }
+}
 
 /// What the SDK of traces reads by itself.
 const OF_THE_SDK: [&str; 6] = [
@@ -291,7 +369,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The variables that the sources in a folder, and below it, name as texts.
+/// The settings that the sources in a folder, and below it, declare.
 fn asked_for(folder: &str) -> BTreeSet<String> {
     let mut folders = vec![root().join(folder)];
     let mut asked = BTreeSet::new();
@@ -302,13 +380,19 @@ fn asked_for(folder: &str) -> BTreeSet<String> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("a source is text");
-                let texts = text.split('"').filter(|text| is_variable(text));
-                asked.extend(texts.map(str::to_owned));
+                asked.extend(declared(&text).map(str::to_owned));
             }
         }
     }
-    asked.retain(|name| NOT_OURS.iter().all(|(other, _)| name != other));
     asked
+}
+
+/// The names of the settings that a source declares outside its tests.
+fn declared(source: &str) -> impl Iterator<Item = &str> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let declarations = source.split("Setting::").skip(1);
+    let names = declarations.filter_map(|text| text.split('"').nth(1));
+    names.filter(|name| is_variable(name))
 }
 
 /// Everything in a text that looks like a variable.

@@ -6,13 +6,14 @@ use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+use secrecy::ExposeSecret;
 
 use super::QueueError;
 use super::clock::Clock;
+use super::config::RedisConfig;
 use super::counts::{Counts, Observed};
 use super::hot::{Hot, HotConnection};
 use super::keys::Keys;
-use crate::service::config::RedisConfig;
 use crate::service::telemetry::metrics::Registry;
 
 /// How long a command may take before it counts as failed. Redis answers in well under a
@@ -73,7 +74,7 @@ impl Queue {
             .set_user_timeout(UNACKNOWLEDGED);
         let info = config
             .url
-            .as_str()
+            .expose_secret()
             .into_connection_info()?
             .set_tcp_settings(tcp);
         let client = Client::open(info.clone())?;

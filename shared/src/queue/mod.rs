@@ -47,6 +47,7 @@
 
 pub mod blobs;
 pub mod clock;
+mod config;
 mod connection;
 mod contact;
 pub mod contracts;
@@ -65,6 +66,7 @@ pub mod replies;
 mod server;
 mod stream;
 
+pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 pub use connection::Queue;
 pub use error::QueueError;
 pub use server::Memory;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::Script;
 use tokio::time::Instant;
 
+use super::config::ReaperConfig;
 use super::contact::Contact;
 use super::inbox::EntryId;
 use super::leases::{API_KEYS, LEASE};
@@ -30,33 +31,6 @@ const LOCK: Duration = Duration::from_secs(10);
 
 /// Entries of a dead inbox that are read at once.
 const PAGE: usize = 100;
-
-/// What an operator can set.
-#[derive(Debug, Clone, Copy)]
-pub struct ReaperConfig {
-    /// How long Redis must have been running: after its restart all leases have lapsed, though the
-    /// workers live.
-    pub grace: Duration,
-    /// How long a contract that seems to kill its workers is not hosted.
-    pub quarantine: Duration,
-}
-
-impl ReaperConfig {
-    /// `REAP_GRACE_MS`, by default 15 s, three leases; `QUARANTINE_MS`, by default 10 minutes.
-    pub fn from_env(
-        env: crate::service::config::Env,
-    ) -> Result<Self, crate::service::config::ConfigError> {
-        Ok(Self {
-            grace: env.millis("REAP_GRACE_MS", 15_000, 0..=600_000)?,
-            quarantine: env.millis("QUARANTINE_MS", 600_000, 100..=86_400_000)?,
-        })
-    }
-
-    /// The quarantine in milliseconds.
-    pub fn quarantine_ms(self) -> u64 {
-        u64::try_from(self.quarantine.as_millis()).unwrap_or(u64::MAX)
-    }
-}
 
 /// Looks for dead workers, and for what they have left, until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {

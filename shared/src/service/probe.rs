@@ -9,18 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The program's first argument that asks for this.
-const ARGUMENT: &str = "healthcheck";
-
 /// How long each step may take.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// Whether this process was started to ask, and not to serve.
-pub fn is_asked() -> bool {
-    std::env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == ARGUMENT)
-}
 
 /// Asks the process that listens on `host` and `port` for `/readyz`; tells why it is not ready on
 /// standard error.

@@ -2,7 +2,7 @@
 
 use shared::queue::contracts::{Claim, Route};
 use shared::queue::orphans::Orphan;
-use shared::queue::reaper::{self, ReaperConfig};
+use shared::queue::{ReaperConfig, reaper};
 
 use super::*;
 

@@ -3,8 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use shared::queue::Queue;
-use shared::service::config::RedisConfig;
+use secrecy::ExposeSecret;
+use shared::queue::{Queue, RedisConfig};
 use tempfile::TempDir;
 
 /// A running Redis; it ends with the value.
@@ -30,7 +30,7 @@ impl Redis {
             .expect("redis-server is installed by scripts/setup");
         let url = format!("redis+unix://{}", socket.display());
         let config = RedisConfig {
-            url,
+            url: url.into(),
             prefix: "test:".to_owned(),
         };
         Self {
@@ -53,7 +53,7 @@ impl Redis {
 
     /// Sends a command; gives the answer.
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, parts: &[&str]) -> T {
-        let client = redis::Client::open(self.config.url.as_str()).unwrap();
+        let client = redis::Client::open(self.config.url.expose_secret()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let (name, arguments) = parts.split_first().unwrap();
         let command = redis::cmd(name).arg(arguments).to_owned();

@@ -9,6 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use shared::protocol::image;
 use tokio::sync::mpsc;
 
+use super::config::Registry;
 use super::daemon::Docker;
 use super::{error, tar};
 use crate::sandbox::StartError;
@@ -93,7 +94,7 @@ impl Docker {
         let registry = self.config.registry.as_ref();
         let credentials = registry
             .filter(|registry| registry.host == image::registry(reference))
-            .map(|registry| registry.credentials.clone());
+            .map(Registry::credentials);
         tracing::info!(image = reference, "image pull started");
         let mut progress = self.daemon.create_image(Some(options), None, credentials);
         while let Some(step) = progress.next().await {

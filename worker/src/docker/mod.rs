@@ -37,7 +37,7 @@ mod privileges;
 mod subnets;
 mod tar;
 
-pub use self::config::{DockerConfig, Privileges, Registry};
+pub use self::config::{CONTAINER_SETTINGS, DOCKER_SETTINGS, DockerConfig, Privileges, Registry};
 pub use self::daemon::Docker;
 pub use self::error::DockerError;
 pub use self::instance::ContractContainer;

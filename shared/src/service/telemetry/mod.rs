@@ -8,29 +8,54 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::service::config::{ConfigError, Env};
+use crate::service::config::{Reader, Setting};
 
-/// Starts logging to standard error.
-///
-/// `LOG_FORMAT` is `pretty` (default) or `json`; `RUST_LOG` filters, by default `info`.
-pub fn start(env: Env) -> Result<(), ConfigError> {
-    let directives = env.text("RUST_LOG").unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(&directives)
-        .map_err(|reason| ConfigError::new("RUST_LOG", directives, reason))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match env.text("LOG_FORMAT").as_deref() {
-        None | Some("pretty") => builder.init(),
-        Some("json") => builder.json().flatten_event(true).init(),
-        Some(other) => {
-            return Err(ConfigError::new(
-                "LOG_FORMAT",
-                other,
-                "must be pretty or json",
-            ));
+pub(super) const RUST_LOG: Setting = Setting::new(
+    "RUST_LOG",
+    "info",
+    "Which log lines are written; info,request=debug adds one line per request.",
+);
+pub(super) const LOG_FORMAT: Setting = Setting::new(
+    "LOG_FORMAT",
+    "pretty",
+    "The format of log lines: pretty or json.",
+);
+
+/// What is logged, and how.
+#[derive(Debug)]
+pub struct LogConfig {
+    filter: EnvFilter,
+    is_json: bool,
+}
+
+impl LogConfig {
+    /// Reads the settings.
+    pub fn read(reader: &mut Reader) -> Self {
+        let directives = reader.string(&RUST_LOG);
+        let filter = EnvFilter::try_new(&directives).unwrap_or_else(|reason| {
+            reader.refuse(&RUST_LOG, &directives, reason);
+            EnvFilter::default()
+        });
+        let format = reader.string(&LOG_FORMAT);
+        if !matches!(format.as_str(), "pretty" | "json") {
+            reader.refuse(&LOG_FORMAT, &format, "must be pretty or json");
+        }
+        Self {
+            filter,
+            is_json: format == "json",
         }
     }
-    Ok(())
+
+    /// Starts logging to standard error.
+    pub(super) fn start(self) {
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(self.filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
+        if self.is_json {
+            builder.json().flatten_event(true).init();
+        } else {
+            builder.init();
+        }
+    }
 }

@@ -23,7 +23,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Handle;
 
-use crate::service::config::{ConfigError, Env};
+use crate::service::config::{Group, Reader, Setting};
 
 /// How long a collector may take to answer.
 const EXPORT_LIMIT: Duration = Duration::from_secs(10);
@@ -34,28 +34,43 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 /// How much of a collector's answer is read.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
-const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const ENDPOINT: Setting = Setting::optional(
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "none: no traces are exported",
+    "The http:// address of a collector that traces are exported to, as OTLP in protobuf.",
+)
+.url();
+
+const SERVICE_NAME: Setting = Setting::optional(
+    "OTEL_SERVICE_NAME",
+    "the name of the program",
+    "The service that exported spans belong to.",
+);
+
+/// The settings of traces. The SDK reads further `OTEL_` variables by itself.
+pub const TRACE_SETTINGS: Group = Group {
+    title: "Traces (further OTEL_ variables of the OpenTelemetry SDK hold as well)",
+    settings: &[ENDPOINT, SERVICE_NAME],
+};
 
 /// Where traces go.
 #[derive(Debug, Clone, Default)]
 pub struct TraceConfig {
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: a collector's `http://` address; none is the default, and
-    /// then nothing is exported. The SDK's own `OTEL_` variables, among them those of the sampler
-    /// and of the batches, hold as well.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`. None: nothing is exported.
     pub endpoint: Option<String>,
 }
 
 impl TraceConfig {
-    /// Reads the variables.
-    pub fn from_env(env: Env) -> Result<Self, ConfigError> {
-        let endpoint = env.text(ENDPOINT);
-        match endpoint {
-            // A collector stands beside the program; TLS is for what is farther away.
-            Some(url) if !url.starts_with("http://") => {
-                Err(ConfigError::new(ENDPOINT, url, "is no http:// address"))
-            }
-            endpoint => Ok(Self { endpoint }),
+    /// Reads the settings.
+    pub fn read(reader: &mut Reader) -> Self {
+        let endpoint = reader.text(&ENDPOINT);
+        // The SDK applies it; here it is only reported.
+        reader.text(&SERVICE_NAME);
+        // A collector runs beside the program; TLS is not supported.
+        if let Some(url) = endpoint.as_ref().filter(|url| !url.starts_with("http://")) {
+            reader.refuse(&ENDPOINT, url, "is not an http:// address");
         }
+        Self { endpoint }
     }
 }
 
@@ -86,7 +101,7 @@ impl Tracer {
             .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
             .build()?;
         let mut resource = Resource::builder();
-        if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
+        if std::env::var_os(SERVICE_NAME.name).is_none() {
             resource = resource.with_service_name(service);
         }
         let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
@@ -245,6 +260,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::service::config::Env;
 
     const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -281,9 +297,12 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_reached_is_named() {
-        let env = Env::table(|name| (name == ENDPOINT).then(|| "https://far.away".to_owned()));
-        let error = TraceConfig::from_env(env).unwrap_err().to_string();
-        assert!(error.starts_with(ENDPOINT), "{error}");
+        let mut reader = Reader::new(Env::table(|name| {
+            (name == ENDPOINT.name).then(|| "https://far.away".to_owned())
+        }));
+        TraceConfig::read(&mut reader);
+        let error = reader.finish().unwrap_err().to_string();
+        assert!(error.starts_with(ENDPOINT.name), "{error}");
     }
 
     /// Answers one request of an exporter; gives its first line.
