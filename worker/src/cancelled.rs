@@ -16,23 +16,30 @@ type JobKey = (ApiId, JobId);
 #[derive(Debug, Default)]
 pub(crate) struct CancelledJobs {
     count: AtomicUsize,
-    jobs: Mutex<(HashSet<JobKey>, VecDeque<JobKey>)>,
+    recent: Mutex<Recent>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    jobs: HashSet<JobKey>,
+    /// The same jobs, the oldest first.
+    order: VecDeque<JobKey>,
 }
 
 impl CancelledJobs {
     /// Remembers a job as cancelled.
     pub(crate) fn add(&self, api: ApiId, job: JobId) {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, order) = &mut *jobs;
-        if known.insert((api, job)) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Recent { jobs, order } = &mut *recent;
+        if jobs.insert((api, job)) {
             order.push_back((api, job));
         }
         if order.len() > REMEMBERED
             && let Some(oldest) = order.pop_front()
         {
-            known.remove(&oldest);
+            jobs.remove(&oldest);
         }
-        self.count.store(known.len(), Ordering::Relaxed);
+        self.count.store(jobs.len(), Ordering::Relaxed);
     }
 
     /// Whether a job was cancelled. Takes no lock while no job is remembered.
@@ -41,8 +48,8 @@ impl CancelledJobs {
             return false;
         }
         let Some(api) = api else { return false };
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.0.contains(&(api, job))
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.jobs.contains(&(api, job))
     }
 }
 

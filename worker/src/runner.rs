@@ -59,7 +59,7 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
                     tracing::debug!(job = envelope.id.0, "duplicate job dropped");
                     delivery.acknowledge();
                 } else if is_stale && matches!(envelope.job, Job::Execute(_)) {
-                    delivery.refuse(jobs::execute::not_hosted());
+                    delivery.refuse(jobs::execute::not_assigned());
                 } else {
                     start(worker, envelope, delivery);
                 }

@@ -1,7 +1,5 @@
 //! The life of a contract's task: start, serve, restart after a loss, end.
 
-use std::sync::Arc;
-
 use shared::protocol::reply::{ContractState, FailureCode};
 use tokio::time::Instant;
 
@@ -88,8 +86,11 @@ impl<E: Engine> ContractTask<E> {
         if let Err(error) = self.tenure.quarantine(worker.quarantine_ms).await {
             tracing::warn!(contract = %address, %error, "quarantine not recorded");
         }
-        let status: &Arc<_> = &self.ends.status;
-        drop(worker.contracts.remove_if_current(address, status));
+        drop(
+            worker
+                .contracts
+                .remove_if_current(address, &self.ends.status),
+        );
         worker.announce().await;
     }
 }

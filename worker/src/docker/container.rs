@@ -47,7 +47,7 @@ impl Container {
         let deadline = Instant::now() + docker.config.load_limit;
         let lookup = docker.image(plan.executable, plan.image);
         let image = timeout_at(deadline, lookup).await.map_err(|_| {
-            StartError::Unavailable("the image was not available in time".to_owned())
+            StartError::Unavailable("The image was not available in time; try again".to_owned())
         })??;
         let name = labels::new_name(plan.address);
         let mut watch = docker.deaths.watch(&name);
@@ -99,7 +99,7 @@ impl Docker {
     ) -> Result<SocketAddr, StartError> {
         let address = timeout_at(deadline, self.launch(name, image, plan)).await;
         let address = address.map_err(|_| {
-            StartError::Unavailable("the container was not created in time".to_owned())
+            StartError::Unavailable("The container was not created in time; try again".to_owned())
         })??;
         let port = image.port;
         let ended = tokio::select! {

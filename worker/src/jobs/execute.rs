@@ -40,7 +40,7 @@ fn queue_call(
     delivery: Delivery,
 ) {
     let Some(contract) = worker.contracts.get(address) else {
-        delivery.refuse(not_hosted());
+        delivery.refuse(not_assigned());
         return repair_registry(worker, address);
     };
     contract.call(Call {
@@ -78,7 +78,7 @@ fn repair_registry(worker: &Arc<Worker>, address: &ContractAddress) {
 }
 
 /// The failure of a job whose sender used an outdated route: this worker does not own the contract.
-pub(crate) fn not_hosted() -> Failure {
+pub(crate) fn not_assigned() -> Failure {
     let message = "The contract is not assigned to this worker; try again";
     Failure::not_started(FailureCode::NotHosted, message)
 }

@@ -8,7 +8,7 @@ use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 
-use super::execute::not_hosted;
+use super::execute::not_assigned;
 use super::load_record::LoadRecord;
 use crate::contracts::{
     Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
@@ -146,7 +146,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             // The registry names this worker by mistake. The retry must find the contract
             // unassigned.
             worker.queue.disown(address, worker.id).await?;
-            return Err(not_hosted().into());
+            return Err(not_assigned().into());
         };
         if old.spec == load.spec {
             return Ok(());
@@ -187,7 +187,7 @@ impl<'a, E: Engine> Loader<'a, E> {
         if worker.contracts.owns_replica_of(address) {
             // Of two concurrent loads of one address, the second one is sent through the inbox.
             // Replicas must run on different workers.
-            return Err(not_hosted().into());
+            return Err(not_assigned().into());
         }
         let before = worker.queue.contract(address).await?;
         let tenure = self.claim().await?;
@@ -225,7 +225,7 @@ impl<'a, E: Engine> Loader<'a, E> {
                 instance.close().await;
             }
             self.withdraw(claimed).await;
-            return Err(not_hosted().into());
+            return Err(not_assigned().into());
         }
         self.log_loaded(&claimed.tenure, &started);
         self.spawn_task(claimed.tenure, claimed.ends, started).await;
@@ -265,7 +265,7 @@ impl<'a, E: Engine> Loader<'a, E> {
     async fn claim(&self) -> Result<Tenure, LoadError> {
         let worker = self.worker;
         let tenure = Tenure::claim(&worker.queue, worker.id, self.load).await?;
-        tenure.ok_or_else(|| not_hosted().into())
+        tenure.ok_or_else(|| not_assigned().into())
     }
 
     /// Withdraws the claim of a contract whose executable could not be fetched.
@@ -292,7 +292,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             tracing::warn!(contract = %address, %error, "failed load not withdrawn");
         }
         drop(self.worker.contracts.remove(address));
-        ends.refuse_all(&not_hosted());
+        ends.refuse_all(&not_assigned());
     }
 
     /// Reads the executable from the store.

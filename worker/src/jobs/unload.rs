@@ -6,7 +6,7 @@ use shared::protocol::job::Unload;
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 
-use super::execute::not_hosted;
+use super::execute::not_assigned;
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
 
@@ -25,7 +25,7 @@ async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, 
     let address = &unload.address;
     let _lock = worker.contracts.lock(address).await;
     let Some(contract) = worker.contracts.get(address) else {
-        return Ok(Err(not_hosted()));
+        return Ok(Err(not_assigned()));
     };
     // The registry comes first, so that new calls get the answer that the contract is not loaded.
     worker.queue.forget(address, Some(worker.id)).await?;
