@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shared::protocol::id::ApiId;
 use shared::queue::Queue;
-use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
+use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::lifecycle::Lifecycle;
 
 use crate::reply_router::Waiters;

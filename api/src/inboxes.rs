@@ -9,7 +9,7 @@ use shared::protocol::frame::{Envelope, encode_item};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::job::{Cancel, Job};
 use shared::queue::clock::Clock;
-use shared::queue::inbox::{DEPTH_LIMIT, Outgoing, Refusal, Refusals, writer};
+use shared::queue::inbox::{DEPTH_LIMIT, InboxObserver, Outgoing, Undelivered, writer};
 use shared::queue::{Queue, QueueError};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;
@@ -243,8 +243,8 @@ struct News {
     fullness: Arc<Fullness>,
 }
 
-impl Refusals for News {
-    fn refused(&self, jobs: Vec<JobId>, refusal: Refusal) {
+impl InboxObserver for News {
+    fn undelivered(&self, jobs: Vec<JobId>, refusal: Undelivered) {
         for job in jobs {
             self.waiters.deliver(job, Answer::Refused(refusal));
         }

@@ -122,7 +122,7 @@ fn start(
     life.spawn("worker watch", inboxes.clone().watch());
     let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
     life.spawn("reaper", reaper);
-    life.spawn("metrics", registry.clone().keep_up(life.clone()));
+    life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
     let metrics = Metrics::new(registry);
     let counts = metrics.dispatch.clone();

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use shared::protocol::frame::{Reply, unpack_replies};
 use shared::protocol::id::{ApiId, JobId};
-use shared::queue::inbox::Refusal;
+use shared::queue::inbox::Undelivered;
+use shared::queue::timing::REPLIES_STALE_AFTER;
 use shared::queue::{Queue, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::oneshot;
@@ -15,16 +16,13 @@ use tokio::sync::oneshot;
 /// How often what was read is removed from the stream.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
-/// How old the last successful read may be while the reader counts as running.
-const STALE_AFTER: Duration = Duration::from_secs(10);
-
 /// What a waiter gets.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// The worker's reply.
     Reply(Reply),
     /// The job did not reach a worker.
-    Refused(Refusal),
+    Refused(Undelivered),
     /// The job or its reply is lost: it may have been started.
     Lost,
 }
@@ -137,7 +135,7 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .elapsed()
-            < STALE_AFTER
+            < REPLIES_STALE_AFTER
     }
 }
 
@@ -192,10 +190,13 @@ mod tests {
         let waiters = Arc::new(Waiters::default());
         let (first, second) = (waiters.register(), waiters.register());
         assert_ne!(first.id, second.id);
-        waiters.deliver(second.id, Answer::Refused(Refusal::NoInbox));
-        waiters.deliver(second.id, Answer::Refused(Refusal::Unavailable));
+        waiters.deliver(second.id, Answer::Refused(Undelivered::NoInbox));
+        waiters.deliver(second.id, Answer::Refused(Undelivered::Unavailable));
         let answer = second.wait(Duration::from_secs(1)).await;
-        assert!(matches!(answer, Some(Answer::Refused(Refusal::NoInbox))));
+        assert!(matches!(
+            answer,
+            Some(Answer::Refused(Undelivered::NoInbox))
+        ));
         drop(first);
         assert!(waiters.lock().is_empty());
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shared::protocol::id::WorkerId;
 use shared::queue::QueueError;
-use shared::queue::leases::LEASE;
+use shared::queue::timing::LEASE;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::docker::{Docker, Leftover};

@@ -5,14 +5,10 @@
 //! sends a reply, it checks when its lease was last renewed for certain.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use shared::queue::timing::FENCE_AFTER;
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-/// How long a renewal is trusted. Shorter than the lease, so that the worker has stopped before
-/// others take its contracts over.
-const TRUSTED_FOR: Duration = Duration::from_secs(4);
 
 /// Open while the worker may act, closed while it must not.
 #[derive(Debug)]
@@ -69,11 +65,13 @@ impl Fence {
 }
 
 fn is_trusted(renewed: Option<Instant>) -> bool {
-    renewed.is_some_and(|moment| moment.elapsed() <= TRUSTED_FOR)
+    renewed.is_some_and(|moment| moment.elapsed() <= FENCE_AFTER)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -81,7 +79,7 @@ mod tests {
         let fence = Fence::new();
         assert!(!fence.is_closed());
         // A renewal that is just too old.
-        let past = Instant::now().checked_sub(TRUSTED_FOR + Duration::from_millis(1));
+        let past = Instant::now().checked_sub(FENCE_AFTER + Duration::from_millis(1));
         fence.lease_renewed(past.expect("the machine has run for some seconds"));
         assert!(fence.is_closed());
         fence.lease_renewed(Instant::now());

@@ -10,7 +10,7 @@ use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
 use shared::queue::contracts::ContractRecord;
 use shared::queue::farm::Farm;
-use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
+use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::backoff::Backoff;
 use tokio::time::Instant;
 
@@ -178,7 +178,7 @@ async fn reclaim(
     };
     let queue = &worker.queue;
     if !queue
-        .reclaim(address, worker.id, &record, lost_data)
+        .confirm_ownership(address, worker.id, &record, lost_data)
         .await?
     {
         return Ok(false);

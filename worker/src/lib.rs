@@ -174,7 +174,7 @@ impl Background {
         life.spawn("presence", heartbeat::hold_subscription(worker.clone()));
         let reaper = reaper::run(worker.queue.clone(), self.reaper, life.clone());
         life.spawn("reaper", reaper);
-        life.spawn("metrics", self.registry.keep_up(life.clone()));
+        life.spawn("metrics", self.registry.run_upkeep(life.clone()));
         if let Some(listener) = self.listener {
             let serving = operator::serve(listener, Arc::downgrade(worker), life.clone());
             life.spawn("operator", serving);

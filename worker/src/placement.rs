@@ -56,7 +56,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     }
     let all = u32::try_from(CONCURRENT_LOADS).unwrap_or(u32::MAX);
     drop(loads.acquire_many(all).await);
-    if let Err(error) = worker.queue.leave_placement(engine, worker.id).await {
+    if let Err(error) = worker.queue.leave_placement_group(engine, worker.id).await {
         tracing::warn!(%engine, %error, "worker not removed from the placement group");
     }
 }
@@ -75,7 +75,7 @@ async fn process_entry(
         return;
     }
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.placed(engine, &entry).await {
+    while let Err(error) = worker.queue.settle_load(engine, &entry).await {
         tracing::warn!(%error, entry, "settled load not removed from the placement stream yet");
         tokio::select! {
             () = backoff.wait() => {}
@@ -95,7 +95,10 @@ async fn process_frame(
         Err(error) => {
             tracing::error!(%error, "unreadable load");
             let stream = worker.queue.keys().placement(engine);
-            return worker.queue.bury(&stream, frame, &error.to_string()).await;
+            return worker
+                .queue
+                .record_unreadable(&stream, frame, &error.to_string())
+                .await;
         }
     };
     let mut capacity = Some(capacity);
@@ -173,7 +176,7 @@ async fn take_over(
     capacity: CapacityPermit,
 ) -> Result<(), QueueError> {
     match worker.queue.route(&load.address).await? {
-        Route::Unplaced(record) if record.spec == load.spec => {}
+        Route::Unassigned(record) if record.spec == load.spec => {}
         _ => return Ok(()),
     }
     match jobs::load::load_new(worker, load, capacity, LoadReason::Failover).await {

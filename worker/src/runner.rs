@@ -1,12 +1,13 @@
 //! Reads the inbox and passes each job to the code that runs it. Never waits for a job to end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
 use shared::protocol::job::Job;
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::inbox::{Reader, Received};
+use shared::queue::timing::CLOCK_TOLERANCE;
 use shared::service::backoff::Backoff;
 use shared::service::telemetry::traces::Span;
 
@@ -14,9 +15,6 @@ use crate::jobs;
 use crate::seen_jobs::SeenJobs;
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
-
-/// The maximum difference between the clocks of two processes that both follow the clock of Redis.
-const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(1);
 
 /// Runs until the process stops. It continues while the worker drains, because every job in the
 /// inbox needs a reply.
@@ -87,7 +85,7 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
 /// outcome of its jobs to the api. A job of that inbox that is sent again may run elsewhere by now
 /// as another job. So it is not started here, and its api gets a failure if it still waits.
 fn lease_lost_since(worker: &Worker, moment: u64) -> bool {
-    let since = worker.queue.clock().since(moment) + MAX_CLOCK_DIFFERENCE;
+    let since = worker.queue.clock().since(moment) + CLOCK_TOLERANCE;
     // If the machine started after that moment, no lease of this worker is that old.
     let moment = Instant::now().checked_sub(since);
     moment.is_none_or(|moment| worker.fence.lease_lost_since(moment))
@@ -98,7 +96,11 @@ fn lease_lost_since(worker: &Worker, moment: u64) -> bool {
 async fn move_to_dead_letters(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
     let inbox = worker.queue.keys().inbox(worker.id);
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.bury(&inbox, &frame, &reason).await {
+    while let Err(error) = worker
+        .queue
+        .record_unreadable(&inbox, &frame, &reason)
+        .await
+    {
         tracing::warn!(%error, entry, "dead letter not recorded yet");
         tokio::select! {
             () = backoff.wait() => {}

@@ -4,14 +4,10 @@
 //! recent ones. That costs 128 KiB per api, and no hashing per job.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::id::{ApiId, JobId};
-use shared::queue::inbox::RESEND_FOR;
-
-/// How long the jobs of an api are remembered after its last job. A frame is sent again for
-/// [`RESEND_FOR`], and the last attempt may take some seconds.
-const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
+use shared::queue::timing::REMEMBERED_FOR;
 
 /// The number of remembered jobs per api. At 60,000 jobs a second that covers more than
 /// [`REMEMBERED_FOR`].
@@ -95,6 +91,8 @@ fn position(job: u64) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

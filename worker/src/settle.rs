@@ -14,7 +14,7 @@ use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::reply::{Failure, Output};
 use shared::queue::Queue;
 use shared::service::backoff::Backoff;
-use shared::service::gather::join_batch;
+use shared::service::batch::join_batch;
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Span;
 use tokio::sync::mpsc;

@@ -131,7 +131,7 @@ async fn try_to_release(
 ) -> Result<(), QueueError> {
     let queue = &worker.queue;
     // On a retry, the contract may be unassigned already.
-    if queue.disown(address, worker.id).await? || queue.is_offer_due(address).await? {
+    if queue.release(address, worker.id).await? || queue.is_offer_due(address).await? {
         let (address, spec) = (address.clone(), contract.spec.clone());
         queue.offer(Load { address, spec }).await?;
     }

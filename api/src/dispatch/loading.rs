@@ -7,9 +7,10 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::job::{EngineKind, Job, Load, Unload};
 use shared::protocol::reply::FailureCode;
 use shared::queue::contracts::Route;
+use shared::queue::timing::REPLY_SLACK;
 use shared::service::backoff::Backoff;
 
-use super::{Attempt, Dispatcher, SLACK, Ticket, attempt, envelope};
+use super::{Attempt, Dispatcher, Ticket, attempt, envelope};
 use crate::error::ApiError;
 use crate::reply_router::Answer;
 
@@ -128,13 +129,13 @@ impl Dispatcher {
             if time_left.is_zero() {
                 return Err(not_taken().if_started(may_be_loading));
             }
-            let ttl = time_left + SLACK;
+            let ttl = time_left + REPLY_SLACK;
             self.queue
                 .stage_blob(&load.spec.digest, executable, ttl)
                 .await?;
             self.routes.invalidate(&load.address);
             let attempt = match self.queue.route(&load.address).await? {
-                Route::Hosted(worker, _) => self.try_worker(worker, &mut envelope).await?,
+                Route::Assigned(worker, _) => self.try_worker(worker, &mut envelope).await?,
                 _ => self.place(load.spec.engine, &mut envelope).await?,
             };
             match attempt {
@@ -155,9 +156,9 @@ impl Dispatcher {
         address: &ContractAddress,
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        if let Route::Unplaced(record) | Route::Quarantined(record) =
+        if let Route::Unassigned(record) | Route::Quarantined(record) =
             self.queue.route(address).await?
-            && self.queue.forget(address, record.owner).await?
+            && self.queue.remove_contract(address, record.owner).await?
         {
             self.queue
                 .release_blob(&record.spec.digest, address)
@@ -190,7 +191,7 @@ impl Dispatcher {
         let waiter = self.waiters.register();
         envelope.id = waiter.id;
         self.queue.place(engine, Some(self.api), envelope).await?;
-        let patience = self.queue.clock().until(envelope.deadline) + SLACK;
+        let patience = self.queue.clock().until(envelope.deadline) + REPLY_SLACK;
         match waiter.wait(patience).await {
             Some(Answer::Reply(reply)) => Ok(attempt(reply)),
             Some(Answer::Lost) => Ok(Attempt::MaybeStarted),

@@ -17,7 +17,8 @@ use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use shared::protocol::job::{Argument, Job};
 use shared::protocol::reply::FailureCode;
 use shared::queue::farm::Farm;
-use shared::queue::inbox::{Outgoing, Refusal};
+use shared::queue::inbox::{Outgoing, Undelivered};
+use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
 use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 
@@ -29,17 +30,6 @@ use crate::reply_router::{Answer, Waiters};
 
 /// An argument over this many bytes does not travel in a frame but lies in Redis meanwhile.
 const INLINE_LIMIT: usize = 48 * 1024;
-
-/// How much longer than a job's deadline its answer is awaited, since the worker, too, answers
-/// that a job has expired.
-const SLACK: Duration = Duration::from_millis(500);
-
-/// How much longer than a job's deadline its request may take, whatever Redis does: every request
-/// ends within a second of it.
-const OVERTIME: Duration = Duration::from_millis(750);
-
-/// How long the removal of what was stored for a job may hold its answer up.
-const TIDY_WITHIN: Duration = Duration::from_millis(100);
 
 /// What is said when nobody could be asked.
 const NO_HOST: &str = "No worker hosts the contract at the moment";
@@ -155,7 +145,7 @@ impl Dispatcher {
         deadline: u64,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        let patience = self.queue.clock().until(deadline) + OVERTIME;
+        let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
         let ended = tokio::time::timeout(patience, work).await;
         ended.unwrap_or_else(|_| Err(too_late()))
     }
@@ -242,12 +232,12 @@ impl Dispatcher {
         envelope: &mut Envelope,
     ) -> Result<Attempt, ApiError> {
         match self.ask(worker, envelope).await? {
-            Answer::Refused(Refusal::NoInbox) => {
+            Answer::Refused(Undelivered::NoInbox) => {
                 self.inboxes.forget(worker);
                 Ok(Attempt::NotStarted)
             }
-            Answer::Refused(Refusal::Unavailable) => Err(ApiError::Ambiguous),
-            Answer::Refused(Refusal::Unknown) => {
+            Answer::Refused(Undelivered::Unavailable) => Err(ApiError::Ambiguous),
+            Answer::Refused(Undelivered::Unknown) => {
                 self.inboxes.forget(worker);
                 Ok(Attempt::MaybeStarted)
             }

@@ -10,6 +10,7 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::farm::Farm;
+use shared::queue::timing::RESTORED_WITHIN;
 use shared::queue::{Queue, QueueError};
 
 use crate::error::ApiError;
@@ -25,10 +26,6 @@ const ROUTES: u64 = 100_000;
 
 /// How long a replica that nobody hosts is not looked for while others serve.
 const ABSENT_FOR: Duration = Duration::from_secs(1);
-
-/// How long it takes the workers, at most, to restore what Redis has lost: they notice it at their
-/// next heartbeat.
-const RESTORED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A contract's host.
 #[derive(Debug, Clone, Copy)]
@@ -205,17 +202,17 @@ impl Routes {
                 left: self.queue.clock().until(record.quarantined_until),
                 replicas: record.spec.replicas,
             },
-            Route::Unplaced(record) => {
+            Route::Unassigned(record) => {
                 self.offer(address, &record).await?;
                 Host::NotNow {
                     replicas: record.spec.replicas,
                 }
             }
             // A worker that seems to be gone is sent nothing until that is certain.
-            Route::Hosted(worker, record) if self.inboxes.is_suspect(worker) => Host::NotNow {
+            Route::Assigned(worker, record) if self.inboxes.is_suspect(worker) => Host::NotNow {
                 replicas: record.spec.replicas,
             },
-            Route::Hosted(worker, record) => {
+            Route::Assigned(worker, record) => {
                 let hosting = Hosting {
                     worker,
                     repeatable: is_repeatable(&record.spec),
@@ -247,7 +244,10 @@ impl Routes {
         record: &ContractRecord,
     ) -> Result<(), QueueError> {
         if let Some(owner) = record.owner
-            && !self.queue.free_abandoned(address, owner).await?
+            && !self
+                .queue
+                .release_from_unknown_owner(address, owner)
+                .await?
         {
             return Ok(());
         }

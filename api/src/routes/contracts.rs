@@ -102,8 +102,8 @@ async fn status(
 ) -> Result<Option<ContractStatus>, ApiError> {
     let record = match state.queue.route(address).await? {
         Route::NotLoaded => return Ok(None),
-        Route::Unplaced(record) | Route::Quarantined(record) => record,
-        Route::Hosted(worker, record) => {
+        Route::Unassigned(record) | Route::Quarantined(record) => record,
+        Route::Assigned(worker, record) => {
             let told = state.dispatcher.inspect([worker], Some(address)).await;
             if let Some(status) = told.into_iter().next() {
                 return Ok(Some(status));

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use shared::protocol::reply::{Failure, FailureCode, Output};
-use shared::service::gather::join_batch;
+use shared::service::batch::join_batch;
 
 use super::handle::{Call, StopRequest};
 use super::task::{Calls, ContractTask};

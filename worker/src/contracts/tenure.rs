@@ -57,11 +57,13 @@ impl Tenure {
         match before {
             Some(before) => {
                 self.queue
-                    .restore(&self.address, self.worker, before)
+                    .roll_back_claim(&self.address, self.worker, before)
                     .await?;
             }
             None => {
-                self.queue.forget(&self.address, Some(self.worker)).await?;
+                self.queue
+                    .remove_contract(&self.address, Some(self.worker))
+                    .await?;
             }
         }
         Ok(())

@@ -63,7 +63,7 @@ fn repair_registry(worker: &Arc<Worker>, address: &ContractAddress) {
     worker.life.clone().spawn("registry repair", async move {
         let _lock = worker.contracts.lock(&address).await;
         if worker.contracts.get(&address).is_none() {
-            match worker.queue.disown(&address, worker.id).await {
+            match worker.queue.release(&address, worker.id).await {
                 Ok(true) => {
                     tracing::warn!(contract = %address, "stale registry assignment removed");
                 }

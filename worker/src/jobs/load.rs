@@ -145,7 +145,7 @@ impl<'a, E: Engine> Loader<'a, E> {
         let Some(old) = worker.contracts.get(address) else {
             // The registry names this worker by mistake. The retry must find the contract
             // unassigned.
-            worker.queue.disown(address, worker.id).await?;
+            worker.queue.release(address, worker.id).await?;
             return Err(not_assigned().into());
         };
         if old.spec == load.spec {

@@ -28,7 +28,10 @@ async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, 
         return Ok(Err(not_assigned()));
     };
     // The registry comes first, so that new calls get the answer that the contract is not loaded.
-    worker.queue.forget(address, Some(worker.id)).await?;
+    worker
+        .queue
+        .remove_contract(address, Some(worker.id))
+        .await?;
     let permit = worker.contracts.remove(address);
     contract.stop(FailureCode::NotHosted).await;
     drop(permit);

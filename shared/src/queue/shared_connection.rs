@@ -1,25 +1,26 @@
-//! The one connection that all hot commands of a process share.
+//! The one connection that all frequent commands of a process share.
 //!
-//! It reconnects by itself when it breaks. One that only falls silent, as after a firewall has
-//! forgotten it, does not break: the kernel goes on sending for a quarter of an hour. So whoever
-//! gets no answer in time has it replaced; what else waits on it may still be answered.
+//! It reconnects by itself when it breaks. A connection that only falls silent does not break, for
+//! example after a firewall has dropped its state: the kernel retries for a quarter of an hour. So
+//! a command that times out has the connection replaced. Other commands that wait on the old
+//! connection may still get their answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
-/// Keeps the connection of the moment; cheap to clone.
+/// Holds the current connection. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Hot(Arc<Shared>);
+pub(super) struct SharedConnection(Arc<Inner>);
 
-struct Shared {
+struct Inner {
     client: Client,
     config: ConnectionManagerConfig,
     current: Mutex<Numbered>,
 }
 
-/// A connection, and how many there were before.
+/// A connection with its sequence number.
 #[derive(Clone)]
 struct Numbered {
     number: u64,
@@ -27,12 +28,12 @@ struct Numbered {
 }
 
 /// The connection as one command uses it.
-pub(super) struct HotConnection {
+pub(super) struct SharedHandle {
     used: Numbered,
-    hot: Hot,
+    shared: SharedConnection,
 }
 
-impl Hot {
+impl SharedConnection {
     /// Connects.
     pub(super) async fn connect(
         client: Client,
@@ -41,27 +42,28 @@ impl Hot {
         let manager = client
             .get_connection_manager_with_config(config.clone())
             .await?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(Inner {
             client,
             config,
             current: Mutex::new(Numbered { number: 0, manager }),
         })))
     }
 
-    pub(super) fn connection(&self) -> HotConnection {
-        HotConnection {
+    pub(super) fn handle(&self) -> SharedHandle {
+        SharedHandle {
             used: self.current().clone(),
-            hot: self.clone(),
+            shared: self.clone(),
         }
     }
 
-    /// Has the next command make a connection anew, unless that was done since.
+    /// Replaces the connection number `silent`, unless that has already happened. The next command
+    /// connects.
     fn replace(&self, silent: u64) {
         let mut current = self.current();
         if current.number != silent {
             return;
         }
-        let Shared { client, config, .. } = &*self.0;
+        let Inner { client, config, .. } = &*self.0;
         match client.get_connection_manager_lazy(config.clone()) {
             Ok(manager) => {
                 *current = Numbered {
@@ -74,7 +76,7 @@ impl Hot {
     }
 
     fn current(&self) -> MutexGuard<'_, Numbered> {
-        // Nothing in here can panic half-way.
+        // No code that holds the lock can panic half-way.
         self.0
             .current
             .lock()
@@ -82,15 +84,15 @@ impl Hot {
     }
 }
 
-impl HotConnection {
+impl SharedHandle {
     fn note<T>(&self, answer: &Result<T, RedisError>) {
         if answer.as_ref().is_err_and(RedisError::is_timeout) {
-            self.hot.replace(self.used.number);
+            self.shared.replace(self.used.number);
         }
     }
 }
 
-impl ConnectionLike for HotConnection {
+impl ConnectionLike for SharedHandle {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             let answer = self.used.manager.req_packed_command(cmd).await;

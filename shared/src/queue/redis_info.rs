@@ -1,10 +1,10 @@
-//! Redis itself: its settings, its memory, its uptime.
+//! Facts about the Redis server: settings, memory, uptime.
 
 use std::time::Duration;
 
 use super::{Queue, QueueError};
 
-/// How full Redis is.
+/// The memory of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     used: u64,
@@ -12,19 +12,19 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Over four fifths of its limit, if it has one. At the limit Redis refuses replies, too: what
-    /// is under way needs the rest.
+    /// Whether more than four fifths of the limit are used, if there is one. At the limit Redis
+    /// would refuse replies as well, so the rest is left to calls in flight.
     pub fn is_short(self) -> bool {
         self.limit > 0 && self.used.saturating_mul(5) > self.limit.saturating_mul(4)
     }
 }
 
 impl Queue {
-    /// Refuses a Redis that throws away what it likes when memory is short.
+    /// Refuses a Redis that evicts keys when memory is short.
     pub(super) async fn check_settings(&self) -> Result<(), QueueError> {
         let policy: Result<(String, String), _> = redis::cmd("CONFIG")
             .arg(&["GET", "maxmemory-policy"])
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await;
         match policy {
             Ok((_, policy)) if policy != "noeviction" => Err(QueueError::Settings(format!(
@@ -33,13 +33,13 @@ impl Queue {
             ))),
             Ok(_) => Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "cannot see Redis' maxmemory-policy; it must be noeviction");
+                tracing::warn!(%error, "cannot read maxmemory-policy of Redis; it must be noeviction");
                 Ok(())
             }
         }
     }
 
-    /// How full Redis is.
+    /// How much memory Redis uses.
     pub async fn memory(&self) -> Result<Memory, QueueError> {
         let info = self.info("memory").await?;
         let read = |name| field(&info, name).unwrap_or_default();
@@ -59,12 +59,12 @@ impl Queue {
     async fn info(&self, section: &str) -> Result<String, QueueError> {
         Ok(redis::cmd("INFO")
             .arg(section)
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?)
     }
 }
 
-/// One number of `INFO`.
+/// One number in the reply of `INFO`.
 fn field(info: &str, name: &str) -> Option<u64> {
     info.lines().find_map(|line| {
         line.strip_prefix(name)?

@@ -1,43 +1,39 @@
-//! Contracts without a host: how they are taken from a worker that died, and how others learn that
-//! they are to be had.
+//! Failover of contracts: releasing them from a dead worker, and offering them to the others.
 
 use redis::Script;
 
+use super::timing::{DEATHS_COUNT_FOR, OFFER_AGAIN, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::Envelope;
 use crate::protocol::id::{ContractAddress, JobId, WorkerId};
 use crate::protocol::job::{Job, Load};
 
-/// What became of a contract whose worker died.
+/// What happened to a contract of a dead worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Orphan {
-    /// It is not the dead worker's any more.
-    Adopted,
-    /// It is free, to be placed again.
-    Free,
-    /// It was running when three workers died within an hour: it is quarantined.
+pub enum Failover {
+    /// Another worker owns it already.
+    Reassigned,
+    /// It has no owner now and can be placed again.
+    Released,
+    /// It was running at three deaths of workers within an hour, and is quarantined.
     Quarantined,
 }
 
-/// How soon a free contract may be offered again, in milliseconds: by then a worker would have
-/// taken it.
-const OFFER_AGAIN_MS: u64 = 3000;
-
-/// Workers' deaths count against a contract for so long, in milliseconds.
-const DEATHS_COUNT_MS: u64 = 3_600_000;
-
 impl Queue {
-    /// Takes a contract from a worker that died. If it `was_running` this counts against it: the
-    /// third death within an hour quarantines it, for `quarantine_ms`, since it may be the cause.
+    /// Releases a contract from a dead worker.
     ///
-    /// Asked again about the same death, before anybody has taken the contract, it says the same.
-    pub async fn orphan(
+    /// If it `was_running`, the death counts against it. The third death within an hour quarantines
+    /// it for `quarantine_ms`, because the contract may be the cause.
+    ///
+    /// A repeated call for the same death returns the same result, unless a worker has claimed the
+    /// contract since.
+    pub async fn fail_over(
         &self,
         address: &ContractAddress,
         dead: WorkerId,
         was_running: bool,
         quarantine_ms: u64,
-    ) -> Result<Orphan, QueueError> {
+    ) -> Result<Failover, QueueError> {
         let script = Script::new(
             "local found = redis.call('HMGET', KEYS[1],
                  'owner', 'dead', 'quarantined', 'death1', 'death2')
@@ -58,21 +54,23 @@ impl Queue {
             .key(self.keys().contract(address))
             .arg(dead.to_string())
             .arg(self.clock().now_ms())
-            .arg(DEATHS_COUNT_MS)
+            .arg(millis(DEATHS_COUNT_FOR))
             .arg(quarantine_ms)
             .arg(u8::from(was_running))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         Ok(match outcome {
-            0 => Orphan::Adopted,
-            1 => Orphan::Free,
-            _ => Orphan::Quarantined,
+            0 => Failover::Reassigned,
+            1 => Failover::Released,
+            _ => Failover::Quarantined,
         })
     }
 
-    /// Frees a contract whose owner has neither a lease nor a place among the workers: nobody will
-    /// clear up after it. That is not meant to happen, but a contract must not be stuck with it.
-    pub async fn free_abandoned(
+    /// Releases a contract whose owner has no lease and is not in the list of workers, so that no
+    /// reaper would find it. Returns whether the contract was released.
+    ///
+    /// This should not happen, but a contract must not stay assigned to such a worker.
+    pub async fn release_from_unknown_owner(
         &self,
         address: &ContractAddress,
         owner: WorkerId,
@@ -83,16 +81,18 @@ impl Queue {
             .arg(owner.to_string())
             .cmd("EXISTS")
             .arg(self.keys().lease(owner))
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         if heartbeat.is_some() || lives {
             return Ok(false);
         }
-        self.disown(address, owner).await
+        self.release(address, owner).await
     }
 
-    /// Whether a free contract is to be offered now: nobody else has done so lately. Whoever is told
-    /// so must do it, if any worker has room.
+    /// Whether a contract without an owner should be offered now, because nobody has done so
+    /// lately.
+    ///
+    /// A caller that gets `true` must offer it, if any worker has room: others now get `false`.
     pub async fn is_offer_due(&self, address: &ContractAddress) -> Result<bool, QueueError> {
         let script = Script::new(
             "if redis.call('HGET', KEYS[1], 'owner') ~= '' then return 0 end
@@ -104,17 +104,17 @@ impl Queue {
         Ok(script
             .key(self.keys().contract(address))
             .arg(self.clock().now_ms())
-            .arg(OFFER_AGAIN_MS)
-            .invoke_async(&mut self.cold().await?)
+            .arg(millis(OFFER_AGAIN))
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// Offers a contract to all workers; nobody awaits the outcome.
+    /// Offers a contract to all workers. No reply is sent.
     pub async fn offer(&self, load: Load) -> Result<(), QueueError> {
         let engine = load.spec.engine;
         let envelope = Envelope {
             id: JobId(0),
-            // However long it takes until a worker has room.
+            // The offer stays valid until a worker has room.
             deadline: u64::MAX,
             attempt: 1,
             trace: None,
