@@ -253,13 +253,13 @@ impl Gauges {
 
     fn set(&self, now: &Snapshot<'_>) {
         let contracts = &now.contracts;
-        let states: Vec<_> = contracts
+        let current: Vec<_> = contracts
             .iter()
             .map(|(_, contract)| (contract.spec.engine, contract.status.state()))
             .collect();
         for (engine, state, gauge) in &self.contracts {
             let wanted = (*engine, *state);
-            gauge.set(count(states.iter().filter(|one| **one == wanted).count()));
+            gauge.set(count(current.iter().filter(|one| **one == wanted).count()));
         }
         let waiting = contracts
             .iter()
@@ -271,10 +271,10 @@ impl Gauges {
         self.lease.set(flag(now.has_lease));
         self.draining.set(flag(now.is_draining));
         if let Some(chromium) = now.chromium {
-            let load = chromium.load();
-            self.browsers.set(count(load.browsers));
-            self.pages.set(count(load.pages));
-            self.browser_restarts.absolute(load.restarts);
+            let stats = chromium.stats();
+            self.browsers.set(count(stats.browsers));
+            self.pages.set(count(stats.pages));
+            self.browser_restarts.absolute(stats.restarts);
         }
     }
 }

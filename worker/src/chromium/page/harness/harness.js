@@ -1,27 +1,37 @@
-// Makes the calls of one contract, inside its page. The worker evaluates this function before any
-// line of the contract, and holds the object that it returns by a debugger's handle alone: no name
-// in the page leads here.
+// Makes the calls of one contract, inside its page. The worker evaluates this function before the
+// contract's code. It holds the returned object by a debugger handle only: no name in the page leads
+// to it.
 //
-// The contract may change every built-in object afterwards. So everything that is needed is taken
-// now, and what the language would look up by itself later is not used: no spread, destructuring,
-// for-of or template, no methods of arrays, strings, maps or promises, no descriptor with a
-// prototype. Strict code, so that neither `caller` nor a stack trace hands these functions out.
+// The contract may later change every built-in object. So the built-ins that are needed are saved
+// here at the start, and language features that look up built-ins implicitly are not used: no
+// spread, destructuring, for-of or template literals; no methods of arrays, strings, maps or
+// promises; no property descriptors with a prototype. The code is strict, so that neither `caller`
+// nor a stack trace exposes these functions.
 //
-// In comes one JSON text; out goes one string, which is
+// The input is one JSON text. The output is one string:
 //
 //     RUNNING                    the call that is running; -1: none
-//     ID KIND [JSON]             one line per call that has something to tell
+//     ID KIND [JSON]             one line for each call with an update
 //
-// with these kinds: ok, its result; failed, notjson, a sentence; toolarge; unknown, no such endpoint;
-// later, its promise is pending; skipped, not started. JSON text made by `stringify` has no line breaks.
+// The kinds are:
+//
+//     ok         the call's result
+//     failed     the call threw; a text
+//     notjson    the result has no JSON form; a text
+//     toolarge   the result is over the limit
+//     unknown    the contract has no such endpoint
+//     later      the call's promise is pending
+//     skipped    the call was not started
+//
+// JSON text written by `stringify` has no line breaks.
 (function (resultLimit) {
   "use strict";
 
-  const SLICE = 5; // Milliseconds after which `run` starts no further call.
-  const ANSWER = 1 << 20; // Characters of answer after which `run` starts no further call.
-  const TEXT = 2000; // Characters of an error's text.
-  const ENDPOINTS = 1000;
-  const NAME = 256; // Characters of an endpoint's name.
+  const SLICE = 5; // `run` starts no further call after so many milliseconds.
+  const REPLY = 1 << 20; // `run` starts no further call once its reply has so many characters.
+  const TEXT = 2000; // Most characters of an error's text.
+  const ENDPOINTS = 1000; // Most endpoints of a contract.
+  const NAME = 256; // Most characters of an endpoint's name.
   const NONE = -1;
   const TOO_LARGE = { __proto__: null };
 
@@ -39,27 +49,27 @@
   const NativePromise = Promise;
   const promisePrototype = Promise.prototype;
 
-  let source = ""; // What has arrived of the executable.
+  let source = ""; // The pieces of the executable that have arrived.
   let contract; // `this` of every call.
   let endpoints = create(null); // Name to function.
   let running = NONE;
   let pending = 0;
-  let ready = ""; // Lines that no answer has carried yet.
-  let budget = 0; // What is left for the result that is being written.
+  let ready = ""; // Lines for the next reply.
+  let budget = 0; // Characters left for the result that is being written.
   let deliver; // Resolves the promise of `collect`.
-  // The lines of the last answers: one that got lost on its way can be had again from `status`.
+  // The lines of the last replies: `status` repeats them, in case one did not arrive.
   const recent = ["", "", "", ""];
-  let answers = 0;
+  let replies = 0;
 
-  function answer() {
+  function reply() {
     const lines = ready;
     ready = "";
-    recent[answers & 3] = lines;
-    answers += 1;
+    recent[replies & 3] = lines;
+    replies += 1;
     return running + lines;
   }
 
-  function tell(id, kind, json) {
+  function report(id, kind, json) {
     ready += "\n" + id + " " + kind + (json === undefined ? "" : " " + json);
   }
 
@@ -71,7 +81,7 @@
     }
   }
 
-  // What was thrown, as a sentence. Nothing in here may throw, whatever the contract prepared.
+  // Describes a thrown value in a text. Must not throw, whatever the contract has prepared.
   function describe(thrown) {
     let text;
     try {
@@ -90,8 +100,8 @@
     return apply(toWellFormed, apply(slice, text, [0, TEXT]), []);
   }
 
-  // Stops values that are small in memory and endless on paper, such as one array that is all the
-  // elements of another, which is all the elements of a third. Takes less than is really written.
+  // Stops values that are small in memory but huge as text, such as an array whose elements are all
+  // one other array, whose elements are all a third. Counts less than is really written.
   function count(key, value) {
     const type = typeof value;
     if (type !== "undefined" && type !== "function" && type !== "symbol") {
@@ -110,18 +120,18 @@
       budget = resultLimit;
       json = type === "object" && value !== null ? stringify(value, count) : stringify(value);
     } catch (thrown) {
-      if (thrown === TOO_LARGE) tell(id, "toolarge");
-      else tell(id, "notjson", stringify(describe(thrown)));
+      if (thrown === TOO_LARGE) report(id, "toolarge");
+      else report(id, "notjson", stringify(describe(thrown)));
       return;
     }
     if (json !== undefined) {
-      // In UTF-16 units, of which the text has at most as many as bytes: the worker counts those.
-      if (json.length > resultLimit) tell(id, "toolarge");
-      else tell(id, "ok", json);
+      // Counts UTF-16 units. A text has at most as many units as bytes, and the worker counts bytes.
+      if (json.length > resultLimit) report(id, "toolarge");
+      else report(id, "ok", json);
     } else if (type === "function" || type === "symbol") {
-      tell(id, "notjson", stringify("a " + type + " has no JSON form"));
+      report(id, "notjson", stringify("a " + type + " has no JSON form"));
     } else {
-      tell(id, "ok", "null");
+      report(id, "ok", "null");
     }
   }
 
@@ -130,7 +140,7 @@
     return apply(isPrototypeOf, promisePrototype, [value]) || typeof value.then === "function";
   }
 
-  // `await` looks up no method of a native promise; a thenable's `then` is its own affair.
+  // `await` looks up no method of a native promise. A thenable's `then` is the contract's own code.
   async function settle(id, value) {
     let result;
     let thrown;
@@ -141,11 +151,11 @@
     } catch (reason) {
       thrown = reason;
     }
-    // Promises may also settle after a call was ended from outside, which must stay known.
+    // A promise may settle after another call was terminated; `running` must keep naming that call.
     const before = running;
     running = id;
     if (fulfilled) finish(id, result);
-    else tell(id, "failed", stringify(describe(thrown)));
+    else report(id, "failed", stringify(describe(thrown)));
     running = before;
     pending -= 1;
     if (deliver !== undefined) {
@@ -155,15 +165,15 @@
     }
   }
 
-  // Lets those come along that settle in the same breath.
+  // Yields until no more promises settle in the same turn, so that their results join the reply.
   async function deliverSoon(resolve) {
     let length;
     do {
       length = ready.length;
       await undefined;
       await undefined;
-    } while (ready.length !== length && ready.length < ANSWER);
-    resolve(answer());
+    } while (ready.length !== length && ready.length < REPLY);
+    resolve(reply());
   }
 
   function start(id, call) {
@@ -171,19 +181,19 @@
     try {
       const endpoint = endpoints[call[1]];
       if (endpoint === undefined) {
-        tell(id, "unknown");
+        report(id, "unknown");
       } else {
         const value = apply(endpoint, contract, call.length > 2 ? [call[2]] : []);
         if (isPromise(value)) {
           pending += 1;
-          tell(id, "later");
+          report(id, "later");
           settle(id, value);
         } else {
           finish(id, value);
         }
       }
     } catch (thrown) {
-      tell(id, "failed", stringify(describe(thrown)));
+      report(id, "failed", stringify(describe(thrown)));
     }
     running = NONE;
   }
@@ -192,22 +202,23 @@
   function run(text) {
     const calls = parse(text);
     const end = apply(now, clock, []) + SLICE;
-    const cut = running !== NONE; // The last one was ended from outside: this page is done for.
+    const terminated = running !== NONE; // A call was terminated: this page is not used any more.
     for (let i = 0; i < calls.length; i += 1) {
       const call = calls[i];
-      if (cut || (i > 0 && (ready.length > ANSWER || apply(now, clock, []) >= end))) {
-        tell(call[0], "skipped");
+      if (terminated || (i > 0 && (ready.length > REPLY || apply(now, clock, []) >= end))) {
+        report(call[0], "skipped");
       } else {
         start(call[0], call);
       }
     }
-    return answer();
+    return reply();
   }
 
-  // What has settled since; waits for the first when nothing has. Own properties keep the promise
-  // out of reach: whoever awaits it finds these instead of the contract's.
+  // Returns the results of promises that have settled since the last reply; waits for the first one
+  // if there is none. The own properties protect the promise: the debugger, which awaits it, finds
+  // them instead of the contract's.
   function collect() {
-    if (ready !== "" || pending === 0) return answer();
+    if (ready !== "" || pending === 0) return reply();
     const promise = new NativePromise((resolve) => {
       deliver = resolve;
     });
@@ -216,14 +227,14 @@
     return promise;
   }
 
-  // Everything that may not have arrived. Asked when a page does not answer any more.
+  // Returns everything that may not have arrived. The worker asks for it when a limit has passed.
   function status() {
     let text = "" + running;
-    for (let i = 0; i < 4; i += 1) text += recent[(answers + i) & 3];
+    for (let i = 0; i < 4; i += 1) text += recent[(replies + i) & 3];
     return text + ready;
   }
 
-  // Makes the own functions of the contract's object its endpoints: "endpoints [NAMES]" or "none".
+  // Takes the own functions of the contract's object as endpoints: "endpoints [NAMES]" or "none".
   function adopt(object) {
     if (typeof object !== "object" || object === null) return "none";
     const table = create(null);
@@ -246,19 +257,19 @@
     return "endpoints [" + names + "]";
   }
 
-  // Takes the next piece of the executable; gives how much there is.
+  // Appends the next piece of the executable; returns the length so far.
   function feed(piece) {
     source += piece;
     return "" + source.length;
   }
 
-  // Evaluates the executable: an object literal, or a script that defines `init`. Adds "threw TEXT"
-  // to the answers of `adopt`. An indirect eval, so it is global code; `init` is looked up within,
-  // where also a `const` is seen.
+  // Evaluates the executable: an object literal, or a script that defines `init`. Returns what
+  // `adopt` returns, or "threw TEXT". The indirect eval makes it global code. `init` is looked up
+  // inside the eval, where a `const` is visible, too.
   function load(isLiteral) {
     try {
-      // The comma makes the brace an object's and not a block's, and leaves the end of the source
-      // alone: a semicolon and comments may stand there.
+      // After the comma a brace starts an object instead of a block. Nothing is added at the end, so
+      // the source may end with a semicolon or a comment.
       if (isLiteral) return adopt(evaluate("0," + source));
       const init = evaluate(source + '\n;[typeof init === "function" ? init : undefined]')[0];
       return init === undefined ? "none" : adopt(apply(init, undefined, []));

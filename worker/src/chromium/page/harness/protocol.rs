@@ -1,8 +1,8 @@
-//! What is said between the worker and the harness, the code in a page that makes the calls.
+//! The text protocol between the worker and the harness.
 //!
-//! Text only: how it travels is `page`'s, what it means for a call's caller is `instance`'s. What
-//! comes from a page is not to be trusted: a contract that breaks into its own harness may answer
-//! anything. It can only hurt itself, because nothing is taken that [`parse`] does not check.
+//! Replies from a page are not trusted: a contract that breaks into its own harness can reply
+//! anything. It can only harm itself, because [`parse`] checks everything. `handle` sends the
+//! texts; `instance` decides what a reply means for a call.
 
 use std::fmt::Write as _;
 
@@ -11,28 +11,28 @@ use shared::protocol::reply::{Failure, FailureCode};
 
 use crate::sandbox::{CallId, Invocation};
 
-/// How long the harness goes on to start calls of one message, in milliseconds; its `SLICE`.
-pub(super) const SLICE_MS: u64 = 5;
+/// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
+pub(crate) const SLICE_MS: u64 = 5;
 
 const SOURCE: &str = include_str!("harness.js");
 
-/// The expression that makes a harness with this limit for results, in bytes; null in any document
-/// but the contract's own.
-pub(super) fn expression(url: &str, result_limit: u32) -> String {
+/// The expression that creates a harness with this result limit, in bytes. It is null in any
+/// document other than the one at `url`.
+pub(crate) fn expression(url: &str, result_limit: u32) -> String {
     format!(
         "document.URL === \"{url}\" ? {}({result_limit}) : null",
         SOURCE.trim_end()
     )
 }
 
-/// The calls as the harness' `run` takes them: `[[id,"method"],[id,"method",argument]]`.
-pub(super) fn encode(calls: &[Invocation<'_>]) -> String {
+/// The calls in the form that the harness' `run` reads: `[[id,"method"],[id,"method",argument]]`.
+pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     let mut text = String::with_capacity(32 * calls.len() + 2);
     text.push('[');
     for (index, call) in calls.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
         let method = serde_json::Value::from(call.method);
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         _ = write!(text, "{comma}[{},{method}", call.id.0);
         if let Some(argument) = call.argument {
             text.push(',');
@@ -44,108 +44,109 @@ pub(super) fn encode(calls: &[Invocation<'_>]) -> String {
     text
 }
 
-/// What the harness tells.
+/// A reply of the harness' `run`, `collect` or `status`.
 #[derive(Debug)]
-pub(super) struct Answer {
-    /// The call that was running; none but in the answer of `status`.
-    pub(super) running: Option<CallId>,
-    /// In the order in which things happened.
-    pub(super) news: Vec<(CallId, News)>,
+pub(crate) struct HarnessReply {
+    /// The call that was running; only `status` reports one.
+    pub(crate) running: Option<CallId>,
+    /// In the order in which they happened.
+    pub(crate) updates: Vec<(CallId, CallUpdate)>,
 }
 
-/// What the harness tells of one call.
+/// What the harness reports about one call.
 #[derive(Debug)]
-pub(super) enum News {
-    /// It ended.
+pub(crate) enum CallUpdate {
+    /// The call ended.
     Ended(Result<Box<RawValue>, Failure>),
-    /// It was started; its promise is pending.
-    Later,
-    /// It was not started.
-    Skipped,
+    /// The call was started; its promise is pending.
+    Pending,
+    /// The call was not started.
+    NotStarted,
 }
 
-/// An answer that is none: the contract has got hold of the harness.
+/// A reply that the harness does not send: the contract has changed the harness.
 #[derive(Debug, thiserror::Error)]
-#[error("the page gave a malformed answer")]
-pub(super) struct Malformed;
+#[error("the page sent a malformed reply")]
+pub(crate) struct MalformedReply;
 
-/// Reads an answer. A result is valid JSON of at most `result_limit` bytes, or it is refused.
-pub(super) fn parse(answer: &str, result_limit: u32) -> Result<Answer, Malformed> {
-    let mut lines = answer.split('\n');
+/// Reads a reply. A result must be valid JSON; one of more than `result_limit` bytes becomes a
+/// failure.
+pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
+    let mut lines = reply.split('\n');
     let running: i64 = lines
         .next()
         .and_then(|line| line.parse().ok())
-        .ok_or(Malformed)?;
+        .ok_or(MalformedReply)?;
     let running = u32::try_from(running).ok().map(CallId);
-    let news = lines
+    let updates = lines
         .map(|line| parse_line(line, result_limit))
         .collect::<Result<_, _>>()?;
-    Ok(Answer { running, news })
+    Ok(HarnessReply { running, updates })
 }
 
 /// Reads `ID KIND` or `ID KIND JSON`.
-fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, News), Malformed> {
-    let (id, rest) = line.split_once(' ').ok_or(Malformed)?;
+fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), MalformedReply> {
+    let (id, rest) = line.split_once(' ').ok_or(MalformedReply)?;
     let (kind, json) = rest.split_once(' ').unwrap_or((rest, ""));
-    let failed = |code, message: String| News::Ended(Err(Failure::started(code, message)));
+    let failed = |code, message: String| CallUpdate::Ended(Err(Failure::started(code, message)));
     let too_large = || {
         failed(
             FailureCode::ResultTooLarge,
             format!("The result is over {result_limit} bytes"),
         )
     };
-    let news = match kind {
+    let update = match kind {
         "ok" if json.len() as u64 > u64::from(result_limit) => too_large(),
-        // One scan, no tree: the check that only JSON leaves the sandbox.
-        "ok" => News::Ended(Ok(
-            RawValue::from_string(json.to_owned()).map_err(|_| Malformed)?
+        // Checks with one scan, and without a tree, that only JSON leaves the sandbox.
+        "ok" => CallUpdate::Ended(Ok(
+            RawValue::from_string(json.to_owned()).map_err(|_| MalformedReply)?
         )),
-        "failed" => failed(FailureCode::ExecutionFailed, sentence(json)?),
-        "notjson" => failed(FailureCode::ResultNotJson, sentence(json)?),
+        "failed" => failed(FailureCode::ExecutionFailed, text(json)?),
+        "notjson" => failed(FailureCode::ResultNotJson, text(json)?),
         "toolarge" => too_large(),
-        "unknown" => News::Ended(Err(Failure::not_started(
+        "unknown" => CallUpdate::Ended(Err(Failure::not_started(
             FailureCode::EndpointNotFound,
             "The contract has no such endpoint",
         ))),
-        "later" => News::Later,
-        "skipped" => News::Skipped,
-        _ => return Err(Malformed),
+        "later" => CallUpdate::Pending,
+        "skipped" => CallUpdate::NotStarted,
+        _ => return Err(MalformedReply),
     };
-    Ok((CallId(id.parse().map_err(|_| Malformed)?), news))
+    Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
 }
 
-fn sentence(json: &str) -> Result<String, Malformed> {
-    serde_json::from_str(json).map_err(|_| Malformed)
+fn text(json: &str) -> Result<String, MalformedReply> {
+    serde_json::from_str(json).map_err(|_| MalformedReply)
 }
 
-/// What became of an executable.
+/// What the harness reports about an executable.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Loaded {
-    /// It is a contract with these endpoints.
+pub(crate) enum LoadOutcome {
+    /// A contract with these endpoints.
     Contract(Vec<String>),
-    /// It ran, and left nothing to call.
-    Nothing,
-    /// It does not compile, or threw this.
+    /// The executable ran, but defined no endpoints.
+    NoEndpoints,
+    /// The executable does not compile, or threw this.
     Threw(String),
 }
 
-impl Loaded {
-    /// Reads the answer of the harness' `load`.
-    pub(super) fn parse(answer: &str) -> Result<Self, Malformed> {
-        match answer.split_once(' ') {
-            None if answer == "none" => Ok(Self::Nothing),
+impl LoadOutcome {
+    /// Reads the reply of the harness' `load`.
+    pub(crate) fn parse(reply: &str) -> Result<Self, MalformedReply> {
+        match reply.split_once(' ') {
+            None if reply == "none" => Ok(Self::NoEndpoints),
             Some(("endpoints", names)) => serde_json::from_str(names)
                 .map(Self::Contract)
-                .map_err(|_| Malformed),
-            Some(("threw", text)) => sentence(text).map(Self::Threw),
-            _ => Err(Malformed),
+                .map_err(|_| MalformedReply),
+            Some(("threw", text)) => self::text(text).map(Self::Threw),
+            _ => Err(MalformedReply),
         }
     }
 }
 
-/// Whether a source looks like an object in parentheses or braces rather than like a script: the
-/// first thing in it that is neither space nor comment says so.
-pub(super) fn looks_like_literal(source: &str) -> bool {
+/// Whether a source looks like an object literal rather than a script: whether its first character
+/// that is neither space nor comment is a brace or a parenthesis.
+pub(crate) fn looks_like_literal(source: &str) -> bool {
     let mut rest = source;
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
@@ -171,15 +172,15 @@ mod tests {
         RawValue::from_string(json.to_owned()).unwrap()
     }
 
-    fn outcome(line: &str) -> Result<Result<Box<RawValue>, Failure>, Malformed> {
-        match parse(&format!("-1\n{line}"), 10)?.news.remove(0).1 {
-            News::Ended(outcome) => Ok(outcome),
+    fn outcome(line: &str) -> Result<Result<Box<RawValue>, Failure>, MalformedReply> {
+        match parse(&format!("-1\n{line}"), 10)?.updates.remove(0).1 {
+            CallUpdate::Ended(outcome) => Ok(outcome),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn calls_are_written_with_their_arguments_as_they_are() {
+    fn calls_are_encoded_with_their_arguments_unchanged() {
         let argument = raw(r#"{"__proto__":1e999,"a":"\ud800"}"#);
         let calls = [
             Invocation {
@@ -199,16 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read() {
+    fn a_reply_is_parsed() {
         let text = "3\n1 ok {\"a\":1}\n2 later\n4 skipped\n3 failed \"Error: a b\"";
-        let answer = parse(text, 100).unwrap();
-        assert_eq!(answer.running, Some(CallId(3)));
-        let ids: Vec<u32> = answer.news.iter().map(|(id, _)| id.0).collect();
+        let reply = parse(text, 100).unwrap();
+        assert_eq!(reply.running, Some(CallId(3)));
+        let ids: Vec<u32> = reply.updates.iter().map(|(id, _)| id.0).collect();
         assert_eq!(ids, [1, 2, 4, 3]);
-        assert!(matches!(&answer.news[0].1, News::Ended(Ok(json)) if json.get() == "{\"a\":1}"));
-        assert!(matches!(answer.news[1].1, News::Later));
-        assert!(matches!(answer.news[2].1, News::Skipped));
-        let News::Ended(Err(failure)) = &answer.news[3].1 else {
+        assert!(
+            matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == "{\"a\":1}")
+        );
+        assert!(matches!(reply.updates[1].1, CallUpdate::Pending));
+        assert!(matches!(reply.updates[2].1, CallUpdate::NotStarted));
+        let CallUpdate::Ended(Err(failure)) = &reply.updates[3].1 else {
             panic!()
         };
         assert_eq!(failure.message, "Error: a b");
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_answer_is_refused() {
+    fn a_forged_reply_is_refused() {
         let forged = [
             "1 ok",
             "1 ok ",
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_measured_in_bytes() {
+    fn the_result_limit_counts_bytes() {
         assert!(outcome("1 ok \"12345678\"").unwrap().is_ok());
         for line in ["1 ok \"123456789\"", "1 ok \"ääääü\"", "1 toolarge"] {
             let failure = outcome(line).unwrap().unwrap_err();
@@ -251,32 +254,38 @@ mod tests {
     }
 
     #[test]
-    fn what_serde_cannot_hold_passes_as_text() {
+    fn json_that_serde_cannot_represent_passes_as_text() {
         assert_eq!(
             outcome(r#"1 ok "\ud800""#).unwrap().unwrap().get(),
             r#""\ud800""#
         );
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        let answer = parse(&format!("-1\n1 ok {deep}"), 20_000).unwrap();
-        assert!(matches!(&answer.news[0].1, News::Ended(Ok(json)) if json.get() == deep));
+        let reply = parse(&format!("-1\n1 ok {deep}"), 20_000).unwrap();
+        assert!(matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == deep));
     }
 
     #[test]
-    fn the_answer_to_a_load_is_read() {
-        let contract = Loaded::Contract(vec!["a".into(), "b".into()]);
-        assert_eq!(Loaded::parse(r#"endpoints ["a","b"]"#).unwrap(), contract);
-        assert_eq!(Loaded::parse("none").unwrap(), Loaded::Nothing);
+    fn the_reply_to_a_load_is_parsed() {
+        let contract = LoadOutcome::Contract(vec!["a".into(), "b".into()]);
         assert_eq!(
-            Loaded::parse(r#"threw "E: x""#).unwrap(),
-            Loaded::Threw("E: x".into())
+            LoadOutcome::parse(r#"endpoints ["a","b"]"#).unwrap(),
+            contract
+        );
+        assert_eq!(
+            LoadOutcome::parse("none").unwrap(),
+            LoadOutcome::NoEndpoints
+        );
+        assert_eq!(
+            LoadOutcome::parse(r#"threw "E: x""#).unwrap(),
+            LoadOutcome::Threw("E: x".into())
         );
         for text in ["", "endpoints", "endpoints [1]", "threw", "other 1"] {
-            assert!(Loaded::parse(text).is_err(), "{text:?}");
+            assert!(LoadOutcome::parse(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn a_literal_is_told_from_a_script() {
+    fn a_literal_is_distinguished_from_a_script() {
         let literals = [
             "{}",
             " \u{feff}\n{",
@@ -302,21 +311,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_answer_makes_the_reader_panic(text in ".{0,200}") {
+        fn no_reply_makes_the_parser_panic(text in ".{0,200}") {
             drop(parse(&text, 100));
-            drop(Loaded::parse(&text));
+            drop(LoadOutcome::parse(&text));
             looks_like_literal(&text);
         }
 
-        /// Lines that are almost right are the interesting ones.
+        /// Generates lines that are almost valid, which are the ones that could slip through.
         #[test]
-        fn what_is_taken_for_a_result_is_json_within_its_limit(
+        fn an_accepted_result_is_json_within_its_limit(
             lines in prop::collection::vec("[0-9]{1,3} (ok|failed|later|x)( [\\[\\]{}\",:0-9a-z\\\\]{0,20})?", 0..5),
         ) {
             let text = format!("-1\n{}", lines.join("\n"));
-            if let Ok(answer) = parse(&text, 10) {
-                for (_, news) in answer.news {
-                    if let News::Ended(Ok(json)) = news {
+            if let Ok(reply) = parse(&text, 10) {
+                for (_, update) in reply.updates {
+                    if let CallUpdate::Ended(Ok(json)) = update {
                         prop_assert!(json.get().len() <= 10);
                         prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(json.get()).is_ok());
                     }
@@ -325,7 +334,7 @@ mod tests {
         }
 
         #[test]
-        fn calls_are_one_json_text_whatever_their_methods(methods in prop::collection::vec(".{0,20}", 0..5)) {
+        fn encoded_calls_are_one_json_text_for_any_method(methods in prop::collection::vec(".{0,20}", 0..5)) {
             let calls: Vec<_> = (0..)
                 .zip(&methods)
                 .map(|(id, method)| Invocation { id: CallId(id), method, argument: None })
@@ -337,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slice_is_the_harness_own() {
+    fn the_slice_equals_the_harness_constant() {
         assert!(SOURCE.contains(&format!("const SLICE = {SLICE_MS};")));
     }
 }

@@ -1,41 +1,41 @@
-//! Which protections are on: all of them, but for the attack suite.
+//! Which protections are on: all of them, except in the attack suite.
 //!
-//! That an attack fails proves something only when the same attack is seen to work without what
-//! stops it. So the suite takes layers away, by `ATTACK_SUITE_LAYERS_OFF`; a worker that is started
-//! like that says so as loudly as it can, and is good for nothing else. Chromium's own sandbox is not
-//! among the layers: nothing ever runs without it.
+//! A failed attack proves something only if the same attack succeeds without the layer that stops
+//! it. So the suite turns layers off with `ATTACK_SUITE_LAYERS_OFF`. A worker that finds it set
+//! logs an error and must not be used for anything else. Chromium's own sandbox is not among the
+//! layers: no contract ever runs without it.
 
 use shared::service::config::{ConfigError, Env};
 
-/// The variable that names layers to leave out, separated by commas; `all` are all of them.
+/// The environment variable that lists the layers to turn off, separated by commas, or `all`.
 const VARIABLE: &str = "ATTACK_SUITE_LAYERS_OFF";
 
-/// One protection that can be taken away.
+/// One protection that can be turned off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
     /// `--host-resolver-rules`: no name and no address is resolved.
     Resolver,
-    /// `--proxy-server`: what is resolved all the same goes to a proxy that is not there.
+    /// `--proxy-server`: requests that are resolved all the same go to a proxy that does not exist.
     Proxy,
-    /// The policies that keep WebRTC from sending datagrams.
+    /// The policies that stop WebRTC from sending datagrams.
     Webrtc,
-    /// The switches and features of Chromium that are turned off.
+    /// The flags that turn off Chromium's own network features.
     Features,
-    /// The interception that aborts every request.
+    /// The interceptor, which aborts every request except those for documents.
     Interceptor,
     /// The document's content security policy: no loads, an opaque origin.
     Policy,
     /// The document's permissions policy.
     Permissions,
-    /// An address of its own for each document.
+    /// An origin of its own for each document.
     Origins,
     /// A browser context of its own for each contract.
     Contexts,
-    /// Site isolation, and room for as many renderers as there are contracts.
+    /// Site isolation, and as many renderers as there are contracts.
     Processes,
     /// The limit of a renderer's data segment.
     Memory,
-    /// The watch over idle renderers and over the browser's own memory.
+    /// The watchdog over idle renderers and the browser's own memory.
     Watch,
 }
 
@@ -56,7 +56,7 @@ impl Layer {
     ];
 }
 
-/// The layers that are on; by default every one.
+/// The layers that are on; by default all.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
     off: Vec<Layer>,
@@ -76,7 +76,11 @@ impl Layers {
             let known = Layer::ALL.iter().find(|(known, _)| *known == name.trim());
             known.map(|(_, layer)| *layer).ok_or_else(|| {
                 let names = Layer::ALL.map(|(name, _)| name).join(", ");
-                ConfigError::new(VARIABLE, &text, format!("{name:?} is none of {names}, all"))
+                ConfigError::new(
+                    VARIABLE,
+                    &text,
+                    format!("{name:?} is not a layer; use {names} or all"),
+                )
             })
         };
         let off = text.split(',').map(find).collect::<Result<_, _>>()?;
@@ -84,17 +88,17 @@ impl Layers {
     }
 
     /// Whether a protection is on.
-    pub(super) fn has(&self, layer: Layer) -> bool {
+    pub(crate) fn has(&self, layer: Layer) -> bool {
         !self.off.contains(&layer)
     }
 
-    /// Says what is missing, if anything is.
-    pub(super) fn complain(&self) {
+    /// Logs an error if any layer is off.
+    pub(crate) fn log_disabled(&self) {
         if !self.off.is_empty() {
             let off = &self.off;
             tracing::error!(
                 ?off,
-                "PROTECTIONS ARE OFF: {VARIABLE} is set. Only the attack suite may do that; stop this worker"
+                "PROTECTIONS ARE OFF: {VARIABLE} is set. Only the attack suite may set it; stop this worker"
             );
         }
     }
@@ -105,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_on_unless_it_is_named() {
+    fn every_layer_is_on_unless_it_is_listed() {
         let layers = Layers::from_env(Env::table(|_| None)).unwrap();
         assert!(Layer::ALL.iter().all(|(_, layer)| layers.has(*layer)));
 
@@ -124,6 +128,9 @@ mod tests {
     fn an_unknown_layer_is_refused() {
         let env = Env::table(|name| (name == VARIABLE).then(|| "proxy,sandbox".to_owned()));
         let error = Layers::from_env(env).unwrap_err().to_string();
-        assert!(error.contains("\"sandbox\" is none of resolver"), "{error}");
+        assert!(
+            error.contains("\"sandbox\" is not a layer; use resolver"),
+            "{error}"
+        );
     }
 }

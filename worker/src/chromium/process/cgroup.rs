@@ -1,11 +1,11 @@
-//! A memory cgroup around each browser, where the system lets this worker make one.
+//! A memory cgroup around each browser, where the system allows this worker to create one.
 //!
-//! It is the last of the limits of memory: the kernel ends the fattest renderer before the machine
-//! suffers. Version 1 and 2 are understood. The group is below the worker's own, so whatever bounds
-//! the worker bounds its browsers as well. Who joins it is the `guard`'s business.
+//! It is the last of the memory limits: the kernel kills the largest renderer before the machine
+//! runs out of memory. Versions 1 and 2 are supported. The group is below the worker's own, so
+//! every limit of the worker applies to its browsers as well. The `guard` lets the browser join it.
 //!
-//! Version 2 lets no group have both processes and children with a limit. So the worker steps into a
-//! leaf of its group, and the browsers' groups are made beside that:
+//! In version 2 a group cannot have both processes and children with limits. So the worker moves
+//! into a leaf of its group, and creates the browsers' groups beside that leaf:
 //!
 //! ```text
 //! worker.service ─┬─ worker                          the leaf, with the worker in it
@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 /// Where cgroups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// The leaf that the worker steps into, or was put into by its service manager.
+/// The leaf that the worker moves into, unless its service manager has already put it there.
 const LEAF: &str = "worker";
 
-/// Why there is no cgroup.
+/// Why no cgroup was created.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CgroupError {
-    /// No version of the memory controller was found.
-    #[error("this process is in no memory cgroup")]
+pub(crate) enum CgroupError {
+    /// Neither version of the memory controller is in use.
+    #[error("the worker is in no memory cgroup")]
     None,
-    /// Whoever else is there would have to leave it, too.
+    /// The other processes in the worker's group would have to move as well.
     #[error("the worker shares its cgroup with other processes")]
     Shared,
     /// The system does not allow it.
@@ -36,9 +36,9 @@ pub(super) enum CgroupError {
     Io(PathBuf, io::Error),
 }
 
-/// One group. It must be empty when it is removed.
+/// One group. Only an empty group can be removed.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     path: PathBuf,
 }
 
@@ -49,8 +49,8 @@ enum Version {
 }
 
 impl Cgroup {
-    /// Makes a group of this name for so many MiB.
-    pub(super) fn create(name: &str, limit_mb: u32) -> Result<Self, CgroupError> {
+    /// Creates a group of this name with this limit.
+    pub(crate) fn create(name: &str, limit_mb: u32) -> Result<Self, CgroupError> {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self::create_below(Path::new(MOUNT), &own, name, limit_mb)
     }
@@ -61,11 +61,11 @@ impl Cgroup {
         name: &str,
         limit_mb: u32,
     ) -> Result<Self, CgroupError> {
-        let (version, own) = parent(own).ok_or(CgroupError::None)?;
+        let (version, own) = own_group(own).ok_or(CgroupError::None)?;
         let own = mount.join(own);
         let path = match version {
             Version::One => own,
-            Version::Two => above_the_leaf(own)?,
+            Version::Two => prepare_parent(own)?,
         };
         let path = path.join(name);
         fs::create_dir(&path).map_err(|error| CgroupError::Io(path.clone(), error))?;
@@ -88,37 +88,38 @@ impl Cgroup {
             Version::Two => ("memory.max", "memory.swap.max", "0"),
         };
         write(&self.path.join(memory), &bytes)?;
-        // Not every kernel counts swap.
+        // Fails on kernels that do not count swap; the memory limit applies all the same.
         _ = write(&self.path.join(swap), no_swap);
         Ok(())
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    /// The group's folder.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes it; what is gone already, or still busy, is left alone.
-    pub(super) fn remove(&self) {
+    /// Removes the group if it exists and is empty.
+    pub(crate) fn remove(&self) {
         remove(&self.path);
     }
 }
 
-/// The group that browsers' groups of version 2 are made in, with this process in a leaf of it.
-fn above_the_leaf(own: PathBuf) -> Result<PathBuf, CgroupError> {
-    let home = match own.parent() {
-        Some(home) if own.ends_with(LEAF) => home.to_owned(),
+/// Returns the group in which browsers' groups of version 2 are created, after this process has
+/// moved into a leaf of it.
+fn prepare_parent(own: PathBuf) -> Result<PathBuf, CgroupError> {
+    let parent = match own.parent() {
+        Some(parent) if own.ends_with(LEAF) => parent.to_owned(),
         _ => {
-            step_into_leaf(&own)?;
+            move_into_leaf(&own)?;
             own
         }
     };
-    write(&home.join("cgroup.subtree_control"), "+memory")?;
-    Ok(home)
+    write(&parent.join("cgroup.subtree_control"), "+memory")?;
+    Ok(parent)
 }
 
-fn step_into_leaf(own: &Path) -> Result<(), CgroupError> {
-    // Only the machine's root group has no type, and may have both.
+fn move_into_leaf(own: &Path) -> Result<(), CgroupError> {
+    // Only the machine's root group has no type. It may have both processes and limited children.
     if !own.join("cgroup.type").exists() {
         return Ok(());
     }
@@ -137,17 +138,17 @@ fn step_into_leaf(own: &Path) -> Result<(), CgroupError> {
     write(&leaf.join("cgroup.procs"), &this)
 }
 
-/// Removes an empty group.
-pub(super) fn remove(path: &Path) {
+/// Removes a group if it exists and is empty.
+pub(crate) fn remove(path: &Path) {
     if let Err(error) = fs::remove_dir(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::debug!(%error, path = %path.display(), "a cgroup stays for now");
+        tracing::debug!(%error, path = %path.display(), "cgroup could not be removed");
     }
 }
 
-/// Puts the calling process, and what comes of it, into a group.
-pub(super) fn join(path: &Path) -> io::Result<()> {
+/// Moves the calling process into a group; its later children will be in it, too.
+pub(crate) fn join(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.procs"), "0")
 }
 
@@ -155,8 +156,8 @@ fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
     fs::write(path, text).map_err(|error| CgroupError::Io(path.to_owned(), error))
 }
 
-/// The group that this process is in, below the mount, from `/proc/self/cgroup`.
-fn parent(own: &str) -> Option<(Version, PathBuf)> {
+/// The path of this process's own group below the mount, read from `/proc/self/cgroup`.
+fn own_group(own: &str) -> Option<(Version, PathBuf)> {
     let mut unified = None;
     for line in own.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -178,48 +179,48 @@ mod tests {
     #[test]
     fn the_own_group_is_found_in_both_versions() {
         let one = "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n";
-        assert_eq!(parent(one), Some((Version::One, "memory/a/b".into())));
+        assert_eq!(own_group(one), Some((Version::One, "memory/a/b".into())));
         let two = "0::/system.slice/worker.service\n";
         let expected = (Version::Two, "system.slice/worker.service".into());
-        assert_eq!(parent(two), Some(expected));
-        assert_eq!(parent(""), None);
+        assert_eq!(own_group(two), Some(expected));
+        assert_eq!(own_group(""), None);
     }
 
-    /// A tree of files as the kernel shows it.
-    fn pretend(group: &Path, members: &str) {
+    /// Creates the files that the kernel shows for a group.
+    fn fake_group(group: &Path, members: &str) {
         fs::create_dir_all(group).unwrap();
         fs::write(group.join("cgroup.type"), "domain\n").unwrap();
         fs::write(group.join("cgroup.procs"), members).unwrap();
     }
 
-    fn holds(group: &Path, file: &str) -> String {
+    fn content(group: &Path, file: &str) -> String {
         fs::read_to_string(group.join(file)).unwrap()
     }
 
     #[test]
-    fn in_version_2_the_worker_steps_aside() {
+    fn in_version_2_the_worker_moves_into_a_leaf() {
         let mount = tempfile::tempdir().unwrap();
         let service = mount.path().join("worker.service");
         let this = std::process::id().to_string();
-        pretend(&service, &format!("{this}\n"));
-        // What is written over a file of the kernel is a command to it; here it stays.
+        fake_group(&service, &format!("{this}\n"));
+        // To the kernel a write to these files is a command; in this test it just stays there.
         let create = |own: &str, name: &str| Cgroup::create_below(mount.path(), own, name, 64);
         let first = create("0::/worker.service\n", "a").unwrap();
         assert_eq!(first.path(), service.join("a"));
-        assert_eq!(holds(&service.join(LEAF), "cgroup.procs"), this);
-        assert_eq!(holds(&service, "cgroup.subtree_control"), "+memory");
-        assert_eq!(holds(first.path(), "memory.max"), (64 << 20).to_string());
-        // From then on, or where a service manager has put it into that leaf.
+        assert_eq!(content(&service.join(LEAF), "cgroup.procs"), this);
+        assert_eq!(content(&service, "cgroup.subtree_control"), "+memory");
+        assert_eq!(content(first.path(), "memory.max"), (64 << 20).to_string());
+        // The same for later browsers, and where a service manager chose the leaf.
         let second = create("0::/worker.service/worker\n", "b").unwrap();
         assert_eq!(second.path(), service.join("b"));
         assert!(!service.join(LEAF).join(LEAF).exists());
     }
 
     #[test]
-    fn in_version_2_nobody_else_is_moved() {
+    fn in_version_2_other_processes_are_not_moved() {
         let mount = tempfile::tempdir().unwrap();
         let session = mount.path().join("session");
-        pretend(&session, "1\n");
+        fake_group(&session, "1\n");
         let error = Cgroup::create_below(mount.path(), "0::/session\n", "a", 64).unwrap_err();
         assert!(matches!(error, CgroupError::Shared), "{error}");
         assert!(!session.join(LEAF).exists());

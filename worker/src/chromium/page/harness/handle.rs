@@ -1,5 +1,7 @@
-//! The harness of one page as the worker holds it: each of its functions, and the page's own controls
-//! that go with them. What is said is `harness`'s, how it travels is `wire`'s.
+//! The worker's handle on the harness of one page: one method for each of the harness' functions,
+//! and the page's own controls that go with them.
+//!
+//! `protocol` defines the texts; `cdp::client` carries them.
 
 use std::time::Duration;
 
@@ -10,39 +12,39 @@ use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, TerminateExecutio
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::cdp::{COMMAND_LIMIT, CallFunction, Trouble, within};
-use super::harness;
-use super::page::execute;
-use super::wire::{Session, WireError};
+use super::protocol;
+use crate::chromium::cdp::client::{ClientError, PageSession};
+use crate::chromium::cdp::commands::CallFunction;
+use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError, execute, within};
 
-/// The harness of one page, and the way to it. Clones are the same one.
+/// The harness of one page. Clones are handles on the same harness.
 #[derive(Debug, Clone)]
-pub(super) struct Harness {
-    pub(super) page: chromiumoxide::Page,
-    session: Session,
+pub(crate) struct Harness {
+    pub(crate) page: chromiumoxide::Page,
+    session: PageSession,
     object_id: String,
 }
 
-/// The harness' answer, or why there is none. Without a deadline, and pending for ever once the page
-/// is dead: its user knows of both.
-pub(super) type Reply = BoxFuture<'static, Result<String, String>>;
+/// The harness' reply, or why there is none. It has no time limit, and stays pending once the page
+/// is dead: its user handles both.
+pub(crate) type PendingReply = BoxFuture<'static, Result<String, String>>;
 
 impl Harness {
     /// Evaluates the harness in a page that shows the document at `url`.
-    pub(super) async fn make(
+    pub(crate) async fn create(
         page: chromiumoxide::Page,
-        session: Session,
+        session: PageSession,
         url: &str,
         result_limit: u32,
-    ) -> Result<Self, Trouble> {
-        let evaluate = EvaluateParams::new(harness::expression(url, result_limit));
+    ) -> Result<Self, CdpError> {
+        let evaluate = EvaluateParams::new(protocol::expression(url, result_limit));
         let evaluating = session.send(&evaluate);
         let object = within(COMMAND_LIMIT, "the harness", evaluating)
             .await?
             .result;
         let Some(object_id) = object.object_id else {
             let reason = "the page shows another document".to_owned();
-            return Err(Trouble::Refused("the harness".into(), reason));
+            return Err(CdpError::Refused("the harness".into(), reason));
         };
         Ok(Self {
             page,
@@ -51,8 +53,8 @@ impl Harness {
         })
     }
 
-    /// Starts the calls of a batch, as `harness::encode` writes it; wakes the page for them.
-    pub(super) fn run(&self, batch: String, wake: bool) -> Reply {
+    /// Starts the calls of a batch, written by `protocol::encode`. `wake` unfreezes the page first.
+    pub(crate) fn run(&self, batch: String, wake: bool) -> PendingReply {
         let function = "function(a){\"use strict\";return this.run(a)}";
         let reply = self.call(&self.function(function).argument(batch));
         if !wake {
@@ -62,8 +64,8 @@ impl Harness {
         async move { tokio::join!(waking, reply).1 }.boxed()
     }
 
-    /// Has the page's timers and queues stand still, until it is woken.
-    pub(super) fn freeze(&self) -> BoxFuture<'static, ()> {
+    /// Freezes the page: its timers and queues stop until it is woken.
+    pub(crate) fn freeze(&self) -> BoxFuture<'static, ()> {
         self.set_state(SetWebLifecycleStateState::Frozen).boxed()
     }
 
@@ -73,39 +75,39 @@ impl Harness {
     ) -> impl Future<Output = ()> + Send + 'static {
         let page = self.page.clone();
         async move {
-            // One that fails to wake up lets its calls run over their time.
+            // A page that does not wake up lets its calls run into their time limit.
             let command = SetWebLifecycleStateParams::new(state);
-            if let Err(trouble) = execute(&page, COMMAND_LIMIT, command).await {
-                tracing::debug!(%trouble, "a page could not be frozen or woken");
+            if let Err(error) = execute(&page, COMMAND_LIMIT, command).await {
+                tracing::debug!(%error, "page could not be frozen or woken");
             }
         }
     }
 
     /// Waits for promises to settle.
-    pub(super) fn collect(&self) -> Reply {
+    pub(crate) fn collect(&self) -> PendingReply {
         let function = self.function("function(){\"use strict\";return this.collect()}");
         self.call(&function.awaiting())
     }
 
-    /// What may not have arrived.
-    pub(super) fn status(&self) -> Reply {
+    /// Asks for everything that may not have arrived.
+    pub(crate) fn status(&self) -> PendingReply {
         self.call(&self.function("function(){\"use strict\";return this.status()}"))
     }
 
-    /// Hands over the next piece of an executable.
-    pub(super) fn feed(&self, piece: &str) -> Reply {
+    /// Sends the next piece of an executable.
+    pub(crate) fn feed(&self, piece: &str) -> PendingReply {
         let function = "function(a){\"use strict\";return this.feed(a)}";
         self.call(&self.function(function).argument(piece))
     }
 
-    /// Evaluates the executable that was handed over.
-    pub(super) fn load(&self, is_literal: bool) -> Reply {
+    /// Evaluates the executable that was sent.
+    pub(crate) fn load(&self, is_literal: bool) -> PendingReply {
         let function = "function(a){\"use strict\";return this.load(a)}";
         self.call(&self.function(function).argument(is_literal))
     }
 
-    /// Ends whatever JavaScript runs; works on a page that answers nothing else.
-    pub(super) async fn terminate(&self, limit: Duration) -> Result<(), Trouble> {
+    /// Terminates the JavaScript that runs; works on a page that replies to no other command.
+    pub(crate) async fn terminate(&self, limit: Duration) -> Result<(), CdpError> {
         execute(&self.page, limit, TerminateExecutionParams::default())
             .await
             .map(drop)
@@ -115,14 +117,14 @@ impl Harness {
         CallFunction::new(self.object_id.clone(), declaration)
     }
 
-    /// The message leaves before this returns.
-    fn call(&self, call: &CallFunction) -> Reply {
-        let answer = self.session.send(call);
+    /// The message is queued for sending before this returns.
+    fn call(&self, call: &CallFunction) -> PendingReply {
+        let reply = self.session.send(call);
         async move {
-            match answer.await {
+            match reply.await {
                 Ok(returned) => Ok(returned.into_text()?),
-                // The death of either is announced, with the reason.
-                Err(WireError::Closed) => std::future::pending().await,
+                // The death of the page or the browser is reported elsewhere, with the reason.
+                Err(ClientError::Closed) => std::future::pending().await,
                 Err(error) => Err(error.to_string()),
             }
         }

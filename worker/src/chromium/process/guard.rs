@@ -1,24 +1,24 @@
-//! The guard: a small process between the worker and one browser, so that nothing of the browser
-//! outlives the worker, however the worker ends.
+//! The guard: a small process between the worker and one browser. It makes sure that no process and
+//! no file of the browser outlives the worker, however the worker ends.
 //!
 //! ```text
 //! worker ──stdin pipe──> browser-guard ──> browser-exec, which becomes Chromium
 //! ```
 //!
-//! Both stages are this same program, started again with a hidden first argument. All that is
-//! here runs before tokio, in processes with one thread, with plain blocking calls.
+//! Both stages are this same program, started again with a hidden first argument. The code here
+//! runs before tokio, in processes with one thread, with plain blocking calls.
 //!
-//! - The worker ends in any way, `kill -9` included: its end of the pipe closes, the guard reads
-//!   the end of file, kills the browser and everything that came of it, reaps all of it, removes
-//!   the profile folder and exits.
+//! - The worker ends in any way, `kill -9` included: its end of the pipe closes and the guard reads
+//!   the end of file. The guard kills the browser and all its descendants, reaps them, removes the
+//!   profile folder and exits.
 //! - The guard is killed: the kernel sends Chromium the parent-death signal. That signal is tied to
-//!   the *thread* that forked; the guard has only the one, so it means the guard itself. Chromium's
-//!   own processes end when they lose their browser, and the worker removes the folder.
+//!   the *thread* that forked; the guard has only one thread, so it means the guard itself.
+//!   Chromium's own processes end when they lose their browser, and the worker removes the folder.
 //!
-//! Terminal and service managers signal whole groups: the guard lives in a group of its own and
-//! blocks the signals that ask for an end, because its end is the end of its input.
+//! Terminals and service managers signal whole process groups. So the guard has its own group and
+//! blocks the termination signals: it ends only when its input ends.
 //!
-//! What the browser is told on its command line does not belong here: that is `launch`.
+//! The browser's command line is built in `flags`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -36,27 +36,29 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, User, chown, geteuid, getpid, getppid, setgid, setgroups, setuid};
 
-use super::{cgroup, process};
+use super::{cgroup, proc};
 
-/// The first argument that makes this program a guard: `browser-guard PROFILE USER CHROMIUM ARG..`.
-pub(super) const GUARD: &str = "browser-guard";
-/// The first argument of the stage that becomes Chromium: `browser-exec GUARD_PID USER CHROMIUM ARG..`.
+/// The first argument of the guard stage: `browser-guard PROFILE USER CHROMIUM ARG..`.
+pub(crate) const GUARD: &str = "browser-guard";
+/// The first argument of the stage that becomes Chromium:
+/// `browser-exec GUARD_PID USER CHROMIUM ARG..`.
 const EXEC: &str = "browser-exec";
 
-/// The first argument of the stage that bounds a renderer's memory: `renderer-limit USER BYTES PID`.
-pub(super) const LIMIT: &str = "renderer-limit";
+/// The first argument of the stage that limits a renderer's memory:
+/// `renderer-limit USER BYTES PID`.
+pub(crate) const LIMIT: &str = "renderer-limit";
 
-/// The variable that names the cgroup of the browser, where there is one.
-pub(super) const CGROUP: &str = "BROWSER_CGROUP";
+/// The environment variable with the path of the browser's cgroup, if it has one.
+pub(crate) const CGROUP: &str = "BROWSER_CGROUP";
 
-/// Why a guard did not do its work. The text is for the worker's log.
+/// Why a guard failed. The text is for the worker's log.
 #[derive(Debug, thiserror::Error)]
 enum GuardError {
-    #[error("this is started by the worker, not by hand")]
+    #[error("only the worker starts this stage; do not start it by hand")]
     Usage,
-    #[error("the user {0:?} does not exist; name another one in CHROMIUM_USER")]
+    #[error("the user {0:?} does not exist; set CHROMIUM_USER to an existing unprivileged user")]
     NoUser(String),
-    #[error("Chromium must not run as root; name an unprivileged user in CHROMIUM_USER")]
+    #[error("Chromium must not run as root; set CHROMIUM_USER to an unprivileged user")]
     Root,
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
@@ -66,9 +68,9 @@ enum GuardError {
     Orphaned,
 }
 
-/// Runs the guard when this process was started as one; `None` means that it was not.
+/// Runs the guard stage that this process was started for; `None` if it was started for none.
 ///
-/// To be called first thing in `main`: before tokio, before any other thread.
+/// Call it first in `main`: before tokio and before any other thread.
 pub fn run_if_asked() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     let stage = arguments.next()?;
@@ -76,7 +78,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let outcome = match stage.to_str()? {
         GUARD => guard(&arguments),
         EXEC => become_browser(&arguments),
-        LIMIT => limit(&arguments),
+        LIMIT => limit_renderer(&arguments),
         _ => return None,
     };
     Some(outcome.unwrap_or_else(|error| {
@@ -85,21 +87,21 @@ pub fn run_if_asked() -> Option<ExitCode> {
     }))
 }
 
-/// Standard error is the guard's only voice: the worker reads it, and logs it.
+/// Writes to standard error, which the worker reads and logs.
 fn report(message: &str) {
     use io::Write;
-    // When nobody reads any more there is nobody to tell.
+    // Fails when the worker has closed its end; the message is dropped then.
     _ = writeln!(io::stderr(), "{GUARD}: {message}");
 }
 
-/// From the making of the profile folder to its removal.
+/// The guard stage: creates the profile folder, starts the browser, waits for the end, cleans up.
 fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let [profile, user, command @ ..] = arguments else {
         return Err(GuardError::Usage);
     };
     let signals = block_signals().map_err(|e| GuardError::System("blocking signals", e))?;
-    prctl::set_child_subreaper(true).map_err(|e| GuardError::System("becoming a reaper", e))?;
-    let profile = Profile::create(Path::new(profile), unprivileged(user)?.as_ref())?;
+    prctl::set_child_subreaper(true).map_err(|e| GuardError::System("becoming a subreaper", e))?;
+    let profile = Profile::create(Path::new(profile), unprivileged_user(user)?.as_ref())?;
 
     let browser = start(user, command, profile.path)?;
     let ended = wait_for_end(browser, &signals);
@@ -109,7 +111,7 @@ fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
         cgroup::remove(Path::new(&group));
     }
     match ended.map_err(|e| GuardError::System("waiting", e))? {
-        End::Asked => Ok(ExitCode::SUCCESS),
+        End::Input => Ok(ExitCode::SUCCESS),
         End::Browser(status) => {
             report(&format!("the browser ended by itself: {status}"));
             Ok(ExitCode::FAILURE)
@@ -117,15 +119,15 @@ fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     }
 }
 
-/// The private folder of one browser; it goes when this is dropped.
+/// The private folder of one browser. Dropping it removes the folder.
 struct Profile<'a> {
     path: &'a Path,
 }
 
 impl<'a> Profile<'a> {
-    /// Fails when the path exists: nothing that somebody else put there is ever used or removed.
+    /// Fails when the path exists, so that files of other processes are never used or removed.
     fn create(path: &'a Path, owner: Option<&User>) -> Result<Self, GuardError> {
-        let failed = |e| GuardError::Io("making the profile folder", e);
+        let failed = |e| GuardError::Io("creating the profile folder", e);
         fs::DirBuilder::new()
             .mode(0o700)
             .create(path)
@@ -140,7 +142,7 @@ impl<'a> Profile<'a> {
 
 impl Drop for Profile<'_> {
     fn drop(&mut self) {
-        // Follows no links, whatever the browser left there.
+        // Follows no symbolic links that the browser may have left there.
         if let Err(error) = fs::remove_dir_all(self.path) {
             report(&format!("removing {}: {error}", self.path.display()));
         }
@@ -161,7 +163,7 @@ fn start(user: &OsStr, command: &[OsString], profile: &Path) -> Result<Pid, Guar
         .env("HOME", profile)
         .env("TMPDIR", profile)
         .envs(env::var_os(CGROUP).map(|group| (CGROUP, group)))
-        // Above all not the guard's own input, whose end is the signal to stop.
+        // The child must not inherit the guard's input: its end is the signal to stop.
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0)
@@ -172,14 +174,14 @@ fn start(user: &OsStr, command: &[OsString], profile: &Path) -> Result<Pid, Guar
 
 /// What ended a guard's wait.
 enum End {
-    /// The worker closed the pipe, or is no more.
-    Asked,
-    /// The browser is no more.
+    /// The worker closed the pipe, or ended.
+    Input,
+    /// The browser ended, with this status.
     Browser(String),
 }
 
-/// Blocks the signals that would end the guard, and SIGCHLD to read it from the descriptor.
-/// Children start with an empty mask again: `Command` sees to that.
+/// Blocks the signals that would end the guard, and SIGCHLD, which is read from the descriptor.
+/// `Command` gives children an empty mask again.
 fn block_signals() -> nix::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGHUP);
@@ -190,7 +192,7 @@ fn block_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// Waits for the end of the input or of the browser, whichever is first.
+/// Waits for the end of the input or of the browser, whichever comes first.
 fn wait_for_end(browser: Pid, signals: &SignalFd) -> nix::Result<End> {
     let stdin = io::stdin();
     loop {
@@ -203,7 +205,7 @@ fn wait_for_end(browser: Pid, signals: &SignalFd) -> nix::Result<End> {
             other => other?,
         };
         if events[0].any() == Some(true) && nix::unistd::read(&stdin, &mut [0; 64])? == 0 {
-            return Ok(End::Asked);
+            return Ok(End::Input);
         }
         while signals.read_signal()?.is_some() {}
         if let Some(status) = reap_finished(browser)? {
@@ -212,26 +214,26 @@ fn wait_for_end(browser: Pid, signals: &SignalFd) -> nix::Result<End> {
     }
 }
 
-/// Takes leave of every child that has ended; tells how the browser did when it is among them.
+/// Reaps every child that has ended; returns the browser's status if it is among them.
 fn reap_finished(browser: Pid) -> nix::Result<Option<String>> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => return Ok(None),
             Ok(status) if status.pid() == Some(browser) => return Ok(Some(format!("{status:?}"))),
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::ECHILD) => return Ok(Some("it is gone".to_owned())),
+            Err(Errno::ECHILD) => return Ok(Some("no child is left".to_owned())),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Kills and reaps until no child is left. The guard is a subreaper, so the children of whatever
-/// dies become its own, to be killed in the next round.
+/// Kills and reaps until no child is left. The guard is a subreaper: when a process ends, its
+/// children become the guard's, and the next round kills them.
 fn kill_all(browser: Pid) {
     // Fails when the group is already empty.
     _ = killpg(browser, Signal::SIGKILL);
     loop {
-        for child in process::children_of(getpid()) {
+        for child in proc::children_of(getpid()) {
             _ = kill(child, Signal::SIGKILL);
         }
         match waitpid(None, None) {
@@ -241,15 +243,15 @@ fn kill_all(browser: Pid) {
     }
 }
 
-/// Whether browsers can run as `user`; the error says why not.
+/// Checks that browsers can run as `user`; the error says why not.
 pub fn check_user(user: &str) -> Result<(), String> {
-    unprivileged(OsStr::new(user))
+    unprivileged_user(OsStr::new(user))
         .map(drop)
         .map_err(|error| error.to_string())
 }
 
-/// Whom Chromium runs as: somebody else when this is root, otherwise whoever started it.
-fn unprivileged(user: &OsStr) -> Result<Option<User>, GuardError> {
+/// The user to switch to. None unless this process is root: Chromium then keeps its user.
+fn unprivileged_user(user: &OsStr) -> Result<Option<User>, GuardError> {
     if !geteuid().is_root() {
         return Ok(None);
     }
@@ -261,9 +263,9 @@ fn unprivileged(user: &OsStr) -> Result<Option<User>, GuardError> {
     }
 }
 
-/// Becomes whom Chromium runs as, if this is root.
+/// Switches to the user that Chromium runs as, if this process is root.
 fn give_up_root(user: &OsStr) -> Result<(), GuardError> {
-    if let Some(user) = unprivileged(user)? {
+    if let Some(user) = unprivileged_user(user)? {
         let failed = |e| GuardError::System("giving up root", e);
         setgroups(&[]).map_err(failed)?;
         setgid(user.gid).map_err(failed)?;
@@ -272,8 +274,9 @@ fn give_up_root(user: &OsStr) -> Result<(), GuardError> {
     Ok(())
 }
 
-/// Bounds a renderer's memory, as the user that it runs as: root may not always do that.
-fn limit(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
+/// The limit stage: limits a renderer's memory as the renderer's own user, since root may lack
+/// the capability.
+fn limit_renderer(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let [user, bytes, pid] = arguments else {
         return Err(GuardError::Usage);
     };
@@ -283,12 +286,13 @@ fn limit(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     };
     let pid = i32::try_from(pid).map_err(|_| GuardError::Usage)?;
     give_up_root(user)?;
-    process::limit_data(Pid::from_raw(pid), bytes)
-        .map_err(|e| GuardError::Io("bounding a renderer's memory", e))?;
+    proc::limit_data(Pid::from_raw(pid), bytes)
+        .map_err(|e| GuardError::Io("limiting a renderer's memory", e))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The second stage: joins the browser's cgroup, gives up root, asks to die with the guard, becomes Chromium.
+/// The second stage: joins the browser's cgroup, gives up root, asks for the parent-death signal,
+/// and becomes Chromium.
 fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let [guard, user, chromium, arguments @ ..] = arguments else {
         return Err(GuardError::Usage);
@@ -297,10 +301,10 @@ fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
         cgroup::join(Path::new(&group)).map_err(|e| GuardError::Io("joining the cgroup", e))?;
     }
     give_up_root(user)?;
-    // After the change of user, which would clear it again.
+    // Only after the change of user, which would clear it.
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|e| GuardError::System("asking for the parent-death signal", e))?;
-    // A guard that died before this line sends no signal any more.
+    // If the guard ended before the line above, no signal comes.
     if guard.to_str() != Some(&getppid().to_string()) {
         return Err(GuardError::Orphaned);
     }

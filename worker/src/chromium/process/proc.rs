@@ -1,4 +1,4 @@
-//! What `/proc` says about processes. Linux only, like the sandbox itself.
+//! Reads facts about processes from `/proc`. Linux only, like the sandbox itself.
 
 use std::fs;
 use std::io;
@@ -7,50 +7,48 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
 
-/// What `/proc` counts processor time in: a hundredth of a second on every Linux.
+/// The unit of processor time in `/proc`: a hundredth of a second on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// One process, told apart from a later one with the same number by its time of birth.
+/// One process. Its start time tells it apart from a later process with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Process {
-    pub(super) pid: Pid,
-    /// Clock ticks since the machine started.
-    born: u64,
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    /// Clock ticks from the machine's start to the process's.
+    started: u64,
 }
 
 impl Process {
-    /// The process that has the number now.
-    pub(super) fn find(pid: Pid) -> Option<Self> {
+    /// The process that has this number now.
+    pub(crate) fn find(pid: Pid) -> Option<Self> {
         Some(Self {
             pid,
-            born: Stat::read(pid)?.born,
+            started: Stat::read(pid)?.started,
         })
     }
 
-    /// Whether it still runs: a zombie does not.
-    pub(super) fn is_alive(self) -> bool {
-        Stat::read(self.pid).is_some_and(|stat| stat.born == self.born && stat.state != 'Z')
+    /// Whether it still runs; a zombie does not.
+    pub(crate) fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z')
     }
-}
 
-impl Process {
-    /// How long it has computed.
-    pub(super) fn cpu(self) -> Duration {
-        let stat = Stat::read(self.pid).filter(|stat| stat.born == self.born);
+    /// The processor time that it has used so far.
+    pub(crate) fn cpu(self) -> Duration {
+        let stat = Stat::read(self.pid).filter(|stat| stat.started == self.started);
         TICK * stat.map_or(0, |stat| stat.ticks)
     }
 
-    /// Bytes of memory that are its own: neither program nor files.
-    pub(super) fn own_memory(self) -> u64 {
+    /// Its own memory in bytes: neither program nor files.
+    pub(crate) fn own_memory(self) -> u64 {
         self.status_bytes(&["RssAnon", "RssShmem"])
     }
 
-    /// Bytes of its data segment, as `RLIMIT_DATA` counts them.
-    pub(super) fn data_bytes(self) -> u64 {
+    /// The size of its data segment in bytes, as `RLIMIT_DATA` counts it.
+    pub(crate) fn data_bytes(self) -> u64 {
         self.status_bytes(&["VmData"])
     }
 
-    /// The sum of fields that are told in KiB.
+    /// The sum of these fields, which `/proc` gives in KiB.
     fn status_bytes(self, names: &[&str]) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let fields = status.lines().filter_map(|line| line.split_once(':'));
@@ -63,8 +61,8 @@ impl Process {
     }
 }
 
-/// Bounds the data segment of a process, for good.
-pub(super) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
+/// Limits the data segment of a process. The limit cannot be raised again.
+pub(crate) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
     let limit = Rlimit {
         current: Some(bytes),
         maximum: Some(bytes),
@@ -75,7 +73,7 @@ pub(super) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
 }
 
 /// The processes whose parent is `parent`, zombies included.
-pub(super) fn children_of(parent: Pid) -> Vec<Pid> {
+pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -86,13 +84,13 @@ pub(super) fn children_of(parent: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The fields of `/proc/PID/stat` that are needed here; see proc(5).
+/// The fields of `/proc/PID/stat` that are used here; see proc(5).
 struct Stat {
     state: char,
     parent: Pid,
-    /// Of processor time.
+    /// Processor time used.
     ticks: u32,
-    born: u64,
+    started: u64,
 }
 
 impl Stat {
@@ -100,7 +98,7 @@ impl Stat {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name, in parentheses, may hold anything; what follows its last parenthesis is plain.
+    /// The name, in parentheses, may contain anything. Plain fields follow the last parenthesis.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
@@ -108,12 +106,12 @@ impl Stat {
         // Fields 14, 15 and 22 of the line; the state is the third.
         let user: u32 = fields.nth(9)?.parse().ok()?;
         let system: u32 = fields.next()?.parse().ok()?;
-        let born = fields.nth(6)?.parse().ok()?;
+        let started = fields.nth(6)?.parse().ok()?;
         Some(Self {
             state,
             parent,
             ticks: user.saturating_add(system),
-            born,
+            started,
         })
     }
 }
@@ -123,11 +121,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_parentheses_and_spaces_does_not_confuse() {
+    fn a_name_with_parentheses_and_spaces_is_skipped() {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 50 60 7 8 20 0 1 0 9001 1 1";
         let stat = Stat::parse(line).unwrap();
         assert_eq!(
-            (stat.state, stat.parent.as_raw(), stat.ticks, stat.born),
+            (stat.state, stat.parent.as_raw(), stat.ticks, stat.started),
             ('S', 7, 110, 9001)
         );
     }
@@ -140,7 +138,7 @@ mod tests {
         assert!(children_of(nix::unistd::getppid()).contains(&me.pid));
         assert!(
             !Process {
-                born: me.born + 1,
+                started: me.started + 1,
                 ..me
             }
             .is_alive()
