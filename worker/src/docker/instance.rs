@@ -126,16 +126,16 @@ impl ContractContainer {
             End::Answered(outcome) => outcome,
             End::NotSent(reason) => {
                 tracing::debug!(reason, "call not sent");
-                self.probe();
+                self.start_probe();
                 return Some(Event::NotStarted(call));
             }
             End::Broken(reason) => {
-                self.probe();
+                self.start_probe();
                 self.broken.push((call, reason, elapsed));
                 return None;
             }
             End::TimedOut => {
-                self.probe();
+                self.start_probe();
                 let message = format!(
                     "The call ran longer than {} ms",
                     self.call_limit.as_millis()
@@ -151,7 +151,7 @@ impl ContractContainer {
     }
 
     /// Starts to probe the container, unless a probe is in progress.
-    fn probe(&mut self) {
+    fn start_probe(&mut self) {
         if self.probe.is_none() {
             let (client, limit) = (self.client.clone(), self.probe_limit);
             let mut notice = self.container.watch.notice();
@@ -252,7 +252,7 @@ impl Instance for ContractContainer {
         }
     }
 
-    /// The list is empty after a successful probe: then calls may be submitted again.
+    /// The list may be empty after a successful probe: then calls may be submitted again.
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let step = self.step().await;

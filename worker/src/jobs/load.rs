@@ -335,7 +335,12 @@ impl<'a, E: Engine> Loader<'a, E> {
                 tracing::info!(%contract, generation, %engine, "contract loaded");
             }
             Err(error) => {
-                tracing::warn!(%contract, generation, %error, "contract taken over without sandbox");
+                tracing::warn!(
+                    %contract,
+                    generation,
+                    %error,
+                    "contract taken over without sandbox"
+                );
             }
         }
     }
