@@ -1,6 +1,6 @@
-# The entry points that a person must know; `make` lists them.
+# The entry points of the project. `make` lists them.
 
-# How often `make attack` attacks one farm in a row.
+# How many times in a row `make attack` attacks the same farm.
 ROUNDS ?= 1
 export ROUNDS
 
@@ -9,70 +9,89 @@ WORKERS ?= 1
 export WORKERS
 
 CARGO ?= cargo
+DOC_FLAGS = -D warnings -A rustdoc::private_intra_doc_links
 BENCH_CARGO = $(CARGO) bench --locked --workspace --features tests/bench
+DENY = $(CARGO) deny --workspace --all-features --frozen
+# Advisories are checked where the RustSec database was downloaded: `cargo deny fetch db`.
+ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak bench bench-frames profile lint lint-bench fmt clean setup build build-tests contract-server
+.PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak bench bench-frames profile \
+	lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
 	@scripts/farm
 
-test: build-tests test-kubernetes ## Run all tests (those of Docker contracts need a daemon: it is started)
+test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
 
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
 
-test-compose: build-tests ## Build the images, bring the farm up with docker-compose, strike it (ten minutes)
+test-compose: build-tests ## Build the images, start the Compose project, inject failures (10 minutes)
 	@scripts/setup --compose
 	scripts/base-images >target/base-images.env
 	COMPOSE_TEST_ENV_FILE=$(CURDIR)/target/base-images.env $(CARGO) test --locked --release --workspace \
 		--test compose -- --nocapture --test-threads 1
 
-attack: build-tests ## Attack farms as contracts and callers would; write attacks-report.md (ROUNDS=n in a row)
+attack: build-tests ## Attack farms as a hostile contract or caller; write attacks-report.md (ROUNDS=n repeats)
 	ATTACKS_REPORT=$(CURDIR)/attacks-report.md $(CARGO) test --locked --release --workspace --test attacks
 
-faults: build-tests ## Kill, freeze and cut off the processes of real farms (five minutes)
+faults: build-tests ## Kill, freeze and disconnect the processes of real farms (5 minutes)
 	$(CARGO) test --locked --release --workspace --test e2e -- faults::
 
-soak: build-tests ## Strike a loaded farm with random faults (SOAK_SECONDS=600, SOAK_SEED=n)
+soak: build-tests ## Inject random faults into a farm under load (SOAK_SECONDS=600, SOAK_SEED=n)
 	$(CARGO) test --locked --release --workspace --test soak
 
-test-openapi: build-tests ## Try the documented interface: schemathesis, and a browser that opens /docs
+test-openapi: build-tests ## Test the documented HTTP interface with schemathesis, and /docs in a browser
 	@scripts/schemathesis
 	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
-bench: build-tests ## Measure the farm beside what bounds it; write bench/report.md (QUICK=1: three minutes)
+bench: build-tests ## Benchmark the farm beside its limiting parts; write bench/report.md (QUICK=1: 3 minutes)
 	@scripts/setup --bench
 	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
 
-bench-frames: setup ## Measure how fast frames are packed and read
+bench-frames: setup ## Benchmark encoding and decoding of frames
 	$(BENCH_CARGO) --bench frames
 
-profile: build-tests ## Look where the programs spend their time; write bench/api.svg and bench/worker.svg
+profile: build-tests ## Profile the programs under load; write the flame graphs bench/api.svg and bench/worker.svg
 	@scripts/setup --bench
 	BENCH=profile $(BENCH_CARGO) --bench farm
 
-lint: ## Check the formatting and run clippy; any warning fails
+# Warnings of rustdoc are errors: most of them are links to items that were renamed. Links to private
+# items are allowed, because the documentation includes them.
+lint: lint-dependencies ## Check formatting, clippy, rustdoc and dependencies; any warning fails
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --release -- -D warnings
 	$(CARGO) clippy --locked --workspace --test attacks --test compose --test soak --release -- -D warnings
+	RUSTDOCFLAGS='$(DOC_FLAGS)' $(CARGO) doc --locked --workspace --no-deps --document-private-items --release
 	cd tests/contract-server && $(CARGO) fmt --check
 	cd tests/contract-server && $(CARGO) clippy --locked --release --target-dir target -- -D warnings
 
-lint-bench: ## The same for the benchmarks, which need more crates
+lint-bench: ## Run clippy on the benchmarks, which need more crates
 	$(CARGO) clippy --locked --workspace --features tests/bench --bench farm --bench frames --release -- -D warnings
+
+# cargo-deny is optional: `cargo install cargo-deny --locked` installs it.
+lint-dependencies: ## Check licences, sources, bans and advisories of dependencies, where cargo-deny is installed
+	@if $(DENY) --version >/dev/null 2>&1; then \
+		$(DENY) check bans licenses sources $(ADVISORIES); \
+	else \
+		echo 'lint: cargo-deny is not installed; the check of dependencies is skipped'; \
+	fi
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
 	cd tests/contract-server && $(CARGO) fmt
 
-clean: ## Remove what was built, and the data and logs of the local farm
+clean: ## Remove build output, and the data and logs of the local farm
 	$(CARGO) clean
 	rm -rf .farm tests/contract-server/target
+
+release: ## Release VERSION=x.y.z from main: changelog, tag, programs, images (DRY_RUN=1 only prints)
+	@scripts/release '$(VERSION)'
 
 setup:
 	@scripts/setup
@@ -80,12 +99,12 @@ setup:
 build: setup
 	$(CARGO) build --locked --release --workspace --bins
 
-# The tests run the programs that are built here.
+# The tests run the programs that this target builds.
 build-tests: setup contract-server
 	@scripts/setup --docker
 	$(CARGO) build --locked --release --workspace --all-targets
 
-# What the tests' images are made of: one static program, for the machine's own target.
+# The program in the tests' container images. It is static, and built for the target of this machine.
 contract-server:
 	cd tests/contract-server && RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked \
 		--release --target-dir target --target $$(rustc -vV | sed -n 's/^host: //p')

@@ -1,5 +1,5 @@
-// The shortest form: one object literal whose functions are the endpoints. A literal has no
-// variables of its own, so the count is kept as a global; no other contract sees it.
+// The shortest form of a contract: one object literal whose functions are the endpoints. A literal
+// has no variables of its own, so the count is a global. No other contract can see it.
 {
   increment: () => (globalThis.count = (globalThis.count ?? 0) + 1),
 

@@ -1,11 +1,11 @@
-// A guessing game in the manner of Plutus: somebody locks an amount behind a secret word, and
-// whoever guesses the word gets the amount. This is the form with functions and `init`; the
-// game's state is in variables, which live as long as the contract's page.
+// A guessing game like that of Plutus: one caller locks an amount behind a secret word, and a
+// caller who guesses the word gets the amount. This is the form with functions and `init`. The
+// game's state is held in variables, which live as long as the contract's page.
 
 const nothingLocked = { secret: null, amount: 0, guesses: 0 }
 let game = { ...nothingLocked }
 
-// What a caller may know: everything but the secret.
+// Everything that a caller may know: all but the secret.
 function publicState() {
   return { locked: game.secret !== null, amount: game.amount, guesses: game.guesses }
 }
@@ -47,7 +47,7 @@ function guess(argument) {
   return won
 }
 
-// The arguments of the endpoints, as JSON Schemas; null where there is no argument.
+// The arguments of the endpoints as JSON Schemas; null where an endpoint takes no argument.
 function schema() {
   return {
     initialise: null,

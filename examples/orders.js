@@ -1,5 +1,5 @@
-// Orders of a small shop. Its endpoints are asynchronous: a call is answered with what the Promise
-// resolves to, or with the error that it is rejected with. Amounts are whole cents.
+// The orders of a small shop. Its endpoints are asynchronous: a call is answered with the value
+// that the Promise resolves to, or with the error that rejects it. Amounts are whole cents.
 
 const prices = { apple: 40, bread: 320, coffee: 890 }
 const orders = new Map()
@@ -8,7 +8,7 @@ class OrderError extends Error {
   name = 'OrderError'
 }
 
-// Stands for what a real shop would ask of somebody else.
+// A real shop would ask another service for the price.
 async function priceOf(item) {
   if (!Object.hasOwn(prices, item)) {
     throw new OrderError(`no such item: ${item}`)
@@ -32,7 +32,7 @@ function find(id) {
   return order
 }
 
-// [{ item, quantity }, ...] -> what they cost.
+// Returns the price of [{ item, quantity }, ...].
 async function quote(lines) {
   if (!Array.isArray(lines) || lines.length === 0) {
     throw new OrderError('an order is a list of at least one { item, quantity }')
@@ -41,7 +41,7 @@ async function quote(lines) {
   return amounts.reduce((sum, amount) => sum + amount, 0)
 }
 
-// Nothing is kept of an order that is wrong in any of its lines.
+// Stores nothing when any line of the order is invalid.
 async function place(lines) {
   const total = await quote(lines)
   const order = { id: orders.size + 1, total, paid: false }

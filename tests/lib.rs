@@ -1,1 +1,1 @@
-//! Nothing here: this package is its tests, see `e2e/`.
+//! Empty: this package consists of its tests, see `e2e/`.

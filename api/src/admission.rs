@@ -1,5 +1,5 @@
-//! Whether a request may begin: beyond the limits one is refused at once instead of queued, and
-//! so is every one while the queue cannot take it.
+//! Admits or refuses requests. Over the limits, or while the queue is unavailable, a request is
+//! refused at once instead of waiting.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,26 +7,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::protocol::id::ContractAddress;
 
-use crate::breaker::{Breaker, State};
+use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 
-/// Hands out permits.
+/// Issues the permits for requests and calls.
 #[derive(Debug)]
 pub(crate) struct Admission {
     breaker: Breaker,
     limit: usize,
     limit_per_contract: usize,
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
     by_contract: Arc<Mutex<HashMap<ContractAddress, usize>>>,
 }
 
-/// One request's place; given back on drop.
+/// Counts one request; released on drop.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    under_way: Arc<AtomicUsize>,
+    in_flight: Arc<AtomicUsize>,
 }
 
-/// One call's place among its contract's; given back on drop.
+/// Counts one call of a contract; released on drop.
 #[derive(Debug)]
 pub(crate) struct ContractPermit {
     address: ContractAddress,
@@ -39,46 +39,42 @@ impl Admission {
             breaker,
             limit,
             limit_per_contract,
-            under_way: Arc::default(),
+            in_flight: Arc::default(),
             by_contract: Arc::default(),
         }
     }
 
-    /// How many requests are under way.
-    pub(crate) fn under_way(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
+    /// How many requests are in progress.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// What the queue can do.
-    pub(crate) fn queue_state(&self) -> State {
+    /// Whether the queue takes requests.
+    pub(crate) fn queue_state(&self) -> QueueState {
         self.breaker.state()
     }
 
-    /// Takes a permit, or refuses.
+    /// Admits a request, or refuses it.
     pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
         match self.breaker.state() {
-            State::Closed => {}
-            State::Open => {
-                let message = "The queue is unavailable at the moment".to_owned();
-                return Err(ApiError::QueueUnavailable(message));
-            }
-            State::Short => {
-                let message = "The queue is short of memory".to_owned();
+            QueueState::Available => {}
+            QueueState::Unavailable => return Err(ApiError::queue_unavailable()),
+            QueueState::LowMemory => {
+                let message = "The queue is low on memory. Try again later".to_owned();
                 return Err(ApiError::Overloaded(message));
             }
         }
         let permit = Permit {
-            under_way: self.under_way.clone(),
+            in_flight: self.in_flight.clone(),
         };
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            let message = "Too many requests are under way".to_owned();
-            return Err(ApiError::Overloaded(message));
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            return Err(ApiError::too_many_requests());
         }
         Ok(permit)
     }
 
-    /// Takes a permit for a call of one contract, or refuses: a contract that everybody calls
-    /// must not take the places of all others.
+    /// Admits a call of one contract, or refuses it: calls of one busy contract must not use up the
+    /// limit of all requests.
     pub(crate) fn admit_call(&self, address: &ContractAddress) -> Result<ContractPermit, ApiError> {
         let mut counts = self
             .by_contract
@@ -86,7 +82,8 @@ impl Admission {
             .unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address.clone()).or_default();
         if *count >= self.limit_per_contract {
-            let message = "Too many calls of the contract are under way".to_owned();
+            let message =
+                "Too many calls of this contract are in progress. Try again later".to_owned();
             return Err(ApiError::Overloaded(message));
         }
         *count += 1;
@@ -100,7 +97,7 @@ impl Admission {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -124,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_permit_returns_on_drop() {
+    fn dropping_a_permit_releases_it() {
         let admission = Admission::new(Breaker::default(), 1, 1);
         let permit = admission.admit().unwrap();
         assert!(admission.admit().is_err());
@@ -132,12 +129,12 @@ mod tests {
         assert!(admission.admit().is_ok());
         assert!(
             admission.admit().is_ok(),
-            "a refusal gives its place back, too"
+            "a refused request is not counted"
         );
     }
 
     #[test]
-    fn one_contract_does_not_take_anothers_places() {
+    fn the_limit_of_one_contract_does_not_affect_another() {
         let admission = Admission::new(Breaker::default(), 9, 1);
         let (one, other) = ("one".parse().unwrap(), "other".parse().unwrap());
         let permit = admission.admit_call(&one).unwrap();

@@ -1,4 +1,5 @@
-//! Watches Redis, so that a request need not find out for itself, slowly, that it is in trouble.
+//! A circuit breaker: probes Redis, so that requests are refused at once while it is unavailable
+//! instead of each waiting for a timeout.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,72 +9,77 @@ use shared::queue::Queue;
 use shared::service::lifecycle::Lifecycle;
 use tokio::time::Instant;
 
-/// How often Redis is asked, and how long it may take to answer: it answers in well under a
-/// millisecond.
-const ASK_EVERY: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_millis(400);
+/// The pause between two probes.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
 
-/// How long no answer must have come: a connection that broke is back before.
-const SILENCE: Duration = Duration::from_millis(500);
+/// How long a probe may take. Redis normally answers in well under a millisecond.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// How many questions lie between two looks at the memory.
+/// How long all probes must fail before the breaker opens. A broken connection is replaced sooner.
+const OPEN_AFTER: Duration = Duration::from_millis(500);
+
+/// One probe of this many also checks the memory.
 const MEMORY_EVERY: u32 = 10;
 
-/// What the queue can do.
+/// Whether the queue takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
+pub(crate) enum QueueState {
     /// It takes requests.
-    Closed,
+    Available,
     /// It does not answer.
-    Open,
-    /// It answers, but is short of memory.
-    Short,
+    Unavailable,
+    /// It answers, but is low on memory.
+    LowMemory,
 }
 
-/// The state, as it was found last; cheap to clone.
+/// The state that the last probe found; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Breaker(Arc<AtomicU8>);
 
 impl Breaker {
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> QueueState {
         match self.0.load(Ordering::Relaxed) {
-            0 => State::Closed,
-            1 => State::Open,
-            _ => State::Short,
+            0 => QueueState::Available,
+            1 => QueueState::Unavailable,
+            _ => QueueState::LowMemory,
         }
     }
 
-    fn enter(&self, state: State) {
+    fn enter(&self, state: QueueState) {
         let before = self.0.swap(state as u8, Ordering::Relaxed);
         if before != state as u8 {
-            tracing::warn!(?state, "the queue's breaker");
+            tracing::warn!(?state, "queue state changed");
         }
     }
 
-    /// Watches until the process stops.
-    pub(crate) async fn watch(self, queue: Queue, life: Lifecycle) {
-        let (mut answered_at, mut asked, mut short) = (Instant::now(), 0_u32, false);
+    /// Probes Redis until the process stops.
+    pub(crate) async fn run(self, queue: Queue, life: Lifecycle) {
+        let (mut answered_at, mut probes, mut low_memory) = (Instant::now(), 0_u32, false);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(ASK_EVERY) => {}
+                () = tokio::time::sleep(PROBE_EVERY) => {}
                 () = life.stopping() => return,
             }
-            let look_at_memory = asked.is_multiple_of(MEMORY_EVERY);
-            asked = asked.wrapping_add(1);
-            let question = async {
-                if look_at_memory {
-                    short = queue.memory().await?.is_short();
+            let check_memory = probes.is_multiple_of(MEMORY_EVERY);
+            probes = probes.wrapping_add(1);
+            let probe = async {
+                if check_memory {
+                    low_memory = queue.memory().await?.is_short();
                     return Ok(());
                 }
                 queue.ping().await
             };
-            let answered = matches!(tokio::time::timeout(PATIENCE, question).await, Ok(Ok(())));
+            let answered = matches!(tokio::time::timeout(PROBE_TIMEOUT, probe).await, Ok(Ok(())));
             if answered {
                 answered_at = Instant::now();
-                self.enter(if short { State::Short } else { State::Closed });
-            } else if answered_at.elapsed() >= SILENCE {
-                self.enter(State::Open);
+                self.enter(if low_memory {
+                    QueueState::LowMemory
+                } else {
+                    QueueState::Available
+                });
+            } else if answered_at.elapsed() >= OPEN_AFTER {
+                self.enter(QueueState::Unavailable);
             }
         }
     }

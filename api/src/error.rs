@@ -1,4 +1,6 @@
-//! The only place that chooses a status: every failure a caller can see, and what it looks like.
+//! Every failure that a caller can see, its HTTP status and its body.
+//!
+//! This is the only module that chooses a failure's status.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,11 +9,12 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use serde::Serialize;
+use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
 use utoipa::ToSchema;
 
-/// The fields of a request that are wrong, and why.
+/// The invalid fields of a request, each with the reason.
 pub(crate) type Fields = BTreeMap<&'static str, String>;
 
 /// A request that failed.
@@ -19,20 +22,20 @@ pub(crate) type Fields = BTreeMap<&'static str, String>;
 pub(crate) enum ApiError {
     #[error("{0}")]
     InvalidRequest(String, Fields),
-    // The original service's words.
+    // The original service's text: its clients may match it.
     #[error("Contract not loaded. Call /loadSmartContract and then try again")]
     ContractNotLoaded,
     #[error("{0}")]
     EndpointNotFound(String),
-    #[error("There is no such route")]
+    #[error("No such route. See /docs for the routes")]
     RouteNotFound,
-    #[error("The route does not take this method")]
+    #[error("This route does not support this method. See /docs for its methods")]
     MethodNotAllowed,
-    #[error("The body must be application/json")]
+    #[error("The request body must have the content type application/json")]
     UnsupportedMediaType,
-    #[error("The body did not arrive in time")]
+    #[error("The request body did not arrive in time. Send the request again")]
     RequestTimeout,
-    #[error("The body is larger than {0} bytes")]
+    #[error("The request body is larger than the limit of {0} bytes")]
     PayloadTooLarge(usize),
     #[error("{0}")]
     InvalidExecutable(String),
@@ -50,54 +53,95 @@ pub(crate) enum ApiError {
     NoCapacity(String),
     #[error("{0}")]
     QueueUnavailable(String),
-    #[error("The queue does not answer: the call may have been executed, or may be still")]
+    #[error(
+        "The queue did not answer in time. The request may have been executed or may still run"
+    )]
     Ambiguous,
-    #[error("The contract broke what hosts it again and again; it is not hosted for a while")]
+    /// Holds the time that is left.
+    #[error(
+        "The contract crashed repeatedly and is quarantined for another {} s. \
+        Load it again to lift the quarantine",
+        .0.as_secs().max(1)
+    )]
     ContractQuarantined(Duration),
-    #[error("The contract's worker died with the call: it may have been executed")]
+    #[error("The contract's worker died during the request. The request may have been executed")]
     OutcomeUnknown,
-    #[error("There is no such worker")]
+    #[error("No such worker. GET /workers lists the workers")]
     WorkerNotFound,
-    #[error("There is no such dead letter")]
+    #[error("No such dead letter. GET /dead-letters lists them")]
     DeadLetterNotFound,
-    #[error("This process is shutting down")]
+    #[error("This process is shutting down. Send requests to another one")]
     Draining,
     #[error("{0}")]
     ExecutionTimeout(String),
-    /// As the other one, though what was asked for may have been done, or may be still.
+    /// The same failure, but the request may have had an effect or may still run.
     #[error("{0}")]
     MayHaveRun(Box<Self>),
 }
 
-/// What a failure looks like over HTTP.
+/// The body of every failure.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Error)]
 pub(crate) struct ErrorBody<'a> {
-    /// A sentence for a person.
+    /// What happened, for a person.
     error: String,
-    /// A name for programs.
+    /// What happened, for programs.
     code: &'static str,
-    /// As in the header `X-Request-Id`.
+    /// The same as in the header `X-Request-Id`.
     request_id: &'a str,
-    /// False: nothing was executed, so repeating the request is safe.
+    /// `false`: nothing was executed, so repeating the request is safe.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<bool>, nullable = false)]
     started: Option<bool>,
-    /// What is wrong with which field.
+    /// The invalid fields, each with the reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
     fields: BTreeMap<&'a str, &'a str>,
 }
 
 impl ApiError {
-    /// An invalid request with one field to blame.
+    /// A request with one invalid field.
     pub(crate) fn field(name: &'static str, reason: impl Into<String>) -> Self {
         let reason = reason.into();
         Self::InvalidRequest(format!("{name} {reason}"), Fields::from([(name, reason)]))
     }
 
-    /// The status, and the name for programs.
+    /// The queue cannot be reached at the moment.
+    pub(crate) fn queue_unavailable() -> Self {
+        Self::QueueUnavailable("The queue is unavailable. Try again later".to_owned())
+    }
+
+    /// This process has reached its limit of requests in progress.
+    pub(crate) fn too_many_requests() -> Self {
+        Self::Overloaded("Too many requests are in progress. Try again later".to_owned())
+    }
+
+    /// The contract is loaded, but is not assigned to a worker.
+    pub(crate) fn no_owner() -> Self {
+        Self::NoCapacity("No worker runs the contract at the moment. Try again later".to_owned())
+    }
+
+    /// None of `workers` can take another contract of this kind.
+    pub(crate) fn no_room(workers: usize, engine: EngineKind) -> Self {
+        Self::NoCapacity(format!(
+            "None of {workers} workers has room for another {engine} contract. \
+            Unload a contract or add a worker"
+        ))
+    }
+
+    /// No worker is alive.
+    pub(crate) fn no_live_worker() -> Self {
+        Self::NoCapacity("No worker is running. Start one".to_owned())
+    }
+
+    /// The deadline passed without a reply.
+    pub(crate) fn no_reply() -> Self {
+        let message = "No reply arrived before the deadline. The request may still run";
+        Self::ExecutionTimeout(message.to_owned())
+    }
+
+    /// The status and the code.
     fn parts(&self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidRequest(..) => (StatusCode::BAD_REQUEST, "invalid_request"),
@@ -140,7 +184,7 @@ impl ApiError {
         self.parts().1
     }
 
-    /// The same, for what may have been `started`.
+    /// Drops the promise that nothing was executed, if the request may have been `started`.
     pub(crate) fn if_started(self, started: bool) -> Self {
         if started && self.never_started() {
             return Self::MayHaveRun(Box::new(self));
@@ -178,7 +222,7 @@ impl ApiError {
         }
     }
 
-    /// When to try again, in seconds: at once is of no use, and soon everything may be different.
+    /// The seconds of `Retry-After`, for failures that may pass.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::ContractQuarantined(left) => Some(left.as_secs().max(1)),
@@ -186,7 +230,7 @@ impl ApiError {
         }
     }
 
-    /// The response's body as a caller gets it.
+    /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
         let fields = match self {
             Self::InvalidRequest(_, fields) => fields
@@ -204,7 +248,7 @@ impl ApiError {
         }
     }
 
-    /// The response as a caller gets it.
+    /// Builds the response.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let body = axum::Json(self.body(request_id));
         let mut response = (self.status(), body).into_response();
@@ -215,7 +259,7 @@ impl ApiError {
     }
 }
 
-/// Carries the error to `router`'s outermost layer, which knows the request's id and renders it.
+/// Carries the error to the router's outermost layer, which renders it with the request's id.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status().into_response();
@@ -226,8 +270,8 @@ impl IntoResponse for ApiError {
 
 impl From<QueueError> for ApiError {
     fn from(error: QueueError) -> Self {
-        tracing::warn!(%error, "the queue is unavailable");
-        Self::QueueUnavailable("The queue is unavailable at the moment".to_owned())
+        tracing::warn!(%error, "redis unavailable");
+        Self::queue_unavailable()
     }
 }
 
@@ -265,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_never_started_says_when_to_come_back() {
+    fn a_refusal_has_retry_after() {
         let refused = [
             ApiError::Overloaded(String::new()),
             ApiError::NoCapacity(String::new()),
@@ -281,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contracts_own_failure_is_not_retried() {
+    fn a_failure_of_the_contract_has_no_retry_after() {
         let error = ApiError::from(Failure::started(FailureCode::ExecutionFailed, "Error: no"));
         let response = error.render("id");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
@@ -289,15 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_run_does_not_say_otherwise() {
-        let own = Failure::started(FailureCode::EndpointNotFound, "404 by the contract");
-        let error = ApiError::from(own);
+    fn a_started_request_does_not_claim_to_be_unstarted() {
+        let by_contract = Failure::started(FailureCode::EndpointNotFound, "404 by the contract");
+        let error = ApiError::from(by_contract);
         assert_eq!(
             (error.status().as_u16(), error.code()),
             (404, "endpoint_not_found")
         );
         assert_eq!(error.body("id").started, None);
-        let known = Failure::not_started(FailureCode::EndpointNotFound, "no such endpoint");
-        assert_eq!(ApiError::from(known).body("id").started, Some(false));
+        let by_worker = Failure::not_started(FailureCode::EndpointNotFound, "no such endpoint");
+        assert_eq!(ApiError::from(by_worker).body("id").started, Some(false));
     }
 }

@@ -1,16 +1,16 @@
-//! Says each second that this api lives, which keeps its reply stream.
+//! Renews this api's keys in Redis every second: without that, its reply stream expires.
 
 use std::sync::Arc;
 
 use shared::protocol::id::ApiId;
 use shared::queue::Queue;
-use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
+use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::lifecycle::Lifecycle;
 
 use crate::reply_router::Waiters;
 
-/// Beats until the process stops.
-pub(crate) async fn beat(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: Lifecycle) {
+/// Sends heartbeats until the process stops.
+pub(crate) async fn run(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: Lifecycle) {
     let mut interval = tokio::time::interval(HEARTBEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -21,12 +21,12 @@ pub(crate) async fn beat(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: 
         match queue.api_heartbeat(api).await {
             Ok(true) => {}
             Ok(false) => {
-                // Redis has lost its data, and with it whatever was on its way.
+                // Redis has lost its data, including the jobs and replies in flight.
                 let lost = waiters.lose_all();
-                tracing::warn!(lost, "the reply stream was gone");
+                tracing::warn!(lost, "reply stream was lost");
             }
             Err(error) => {
-                tracing::warn!(%error, "no heartbeat");
+                tracing::warn!(%error, "heartbeat failed");
                 interval.reset_after(HEARTBEAT_RETRY);
             }
         }

@@ -1,4 +1,6 @@
-//! The inboxes that this process writes to: one writer task per worker, made when it is needed.
+//! Writes jobs into the workers' inboxes: one writer task per worker, started on first use.
+//!
+//! Also checks whether those workers are still connected.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,38 +11,38 @@ use shared::protocol::frame::{Envelope, encode_item};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::job::{Cancel, Job};
 use shared::queue::clock::Clock;
-use shared::queue::inbox::{DEPTH_LIMIT, Outgoing, Refusal, Refusals, writer};
+use shared::queue::inbox::{DEPTH_LIMIT, InboxObserver, Outgoing, Undelivered, writer};
 use shared::queue::{Queue, QueueError};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;
 
 use crate::error::ApiError;
-use crate::reply_router::{Answer, Waiters};
+use crate::reply_router::{WaitOutcome, Waiters};
 
-/// How long an inbox that was found full is not written to. Then the next call finds out whether
-/// it still is.
+/// How long a full inbox is not written to. After that the next call finds out whether it is
+/// still full.
 const FULL_FOR: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether the workers are still there.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the workers' connections are checked.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// Writers by worker.
+/// The inbox writers, by worker.
 pub(crate) struct Inboxes {
     queue: Queue,
     api: ApiId,
     waiters: Arc<Waiters>,
     life: Lifecycle,
-    open: Mutex<HashMap<WorkerId, Inbox>>,
+    writers: Mutex<HashMap<WorkerId, InboxWriter>>,
 }
 
 #[derive(Clone)]
-struct Inbox {
+struct InboxWriter {
     jobs: mpsc::Sender<Outgoing>,
-    fullness: Arc<Fullness>,
-    /// Its worker's connection is gone.
+    full_until: Arc<FullUntil>,
+    /// The worker's connection is gone, so it may be dead.
     suspect: Arc<AtomicBool>,
-    /// Jobs that this process awaits an answer to.
-    under_way: Arc<AtomicUsize>,
+    /// The jobs whose outcome this process awaits.
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl Inboxes {
@@ -50,103 +52,105 @@ impl Inboxes {
             api,
             waiters,
             life,
-            open: Mutex::default(),
+            writers: Mutex::default(),
         }
     }
 
-    /// Puts a job on its way, in the order of the calls of this method; never waits. It counts as
-    /// under way for as long as the caller keeps what this gives.
-    pub(crate) fn send(&self, worker: WorkerId, job: Outgoing) -> Result<UnderWay, ApiError> {
-        let inbox = self.inbox(worker);
-        if inbox.fullness.is_full(self.queue.clock()) || inbox.jobs.try_send(job).is_err() {
-            let message = "The contract's worker is overloaded".to_owned();
+    /// Hands a job to the worker's writer without waiting. Jobs keep the order in which they are
+    /// sent. The job counts as in flight until the returned guard is dropped.
+    pub(crate) fn send(&self, worker: WorkerId, job: Outgoing) -> Result<InFlightJob, ApiError> {
+        let writer = self.writer(worker);
+        if writer.full_until.is_full(self.queue.clock()) || writer.jobs.try_send(job).is_err() {
+            let message = "The contract's worker is overloaded. Try again later".to_owned();
             return Err(ApiError::Overloaded(message));
         }
-        Ok(UnderWay::new(inbox.under_way))
+        Ok(InFlightJob::new(writer.in_flight))
     }
 
-    /// Takes a job back when it is dropped, unless it was disarmed before: the caller has left.
-    pub(crate) fn withdrawal(
+    /// Returns a guard that cancels `job` when it is dropped, because the client has disconnected.
+    /// `cancel_id` is the id of the job that does so.
+    pub(crate) fn cancel_on_drop(
         self: &Arc<Self>,
         worker: WorkerId,
         job: JobId,
-        id: JobId,
-    ) -> Withdrawal {
-        Withdrawal {
+        cancel_id: JobId,
+    ) -> CancelOnDrop {
+        CancelOnDrop {
             inboxes: Some(self.clone()),
             worker,
             job,
-            id,
+            cancel_id,
         }
     }
 
     /// Closes the writer of a worker that is gone.
-    pub(crate) fn forget(&self, worker: WorkerId) {
-        self.open().remove(&worker);
+    pub(crate) fn close(&self, worker: WorkerId) {
+        self.writers().remove(&worker);
     }
 
-    /// Whether a worker seems to be gone.
+    /// Whether a worker's connection is gone.
     pub(crate) fn is_suspect(&self, worker: WorkerId) -> bool {
-        let inbox = self.open().get(&worker).cloned();
-        inbox.is_some_and(|inbox| inbox.suspect.load(Ordering::Relaxed))
+        let writer = self.writers().get(&worker).cloned();
+        writer.is_some_and(|writer| writer.suspect.load(Ordering::Relaxed))
     }
 
-    /// How many answers of a worker this process awaits.
-    pub(crate) fn under_way(&self, worker: WorkerId) -> usize {
-        let open = self.open();
-        let inbox = open.get(&worker);
-        inbox.map_or(0, |inbox| inbox.under_way.load(Ordering::Relaxed))
+    /// How many jobs of this process a worker has not answered yet.
+    pub(crate) fn in_flight(&self, worker: WorkerId) -> usize {
+        let writers = self.writers();
+        let writer = writers.get(&worker);
+        writer.map_or(0, |writer| writer.in_flight.load(Ordering::Relaxed))
     }
 
-    /// Looks after the workers until the process stops.
-    pub(crate) async fn watch(self: Arc<Self>) {
+    /// Checks the workers' connections until the process stops.
+    pub(crate) async fn check_workers(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(CHECK_EVERY) => {}
                 () = self.life.stopping() => return,
             }
-            let workers: Vec<_> = self.open().keys().copied().collect();
-            if let Err(error) = self.look_after(&workers).await {
-                tracing::debug!(%error, "cannot look after the workers");
+            let workers: Vec<_> = self.writers().keys().copied().collect();
+            if let Err(error) = self.check(&workers).await {
+                tracing::debug!(%error, "cannot check the workers' connections");
             }
         }
     }
 
-    /// Notes who seems to be gone; forgets who certainly is.
-    async fn look_after(&self, workers: &[WorkerId]) -> Result<(), QueueError> {
+    /// Marks workers without a connection as suspect; closes the writers of dead ones.
+    async fn check(&self, workers: &[WorkerId]) -> Result<(), QueueError> {
         let missing = self.queue.missing_workers(workers).await?;
-        for (worker, inbox) in self.open().iter() {
-            inbox
+        for (worker, writer) in self.writers().iter() {
+            writer
                 .suspect
                 .store(missing.contains(worker), Ordering::Relaxed);
         }
         for worker in missing {
             if !self.queue.is_alive(worker).await? {
-                self.forget(worker);
+                self.close(worker);
             }
         }
         Ok(())
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<WorkerId, Inbox>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writers(&self) -> MutexGuard<'_, HashMap<WorkerId, InboxWriter>> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn inbox(&self, worker: WorkerId) -> Inbox {
-        let mut open = self.open();
-        open.entry(worker)
+    fn writer(&self, worker: WorkerId) -> InboxWriter {
+        let mut writers = self.writers();
+        writers
+            .entry(worker)
             .or_insert_with(|| self.start_writer(worker))
             .clone()
     }
 
-    fn start_writer(&self, worker: WorkerId) -> Inbox {
-        let fullness = Arc::new(Fullness::default());
-        let news = News {
+    fn start_writer(&self, worker: WorkerId) -> InboxWriter {
+        let full_until = Arc::new(FullUntil::default());
+        let reports = WriterReports {
             waiters: self.waiters.clone(),
             clock: self.queue.clock().clone(),
-            fullness: fullness.clone(),
+            full_until: full_until.clone(),
         };
-        let (jobs, task) = writer(self.queue.clone(), self.api, worker, news);
+        let (jobs, task) = writer(self.queue.clone(), self.api, worker, reports);
         let life = self.life.clone();
         self.life.spawn("inbox writer", async move {
             tokio::select! {
@@ -154,79 +158,79 @@ impl Inboxes {
                 () = life.stopping() => {}
             }
         });
-        Inbox {
+        InboxWriter {
             jobs,
-            fullness,
+            full_until,
             suspect: Arc::default(),
-            under_way: Arc::default(),
+            in_flight: Arc::default(),
         }
     }
 }
 
-/// A job counts as under way until this is dropped.
+/// A job counts as in flight until this guard is dropped.
 #[derive(Debug)]
-pub(crate) struct UnderWay(Arc<AtomicUsize>);
+pub(crate) struct InFlightJob(Arc<AtomicUsize>);
 
-impl UnderWay {
+impl InFlightJob {
     fn new(jobs: Arc<AtomicUsize>) -> Self {
         jobs.fetch_add(1, Ordering::Relaxed);
         Self(jobs)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightJob {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Takes a job back when it is dropped.
-pub(crate) struct Withdrawal {
+/// Cancels a job when it is dropped.
+pub(crate) struct CancelOnDrop {
     inboxes: Option<Arc<Inboxes>>,
     worker: WorkerId,
     job: JobId,
-    id: JobId,
+    cancel_id: JobId,
 }
 
-impl Withdrawal {
-    /// The job was answered: there is nothing to take back.
+impl CancelOnDrop {
+    /// Does nothing on drop: the job has ended.
     pub(crate) fn disarm(mut self) {
         self.inboxes = None;
     }
 }
 
-impl Drop for Withdrawal {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         let Some(inboxes) = self.inboxes.take() else {
             return;
         };
-        let envelope = Envelope {
-            id: self.id,
+        let envelope = Envelope::<_, &str> {
+            id: self.cancel_id,
             deadline: u64::MAX,
             attempt: 1,
             trace: None,
             job: Job::Cancel(Cancel { job: self.job }),
         };
         let outgoing = Outgoing {
-            id: self.id,
+            id: self.cancel_id,
             item: encode_item(&envelope),
         };
-        // When it cannot be sent, the job runs in vain, as it would have.
+        // If it cannot be sent, the job runs although its reply is no longer needed.
         drop(inboxes.send(self.worker, outgoing));
     }
 }
 
-/// Until when an inbox counts as full: milliseconds by Redis' clock.
+/// Until when an inbox counts as full, in milliseconds by Redis' clock; 0 if it is not full.
 #[derive(Debug, Default)]
-struct Fullness(AtomicU64);
+struct FullUntil(AtomicU64);
 
-impl Fullness {
+impl FullUntil {
     fn is_full(&self, clock: &Clock) -> bool {
         let until = self.0.load(Ordering::Relaxed);
         until > 0 && clock.now_ms() < until
     }
 
-    fn note(&self, entries: u64, clock: &Clock) {
+    fn update(&self, entries: u64, clock: &Clock) {
         let until = if entries > DEPTH_LIMIT {
             clock.after(FULL_FOR)
         } else {
@@ -236,22 +240,22 @@ impl Fullness {
     }
 }
 
-/// Passes a writer's news on.
-struct News {
+/// Receives what a writer reports.
+struct WriterReports {
     waiters: Arc<Waiters>,
     clock: Clock,
-    fullness: Arc<Fullness>,
+    full_until: Arc<FullUntil>,
 }
 
-impl Refusals for News {
-    fn refused(&self, jobs: Vec<JobId>, refusal: Refusal) {
+impl InboxObserver for WriterReports {
+    fn undelivered(&self, jobs: Vec<JobId>, reason: Undelivered) {
         for job in jobs {
-            self.waiters.deliver(job, Answer::Refused(refusal));
+            self.waiters.resolve(job, WaitOutcome::Refused(reason));
         }
     }
 
     fn depth(&self, entries: u64) {
-        self.fullness.note(entries, &self.clock);
+        self.full_until.update(entries, &self.clock);
     }
 }
 
@@ -260,12 +264,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_inbox_is_refused_for_a_while() {
-        let (fullness, clock) = (Fullness::default(), Clock::default());
-        assert!(!fullness.is_full(&clock));
-        fullness.note(DEPTH_LIMIT + 1, &clock);
-        assert!(fullness.is_full(&clock));
-        fullness.note(DEPTH_LIMIT, &clock);
-        assert!(!fullness.is_full(&clock));
+    fn a_full_inbox_is_not_written_to_for_a_while() {
+        let (full_until, clock) = (FullUntil::default(), Clock::default());
+        assert!(!full_until.is_full(&clock));
+        full_until.update(DEPTH_LIMIT + 1, &clock);
+        assert!(full_until.is_full(&clock));
+        full_until.update(DEPTH_LIMIT, &clock);
+        assert!(!full_until.is_full(&clock));
     }
 }

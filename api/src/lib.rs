@@ -1,7 +1,7 @@
-//! The stateless HTTP front: turns requests into jobs, awaits the replies.
+//! The stateless HTTP side of the service: turns requests into jobs and awaits the replies.
 //!
-//! Everything an api process knows it could forget: routes are a cache, waiting callers are its
-//! own. So any number of them answer alike. It never runs anything of a contract.
+//! An api process holds only caches and its own pending requests, so any number of processes are
+//! interchangeable. It never runs contract code.
 
 mod admission;
 mod breaker;
@@ -34,13 +34,13 @@ use tokio::net::TcpListener;
 use crate::admission::Admission;
 use crate::breaker::Breaker;
 use crate::config::Config;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::inboxes::Inboxes;
 use crate::metrics::Metrics;
-use crate::reply_router::Waiters;
-use crate::state::AppState;
+use crate::reply_router::{ReaderHealth, Waiters};
+use crate::state::{AppState, Services};
 
-/// Why an api cannot serve.
+/// Why an api process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The queue cannot be used.
@@ -51,9 +51,9 @@ pub enum ServeError {
     Traces(#[from] TraceError),
 }
 
-/// Serves on `listener` until `life` drains and every request under way is answered.
+/// Serves on `listener` until `life` drains and every request in progress is answered.
 ///
-/// Boxed, so that all of it is compiled here, once, instead of in the program that awaits it.
+/// Boxed, so that it is compiled once, here, and not again in each program that awaits it.
 pub fn run(
     config: Config,
     listener: TcpListener,
@@ -72,73 +72,99 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     let api = ApiId::random();
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
-    let state = start(config, &queue, (api, farm), telemetry, &life);
+    let state = start(
+        Parts {
+            config,
+            queue: queue.clone(),
+            api,
+            farm,
+            telemetry,
+        },
+        &life,
+    );
 
-    let patience = state.config.headers_timeout;
-    server::serve(listener, router::router(state), patience, &life).await;
+    let headers_timeout = state.config.headers_timeout;
+    server::serve(listener, router::router(state), headers_timeout, &life).await;
 
     life.stop();
     life.join().await;
     if let Err(error) = queue.remove_api(api).await {
-        tracing::warn!(%error, "could not remove this api's keys: they expire by themselves");
+        tracing::warn!(%error, "cannot remove the keys of this api, they will expire");
     }
     tracer.shutdown().await;
     Ok(())
 }
 
-/// How the process shows what it does.
+/// Metrics and traces.
 struct Telemetry {
     registry: Registry,
     tracer: Tracer,
 }
 
-/// Starts what runs beside the requests; gives what they need of it.
-fn start(
+/// What an api process is started with.
+struct Parts {
     config: Config,
-    queue: &Queue,
-    (api, farm): (ApiId, Farm),
-    Telemetry { registry, tracer }: Telemetry,
-    life: &Lifecycle,
-) -> AppState {
-    let (queue, life) = (queue.clone(), life.clone());
+    queue: Queue,
+    api: ApiId,
+    farm: Farm,
+    telemetry: Telemetry,
+}
+
+/// Starts the background tasks and builds the state that the handlers share.
+fn start(parts: Parts, life: &Lifecycle) -> AppState {
+    let Parts {
+        config,
+        queue,
+        api,
+        farm,
+        telemetry: Telemetry { registry, tracer },
+    } = parts;
+    let life = life.clone();
     let waiters = Arc::new(Waiters::default());
-    let reading = reply_router::Health::default();
+    let reader_health = ReaderHealth::default();
+    let breaker = Breaker::default();
     let inboxes = Inboxes::new(queue.clone(), api, waiters.clone(), life.clone());
     let inboxes = Arc::new(inboxes);
-    let breaker = Breaker::default();
 
-    let beating = heartbeat::beat(queue.clone(), api, waiters.clone(), life.clone());
-    life.spawn("heartbeat", beating);
-    let routing = reply_router::read(
+    let heartbeat = heartbeat::run(queue.clone(), api, waiters.clone(), life.clone());
+    life.spawn("heartbeat", heartbeat);
+    let reading = reply_router::read(
         queue.clone(),
         api,
         waiters.clone(),
-        reading.clone(),
+        reader_health.clone(),
         life.clone(),
     );
-    life.spawn("reply router", routing);
-    let watching = breaker.clone().watch(queue.clone(), life.clone());
-    life.spawn("breaker", watching);
-    life.spawn("worker watch", inboxes.clone().watch());
+    life.spawn("reply router", reading);
+    let probing = breaker.clone().run(queue.clone(), life.clone());
+    life.spawn("breaker", probing);
+    life.spawn("worker connections", inboxes.clone().check_workers());
     let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
     life.spawn("reaper", reaper);
-    life.spawn("metrics", registry.clone().keep_up(life.clone()));
+    life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
     let metrics = Metrics::new(registry);
-    let counts = metrics.dispatch.clone();
-    let dispatcher = Dispatcher::new(queue.clone(), api, waiters, inboxes, farm, counts);
+    let dispatcher = Dispatcher::new(DispatcherParts {
+        queue: queue.clone(),
+        api,
+        waiters,
+        inboxes,
+        farm,
+        metrics: metrics.dispatch.clone(),
+    });
     let admission = Admission::new(
         breaker,
         config.max_in_flight,
         config.max_in_flight_per_contract,
     );
-    AppState::new(
+    AppState::new(Services {
         config,
         queue,
         dispatcher,
         admission,
-        reading,
-        (metrics, tracer),
+        reader_health,
+        metrics,
+        tracer,
         life,
-    )
+    })
 }

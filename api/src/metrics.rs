@@ -1,4 +1,4 @@
-//! What the api counts. Handles are made here, once; those who count hold them.
+//! The api's metrics. Handles are created here once; the code that counts holds them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,8 +8,8 @@ use axum::extract::MatchedPath;
 use http::StatusCode;
 use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
-/// The routes that are told apart; every other request is one of [`OTHER`]'s. The busiest first:
-/// they are looked through in this order.
+/// The routes that have metrics of their own, each with its usual status. All other requests count
+/// as [`OTHER`]. The busiest come first, because they are searched in this order.
 const ROUTES: [(&str, StatusCode); 18] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
@@ -31,65 +31,66 @@ const ROUTES: [(&str, StatusCode); 18] = [
     (OTHER, StatusCode::NOT_FOUND),
 ];
 
-/// The route of requests that have none.
+/// The label of requests that match no route.
 const OTHER: &str = "other";
 
-/// The code of a request that did not fail.
+/// The `code` label of a request that did not fail.
 const OK: &str = "ok";
 
 /// The api's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    routes: Vec<Route>,
-    /// From a call's acceptance to its answer, without the time that it ran.
+    routes: Vec<RouteMetrics>,
+    /// From a call's acceptance to its response, without its run time.
     pub(crate) queue_wait: Histogram,
-    /// The routing of jobs.
+    /// Counted by the dispatcher.
     pub(crate) dispatch: DispatchMetrics,
-    unclaimed: Counter,
+    unclaimed_replies: Counter,
     in_flight: Gauge,
     available: Gauge,
 }
 
-/// What is counted where jobs are brought to workers.
+/// Counted by the dispatcher.
 #[derive(Debug, Clone)]
 pub(crate) struct DispatchMetrics {
-    /// A call's host was known, or had to be looked up.
+    /// The contract's owner was in the cache.
     pub(crate) cache_hits: Counter,
+    /// The contract's owner had to be looked up in Redis.
     pub(crate) cache_misses: Counter,
-    /// A job was sent once more.
+    /// A further attempt of a call.
     pub(crate) retries: Counter,
 }
 
-/// How the process is at the moment of a scrape.
+/// The state of the process at the moment of a scrape.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    /// Requests under way.
+pub(crate) struct Snapshot {
+    /// Requests in progress.
     pub(crate) in_flight: usize,
-    /// Answers so far that nobody waited for.
-    pub(crate) unclaimed: u64,
+    /// Replies without a waiter so far.
+    pub(crate) unclaimed_replies: u64,
     /// Whether the queue takes requests.
     pub(crate) available: bool,
 }
 
-/// One route's.
+/// The metrics of one route.
 #[derive(Debug)]
-struct Route {
+struct RouteMetrics {
     name: &'static str,
     usual: StatusCode,
     succeeded: Counter,
     duration: Histogram,
-    /// Made when they are first needed: most never are.
+    /// Created on first use, because most never occur.
     others: Mutex<HashMap<(StatusCode, &'static str), Counter>>,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: Registry) -> Self {
-        let routes = ROUTES.map(|(name, usual)| Route::new(&registry, name, usual));
+        let routes = ROUTES.map(|(name, usual)| RouteMetrics::new(&registry, name, usual));
         let cache = |outcome| {
             registry.counter(
                 "execution_api_route_cache_lookups_total",
-                "Jobs whose contract's host was in the cache, or was not.",
+                "Lookups of the worker that owns a contract, in the cache of this process.",
                 &[("outcome", outcome)],
             )
         };
@@ -97,7 +98,7 @@ impl Metrics {
             routes: routes.into(),
             queue_wait: registry.histogram(
                 "execution_api_queue_wait_seconds",
-                "From a call's acceptance to its answer, without the time that it ran.",
+                "Time from a call's acceptance to its response, without its run time.",
                 &[],
             ),
             dispatch: DispatchMetrics {
@@ -105,37 +106,37 @@ impl Metrics {
                 cache_misses: cache("miss"),
                 retries: registry.counter(
                     "execution_api_retries_total",
-                    "Jobs that were sent once more.",
+                    "Further attempts after the first one.",
                     &[],
                 ),
             },
-            unclaimed: registry.counter(
+            unclaimed_replies: registry.counter(
                 "execution_api_unclaimed_replies_total",
-                "Answers that came twice, too late, or to a caller who had left.",
+                "Replies that were duplicate, late, or for a client that had disconnected.",
                 &[],
             ),
             in_flight: registry.gauge(
                 "execution_api_requests_in_flight",
-                "Loads, calls and unloads under way.",
+                "Loads, calls and unloads in progress.",
                 &[],
             ),
             available: registry.gauge(
                 "execution_api_queue_available",
-                "1 while the queue takes requests, else 0.",
+                "1 while the queue takes requests, otherwise 0.",
                 &[],
             ),
             registry,
         }
     }
 
-    /// Which route a request takes.
+    /// The index of a request's route.
     pub(crate) fn route(&self, path: Option<&MatchedPath>) -> usize {
         let other = self.routes.len() - 1;
         path.and_then(|path| self.routes.iter().position(|r| r.name == path.as_str()))
             .unwrap_or(other)
     }
 
-    /// A request was answered; `code` says how it failed.
+    /// Counts a request that was answered; `code` is its error code, if it failed.
     pub(crate) fn answered(
         &self,
         route: usize,
@@ -153,7 +154,7 @@ impl Metrics {
         }
     }
 
-    fn count_other(&self, route: &Route, status: StatusCode, code: &'static str) {
+    fn count_other(&self, route: &RouteMetrics, status: StatusCode, code: &'static str) {
         route
             .others
             .lock()
@@ -163,16 +164,16 @@ impl Metrics {
             .increment(1);
     }
 
-    /// Everything, as Prometheus reads it.
-    pub(crate) fn render(&self, now: Moment) -> String {
+    /// Renders all metrics in Prometheus' text format.
+    pub(crate) fn render(&self, now: Snapshot) -> String {
         self.in_flight.set(count(now.in_flight));
-        self.unclaimed.absolute(now.unclaimed);
+        self.unclaimed_replies.absolute(now.unclaimed_replies);
         self.available.set(f64::from(u8::from(now.available)));
         self.registry.render()
     }
 }
 
-impl Route {
+impl RouteMetrics {
     fn new(registry: &Registry, name: &'static str, usual: StatusCode) -> Self {
         Self {
             name,
@@ -180,7 +181,7 @@ impl Route {
             succeeded: requests(registry, name, usual, OK),
             duration: registry.histogram(
                 "execution_api_request_duration_seconds",
-                "From a request's headers to its answer.",
+                "Time from a request's headers to its response.",
                 &[("route", name)],
             ),
             others: Mutex::default(),
@@ -196,7 +197,7 @@ fn requests(
 ) -> Counter {
     registry.counter(
         "execution_api_requests_total",
-        "Requests answered.",
+        "Requests that were answered.",
         &[
             ("route", route),
             ("status", status_text(status)),
@@ -205,7 +206,7 @@ fn requests(
     )
 }
 
-/// The statuses of `error` and of the routes.
+/// The `status` label: every status that `error` or a route can choose.
 fn status_text(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",
@@ -240,7 +241,7 @@ mod tests {
     use crate::openapi::Description;
 
     #[test]
-    fn every_described_route_is_told_apart() {
+    fn every_documented_route_has_metrics() {
         for path in Description::openapi().paths.paths.keys() {
             assert!(ROUTES.iter().any(|(name, _)| name == path), "{path}");
         }
@@ -255,9 +256,9 @@ mod tests {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             metrics.answered(1, status, Some("overloaded"), took);
         }
-        let text = metrics.render(Moment {
+        let text = metrics.render(Snapshot {
             in_flight: 5,
-            unclaimed: 0,
+            unclaimed_replies: 0,
             available: false,
         });
         for line in [

@@ -1,4 +1,5 @@
-//! Brings replies to whoever waits for them: one reader of the reply stream, one map of waiters.
+//! Delivers replies to the requests that await them: one reader of the reply stream, one map of
+//! waiters.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,107 +8,105 @@ use std::time::{Duration, Instant};
 
 use shared::protocol::frame::{Reply, unpack_replies};
 use shared::protocol::id::{ApiId, JobId};
-use shared::queue::inbox::Refusal;
+use shared::queue::inbox::Undelivered;
+use shared::queue::timing::REPLIES_STALE_AFTER;
 use shared::queue::{Queue, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::oneshot;
 
-/// How often what was read is removed from the stream.
+/// How often entries that were read are removed from the stream.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
-/// How old the last successful read may be while the reader counts as running.
-const STALE_AFTER: Duration = Duration::from_secs(10);
-
-/// What a waiter gets.
+/// How a wait for a job ends.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum WaitOutcome {
     /// The worker's reply.
     Reply(Reply),
     /// The job did not reach a worker.
-    Refused(Refusal),
-    /// The job or its reply is lost: it may have been started.
+    Refused(Undelivered),
+    /// The job or its reply was lost with Redis' data. The job may have been started.
     Lost,
 }
 
-type Pending = HashMap<JobId, oneshot::Sender<Answer>>;
+type Pending = HashMap<JobId, oneshot::Sender<WaitOutcome>>;
 
-/// The jobs of this process that await an answer.
+/// The jobs of this process that have not ended.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    last: AtomicU64,
-    unclaimed: AtomicU64,
+    last_id: AtomicU64,
+    unclaimed_replies: AtomicU64,
     pending: Mutex<Pending>,
 }
 
-/// Waits for one job's answer; forgotten on drop.
+/// Waits for one job to end. Unregistered on drop.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) id: JobId,
-    answer: oneshot::Receiver<Answer>,
+    outcome: oneshot::Receiver<WaitOutcome>,
     waiters: Arc<Waiters>,
 }
 
 impl Waiters {
-    /// A new job, and the waiter for its answer.
+    /// Registers a waiter under a new job id.
     pub(crate) fn register(self: &Arc<Self>) -> Waiter {
-        let id = self.fresh_id();
-        let (sender, answer) = oneshot::channel();
+        let id = self.next_id();
+        let (sender, outcome) = oneshot::channel();
         self.lock().insert(id, sender);
         Waiter {
             id,
-            answer,
+            outcome,
             waiters: self.clone(),
         }
     }
 
-    /// An id that no job has.
-    pub(crate) fn fresh_id(&self) -> JobId {
-        JobId(self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    /// An id that no other job of this process has.
+    pub(crate) fn next_id(&self) -> JobId {
+        JobId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Delivers an answer once; a later one to the same job finds nobody and is dropped, and counted if
-    /// it is a worker's.
-    pub(crate) fn deliver(&self, id: JobId, answer: Answer) {
-        let is_reply = matches!(answer, Answer::Reply(_));
+    /// Ends the wait for a job. Only the first outcome is delivered; later ones are dropped, and
+    /// counted if they are replies.
+    pub(crate) fn resolve(&self, id: JobId, outcome: WaitOutcome) {
+        let is_reply = matches!(outcome, WaitOutcome::Reply(_));
         let waiter = self.lock().remove(&id);
-        // Failing to send means that the caller left in this very moment.
-        if waiter.is_none_or(|waiter| waiter.send(answer).is_err()) && is_reply {
-            self.unclaimed.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(job = id.0, "an answer nobody waits for");
+        // Sending fails if the waiter was dropped at the same moment.
+        if waiter.is_none_or(|waiter| waiter.send(outcome).is_err()) && is_reply {
+            self.unclaimed_replies.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(job = id.0, "reply without a waiter");
         }
     }
 
-    /// How many replies have found nobody.
-    pub(crate) fn unclaimed(&self) -> u64 {
-        self.unclaimed.load(Ordering::Relaxed)
+    /// How many replies had no waiter.
+    pub(crate) fn unclaimed_replies(&self) -> u64 {
+        self.unclaimed_replies.load(Ordering::Relaxed)
     }
 
-    /// Tells every waiter that its answer will not come; gives their number.
+    /// Ends every wait with [`WaitOutcome::Lost`]; returns their number.
     pub(crate) fn lose_all(&self) -> usize {
         let waiters: Vec<_> = self.lock().drain().collect();
         let count = waiters.len();
         for (_, waiter) in waiters {
-            // Failing to send means that the caller left in this very moment.
-            _ = waiter.send(Answer::Lost);
+            // Sending fails if the waiter was dropped at the same moment.
+            _ = waiter.send(WaitOutcome::Lost);
         }
         count
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        // Nothing in here can panic half-way, so a poisoned map is a whole one.
+        // No holder of the lock can panic half-way, so a poisoned map is intact.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiter {
-    /// Waits for the answer, however long it takes.
-    pub(crate) async fn answer(mut self) -> Option<Answer> {
-        (&mut self.answer).await.ok()
+    /// Waits until the job ends, without a limit.
+    pub(crate) async fn outcome(mut self) -> Option<WaitOutcome> {
+        (&mut self.outcome).await.ok()
     }
 
-    /// Waits for the answer, for `patience` at most.
-    pub(crate) async fn wait(self, patience: Duration) -> Option<Answer> {
-        tokio::time::timeout(patience, self.answer()).await.ok()?
+    /// Waits until the job ends, for `patience` at most.
+    pub(crate) async fn outcome_within(self, patience: Duration) -> Option<WaitOutcome> {
+        tokio::time::timeout(patience, self.outcome()).await.ok()?
     }
 }
 
@@ -117,17 +116,17 @@ impl Drop for Waiter {
     }
 }
 
-/// Whether the reader is running.
+/// Whether the reader is running; shared with `/readyz`.
 #[derive(Debug, Clone)]
-pub(crate) struct Health(Arc<Mutex<Instant>>);
+pub(crate) struct ReaderHealth(Arc<Mutex<Instant>>);
 
-impl Default for Health {
+impl Default for ReaderHealth {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 }
 
-impl Health {
+impl ReaderHealth {
     fn confirm(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -137,7 +136,7 @@ impl Health {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .elapsed()
-            < STALE_AFTER
+            < REPLIES_STALE_AFTER
     }
 }
 
@@ -146,13 +145,13 @@ pub(crate) async fn read(
     queue: Queue,
     api: ApiId,
     waiters: Arc<Waiters>,
-    health: Health,
+    health: ReaderHealth,
     life: Lifecycle,
 ) {
     let mut reader = replies::Reader::new(queue.clone(), api);
     let mut trimmed = Instant::now();
     loop {
-        // Unlike a worker's read, this one takes nothing out of the stream: it may be dropped.
+        // May be dropped: unlike a worker's read, this one does not claim entries of the stream.
         let frames = tokio::select! {
             frames = reader.read() => frames,
             () = life.stopping() => return,
@@ -176,10 +175,10 @@ fn deliver(waiters: &Waiters, frame: &[u8]) {
     match unpack_replies(frame) {
         Ok(frame) => {
             for reply in frame.replies {
-                waiters.deliver(reply.id, Answer::Reply(reply));
+                waiters.resolve(reply.id, WaitOutcome::Reply(reply));
             }
         }
-        Err(error) => tracing::error!(%error, "replies that cannot be read"),
+        Err(error) => tracing::error!(%error, "undecodable reply frame"),
     }
 }
 
@@ -188,25 +187,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_finds_its_waiter_once() {
+    async fn only_the_first_outcome_is_delivered() {
         let waiters = Arc::new(Waiters::default());
         let (first, second) = (waiters.register(), waiters.register());
         assert_ne!(first.id, second.id);
-        waiters.deliver(second.id, Answer::Refused(Refusal::NoInbox));
-        waiters.deliver(second.id, Answer::Refused(Refusal::Unavailable));
-        let answer = second.wait(Duration::from_secs(1)).await;
-        assert!(matches!(answer, Some(Answer::Refused(Refusal::NoInbox))));
+        waiters.resolve(second.id, WaitOutcome::Refused(Undelivered::NoInbox));
+        waiters.resolve(second.id, WaitOutcome::Refused(Undelivered::Unavailable));
+        let outcome = second.outcome_within(Duration::from_secs(1)).await;
+        assert!(matches!(
+            outcome,
+            Some(WaitOutcome::Refused(Undelivered::NoInbox))
+        ));
         drop(first);
         assert!(waiters.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn patience_ends() {
+    async fn a_waiter_without_an_outcome_times_out() {
         let waiters = Arc::new(Waiters::default());
         assert!(
             waiters
                 .register()
-                .wait(Duration::from_millis(1))
+                .outcome_within(Duration::from_millis(1))
                 .await
                 .is_none()
         );

@@ -1,4 +1,4 @@
-//! What every request has: an id, a trace, and a body within limits.
+//! What all requests have in common: an id, a trace, a log line, and a body within limits.
 
 use std::time::{Duration, Instant};
 
@@ -17,20 +17,21 @@ use uuid::Uuid;
 use crate::error::{ApiError, Fields};
 use crate::state::AppState;
 
-/// The header that names a request, taken from the caller or made.
+/// The header with the request's id: propagated from the client, or generated.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The header that names the caller's trace.
+/// The header with the client's trace context.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A caller's own request id or trace context may have so many bytes; a longer one is ignored.
+/// How many bytes a client's request id or trace context may have. A longer one is ignored.
 const HEADER_LIMIT: usize = 128;
 
-/// How much of a body that is too large is thrown away before the connection is closed on it.
+/// How many bytes of a body that is too large are read and discarded before the connection is
+/// closed.
 const DISCARD_LIMIT: usize = 256 * 1024 * 1024;
 
-/// Names the request in its response, gives every failure its body; counts, traces and logs it.
-pub(crate) async fn identify(
+/// The outermost layer: assigns the request id, renders failures, counts, traces and logs.
+pub(crate) async fn observe(
     State(state): State<AppState>,
     mut request: Request,
     next: Next,
@@ -41,40 +42,39 @@ pub(crate) async fn identify(
         .route(request.extensions().get::<MatchedPath>());
     let id = request_id(request.headers());
     let span = trace(&state.tracer, &mut request);
-    let line = Line::of(&request);
+    let log = RequestLog::of(&request);
     let mut response = next.run(request).await;
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
-        response = rendered(error, &id, response);
+        response = render_failure(error, &id, response);
     }
     let (status, took) = (response.status(), begun.elapsed());
     let code = error.as_ref().map(ApiError::code);
     state.metrics.answered(route, status, code, took);
     finish(span, status, code);
-    if let Some(line) = line {
-        line.write(&id, status, code, took);
+    if let Some(log) = log {
+        log.write(&id, status, code, took);
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-/// The caller's name for the request, or a new one.
+/// The client's id for the request, or a generated one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers
         .get(REQUEST_ID)
         .filter(|id| id.len() <= HEADER_LIMIT);
     match given.filter(|id| !id.is_empty() && id.to_str().is_ok()) {
         Some(id) => id.clone(),
-        None => fresh_id(),
+        None => generated_id(),
     }
 }
 
-/// A failure as a caller gets it. What the handler has told already stays: timings, the contract's
-/// generation.
-fn rendered(error: &ApiError, id: &HeaderValue, mut response: Response) -> Response {
-    let told = std::mem::take(response.headers_mut());
+/// Renders a failure. Headers that the handler has set stay: timings, the contract's generation.
+fn render_failure(error: &ApiError, id: &HeaderValue, mut response: Response) -> Response {
+    let headers = std::mem::take(response.headers_mut());
     let mut rendered = error.render(id.to_str().unwrap_or_default());
-    for (name, value) in &told {
+    for (name, value) in &headers {
         rendered
             .headers_mut()
             .entry(name)
@@ -83,7 +83,7 @@ fn rendered(error: &ApiError, id: &HeaderValue, mut response: Response) -> Respo
     rendered
 }
 
-/// Begins the request's span; what is done for the request becomes its child.
+/// Starts the request's span, the parent of the spans of its jobs.
 fn trace(tracer: &Tracer, request: &mut Request) -> Span {
     let mut span = tracer.request("request", trace_context(request.headers()).as_deref());
     if let Some(context) = span.traceparent()
@@ -106,16 +106,16 @@ fn finish(mut span: Span, status: StatusCode, code: Option<&'static str>) {
     }
 }
 
-/// What the log tells of a request, in one line, if it is to tell anything.
-struct Line {
+/// The log line of a request, if request logging is on.
+struct RequestLog {
     method: Method,
     path: String,
     trace: Option<String>,
 }
 
-impl Line {
+impl RequestLog {
     fn of(request: &Request) -> Option<Self> {
-        // One look at a number where the lines are off.
+        // While request logging is off, this costs one comparison.
         tracing::enabled!(target: "request", tracing::Level::DEBUG).then(|| Self {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
@@ -138,13 +138,13 @@ impl Line {
     }
 }
 
-fn fresh_id() -> HeaderValue {
+fn generated_id() -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let text = Uuid::new_v4().simple().encode_lower(&mut buffer);
     HeaderValue::from_str(text).expect("hexadecimal digits are a header's value")
 }
 
-/// The caller's W3C trace context, to travel with the job.
+/// The client's W3C trace context, which is sent along with the job.
 pub(crate) fn trace_context(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
     (value.len() <= HEADER_LIMIT && is_traceparent(value)).then(|| value.to_owned())
@@ -152,8 +152,8 @@ pub(crate) fn trace_context(headers: &HeaderMap) -> Option<String> {
 
 /// Reads a JSON body of at most `limit` bytes that arrives within `patience`.
 ///
-/// Of a body that is larger, the rest is read and thrown away, within bounds: a client that still
-/// sends would otherwise see its connection break instead of the answer.
+/// The rest of a larger body is read and discarded, up to [`DISCARD_LIMIT`]. Otherwise a client
+/// that is still sending would see a broken connection instead of the response.
 pub(crate) async fn read_body(
     headers: &HeaderMap,
     body: Body,
@@ -163,7 +163,7 @@ pub(crate) async fn read_body(
     check_content_type(headers)?;
     let reading = async {
         if announced_length(headers).is_some_and(|length| length > limit) {
-            // Who asks first has sent nothing yet.
+            // A client that sent `Expect: 100-continue` has not sent the body yet.
             if !headers.contains_key(EXPECT) {
                 discard(body).await;
             }
@@ -180,7 +180,10 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            ApiError::InvalidRequest(format!("The body broke off: {error}"), Fields::new())
+            ApiError::InvalidRequest(
+                format!("The request body ended early: {error}"),
+                Fields::new(),
+            )
         })?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -208,7 +211,7 @@ async fn discard(mut body: Body) {
     }
 }
 
-/// JSON, or nothing said: many clients post without a type.
+/// Accepts JSON types and a missing type, because many clients send none.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(());
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn json_is_accepted_under_its_names() {
+    async fn every_json_content_type_is_accepted() {
         for name in [
             "application/json",
             "Application/JSON; charset=utf-8",
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_has_a_limit() {
+    async fn a_body_over_the_limit_is_refused() {
         assert_eq!(read(&HeaderMap::new(), "12345678").await.unwrap().len(), 8);
         let refused = read(&HeaderMap::new(), "123456789").await.unwrap_err();
         assert!(matches!(refused, ApiError::PayloadTooLarge(8)));
@@ -267,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_does_not_come_is_not_awaited() {
+    async fn a_body_that_does_not_arrive_times_out() {
         let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
         let refused = read_body(&HeaderMap::new(), body, 8, Duration::from_millis(5)).await;
         assert!(matches!(refused, Err(ApiError::RequestTimeout)));

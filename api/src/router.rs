@@ -1,17 +1,17 @@
-//! Every route on one page, each layer with its reason.
+//! All routes of the api, and the layer around them.
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 
 use crate::error::ApiError;
-use crate::request::identify;
+use crate::request::observe;
 use crate::routes::{
     contracts, dead_letters, docs, execute, health, load, metrics, unload, workers,
 };
 use crate::state::AppState;
 
-/// The whole application.
+/// Builds the application.
 pub(crate) fn router(state: AppState) -> Router {
     Router::new()
         // The original service's interface.
@@ -24,16 +24,16 @@ pub(crate) fn router(state: AppState) -> Router {
         // What is loaded.
         .route("/contracts", get(contracts::list))
         .route("/contracts/{contractAddress}", get(contracts::show))
-        // For whoever runs the farm.
+        // Operate the farm.
         .route("/workers", get(workers::list))
         .route("/workers/{id}/drain", post(workers::drain))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", delete(dead_letters::remove))
-        // For whoever runs the process.
+        // Monitor this process.
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
-        // What all this is.
+        // Documentation.
         .route("/docs", get(docs::enter))
         .route("/docs/", get(docs::page))
         .route("/docs/{*file}", get(docs::file))
@@ -41,7 +41,8 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/documentation/swagger.json", get(docs::document))
         .fallback(|| async { ApiError::RouteNotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        // Outermost: names the request and gives failures their body, whoever raised them; counts it.
-        .layer(from_fn_with_state(state.clone(), identify))
+        // Outermost, so that it also covers the fallbacks: assigns the request id, renders every
+        // failure, and counts, traces and logs the request.
+        .layer(from_fn_with_state(state.clone(), observe))
         .with_state(state)
 }

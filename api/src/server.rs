@@ -1,5 +1,5 @@
-//! Accepts connections and speaks HTTP/1.1 on them until the process drains. What is answered is
-//! `router`'s business.
+//! Accepts connections and serves HTTP/1.1 on them until the process drains. The responses come
+//! from `router`.
 
 use std::io;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use shared::service::lifecycle::Lifecycle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
-/// How long no connection is accepted after that failed for want of, mostly, file descriptors.
-const REST: Duration = Duration::from_secs(1);
+/// The pause after a connection could not be accepted, mostly for lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Serves until `life` drains and every request under way is answered, or until it stops.
+/// Serves until `life` drains and every request in progress is answered, or until it stops.
 ///
-/// A connection on which no whole head of a request has come for `patience` is closed, be it idle
-/// or slow.
+/// A connection is closed if no complete request head arrives within `headers_timeout`, whether
+/// it is idle or slow.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    patience: Duration,
+    headers_timeout: Duration,
     life: &Lifecycle,
 ) {
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
-        .header_read_timeout(patience);
+        .header_read_timeout(headers_timeout);
     let service = TowerToHyperService::new(router);
     let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
     while let Some(stream) = accept(&listener, life).await {
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
         tasks.spawn(async move {
             tokio::select! {
                 result = connection => if let Err(error) = result {
-                    tracing::debug!(%error, "a connection broke");
+                    tracing::debug!(%error, "connection failed");
                 },
                 () = life.stopping() => {}
             }
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     });
 }
 
-/// The next connection; none once the process drains.
+/// Accepts the next connection; `None` once the process drains.
 async fn accept(listener: &TcpListener, life: &Lifecycle) -> Option<TcpStream> {
     loop {
         let accepted = tokio::select! {
@@ -64,17 +64,17 @@ async fn accept(listener: &TcpListener, life: &Lifecycle) -> Option<TcpStream> {
         };
         match accepted {
             Ok((stream, _)) => {
-                // Otherwise small answers wait for the caller's acknowledgements.
+                // Otherwise small responses wait for the client's acknowledgements.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY");
                 }
                 return Some(stream);
             }
-            Err(error) if is_the_callers(&error) => {}
+            Err(error) if is_disconnect(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
                 tokio::select! {
-                    () = tokio::time::sleep(REST) => {}
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                     () = life.draining() => return None,
                 }
             }
@@ -82,8 +82,8 @@ async fn accept(listener: &TcpListener, life: &Lifecycle) -> Option<TcpStream> {
     }
 }
 
-/// Whether the caller has left before its connection was accepted.
-fn is_the_callers(error: &io::Error) -> bool {
+/// Whether the client disconnected before its connection was accepted.
+fn is_disconnect(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

@@ -1,4 +1,4 @@
-//! What every handler can reach.
+//! The services that every handler can use.
 
 use std::sync::Arc;
 
@@ -10,50 +10,33 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
-use crate::reply_router::Health;
+use crate::reply_router::ReaderHealth;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct AppState(Arc<Inner>);
+pub(crate) struct AppState(Arc<Services>);
 
-pub(crate) struct Inner {
+pub(crate) struct Services {
     pub(crate) config: Config,
     pub(crate) queue: Queue,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
-    pub(crate) replies: Health,
+    pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,
     pub(crate) life: Lifecycle,
 }
 
 impl AppState {
-    pub(crate) fn new(
-        config: Config,
-        queue: Queue,
-        dispatcher: Dispatcher,
-        admission: Admission,
-        replies: Health,
-        (metrics, tracer): (Metrics, Tracer),
-        life: Lifecycle,
-    ) -> Self {
-        Self(Arc::new(Inner {
-            config,
-            queue,
-            dispatcher,
-            admission,
-            replies,
-            metrics,
-            tracer,
-            life,
-        }))
+    pub(crate) fn new(services: Services) -> Self {
+        Self(Arc::new(services))
     }
 }
 
 impl std::ops::Deref for AppState {
-    type Target = Inner;
+    type Target = Services;
 
-    fn deref(&self) -> &Inner {
+    fn deref(&self) -> &Services {
         &self.0
     }
 }

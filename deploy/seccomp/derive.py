@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Derives chromium.json from a Docker Engine's own default profile.
+"""Derives chromium.json from the default seccomp profile of Docker Engine.
 
     deploy/seccomp/derive.py engine/profiles/seccomp/default.json >deploy/seccomp/chromium.json
 
-Docker's file says for each rule with which capabilities, on which architecture and from which
-kernel on it holds. Only Docker reads that: containerd, which reads the profile under Kubernetes,
-would apply every rule. So the conditions are resolved here, for a container without capabilities on
-x86-64 or arm64, and the result is a flat list that both read alike.
+Docker's file has conditions for each rule: capabilities, architecture, kernel version. Only Docker
+evaluates them. Under Kubernetes, containerd reads the profile and would apply every rule. This script
+therefore resolves the conditions, for a container without capabilities on x86-64 or arm64. The result
+is a flat list that Docker and containerd apply alike.
 
-To it are added the three calls by which Chromium builds its own sandbox: a new user namespace, in
-which it may make the others (clone, unshare) and change into an empty root (chroot). What Docker
-answers with "not implemented" keeps that answer: with "not permitted" for clone3, the C library
-would not fall back, and no thread could start. Left out is io_uring, as later releases of Docker do:
-nothing here needs it, and many of the kernel's holes were in it.
+The script then changes three things:
+
+- It allows the three system calls that Chromium's own sandbox needs. clone and unshare create a user
+  namespace and the namespaces in it; chroot enters an empty root.
+- It keeps Docker's answer "not implemented". With "not permitted" for clone3, the C library would not
+  fall back to clone, and no thread could start.
+- It leaves out io_uring, as later releases of Docker do. Nothing here needs it, and many kernel
+  vulnerabilities were in it.
 """
 
 import json
@@ -24,7 +27,7 @@ LEFT_OUT = ["io_uring_enter", "io_uring_register", "io_uring_setup"]
 
 
 def holds(rule):
-    """Whether a rule holds without capabilities on one of the architectures."""
+    """Returns whether a rule applies without capabilities on one of the architectures."""
     includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
     arches = set(includes.get("arches", ARCHITECTURES))
     return not includes.get("caps") and bool(arches & ARCHITECTURES) and not (
@@ -33,7 +36,7 @@ def holds(rule):
 
 
 def flat(rule):
-    """A rule without its conditions, and without what is decided here."""
+    """Returns a rule without its conditions and without the calls that this script decides on."""
     names = [name for name in rule["names"] if name not in SANDBOX + LEFT_OUT]
     kept = {"names": names, "action": rule["action"]}
     for field in ("errnoRet", "args"):

@@ -1,7 +1,8 @@
-"""A vote as a Docker contract: `vote` counts a choice, `tally` gives all counts, `schema` tells what is taken.
+"""A vote as a Docker contract.
 
-The body of a request is the argument, in JSON; the body of a 200 is the result. 4xx and 5xx are failures, and 404 says
-that there is no such endpoint. Calls come at the same time, so the state has a lock.
+`vote` counts a choice, `tally` returns all counts, `schema` describes the arguments. The body of a
+request is the argument, in JSON; the body of a 200 is the result. 4xx and 5xx are failures, and 404
+means that there is no such endpoint. Calls arrive at the same time, so a lock protects the state.
 """
 
 import json
@@ -35,9 +36,10 @@ ENDPOINTS = {"/vote": vote, "/tally": tally, "/schema": schema}
 
 
 class Handler(BaseHTTPRequestHandler):
-    # Connections are kept: the next call needs no new one.
+    # Keeps connections open, so that the next call needs no new one.
     protocol_version = "HTTP/1.1"
-    # Head and body are sent separately; together with delayed acknowledgements that would cost 40 ms a call.
+    # Head and body are sent separately. With Nagle's algorithm and delayed acknowledgements, that
+    # would cost 40 ms a call.
     disable_nagle_algorithm = True
 
     def do_POST(self):
@@ -59,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_request(self, *_):
-        """A line per call would be most of the log."""
+        """Logs nothing: one line per call would be most of the log."""
 
 
 ThreadingHTTPServer(("", int(os.environ.get("PORT", "8080"))), Handler).serve_forever()

@@ -1,10 +1,10 @@
-//! What the api and the worker must agree on.
+//! The code that the api and the worker share.
 //!
-//! - [`protocol`]: the jobs, the replies and the frames that travel between them.
-//! - [`queue`]: how they travel over Redis, and which worker owns a contract.
-//! - [`service`]: how a process reads its settings, starts, ends and reports on itself.
+//! - [`protocol`]: the jobs, the replies and the frames that they exchange.
+//! - [`queue`]: how frames are sent through Redis, and which worker owns a contract.
+//! - [`service`]: how a process reads its settings, starts, stops and reports its state.
 //!
-//! Nothing here knows axum, Chromium or Docker.
+//! It does not depend on axum, Chromium or Docker.
 
 pub mod protocol;
 pub mod queue;

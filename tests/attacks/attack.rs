@@ -1,5 +1,5 @@
-//! What a case is: data. How one is run is [`crate::arena`]'s business, what came of it
-//! [`crate::report`]'s.
+//! The description of a case, as data. [`crate::attack_farm`] runs cases, and [`crate::report`]
+//! holds their results.
 
 use serde_json::Value;
 
@@ -17,12 +17,12 @@ pub(crate) struct Attack {
     pub(crate) control: Control,
 }
 
-/// What must be answered.
+/// The expected answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Expect {
     /// 200 and this JSON.
     Says(&'static str),
-    /// 200 and anything but this JSON.
+    /// 200 and any other JSON than this.
     SaysNot(&'static str),
     /// 200 and a number from 1 to less than this.
     Below(u64),
@@ -32,22 +32,22 @@ pub(crate) enum Expect {
     Any(&'static [Expect]),
 }
 
-/// How it is seen that the attack would be noticed.
+/// How the case shows that a successful attack would be noticed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Control {
     /// The same attack on a worker without its layers is answered so.
     Without(Expect),
     /// The same attack, after this code in the same page has planted what it looks for.
     Planted(&'static str, Expect),
-    /// The case shows by itself that its means are effective.
+    /// The case itself shows that its method works.
     Inherent,
-    /// Another case is the control of this one, too.
+    /// Another case is also the control of this one.
     Elsewhere(&'static str),
 }
 
 impl Expect {
-    /// What is wrong with the answer, if anything is.
-    pub(crate) fn complaint(&self, answer: &Answer) -> Option<String> {
+    /// The difference between the expected and the actual answer, if any.
+    pub(crate) fn mismatch(&self, answer: &Answer) -> Option<String> {
         let right = self.is_met(answer);
         (!right).then(|| format!("expected {self:?}, got {}", shown(answer)))
     }
@@ -80,7 +80,7 @@ pub(crate) fn shown(answer: &Answer) -> String {
     format!("{} {}", answer.status, body[..end].replace('\n', " "))
 }
 
-/// A contract with the method `attack` and one that tells that it is well.
+/// A contract with the method `attack` and a method `ping`.
 pub(crate) fn contract(code: &str) -> String {
     format!("{{ ping: () => 'pong', attack: async (a) => {{ {code} }} }}")
 }

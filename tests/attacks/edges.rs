@@ -1,4 +1,4 @@
-//! E: the HTTP edge, spoken to as no client should.
+//! E: malformed and abusive requests at the HTTP edge.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::arena::{Arena, Browser};
 use crate::attack::Expect::Fails;
 use crate::attack::shown;
+use crate::attack_farm::{AttackFarm, Browser};
 use crate::support::client::{send, try_send};
 use crate::support::farm::{Builder, Farm};
 
-/// What is attacked: bodies are not waited for, and there is little room.
+/// A farm with a short body timeout and little capacity.
 pub(crate) fn farm() -> Builder {
     Farm::builder()
         .env("BODY_TIMEOUT_MS", "700")
@@ -23,28 +23,28 @@ pub(crate) fn farm() -> Builder {
         .env("LOAD_DEADLINE_MS", "5000")
 }
 
-/// Addresses that are none.
-const STRANGE: [&str; 15] = [
+/// Invalid contract addresses.
+const INVALID_ADDRESSES: [&str; 15] = [
     "a/b", "../etc", "a b", "a\0", "é", "*", "?", "[a]", "a*b", "{w:x}", "\u{202e}", "a\nb", "%61",
     "", "a'b",
 ];
 
 /// Runs the group.
-pub(crate) async fn run(arena: &mut Arena, quick: bool) {
-    requests(arena).await;
-    crowd(arena, if quick { 200 } else { 1000 }).await;
+pub(crate) async fn run(target: &mut AttackFarm, quick: bool) {
+    requests(target).await;
+    crowd(target, if quick { 200 } else { 1000 }).await;
 }
 
-/// What needs no farm with little room.
-pub(crate) async fn requests(arena: &mut Arena) {
-    bodies(arena).await;
-    addresses(arena).await;
-    connections(arena).await;
-    headers(arena).await;
+/// The cases that do not need a farm with little capacity.
+pub(crate) async fn requests(target: &mut AttackFarm) {
+    bodies(target).await;
+    addresses(target).await;
+    connections(target).await;
+    headers(target).await;
 }
 
 #[expect(clippy::too_many_lines, reason = "a list of cases")]
-async fn bodies(arena: &mut Arena) {
+async fn bodies(target: &mut AttackFarm) {
     let large = vec![b'1'; 3 << 20];
     for (name, chunked, expected) in [
         ("an oversized body", false, Fails(413, "payload_too_large")),
@@ -54,7 +54,7 @@ async fn bodies(arena: &mut Arena) {
             Fails(413, "payload_too_large"),
         ),
     ] {
-        arena
+        target
             .case("E1", name, Browser::Stays, async |farm| {
                 let request = farm
                     .client()
@@ -74,11 +74,11 @@ async fn bodies(arena: &mut Arena) {
                         .body(body),
                 )
                 .await;
-                expected.complaint(&answer).map_or(Ok(shown(&answer)), Err)
+                expected.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
             })
             .await;
     }
-    arena
+    target
         .case(
             "E1",
             "a hundred slow bodies",
@@ -87,7 +87,7 @@ async fn bodies(arena: &mut Arena) {
                 let client = farm.client();
                 let slow = (0..100).map(|_| {
                     let drip = futures::stream::unfold((), async |()| {
-                        crate::support::wait::lasts(Duration::from_millis(100)).await;
+                        crate::support::wait::pass(Duration::from_millis(100)).await;
                         Some((Ok::<_, std::io::Error>(vec![b' ']), ()))
                     });
                     let request = client.request(Method::POST, "/execute/neighbour/ping");
@@ -102,7 +102,7 @@ async fn bodies(arena: &mut Arena) {
                 for answer in futures::future::join_all(slow).await {
                     match answer {
                         Ok(answer) if answer.status == 408 => ended += 1,
-                        // The connection is closed on whoever still sends.
+                        // The api closes the connection while the client still sends.
                         Err(_) => ended += 1,
                         Ok(answer) => return Err(shown(&answer)),
                     }
@@ -111,18 +111,18 @@ async fn bodies(arena: &mut Arena) {
             },
         )
         .await;
-    arena
+    target
         .case("E1", "a wrong content type", Browser::Stays, async |farm| {
             let request = farm
                 .client()
                 .request(Method::POST, "/execute/neighbour/ping");
             let answer = send(request.header("content-type", "text/html").body("1")).await;
             Fails(415, "unsupported_media_type")
-                .complaint(&answer)
+                .mismatch(&answer)
                 .map_or(Ok(shown(&answer)), Err)
         })
         .await;
-    arena
+    target
         .case("E1", "a compressed bomb", Browser::Stays, async |farm| {
             let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
             std::io::Write::write_all(&mut packed, &vec![b'1'; 64 << 20])
@@ -135,33 +135,28 @@ async fn bodies(arena: &mut Arena) {
                 .header("content-encoding", "gzip")
                 .header("content-type", "application/json");
             let answer = send(request.body(packed)).await;
-            // It is not unpacked, and as it is it is no JSON.
+            // The body is not decompressed, and in compressed form it is not JSON.
             Fails(400, "invalid_request")
-                .complaint(&answer)
+                .mismatch(&answer)
                 .map_or(Ok(shown(&answer)), Err)
         })
         .await;
 }
 
-async fn addresses(arena: &mut Arena) {
-    arena
-        .case(
-            "E2",
-            "addresses that are none",
-            Browser::Stays,
-            async |farm| {
-                for address in STRANGE {
-                    let answer = farm.client().load(address, "{ f: () => 1 }").await;
-                    if let Some(wrong) = Fails(400, "invalid_request").complaint(&answer) {
-                        return Err(format!("{address:?}: {wrong}"));
-                    }
+async fn addresses(target: &mut AttackFarm) {
+    target
+        .case("E2", "invalid addresses", Browser::Stays, async |farm| {
+            for address in INVALID_ADDRESSES {
+                let answer = farm.client().load(address, "{ f: () => 1 }").await;
+                if let Some(wrong) = Fails(400, "invalid_request").mismatch(&answer) {
+                    return Err(format!("{address:?}: {wrong}"));
                 }
-                Ok(format!("{} refused", STRANGE.len()))
-            },
-        )
+            }
+            Ok(format!("{} refused", INVALID_ADDRESSES.len()))
+        })
         .await;
-    arena
-        .case("E2", "paths that are none", Browser::Stays, async |farm| {
+    target
+        .case("E2", "unknown paths", Browser::Stays, async |farm| {
             for path in [
                 "/execute/%2e%2e/ping",
                 "/execute/a%2fb/ping",
@@ -181,7 +176,7 @@ async fn addresses(arena: &mut Arena) {
             Ok("refused".to_owned())
         })
         .await;
-    arena
+    target
         .case(
             "E2",
             "case variants are one contract",
@@ -190,7 +185,7 @@ async fn addresses(arena: &mut Arena) {
                 let client = farm.client();
                 client.must_load("AbC", "{ f: () => 1 }").await;
                 let answer = client.call("aBc", "f").await;
-                client.unload("ABC").await.is_done();
+                client.unload("ABC").await.is_no_content();
                 let gone = client.call("abc", "f").await;
                 (answer.status == 200 && gone.status == 404)
                     .then(|| shown(&gone))
@@ -198,10 +193,10 @@ async fn addresses(arena: &mut Arena) {
             },
         )
         .await;
-    arena
+    target
         .case(
             "E2",
-            "a pattern unloads nobody",
+            "a pattern unloads no contract",
             Browser::Stays,
             async |farm| {
                 let client = farm.client();
@@ -220,8 +215,8 @@ async fn addresses(arena: &mut Arena) {
         .await;
 }
 
-async fn crowd(arena: &mut Arena, many: usize) {
-    arena
+async fn crowd(target: &mut AttackFarm, many: usize) {
+    target
         .case(
             "E3",
             "loads beyond the capacity",
@@ -239,10 +234,10 @@ async fn crowd(arena: &mut Arena, many: usize) {
                 for chunk in addresses.chunks(50) {
                     let unloads = chunk.iter().map(|address| client.unload(address));
                     for answer in futures::future::join_all(unloads).await {
-                        answer.is_done();
+                        answer.is_no_content();
                     }
                 }
-                // One place is the neighbour's.
+                // The neighbour uses one place.
                 (taken == 7 && taken + refused == many && loaded <= 8)
                     .then(|| format!("{taken} taken, {refused} refused"))
                     .ok_or_else(|| {
@@ -256,12 +251,12 @@ async fn crowd(arena: &mut Arena, many: usize) {
         .await;
 }
 
-/// Says this to the api, as bytes; gives what it answers until it closes, or falls silent.
-async fn say(farm: &Farm, text: &[u8]) -> String {
+/// Sends bytes to the api, and returns what it answers until it closes or is silent.
+async fn send_raw(farm: &Farm, text: &[u8]) -> String {
     let mut stream = connect(farm).await;
-    // It may be closed before all is said.
+    // The api may close the connection before everything is sent.
     _ = stream.write_all(text).await;
-    hear(&mut stream).await
+    read_all(&mut stream).await
 }
 
 async fn connect(farm: &Farm) -> TcpStream {
@@ -273,7 +268,7 @@ async fn connect(farm: &Farm) -> TcpStream {
         .expect("the api listens")
 }
 
-async fn hear(stream: &mut TcpStream) -> String {
+async fn read_all(stream: &mut TcpStream) -> String {
     let mut heard = Vec::new();
     let mut buffer = [0; 4096];
     while let Ok(Ok(length @ 1..)) = timeout(Duration::from_secs(2), stream.read(&mut buffer)).await
@@ -283,25 +278,25 @@ async fn hear(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&heard).into_owned()
 }
 
-async fn connections(arena: &mut Arena) {
-    arena
+async fn connections(target: &mut AttackFarm) {
+    target
         .case("E4", "pipelined requests", Browser::Stays, async |farm| {
             let one =
                 "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
-            let heard = say(farm, one.repeat(20).as_bytes()).await;
+            let heard = send_raw(farm, one.repeat(20).as_bytes()).await;
             let answers = heard.matches("{\"data\":1}").count();
             (answers == 20)
                 .then(|| "20 answers".to_owned())
                 .ok_or_else(|| format!("{answers} answers: {heard}"))
         })
         .await;
-    arena
+    target
         .case("E4", "half-closed and reset connections", Browser::Stays, async |farm| {
             for _ in 0..50 {
                 let mut stream = connect(farm).await;
                 let half = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12";
                 stream.write_all(half).await.map_err(|error| error.to_string())?;
-                // With what was not read, dropping resets.
+                // Dropping the socket with unread data resets the connection.
                 stream.set_zero_linger().map_err(|error| error.to_string())?;
                 drop(stream);
             }
@@ -309,12 +304,12 @@ async fn connections(arena: &mut Arena) {
             let whole = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
             stream.write_all(whole).await.map_err(|error| error.to_string())?;
             stream.shutdown().await.map_err(|error| error.to_string())?;
-            let heard = hear(&mut stream).await;
+            let heard = read_all(&mut stream).await;
             let fine = heard.is_empty() || heard.contains("{\"data\":1}");
             fine.then(|| "answered, or left alone".to_owned()).ok_or(heard)
         })
         .await;
-    arena
+    target
         .case("E4", "requests that contradict themselves", Browser::Stays, async |farm| {
             for request in [
                 "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n11",
@@ -324,7 +319,7 @@ async fn connections(arena: &mut Arena) {
                 "POST /execute/neighbour/ping HTTP/9.9\r\n\r\n",
                 "\0\0\0\0\r\n\r\n",
             ] {
-                let heard = say(farm, request.as_bytes()).await;
+                let heard = send_raw(farm, request.as_bytes()).await;
                 if !(heard.is_empty() || heard.starts_with("HTTP/1.1 4") || heard.starts_with("HTTP/1.1 5")) {
                     return Err(format!("{request:?}: {heard}"));
                 }
@@ -334,8 +329,8 @@ async fn connections(arena: &mut Arena) {
         .await;
 }
 
-async fn headers(arena: &mut Arena) {
-    arena
+async fn headers(target: &mut AttackFarm) {
+    target
         .case("E5", "header floods", Browser::Stays, async |farm| {
             let many: Vec<_> = (0..5000).map(|n| format!("x-{n}: {n}\r\n")).collect();
             let many = many.concat();
@@ -347,7 +342,7 @@ async fn headers(arena: &mut Arena) {
                 format!("{start}{long}\r\n"),
                 format!("GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n"),
             ] {
-                let heard = say(farm, request.as_bytes()).await;
+                let heard = send_raw(farm, request.as_bytes()).await;
                 if !(heard.is_empty() || heard.starts_with("HTTP/1.1 4")) {
                     return Err(heard.chars().take(200).collect());
                 }
@@ -355,7 +350,7 @@ async fn headers(arena: &mut Arena) {
             Ok("refused".to_owned())
         })
         .await;
-    arena
+    target
         .case(
             "E5",
             "an endless request id",

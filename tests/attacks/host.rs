@@ -1,20 +1,20 @@
-//! H: the host and the runtime behind a page.
+//! H: attacks on the host and the browser's runtime from within a page.
 
 use std::fs::FileTimes;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::arena::{Arena, Browser, once};
 use crate::attack::Control::{Elsewhere, Inherent, Planted, Without};
 use crate::attack::Expect::{Any, Fails, Says, SaysNot};
 use crate::attack::{Attack, shown};
+use crate::attack_farm::{AttackFarm, Browser, once};
 use crate::support::client::Client;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const NOTHING: &str = "[]";
 
-/// Names what can be had of a list of things that are tried.
+/// Each attack tries a list of things and returns the names of those that succeeded.
 pub(crate) const ATTACKS: [Attack; 17] = [
     Attack {
         row: "H1",
@@ -200,18 +200,18 @@ pub(crate) const ATTACKS: [Attack; 17] = [
     },
 ];
 
-/// What an attack is told: where the debugger listens, what a frame shows, how the host is called.
-pub(crate) fn argument(arena: &Arena, attack: &Attack) -> Value {
+/// The argument of an attack: the debugger's port, a frame's content, or names of the host.
+pub(crate) fn argument(target: &AttackFarm, attack: &Attack) -> Value {
     match attack.row {
         "H3" => json!("<body>x</body>"),
-        "H5" => json!(debugger_port(arena)),
+        "H5" => json!(debugger_port(target)),
         "H10" => json!(names_of_host()),
         _ => Value::Null,
     }
 }
 
-fn debugger_port(arena: &Arena) -> u16 {
-    let profiles = arena.farm.profiles();
+fn debugger_port(target: &AttackFarm) -> u16 {
+    let profiles = target.farm.profiles();
     let path = format!("{}/DevToolsActivePort", profiles[0]);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let port = text.lines().next().and_then(|line| line.parse().ok());
@@ -232,13 +232,13 @@ fn names_of_host() -> Vec<String> {
         variable("HOME"),
         variable("CARGO_MANIFEST_DIR"),
         "execution-worker-chromium".to_owned(),
-        // Whom the browser runs as, and the worker.
+        // The users that the browser and the worker run as.
         "nobody".to_owned(),
         user(),
         "/usr/lib/chromium".to_owned(),
         read("/etc/timezone"),
     ];
-    // Short ones are part of something else.
+    // Short names also occur as parts of other words.
     names
         .into_iter()
         .filter(|name| name.len() > 2 && name != "Etc/UTC")
@@ -253,17 +253,17 @@ fn user() -> String {
 }
 
 /// Runs the group.
-pub(crate) async fn run(arena: &mut Arena) {
+pub(crate) async fn run(target: &mut AttackFarm) {
     for attack in &ATTACKS {
-        let argument = argument(arena, attack);
-        arena.attack(attack, &argument).await;
+        let argument = argument(target, attack);
+        target.attack(attack, &argument).await;
     }
-    unread(arena).await;
-    leaves(arena).await;
-    breaks_out(arena).await;
+    unread(target).await;
+    leaves(target).await;
+    breaks_out(target).await;
 }
 
-/// Every way to load a file, the one that leaves the document last.
+/// Every way to load a file. The one that leaves the document comes last.
 const READS: &str = "const add = (tag, fields) => { const e = document.createElement(tag);
         Object.assign(e, fields); document.documentElement.append(e); return e };
     const quietly = (f) => { try { const p = f(); if (p && p.catch) p.catch(() => 0) } catch {} };
@@ -277,9 +277,9 @@ const READS: &str = "const add = (tag, fields) => { const e = document.createEle
     }
     await new Promise((r) => setTimeout(r, 200)); location = a; await new Promise((r) => setTimeout(r, 100)); return 'tried'";
 
-/// H3: what a frame of another origin holds cannot be seen from within the page. Whether a file was read
-/// can, on the file's side.
-async fn unread(arena: &mut Arena) {
+/// H3: a page cannot see the content of a frame of another origin. So this case checks on the
+/// file's side whether it was read.
+async fn unread(target: &mut AttackFarm) {
     const LONG_AGO: SystemTime = SystemTime::UNIX_EPOCH;
     let name = "a file of the host, as the host sees it";
     let file = tempfile::NamedTempFile::new().expect("a file can be made");
@@ -293,11 +293,11 @@ async fn unread(arena: &mut Arena) {
         metadata.accessed().is_ok_and(|time| time != LONG_AGO)
     };
     let url = json!(format!("file://{}", file.path().display()));
-    arena
+    target
         .case("H3", name, Browser::Stays, async |farm| {
             let answer = once(farm.client(), "reader", READS, &url).await?;
             let harmless = Any(&[Says("\"tried\""), Fails(500, "contract_crashed")]);
-            match harmless.complaint(&answer) {
+            match harmless.mismatch(&answer) {
                 _ if read() => Err(format!("it was read: {}", shown(&answer))),
                 None => Ok(format!("it was not read: {}", shown(&answer))),
                 Some(wrong) => Err(wrong),
@@ -305,11 +305,11 @@ async fn unread(arena: &mut Arena) {
         })
         .await;
     let seen = std::fs::read(file.path()).map_err(|error| error.to_string());
-    control(arena, seen.map(|_| read()), |seen| *seen);
+    control(target, seen.map(|_| read()), |seen| *seen);
 }
 
-/// H4: a contract that replaces its document is made anew, and that is all.
-async fn leaves(arena: &mut Arena) {
+/// H4: a contract that leaves its document is recreated, and nothing else happens.
+async fn leaves(target: &mut AttackFarm) {
     for (name, go) in [
         ("about:blank", "location = 'about:blank'"),
         (
@@ -318,40 +318,40 @@ async fn leaves(arena: &mut Arena) {
         ),
     ] {
         let name = format!("navigation to {name}");
-        arena
+        target
             .case("H4", &name, Browser::Stays, async |farm| {
                 let left = leave(farm.client(), go).await?;
                 (left > 1)
-                    .then(|| "made anew".to_owned())
-                    .ok_or_else(|| "the page lives on".to_owned())
+                    .then(|| "recreated".to_owned())
+                    .ok_or_else(|| "the page was not recreated".to_owned())
             })
             .await;
-        // A contract that stays is not made anew: so it was the leaving.
-        let stayed = leave(arena.client(), "location.hash = 'x'").await;
-        control(arena, stayed, |generation| *generation == 1);
+        // A contract that stays is not recreated, so leaving was the cause.
+        let stayed = leave(target.client(), "location.hash = 'x'").await;
+        control(target, stayed, |generation| *generation == 1);
     }
 }
 
-/// Has a contract go somewhere; tells its generation afterwards.
+/// Makes a contract navigate, and returns its generation afterwards.
 async fn leave(client: &Client, go: &str) -> Result<u64, String> {
     let source = format!("{{ ping: () => 'pong', go: () => {{ {go} }} }}");
     client.must_load("leaver", &source).await;
     let left = client.call("leaver", "go").await;
     if left.status == 200 && !go.starts_with("location.hash") {
-        // The document went after the answer.
+        // The document was left after the answer.
         let gone = async || client.generation("leaver").await > 1;
-        wait::until_true("a new page", PATIENCE, gone).await;
+        wait::until_true("a new page", DEFAULT_LIMIT, gone).await;
     }
     let again = client.call("leaver", "ping").await;
-    client.unload("leaver").await.is_done();
+    client.unload("leaver").await.is_no_content();
     (again.status == 200)
         .then(|| again.generation())
         .ok_or_else(|| format!("{}, then {}", shown(&left), shown(&again)))
 }
 
-/// Notes how the control of the last case came out.
+/// Records the result of the last case's control.
 fn control<T: std::fmt::Debug>(
-    arena: &mut Arena,
+    target: &mut AttackFarm,
     seen: Result<T, String>,
     is_right: impl FnOnce(&T) -> bool,
 ) {
@@ -363,13 +363,13 @@ fn control<T: std::fmt::Debug>(
             Err(shown)
         }
     });
-    if let Some(entry) = arena.report.entries.last_mut() {
+    if let Some(entry) = target.report.entries.last_mut() {
         entry.control = Some(control);
     }
 }
 
-/// H8: sources that close what they are put into. The last part is a wrapper that does not look, in which
-/// the source `a` is seen to break out.
+/// H8: sources that close the text they are inserted into. The last part is a naive wrapper in
+/// which the source `a` breaks out.
 const BREAKERS: [(&str, &str, &str); 5] = [
     (
         "closing brace",
@@ -399,19 +399,19 @@ const BREAKERS: [(&str, &str, &str); 5] = [
     ),
 ];
 
-async fn breaks_out(arena: &mut Arena) {
+async fn breaks_out(target: &mut AttackFarm) {
     for (name, source, naive) in BREAKERS {
-        arena
+        target
             .case("H8", name, Browser::Stays, async |farm| {
                 let answer = farm.client().load("breaker", source).await;
                 Fails(422, "invalid_executable")
-                    .complaint(&answer)
+                    .mismatch(&answer)
                     .map_or(Ok(shown(&answer)), Err)
             })
             .await;
-        let broken = once(arena.client(), "breaker", naive, &json!(source)).await;
+        let broken = once(target.client(), "breaker", naive, &json!(source)).await;
         let broken = broken.map(|answer| (answer.status, answer.body));
-        control(arena, broken, |(status, body)| {
+        control(target, broken, |(status, body)| {
             *status == 200 && body.contains("true")
         });
     }

@@ -1,4 +1,5 @@
-//! The machine beside the suite: whether others keep it busy, so that a time says nothing.
+//! Measures how much of the machine other programs use. If it is much, latencies measured by the
+//! suite prove nothing.
 
 use std::fs;
 
@@ -7,14 +8,14 @@ use crate::support::processes;
 /// The program of the suite's own contracts in containers.
 const CONTAINED: &str = "/contract-server";
 
-/// Busy and all processor time since boot, in ticks.
+/// Busy and total processor time since boot, in ticks.
 #[derive(Debug, Clone, Copy)]
 struct Ticks {
     busy: u64,
     all: u64,
 }
 
-/// A span in which the machine is looked at.
+/// The load of the machine since a point in time.
 #[derive(Debug)]
 pub(crate) struct Load {
     machine: Ticks,
@@ -22,7 +23,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins to look.
+    /// Starts to measure.
     pub(crate) fn begin() -> Self {
         Self {
             machine: machine(),
@@ -30,7 +31,7 @@ impl Load {
         }
     }
 
-    /// The part of the machine that was used by others than this suite.
+    /// The fraction of the machine that other programs used.
     pub(crate) fn foreign(&self) -> f64 {
         let now = machine();
         let busy = now.busy.saturating_sub(self.machine.busy);
@@ -42,8 +43,9 @@ impl Load {
     }
 }
 
-/// What this suite has computed: this process and all below it, the farms of every lane, with those of
-/// their children that have ended; and the contracts in containers, which the daemon has started.
+/// The processor time of this suite: this process and its descendants, which are the farms of every
+/// shard, including their children that have ended. The contracts in containers count too; the
+/// daemon has started them.
 fn own() -> u64 {
     let this = std::process::id();
     let below = processes::descendants(this.cast_signed()).into_iter();

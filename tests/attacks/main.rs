@@ -1,19 +1,21 @@
-//! Attacks on a farm, by groups: from within contracts, and at its edges. Each case says what must be
-//! answered, and after each of them the farm must be as before: a neighbour that is called all the time
-//! has not noticed, and no process, page or file is left. Where something must not work, a control shows
-//! that it would be seen if it did. `docs/security.md` says how to add a case.
+//! Attacks on a farm, in groups: from within contracts, and at its HTTP edge.
+//!
+//! Each case states the expected answer. After each case the farm must be as before: a neighbour
+//! contract that is called throughout was not affected, and no process, page or file is left. Where
+//! an attack must fail, a control shows that its success would be noticed. `docs/security.md`
+//! explains how to add a case.
 //!
 //! ```text
-//! attacks [WORD..] [--skip WORD..]    groups by their names: network, host, resources, values, edges, docker
+//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, edges, docker
 //! ```
 //!
-//! - `ATTACKS=quick` leaves out what `make test` has no time for.
-//! - `ATTACKS_REPORT=FILE` writes what came of all.
-//! - `ATTACKS_WITHOUT=network,docker` allows groups to be skipped where the machine has no means for them.
-//! - `ROUNDS=n` attacks one farm n times in a row, and compares its answers with a fresh one's.
+//! - `ATTACKS=quick` skips the cases for which `make test` has no time.
+//! - `ATTACKS_REPORT=FILE` writes the results of all cases to a file.
+//! - `ATTACKS_WITHOUT=network,docker` permits skipping groups that the machine cannot run.
+//! - `ROUNDS=n` attacks one farm n times in a row and compares its latencies with a new farm's.
 
-mod arena;
 mod attack;
+mod attack_farm;
 mod docker;
 mod edges;
 mod host;
@@ -35,16 +37,16 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::arena::Arena;
-use crate::network::witness::Witness;
+use crate::attack_farm::AttackFarm;
+use crate::network::monitor::Monitor;
 use crate::report::Report;
 use crate::support::farm::{Builder, Farm};
 
-/// A variable that takes layers of a worker away.
+/// The environment variable that turns off layers of a worker.
 const LAYERS_OFF: &str = "ATTACK_SUITE_LAYERS_OFF";
 
-/// The layers that close the network, alone, and what must be so then: if a layer stops to work, the others
-/// would hide it.
+/// Each layer that closes the network, on its own, and what it must close. Without this, the other
+/// layers would hide one that stops working.
 const NETWORK_LAYERS: [(&str, Alone); 6] = [
     (
         "resolver",
@@ -98,7 +100,8 @@ const NETWORK_LAYERS: [(&str, Alone); 6] = [
             "names by multicast",
         ]),
     ),
-    // Alone it is for what the others leave open; with these two, names by multicast are closed: none asked for, none told.
+    // On its own it closes only what the other layers leave open. Together with the other two it
+    // also closes names by multicast, both queries and answers.
     (
         "webrtc",
         Alone::Closes(&["STUN", "TURN over UDP", "data channel to a candidate"]),
@@ -114,17 +117,17 @@ const NETWORK_LAYERS: [(&str, Alone); 6] = [
     ),
 ];
 
-/// What a layer does where it is alone.
+/// What a layer does on its own.
 #[derive(Debug, Clone, Copy)]
 enum Alone {
-    /// It closes all ways out but these.
+    /// It closes all ways out except these.
     Leaves(&'static [&'static str]),
-    /// It closes these, and hardly any other.
+    /// It closes these, and few others.
     Closes(&'static [&'static str]),
 }
 
 impl Alone {
-    /// The ways that are open and should not be.
+    /// The ways out that are open and should be closed.
     fn broken(self, open: &[&'static str]) -> Vec<&'static str> {
         let is_broken = |way: &&&str| match self {
             Self::Leaves(known) => !known.contains(*way),
@@ -134,7 +137,7 @@ impl Alone {
     }
 }
 
-/// What can be asked for.
+/// Which shards to run, and whether to run all of their cases.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     only: Vec<String>,
@@ -149,7 +152,7 @@ impl Wanted {
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--skip" => skip.extend(arguments.next()),
-                // What else `cargo test` may be given means nothing here.
+                // Other options of `cargo test` have no meaning here.
                 option if option.starts_with('-') => {}
                 word => only.push(word.to_owned()),
             }
@@ -164,14 +167,17 @@ impl Wanted {
     }
 }
 
-/// What is run beside what: each lane has a thread, a runtime and a farm of its own.
-type Lane = (&'static str, fn(&Wanted) -> Report);
+/// A part of the suite that runs in parallel with others. Each shard has its own thread, runtime
+/// and farm.
+type Shard = (&'static str, fn(&Wanted) -> Report);
 
-const LANES: [Lane; 5] = [
-    ("network", network_lane),
+const SHARDS: [Shard; 5] = [
+    ("network", network_shard),
     ("host", |_| block_on(pages())),
-    ("edges", |wanted| block_on(edges_lane(wanted.quick))),
-    ("resources", |wanted| block_on(resources_lane(wanted.quick))),
+    ("edges", |wanted| block_on(edges_shard(wanted.quick))),
+    ("resources", |wanted| {
+        block_on(resources_shard(wanted.quick))
+    }),
     ("docker", |_| block_on(docker::run())),
 ];
 
@@ -184,7 +190,7 @@ fn main() -> ExitCode {
     } else {
         run(&wanted)
     };
-    // Where the lane with the controls was run as well, nobody may be without.
+    // If the shard with the controls was run as well, every case must have a control.
     let is_whole = rounds == 1 && wanted.has("network") && wanted.has("host");
     if is_whole
         && report
@@ -224,7 +230,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The letter of a group that is called by its name.
+/// The letter of a group, from its name or letter.
 fn group_of(name: &str) -> &str {
     match name {
         "network" => "N",
@@ -233,41 +239,45 @@ fn group_of(name: &str) -> &str {
     }
 }
 
-/// Runs the wanted lanes, as many at a time as there are cores to keep the promises of each.
+/// Runs the selected shards, at most two at a time and no more than there are cores, so that the
+/// latency bounds hold.
 fn run(wanted: &Wanted) -> Report {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let lanes: Vec<&Lane> = LANES.iter().filter(|(name, _)| wanted.has(name)).collect();
-    let queue = Mutex::new(lanes.into_iter());
+    let shards: Vec<&Shard> = SHARDS.iter().filter(|(name, _)| wanted.has(name)).collect();
+    let queue = Mutex::new(shards.into_iter());
     let joined = Mutex::new(Report::default());
     std::thread::scope(|scope| {
         for _ in 0..cores.clamp(1, 2) {
             scope.spawn(|| {
                 loop {
-                    let next = queue.lock().expect("nobody panics with it").next();
-                    let Some((name, lane)) = next else { return };
-                    // Each lane in a thread of its own: one may leave for another namespace.
-                    let lane = std::thread::scope(|inner| {
+                    let next = queue.lock().expect("the lock is not poisoned").next();
+                    let Some((name, shard)) = next else { return };
+                    // A shard has its own thread, because it may enter another namespace.
+                    let shard = std::thread::scope(|inner| {
                         inner
-                            .spawn(|| catch_unwind(AssertUnwindSafe(|| lane(wanted))))
+                            .spawn(|| catch_unwind(AssertUnwindSafe(|| shard(wanted))))
                             .join()
                     });
-                    let report = lane
-                        .and_then(|outcome| outcome)
-                        .unwrap_or_else(|panic| broken(name, &arena::message(panic.as_ref())));
-                    joined.lock().expect("nobody panics with it").join(report);
+                    let report = shard.and_then(|outcome| outcome).unwrap_or_else(|panic| {
+                        broken(name, &attack_farm::message(panic.as_ref()))
+                    });
+                    joined
+                        .lock()
+                        .expect("the lock is not poisoned")
+                        .join(report);
                 }
             });
         }
     });
-    joined.into_inner().expect("nobody panics with it")
+    joined.into_inner().expect("the lock is not poisoned")
 }
 
-/// A lane that did not come to its end.
-fn broken(lane: &'static str, why: &str) -> Report {
+/// The report of a shard that panicked.
+fn broken(shard: &'static str, why: &str) -> Report {
     let mut report = Report::default();
     report.entries.push(report::Entry {
         row: "?",
-        name: lane.to_owned(),
+        name: shard.to_owned(),
         outcome: Err(why.to_owned()),
         control: None,
         time: std::time::Duration::ZERO,
@@ -275,26 +285,26 @@ fn broken(lane: &'static str, why: &str) -> Report {
     report
 }
 
-fn block_on<T>(lane: impl Future<Output = T>) -> T {
+fn block_on<T>(shard: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime can be made");
-    runtime.block_on(lane)
+    runtime.block_on(shard)
 }
 
-/// Where a call may wait a little, as some attacks do.
+/// A farm whose calls may take long enough for attacks that wait.
 fn farm() -> Builder {
     Farm::builder()
         .env("EXECUTE_TIMEOUT_MS", "2000")
         .env("IDLE_CPU_MS", "300")
 }
 
-/// N, and the controls of H and P: where nothing but the witness can be reached.
-fn network_lane(wanted: &Wanted) -> Report {
-    let witness = match network::namespace::enter() {
-        Ok(witness) => witness,
+/// N, and the controls of H and P, where only the packet monitor can be reached.
+fn network_shard(wanted: &Wanted) -> Report {
+    let monitor = match network::namespace::enter() {
+        Ok(monitor) => monitor,
         Err(error) => {
             let mut report = Report::default();
             report.skipped.push(format!(
@@ -304,25 +314,25 @@ fn network_lane(wanted: &Wanted) -> Report {
         }
     };
     block_on(async {
-        let mut arena = Arena::start(farm()).await;
-        let mark = witness.mark();
-        network::run(&mut arena, &witness).await;
-        let mut report = arena.end().await;
-        let left = witness.since(mark);
+        let mut target = AttackFarm::start(farm()).await;
+        let mark = monitor.mark();
+        network::run(&mut target, &monitor).await;
+        let mut report = target.end().await;
+        let left = monitor.since(mark);
         let outcome = match &left[..] {
-            [] => Ok("0 packets left the armed farm in all its life".to_owned()),
+            [] => Ok("0 packets left the protected farm from its start to its end".to_owned()),
             left => Err(format!("{} packets got out: {left:?}", left.len())),
         };
         report.entries.push(report::Entry {
             row: "N1",
             name: "from the farm's start to its end".to_owned(),
             outcome,
-            control: Some(Ok("the same witness sees every way out below".to_owned())),
+            control: Some(Ok("the same monitor sees every way out below".to_owned())),
             time: std::time::Duration::ZERO,
         });
 
-        let mut bare = Arena::bare(farm().env(LAYERS_OFF, "all")).await;
-        network::controls(&mut bare, &witness).await;
+        let mut bare = AttackFarm::bare(farm().env(LAYERS_OFF, "all")).await;
+        network::controls(&mut bare, &monitor).await;
         for attack in &host::ATTACKS {
             let argument = host::argument(&bare, attack);
             bare.control(attack, &argument).await;
@@ -331,15 +341,16 @@ fn network_lane(wanted: &Wanted) -> Report {
         report.join(bare.end().await);
         if !wanted.quick {
             for (layers, expected) in NETWORK_LAYERS {
-                report.join(alone(layers, expected, &witness).await);
+                report.join(alone(layers, expected, &monitor).await);
             }
         }
         report
     })
 }
 
-/// The farm with one of the layers that close the network, or two that belong together.
-async fn alone(layers: &str, expected: Alone, witness: &Witness) -> Report {
+/// Runs a farm with only one of the layers that close the network, or with layers that belong
+/// together.
+async fn alone(layers: &str, expected: Alone, monitor: &Monitor) -> Report {
     let start = Instant::now();
     let is_on = |layer: &&str| layers.split(',').any(|on| on == *layer);
     let all = [
@@ -351,49 +362,49 @@ async fn alone(layers: &str, expected: Alone, witness: &Witness) -> Report {
         "policy",
     ];
     let off: Vec<_> = all.into_iter().filter(|layer| !is_on(layer)).collect();
-    let mut arena = Arena::bare(farm().env(LAYERS_OFF, &off.join(","))).await;
-    let open = network::leaks(&arena, witness).await;
+    let mut target = AttackFarm::bare(farm().env(LAYERS_OFF, &off.join(","))).await;
+    let open = network::leaks(&target, monitor).await;
     let count = network::ways();
     let outcome = match &expected.broken(&open)[..] {
         [] => Ok(format!(
             "{} of {count} ways out are closed",
             count - open.len()
         )),
-        broken => Err(format!("open, and should be closed: {broken:?}")),
+        broken => Err(format!("open, but should be closed: {broken:?}")),
     };
     let control = Some(Ok("without it they are open: each way's control".to_owned()));
     let name = format!("{layers} alone");
-    arena.note("N1", &name, outcome, control, start.elapsed());
-    let note = format!("{name}: open are {}", open.join(", "));
-    arena.report.notes.push(note);
-    arena.end().await
+    target.note("N1", &name, outcome, control, start.elapsed());
+    let note = format!("{name}: still open: {}", open.join(", "));
+    target.report.notes.push(note);
+    target.end().await
 }
 
 /// H, P and V.
 async fn pages() -> Report {
-    let mut arena = Arena::start(farm()).await;
-    host::run(&mut arena).await;
-    neighbours::run(&mut arena).await;
-    values::run(&mut arena).await;
-    resources::frames(&mut arena).await;
-    let mut report = arena.end().await;
+    let mut target = AttackFarm::start(farm()).await;
+    host::run(&mut target).await;
+    neighbours::run(&mut target).await;
+    values::run(&mut target).await;
+    resources::frames(&mut target).await;
+    let mut report = target.end().await;
     let crowded = farm()
         .env(LAYERS_OFF, "processes")
         .env("CHROMIUM_SPARE_PAGES", "0");
-    let mut crowded = Arena::bare(crowded).await;
+    let mut crowded = AttackFarm::bare(crowded).await;
     neighbours::crowded(&mut crowded).await;
     report.join(crowded.end().await);
     report
 }
 
-async fn edges_lane(quick: bool) -> Report {
-    let mut arena = Arena::start(edges::farm()).await;
-    edges::run(&mut arena, quick).await;
-    arena.end().await
+async fn edges_shard(quick: bool) -> Report {
+    let mut target = AttackFarm::start(edges::farm()).await;
+    edges::run(&mut target, quick).await;
+    target.end().await
 }
 
-async fn resources_lane(quick: bool) -> Report {
-    let mut arena = Arena::start(resources::farm()).await;
-    resources::run(&mut arena, quick).await;
-    arena.end().await
+async fn resources_shard(quick: bool) -> Report {
+    let mut target = AttackFarm::start(resources::farm()).await;
+    resources::run(&mut target, quick).await;
+    target.end().await
 }

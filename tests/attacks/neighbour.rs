@@ -1,4 +1,4 @@
-//! A contract beside the attackers that is called all the time, and must not notice them.
+//! A neighbour contract that is called throughout and must not be affected by the attackers.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -11,97 +11,102 @@ use crate::attack::shown;
 use crate::support::client::{Answer, Client};
 use crate::support::wait;
 
-/// How long a neighbour's call may take: the one bound that is promised.
-pub(crate) const NEIGHBOURLY: Duration = Duration::from_millis(250);
-/// The same while its browser is made anew.
-const ANEW: Duration = Duration::from_secs(5);
-/// How often the neighbour is called.
+/// How long a call of the neighbour may take: the only promised bound.
+pub(crate) const NEIGHBOUR_LATENCY: Duration = Duration::from_millis(250);
+/// The same while its browser is restarted.
+const RESTART_LATENCY: Duration = Duration::from_secs(5);
+/// The interval of the neighbour's calls.
 const PACE: Duration = Duration::from_millis(50);
-/// After which a call has no answer: longer than any call may take.
-const SILENCE: Duration = Duration::from_secs(15);
+/// After this time a call counts as unanswered. It is longer than any call may take.
+const NO_ANSWER_AFTER: Duration = Duration::from_secs(15);
 
-/// What the neighbour's page may go through.
+/// Whether the neighbour's page may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Browser {
-    /// It lives on.
+    /// It must survive.
     Stays,
-    /// It may be made anew.
+    /// It may be recreated.
     MayGo,
 }
 
-/// What the neighbour complains of.
+/// How a neighbour was affected.
 #[derive(Debug)]
-pub(crate) enum Complaint {
+pub(crate) enum Disturbance {
     /// It was slow, which a busy machine may explain.
     Slow(String),
-    /// It failed or lost its state, which nothing explains.
-    Noticed(String),
+    /// It failed or lost its state, which nothing excuses.
+    Failed(String),
 }
 
-/// What follows from a neighbour's complaint.
+/// What follows from the neighbour's disturbance.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// There is none.
-    Well,
+    /// There was none.
+    Unaffected,
     /// It was slow; the case is run once more.
-    Again,
-    /// It was slow each time, while others kept the machine busy.
+    Retry,
+    /// It was slow each time while other programs kept the machine busy.
     Excused(String),
-    Wrong(String),
+    Failed(String),
 }
 
-/// How often a case is run when the only complaint is a slow neighbour.
+/// How many times a case is run when the only problem is a slow neighbour.
 const TRIES: u32 = 3;
-/// How much of the machine others may use while the bound holds: beyond, nothing is said of it.
-const FOREIGN: f64 = 0.25;
+/// How much of the machine others may use. Beyond this, the bound is not judged.
+const MAX_FOREIGN: f64 = 0.25;
 
-/// Lanes run beside each other, but who tries again does so alone: then no lane is slow for another's sake.
-static TURNS: RwLock<()> = RwLock::const_new(());
+/// Shards run in parallel, but a retry runs exclusively, so that no shard is slow because of
+/// another.
+static PERMITS: RwLock<()> = RwLock::const_new(());
 
-/// The right to run a case.
-pub(crate) type Turn = Either<RwLockReadGuard<'static, ()>, RwLockWriteGuard<'static, ()>>;
+/// The permit to run a case: shared for the first try, exclusive for a retry.
+pub(crate) type Permit = Either<RwLockReadGuard<'static, ()>, RwLockWriteGuard<'static, ()>>;
 
-/// Waits for the turn of the first or a further try.
-pub(crate) async fn turn(tries: u32) -> Turn {
+/// Waits for the permit of the first or a further try.
+pub(crate) async fn permit(tries: u32) -> Permit {
     match tries {
-        1 => Either::Left(TURNS.read().await),
-        _ => Either::Right(TURNS.write().await),
+        1 => Either::Left(PERMITS.read().await),
+        _ => Either::Right(PERMITS.write().await),
     }
 }
 
-/// Judges after so many tries. Only slowness is ever explained away: a neighbour that failed or was made
-/// anew has noticed.
-pub(crate) fn judge(complaint: Option<Complaint>, tries: u32, foreign: f64) -> Verdict {
-    match complaint {
-        None => Verdict::Well,
-        Some(Complaint::Noticed(what)) => Verdict::Wrong(format!("the neighbour noticed: {what}")),
-        Some(Complaint::Slow(_)) if tries < TRIES => Verdict::Again,
-        Some(Complaint::Slow(waited)) if foreign > FOREIGN => Verdict::Excused(format!(
-            "the neighbour's bound says nothing, others used {:.0} % of the machine (it waited {waited})",
+/// Judges a case after `tries` runs. Only slowness is ever excused. A neighbour that failed or was
+/// recreated was affected.
+pub(crate) fn judge(disturbance: Option<Disturbance>, tries: u32, foreign: f64) -> Verdict {
+    match disturbance {
+        None => Verdict::Unaffected,
+        Some(Disturbance::Failed(what)) => {
+            Verdict::Failed(format!("the neighbour was affected: {what}"))
+        }
+        Some(Disturbance::Slow(_)) if tries < TRIES => Verdict::Retry,
+        Some(Disturbance::Slow(waited)) if foreign > MAX_FOREIGN => Verdict::Excused(format!(
+            "the neighbour's bound was not judged: others used {:.0} % of the machine (it waited {waited})",
             foreign * 100.0
         )),
-        Some(Complaint::Slow(waited)) => Verdict::Wrong(format!("the neighbour waited {waited}")),
+        Some(Disturbance::Slow(waited)) => {
+            Verdict::Failed(format!("the neighbour waited {waited}"))
+        }
     }
 }
 
-/// Who calls the neighbour, and what it saw.
+/// Calls the neighbour in the background and records the results.
 pub(crate) struct Neighbour {
     seen: Arc<Mutex<Calls>>,
-    /// Has the next call made at once.
+    /// Triggers the next call immediately.
     now: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 #[derive(Default)]
 struct Calls {
-    /// When the last one of those that have ended was begun.
+    /// The start of the most recent call that has ended.
     begun: Option<Instant>,
     latencies: Vec<Duration>,
     failures: Vec<String>,
-    /// The last one's, and whether it changed meanwhile.
+    /// The most recent generation, and whether it changed meanwhile.
     generation: u64,
     renewed: bool,
-    /// Over the whole time.
+    /// The latencies of the whole run.
     all: Vec<Duration>,
 }
 
@@ -121,63 +126,69 @@ impl Calls {
 }
 
 impl Neighbour {
-    /// Calls a method that needs no argument, from now on.
+    /// Starts to call a method that needs no argument.
     pub(crate) fn start(client: Client, address: &'static str, method: &'static str) -> Self {
         let seen = Arc::new(Mutex::new(Calls::default()));
         let now = Arc::new(Notify::new());
-        let (notes, hurry) = (Arc::clone(&seen), Arc::clone(&now));
+        let (notes, call_now) = (Arc::clone(&seen), Arc::clone(&now));
         let task = tokio::spawn(async move {
             loop {
                 let begun = Instant::now();
                 let answer = client.call(address, method).await;
                 locked(&notes).note(begun, &answer);
                 tokio::select! {
-                    () = wait::lasts(PACE.saturating_sub(begun.elapsed())) => {}
-                    () = hurry.notified() => {}
+                    () = wait::pass(PACE.saturating_sub(begun.elapsed())) => {}
+                    () = call_now.notified() => {}
                 }
             }
         });
         Self { seen, now, task }
     }
 
-    /// What was seen so far does not matter any more.
-    pub(crate) fn forget(&self) {
+    /// Discards the record so far.
+    pub(crate) fn reset(&self) {
         let mut calls = locked(&self.seen);
         calls.latencies.clear();
         calls.failures.clear();
         calls.renewed = false;
     }
 
-    /// What it has to complain of since it last forgot. Waits for a call that is begun now: whatever was
-    /// under way has ended by then, and a short case has been looked at all the same.
-    pub(crate) async fn complaint(&self, limit: Duration, browser: Browser) -> Option<Complaint> {
+    /// The disturbance since the last reset. Waits for a call that starts now: by its end all
+    /// earlier calls have ended, and even a short case is covered by a call.
+    pub(crate) async fn disturbance(
+        &self,
+        limit: Duration,
+        browser: Browser,
+    ) -> Option<Disturbance> {
         let asked = Instant::now();
         self.now.notify_one();
         let has_ended = || locked(&self.seen).begun.is_some_and(|begun| begun >= asked);
         while !has_ended() {
-            if asked.elapsed() > SILENCE {
-                return Some(Complaint::Noticed(format!("no answer in {SILENCE:?}")));
+            if asked.elapsed() > NO_ANSWER_AFTER {
+                return Some(Disturbance::Failed(format!(
+                    "no answer in {NO_ANSWER_AFTER:?}"
+                )));
             }
-            wait::lasts(Duration::from_millis(1)).await;
+            wait::pass(Duration::from_millis(1)).await;
         }
         let calls = locked(&self.seen);
         if let Some(failure) = calls.failures.first() {
-            return Some(Complaint::Noticed(failure.clone()));
+            return Some(Disturbance::Failed(failure.clone()));
         }
         let limit = match (calls.renewed, browser) {
             (false, _) => limit,
-            // It went down with its browser; its calls waited for the next one.
-            (true, Browser::MayGo) => ANEW,
-            (true, Browser::Stays) => return Some(Complaint::Noticed("made anew".to_owned())),
+            // It ended with its browser, and its calls waited for the next one.
+            (true, Browser::MayGo) => RESTART_LATENCY,
+            (true, Browser::Stays) => return Some(Disturbance::Failed("recreated".to_owned())),
         };
         let slowest = calls.latencies.iter().max()?;
-        (*slowest > limit).then(|| Complaint::Slow(format!("{slowest:.0?}")))
+        (*slowest > limit).then(|| Disturbance::Slow(format!("{slowest:.0?}")))
     }
 
-    /// Calls no more; tells how it was over the whole time.
+    /// Stops calling and returns a summary of the whole run.
     pub(crate) async fn end(self) -> Option<String> {
         self.task.abort();
-        // It was aborted, or has panicked, which its calls have shown.
+        // The task was aborted. If it panicked, its calls have shown that.
         _ = self.task.await;
         let mut calls = locked(&self.seen);
         calls.all.sort_unstable();
@@ -190,5 +201,5 @@ impl Neighbour {
 }
 
 fn locked(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
-    calls.lock().expect("nobody panics with it")
+    calls.lock().expect("the lock is not poisoned")
 }

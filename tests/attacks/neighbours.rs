@@ -1,4 +1,4 @@
-//! P: what contracts share, with each other and with what was there before them: nothing.
+//! P: contracts share nothing with each other or with earlier contracts.
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
@@ -6,30 +6,30 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt;
 use serde_json::Value;
 
-use crate::arena::{Arena, Browser, message};
 use crate::attack::Expect::{Says, SaysNot};
 use crate::attack::{Expect, contract, shown};
+use crate::attack_farm::{AttackFarm, Browser, message};
 use crate::support::client::{Answer, Client};
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// One contract that leaves something, and one that looks for it.
 pub(crate) struct Pair {
     row: &'static str,
     name: &'static str,
-    scene: Scene,
-    /// What the first does; what it returns is the second one's argument.
+    timing: Timing,
+    /// The code of the first contract. Its result is the second one's argument.
     plant: &'static str,
-    /// What the second does.
+    /// The code of the second contract.
     probe: &'static str,
-    /// What the first sees of it afterwards, if that is the question.
+    /// What the first contract observes afterwards, if that is the question.
     look: Option<&'static str>,
     expect: Expect,
     control: Control,
 }
 
-/// How the two meet.
+/// When the two contracts are loaded.
 #[derive(Debug, Clone, Copy)]
-enum Scene {
+enum Timing {
     /// They are loaded at the same time.
     Together,
     /// The second is loaded at the same address after the first was unloaded.
@@ -38,7 +38,7 @@ enum Scene {
     Next,
 }
 
-/// How it is seen that there is something to find.
+/// How the case shows that there is something to find.
 #[derive(Debug, Clone, Copy)]
 enum Control {
     /// The first contract finds it itself.
@@ -76,7 +76,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P1",
         name: "window globals",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "globalThis.secret = 1; globalThis.name = 'secret'; document.title = 'secret'",
         probe: "return [typeof secret, name, document.title]",
         look: None,
@@ -86,7 +86,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P2",
         name: "storage",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: STORE,
         probe: FIND,
         look: None,
@@ -96,7 +96,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P3",
         name: "broadcast channel",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "globalThis.heard = []; try { new BroadcastChannel('c').onmessage = (e) => heard.push(e.data) } catch {}",
         probe: "try { new BroadcastChannel('c').postMessage('x') } catch {}",
         look: Some("await new Promise((r) => setTimeout(r, 100)); return heard"),
@@ -106,7 +106,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P3",
         name: "storage events",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "globalThis.heard = []; addEventListener('storage', (e) => heard.push(e.key))",
         probe: "try { localStorage.setItem('event', String(Math.random())) } catch {}",
         look: Some("await new Promise((r) => setTimeout(r, 100)); return heard"),
@@ -116,7 +116,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P3",
         name: "web locks",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "try { navigator.locks.request('l', () => new Promise(() => {})).catch(() => {}) } catch {}",
         probe: "try { return (await navigator.locks.query()).held.map((l) => l.name) } catch { return [] }",
         look: None,
@@ -126,7 +126,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P3",
         name: "service worker",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "return 0",
         probe: "try { await navigator.serviceWorker.getRegistrations(); return ['had'] } catch { return [] }",
         look: None,
@@ -136,7 +136,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P3",
         name: "shared worker",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "return 0",
         probe: "try { new SharedWorker(URL.createObjectURL(new Blob(['onconnect=0']))); return ['had'] } catch { return [] }",
         look: None,
@@ -146,7 +146,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P4",
         name: "opener, windows and frames",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "name = 'victim'",
         probe: "let opened = null; try { opened = open('', 'victim') } catch {}
             for (const w of [opened, window.opener, parent === window ? null : parent, top === window ? null : top, ...Array.from({ length: frames.length }, (_, i) => frames[i])])
@@ -159,32 +159,32 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P4",
         name: "messages to every window",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "globalThis.heard = []; onmessage = (e) => heard.push(e.data); name = 'victim'",
         probe: "for (const find of [() => open('', 'victim'), () => opener, () => parent, () => top, () => frames[0], () => self])
                 try { find().postMessage('x', '*') } catch {}",
         look: Some("await new Promise((r) => setTimeout(r, 100)); return heard"),
         expect: Says(NOTHING),
-        // Its own window is among them.
+        // The list includes its own window.
         control: Control::Within(SaysNot(NOTHING)),
     },
     Pair {
         row: "P5",
         name: "shared memory of WebAssembly",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "return 0",
         probe: "const pass = (x) => { try { new MessageChannel().port1.postMessage(x); return 'passed' } catch (e) { return e.name } };
             let shared = null; try { shared = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer } catch {}
             return [pass(new ArrayBuffer(1)), shared === null ? 'none' : pass(shared)]",
         look: None,
-        // It may be had, but goes nowhere.
+        // The memory can be created but cannot be passed on.
         expect: Says(r#"["passed","DataCloneError"]"#),
         control: Control::Elsewhere("in the case itself: memory that is not shared is passed"),
     },
     Pair {
         row: "P5",
         name: "shared memory",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "globalThis.SharedArrayBuffer = function () {}",
         probe: "return [typeof SharedArrayBuffer, crossOriginIsolated]",
         look: None,
@@ -194,7 +194,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P7",
         name: "prototype pollution",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "Object.prototype.polluted = 1; Array.prototype.map = 1; Function.prototype.polluted = 1",
         probe: "return [({}).polluted === undefined, typeof [].map, (() => {}).polluted === undefined]",
         look: None,
@@ -204,7 +204,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P8",
         name: "a contract before this one",
-        scene: Scene::After,
+        timing: Timing::After,
         plant: STORE,
         probe: FIND,
         look: None,
@@ -214,7 +214,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P9",
         name: "a generation before this one",
-        scene: Scene::Next,
+        timing: Timing::Next,
         plant: STORE,
         probe: FIND,
         look: None,
@@ -224,7 +224,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P10",
         name: "blob addresses of another",
-        scene: Scene::Together,
+        timing: Timing::Together,
         plant: "return globalThis.kept = URL.createObjectURL(new Blob(['secret']))",
         probe: "try { return await (await fetch(a)).text() } catch { return 'none' }",
         look: None,
@@ -234,7 +234,7 @@ const PAIRS: [Pair; 16] = [
     Pair {
         row: "P10",
         name: "window name and history",
-        scene: Scene::Next,
+        timing: Timing::Next,
         plant: "name = 'n'.repeat(1e6); for (let i = 0; i < 20; i++) try { history.pushState(i, '', '#' + i) } catch {}",
         probe: "return [name.length, history.length, history.state]",
         look: None,
@@ -244,55 +244,55 @@ const PAIRS: [Pair; 16] = [
 ];
 
 /// Runs the group.
-pub(crate) async fn run(arena: &mut Arena) {
+pub(crate) async fn run(target: &mut AttackFarm) {
     for pair in &PAIRS {
-        arena
+        target
             .case(pair.row, pair.name, Browser::Stays, async |farm| {
                 let answer = play(farm.client(), pair).await;
                 pair.expect
-                    .complaint(&answer)
+                    .mismatch(&answer)
                     .map_or(Ok(shown(&answer)), Err)
             })
             .await;
         let control = match pair.control {
             Control::Within(expect) => {
-                let answer = within(arena.client(), pair).await;
-                Some(expect.complaint(&answer).map_or(Ok(shown(&answer)), Err))
+                let answer = within(target.client(), pair).await;
+                Some(expect.mismatch(&answer).map_or(Ok(shown(&answer)), Err))
             }
             Control::Elsewhere(why) => Some(Ok(why.to_owned())),
             Control::Shared(_) => None,
         };
         if control.is_some()
-            && let Some(entry) = arena.report.entries.last_mut()
+            && let Some(entry) = target.report.entries.last_mut()
         {
             entry.control = control;
         }
     }
-    fifty(arena).await;
+    fifty(target).await;
 }
 
-/// The controls: on a farm whose contracts share contexts and origins.
-pub(crate) async fn controls(arena: &mut Arena) {
+/// The controls, on a farm whose contracts share contexts and origins.
+pub(crate) async fn controls(target: &mut AttackFarm) {
     for pair in &PAIRS {
         if let Control::Shared(expect) = pair.control {
             let start = std::time::Instant::now();
-            let played = AssertUnwindSafe(play(arena.client(), pair))
+            let played = AssertUnwindSafe(play(target.client(), pair))
                 .catch_unwind()
                 .await;
             let control = match played {
-                Ok(answer) => expect.complaint(&answer).map_or(Ok(shown(&answer)), Err),
+                Ok(answer) => expect.mismatch(&answer).map_or(Ok(shown(&answer)), Err),
                 Err(panic) => Err(message(panic.as_ref())),
             };
             let outcome = Ok(String::new());
-            arena.note(pair.row, pair.name, outcome, Some(control), start.elapsed());
+            target.note(pair.row, pair.name, outcome, Some(control), start.elapsed());
         }
     }
-    let control = some(arena, 8).await;
+    let control = some(target, 8).await;
     let control = match control {
         renderers if renderers < 8 => Ok(format!("8 contracts in {renderers} renderers")),
         renderers => Err(format!("8 contracts still had {renderers} renderers")),
     };
-    arena.note(
+    target.note(
         "P6",
         FIFTY,
         Ok(String::new()),
@@ -312,13 +312,13 @@ async fn play(client: &Client, pair: &Pair) -> Answer {
     let second = contract(pair.probe);
     client.must_load("victim", &first).await;
     let planted = client.call("victim", "plant").await.data();
-    let at = match pair.scene {
-        Scene::Together => "spy",
-        Scene::After => {
-            client.unload("victim").await.is_done();
+    let at = match pair.timing {
+        Timing::Together => "spy",
+        Timing::After => {
+            client.unload("victim").await.is_no_content();
             "victim"
         }
-        Scene::Next => "victim",
+        Timing::Next => "victim",
     };
     client.must_load(at, &second).await;
     let probed = client.execute(at, "attack", &planted).await;
@@ -327,7 +327,7 @@ async fn play(client: &Client, pair: &Pair) -> Answer {
         None => probed,
     };
     for address in ["victim", "spy"] {
-        client.unload(address).await.is_done();
+        client.unload(address).await.is_no_content();
     }
     answer
 }
@@ -336,7 +336,7 @@ async fn within(client: &Client, pair: &Pair) -> Answer {
     let source = format!(
         "{{ attack: async (a) => {{ {}; {SOON} {}; {} }} }}",
         pair.plant,
-        // A frame of one's own is what can be opened.
+        // A single contract can only open a frame of its own.
         pair.probe.replace(
             "let opened",
             "document.documentElement.append(document.createElement('iframe')); let opened"
@@ -345,13 +345,13 @@ async fn within(client: &Client, pair: &Pair) -> Answer {
     );
     client.must_load("victim", &source).await;
     let answer = client.execute("victim", "attack", &Value::Null).await;
-    client.unload("victim").await.is_done();
+    client.unload("victim").await.is_no_content();
     answer
 }
 
-/// P6: however many contracts, each has a process.
-async fn fifty(arena: &mut Arena) {
-    arena
+/// P6: every contract has a process of its own, however many there are.
+async fn fifty(target: &mut AttackFarm) {
+    target
         .case("P6", FIFTY, Browser::Stays, async |farm| {
             let client = farm.client();
             let addresses: Vec<_> = (0..50).map(|n| format!("many-{n}")).collect();
@@ -359,8 +359,9 @@ async fn fifty(arena: &mut Arena) {
                 client.must_load(address, "{ f: () => 1 }").await;
             }
             let contracts = client.contracts().await.len();
-            // One more may wait for the next contract, or be made for it, for which it is two for a moment.
-            let settled = wait::until("a renderer for each", PATIENCE, async || {
+            // One more renderer may be kept for the next contract or be starting for it, so for a
+            // moment there may be two.
+            let settled = wait::until("a renderer for each", DEFAULT_LIMIT, async || {
                 let renderers: HashSet<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
                 let each = (contracts..=contracts + 1).contains(&renderers.len());
                 each.then_some(renderers.len())
@@ -368,22 +369,22 @@ async fn fifty(arena: &mut Arena) {
             let renderers = settled.await;
             let unloads = addresses.iter().map(|address| client.unload(address));
             for answer in futures::future::join_all(unloads).await {
-                answer.is_done();
+                answer.is_no_content();
             }
             Ok(format!("{contracts} contracts, {renderers} renderers"))
         })
         .await;
 }
 
-/// P6: with Chromium told to make do with one renderer, contexts alone keep contracts apart.
-pub(crate) async fn crowded(arena: &mut Arena) {
+/// P6: with Chromium limited to one renderer, the contexts alone keep contracts apart.
+pub(crate) async fn crowded(target: &mut AttackFarm) {
     let start = std::time::Instant::now();
-    let outcome = match some(arena, 8).await {
+    let outcome = match some(target, 8).await {
         8 => Ok("8 contracts in 8 renderers at a limit of one".to_owned()),
         renderers => Err(format!("8 contracts in {renderers} renderers")),
     };
     let control = Some(Ok("without contexts they share: the case before".to_owned()));
-    arena.note(
+    target.note(
         "P6",
         "more pages than the renderer limit",
         outcome,
@@ -392,17 +393,17 @@ pub(crate) async fn crowded(arena: &mut Arena) {
     );
 }
 
-/// Loads some contracts; tells how many processes they have.
-async fn some(arena: &Arena, count: usize) -> usize {
-    let client = arena.client();
-    let before = arena.farm.renderers(0).len();
+/// Loads `count` contracts and returns the number of their processes.
+async fn some(target: &AttackFarm, count: usize) -> usize {
+    let client = target.client();
+    let before = target.farm.renderers(0).len();
     let addresses: Vec<_> = (0..count).map(|n| format!("some-{n}")).collect();
     for address in &addresses {
         client.must_load(address, "{ f: () => 1 }").await;
     }
-    let renderers = arena.farm.renderers(0).len().saturating_sub(before);
+    let renderers = target.farm.renderers(0).len().saturating_sub(before);
     for address in &addresses {
-        client.unload(address).await.is_done();
+        client.unload(address).await.is_no_content();
     }
     renderers
 }

@@ -1,4 +1,4 @@
-//! What came of the cases: lines as they end, a table at the end.
+//! The results of the cases: one line as each ends, and a table at the end.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,9 +9,9 @@ use std::time::Duration;
 pub(crate) struct Entry {
     pub(crate) row: &'static str,
     pub(crate) name: String,
-    /// What was seen, or what was wrong.
+    /// What was observed, or what was wrong.
     pub(crate) outcome: Result<String, String>,
-    /// How the control came out; none yet, or none needed.
+    /// The result of the control. None if it has not run yet or is not needed.
     pub(crate) control: Option<Result<String, String>>,
     pub(crate) time: Duration,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) entries: Vec<Entry>,
     /// What could not be run, and why.
     pub(crate) skipped: Vec<String>,
-    /// Figures for the end.
+    /// Figures for the end of the report.
     pub(crate) notes: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ impl Entry {
 }
 
 impl Report {
-    /// Takes in what another lane has done. A control that was run elsewhere joins its case.
+    /// Merges the report of another shard. A control that ran elsewhere is added to its case.
     pub(crate) fn join(&mut self, other: Self) {
         for entry in other.entries {
             let same = |known: &&mut Entry| known.row == entry.row && known.name == entry.name;
@@ -41,7 +41,7 @@ impl Report {
                 Some(known) => {
                     known.control = known.control.take().or(entry.control);
                     known.time += entry.time;
-                    // Who brings only a control has nothing to tell of the case itself.
+                    // An entry with only a control says nothing about the case itself.
                     let is_empty = known.outcome.as_ref().is_ok_and(String::is_empty);
                     if is_empty || (known.outcome.is_ok() && entry.outcome.is_err()) {
                         known.outcome = entry.outcome;
@@ -54,7 +54,7 @@ impl Report {
         self.notes.extend(other.notes);
     }
 
-    /// What must not work proves nothing unless it is seen to work elsewhere.
+    /// A case that expects a failure proves nothing unless its control shows the attack succeed.
     pub(crate) fn demand_controls(&mut self) {
         let needs = |entry: &&mut Entry| entry.row.starts_with(['H', 'P', 'N']);
         for entry in self.entries.iter_mut().filter(needs) {
@@ -63,15 +63,15 @@ impl Report {
         }
     }
 
-    /// The cases that did not come out as they must.
+    /// The failed cases.
     pub(crate) fn failures(&self) -> Vec<String> {
         let failed = self.entries.iter().filter(|entry| entry.failed());
         failed
-            .map(|entry| format!("{} {}: {}", entry.row, entry.name, told(entry)))
+            .map(|entry| format!("{} {}: {}", entry.row, entry.name, failure_text(entry)))
             .collect()
     }
 
-    /// The whole as Markdown.
+    /// The report as Markdown.
     pub(crate) fn markdown(&mut self, took: Duration) -> String {
         self.entries.sort_by_key(|entry| order(entry.row));
         let failed = self.failures().len();
@@ -102,14 +102,14 @@ impl Report {
         text
     }
 
-    /// Writes it to a file.
+    /// Writes the report to a file.
     pub(crate) fn write(&mut self, path: &Path, took: Duration) {
         let text = self.markdown(took);
         std::fs::write(path, text).expect("the report can be written");
     }
 }
 
-fn told(entry: &Entry) -> String {
+fn failure_text(entry: &Entry) -> String {
     let control = entry
         .control
         .as_ref()

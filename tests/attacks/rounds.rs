@@ -1,24 +1,25 @@
-//! One farm, attacked again and again: afterwards it answers as fast as one that was never attacked.
+//! Attacks one farm repeatedly and checks that it then answers as fast as one that was never
+//! attacked.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::arena::Arena;
+use crate::attack_farm::AttackFarm;
+use crate::network::monitor::Monitor;
 use crate::network::namespace;
-use crate::network::witness::Witness;
 use crate::report::Report;
 use crate::{block_on, edges, host, neighbours, network, resources, values};
 
-/// Calls that are measured, after as many that are not.
+/// Calls that are measured, after an equal number of warm-up calls.
 const CALLS: usize = 2000;
-/// How often both farms are measured, in turns: what disturbs the machine disturbs both.
-const TURNS: usize = 3;
-/// How much slower the attacked farm may be, in hundredths: in the middle of its answers, which hardly
-/// varies, and at their end, where one disturbance more shows.
+/// How many times both farms are measured, alternately, so that disturbances affect both.
+const PERMITS: usize = 3;
+/// How much slower the attacked farm may be, in hundredths. The median hardly varies. The p99 shows
+/// single disturbances more.
 const SLOWER_P50: u32 = 130;
 const SLOWER_P99: u32 = 250;
 
-/// The answers of a farm.
+/// The latencies of a farm.
 #[derive(Debug, Clone, Copy)]
 struct Speed {
     p50: Duration,
@@ -26,7 +27,7 @@ struct Speed {
 }
 
 impl Speed {
-    /// The best of each: what is left when nothing disturbs.
+    /// The minimum of each percentile, which disturbances affect least.
     fn best(self, other: Self) -> Self {
         Self {
             p50: self.p50.min(other.p50),
@@ -34,9 +35,9 @@ impl Speed {
         }
     }
 
-    /// Whether this is about as fast as a fresh one.
-    fn compares_to(self, fresh: Self) -> bool {
-        self.p50 <= fresh.p50 * SLOWER_P50 / 100 && self.p99 <= fresh.p99 * SLOWER_P99 / 100
+    /// Whether this is about as fast as a new farm.
+    fn compares_to(self, new_farm: Self) -> bool {
+        self.p50 <= new_farm.p50 * SLOWER_P50 / 100 && self.p99 <= new_farm.p99 * SLOWER_P99 / 100
     }
 }
 
@@ -46,11 +47,11 @@ impl fmt::Display for Speed {
     }
 }
 
-/// Attacks one farm with everything but containers, and compares it with itself before, and with a
-/// fresh one.
+/// Attacks one farm with everything except containers. Compares it with itself before and with a
+/// new farm.
 pub(crate) fn run(rounds: u32) -> Report {
     match namespace::enter() {
-        Ok(witness) => block_on(attacked(rounds, Some(&witness))),
+        Ok(monitor) => block_on(attacked(rounds, Some(&monitor))),
         Err(error) => {
             let mut report = block_on(attacked(rounds, None));
             report.skipped.push(format!("N: {error}"));
@@ -59,66 +60,60 @@ pub(crate) fn run(rounds: u32) -> Report {
     }
 }
 
-async fn attacked(rounds: u32, witness: Option<&Witness>) -> Report {
+async fn attacked(rounds: u32, monitor: Option<&Monitor>) -> Report {
     let builder = || {
         resources::farm()
             .env("BODY_TIMEOUT_MS", "700")
             // Some ways out of a page take more than a second.
             .env("EXECUTE_TIMEOUT_MS", "2000")
     };
-    let mut arena = Arena::start(builder()).await;
+    let mut target = AttackFarm::start(builder()).await;
     let mut report = Report::default();
-    let before = speed(&arena).await;
+    let before = speed(&target).await;
     for round in 1..=rounds {
         let start = Instant::now();
-        host::run(&mut arena).await;
-        neighbours::run(&mut arena).await;
-        if let Some(witness) = witness {
-            network::run(&mut arena, witness).await;
+        host::run(&mut target).await;
+        neighbours::run(&mut target).await;
+        if let Some(monitor) = monitor {
+            network::run(&mut target, monitor).await;
         }
-        values::run(&mut arena).await;
-        edges::requests(&mut arena).await;
-        resources::run(&mut arena, false).await;
-        let now = speed(&arena).await;
-        let (cases, seconds) = (arena.report.entries.len(), start.elapsed().as_secs());
+        values::run(&mut target).await;
+        edges::requests(&mut target).await;
+        resources::run(&mut target, false).await;
+        let now = speed(&target).await;
+        let (cases, seconds) = (target.report.entries.len(), start.elapsed().as_secs());
         let note = format!(
             "round {round} of {rounds}: {cases} cases, {seconds} s, then {now}, worker {} MiB",
-            arena.worker_rss_kib() / 1024
+            target.worker_rss_kib() / 1024
         );
         eprintln!("{note}");
-        arena.report.notes.push(note);
-        report.join(std::mem::take(&mut arena.report));
+        target.report.notes.push(note);
+        report.join(std::mem::take(&mut target.report));
     }
-    let fresh = Arena::start(builder()).await;
-    let (mut after, mut other) = (speed(&arena).await, speed(&fresh).await);
-    for _ in 1..TURNS {
-        after = after.best(speed(&arena).await);
-        other = other.best(speed(&fresh).await);
+    let new_farm = AttackFarm::start(builder()).await;
+    let (mut after, mut other) = (speed(&target).await, speed(&new_farm).await);
+    for _ in 1..PERMITS {
+        after = after.best(speed(&target).await);
+        other = other.best(speed(&new_farm).await);
     }
-    for (name, speed) in [("before", before), ("after", after), ("fresh", other)] {
+    for (name, speed) in [("before", before), ("after", after), ("new farm", other)] {
         let note = format!("{name}: {speed}");
         eprintln!("{note}");
-        arena.report.notes.push(note);
+        target.report.notes.push(note);
     }
     let outcome = if after.compares_to(other) {
-        Ok(format!("{after}; of a fresh one {other}"))
+        Ok(format!("{after}; of a new farm {other}"))
     } else {
         Err(format!("{after} instead of {other}"))
     };
-    arena.note(
-        "R1",
-        "as fast as a fresh one",
-        outcome,
-        None,
-        Duration::ZERO,
-    );
-    report.join(arena.end().await);
-    report.join(fresh.end().await);
+    target.note("R1", "as fast as a new farm", outcome, None, Duration::ZERO);
+    report.join(target.end().await);
+    report.join(new_farm.end().await);
     report
 }
 
-async fn speed(arena: &Arena) -> Speed {
-    let client = arena.client();
+async fn speed(target: &AttackFarm) -> Speed {
+    let client = target.client();
     client
         .must_load("speed", "{ add: ({ a, b }) => a + b }")
         .await;
@@ -132,7 +127,7 @@ async fn speed(arena: &Arena) -> Speed {
             times.push(start.elapsed());
         }
     }
-    client.unload("speed").await.is_done();
+    client.unload("speed").await.is_no_content();
     times.sort_unstable();
     Speed {
         p50: times[CALLS / 2],

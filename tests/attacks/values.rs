@@ -1,16 +1,15 @@
-//! V: values, exceptions and arguments of every kind, and what they become. `docs/values.md` is the
-//! table for people.
+//! V: values, exceptions and arguments of every kind, and their results. `docs/values.md` has the
+//! table for readers.
 
-use crate::arena::{Arena, Browser};
 use crate::attack::Expect::{Any, Fails, Says, SaysNot};
 use crate::attack::{Expect, shown};
+use crate::attack_farm::{AttackFarm, Browser};
 
 const THROWS: Expect = Fails(500, "execution_failed");
 const NOT_JSON: Expect = Fails(500, "result_not_json");
 const TIMEOUT: Expect = Fails(504, "execution_timeout");
 
-/// Row, what is returned (an expression, or statements that end in a `throw` or `return`), and what is
-/// answered.
+/// Row, returned expression (or statements that end in a `throw` or `return`), and expected answer.
 const RESULTS: &[(&str, &str, Expect)] = &[
     ("V1", "undefined", Says("null")),
     ("V1", "null", Says("null")),
@@ -88,13 +87,13 @@ const RESULTS: &[(&str, &str, Expect)] = &[
     ("V4", "({ get then() { throw new Error('x') } })", THROWS),
 ];
 
-/// Results whose text `serde_json` cannot hold.
+/// Results whose text `serde_json` cannot represent.
 const RAW: &[(&str, &str, &str)] = &[
     ("V2", "'\\ud800'", r#"{"data":"\ud800"}"#),
     ("V2", "({ '\\udfff': 1 })", r#"{"data":{"\udfff":1}}"#),
 ];
 
-/// Endpoints that nobody has.
+/// Names that are not endpoints.
 const METHODS: [&str; 9] = [
     "__proto__",
     "constructor",
@@ -107,7 +106,7 @@ const METHODS: [&str; 9] = [
     "x%2F..%2F..",
 ];
 
-/// Arguments as they are sent, and what the contract sees of them.
+/// Arguments as they are sent, and what the contract receives.
 const ARGUMENTS: &[(&str, &str, &str)] = &[
     (
         r#"{"__proto__":{"x":1}}"#,
@@ -145,11 +144,11 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
 ];
 
 /// Runs the group.
-pub(crate) async fn run(arena: &mut Arena) {
-    results(arena).await;
-    names(arena).await;
-    methods(arena).await;
-    arguments(arena).await;
+pub(crate) async fn run(target: &mut AttackFarm) {
+    results(target).await;
+    names(target).await;
+    methods(target).await;
+    arguments(target).await;
 }
 
 fn endpoint(index: usize, body: &str) -> String {
@@ -161,8 +160,8 @@ fn endpoint(index: usize, body: &str) -> String {
     format!("e{index}() {body}")
 }
 
-/// Every result of a row is asked of one contract, which must stay as it is unless it hangs.
-async fn results(arena: &mut Arena) {
+/// One contract returns every result of a row. It must survive unless it hangs.
+async fn results(target: &mut AttackFarm) {
     for row in ["V1", "V2", "V3", "V4"] {
         let of_row: Vec<_> = RESULTS.iter().filter(|result| result.0 == row).collect();
         let endpoints = of_row
@@ -171,27 +170,27 @@ async fn results(arena: &mut Arena) {
             .map(|(n, result)| endpoint(n, result.1));
         let source = format!("{{ {} }}", endpoints.collect::<Vec<_>>().join(", "));
         for (index, (_, value, expect)) in of_row.iter().enumerate() {
-            arena
+            target
                 .case(row, value, Browser::Stays, async |farm| {
                     let client = farm.client();
-                    // The same again is nothing to do: the contract stays loaded.
+                    // Loading the same contract again is a no-op: it stays loaded.
                     client.must_load(row, &source).await;
                     let answer = client.call(row, &format!("e{index}")).await;
-                    expect.complaint(&answer).map_or(Ok(shown(&answer)), Err)
+                    expect.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
                 })
                 .await;
         }
-        arena.client().unload(row).await.is_done();
+        target.client().unload(row).await.is_no_content();
     }
     for (row, value, expected) in RAW {
-        arena
+        target
             .case(row, value, Browser::Stays, async |farm| {
                 let client = farm.client();
                 client
                     .must_load("raw", &format!("{{ f: () => {value} }}"))
                     .await;
                 let answer = client.call("raw", "f").await;
-                client.unload("raw").await.is_done();
+                client.unload("raw").await.is_no_content();
                 (answer.status == 200 && answer.body == *expected)
                     .then(|| shown(&answer))
                     .ok_or_else(|| format!("expected {expected}, got {}", shown(&answer)))
@@ -200,11 +199,11 @@ async fn results(arena: &mut Arena) {
     }
 }
 
-/// V2: what a page could not be asked for is no endpoint; the rest of the contract is as good as ever.
-async fn names(arena: &mut Arena) {
+/// V2: a name that cannot be called is not an endpoint. The rest of the contract works.
+async fn names(target: &mut AttackFarm) {
     const SOURCE: &str =
         "{ ['\\ud800']: () => 1, ['x\\udfff']: () => 2, ['\\u{1f4a9}']: () => 3, f: () => 4 }";
-    arena
+    target
         .case(
             "V2",
             "endpoints with lone surrogates",
@@ -214,10 +213,10 @@ async fn names(arena: &mut Arena) {
                 client.must_load("names", SOURCE).await;
                 let endpoints = client.contract("names").await["endpoints"].clone();
                 let answer = client.call("names", "f").await;
-                // Percent-encoded as if surrogates had a place in UTF-8.
+                // Percent-encoded surrogates, which UTF-8 does not allow.
                 let lone = client.call("names", "%ED%A0%80").await;
                 let pair = client.call("names", "%F0%9F%92%A9").await;
-                client.unload("names").await.is_done();
+                client.unload("names").await.is_no_content();
                 let fine = (answer.status, lone.status, pair.status) == (200, 400, 200)
                     && endpoints == serde_json::json!(["\u{1f4a9}", "f"]);
                 let seen = format!("{endpoints}; {}, {}", shown(&lone), shown(&pair));
@@ -227,13 +226,13 @@ async fn names(arena: &mut Arena) {
         .await;
 }
 
-async fn methods(arena: &mut Arena) {
-    let client = arena.client().clone();
+async fn methods(target: &mut AttackFarm) {
+    let client = target.client().clone();
     client.must_load("plain", "{ f: () => 1 }").await;
     let long = "x".repeat(4000);
     for method in METHODS.into_iter().chain([long.as_str()]) {
         let name = format!("method {}", &method[..method.len().min(20)]);
-        arena
+        target
             .case("V5", &name, Browser::Stays, async |farm| {
                 let answer = farm.client().call("plain", method).await;
                 let refused = [
@@ -243,12 +242,12 @@ async fn methods(arena: &mut Arena) {
                 ];
                 let fine = refused
                     .iter()
-                    .any(|expect| expect.complaint(&answer).is_none());
+                    .any(|expect| expect.mismatch(&answer).is_none());
                 fine.then(|| shown(&answer)).ok_or_else(|| shown(&answer))
             })
             .await;
     }
-    arena
+    target
         .case("V5", "no method", Browser::Stays, async |farm| {
             let answer = farm.client().post_text("/execute/plain/", "").await;
             (answer.status == 404)
@@ -256,21 +255,21 @@ async fn methods(arena: &mut Arena) {
                 .ok_or_else(|| shown(&answer))
         })
         .await;
-    client.unload("plain").await.is_done();
+    client.unload("plain").await.is_no_content();
 }
 
-async fn arguments(arena: &mut Arena) {
+async fn arguments(target: &mut AttackFarm) {
     for (argument, look, expected) in ARGUMENTS {
-        arena
+        target
             .case("V6", argument.trim(), Browser::Stays, async |farm| {
                 let client = farm.client();
                 client
                     .must_load("sees", &format!("{{ f: (a) => ({look}) }}"))
                     .await;
                 let answer = client.post_text("/execute/sees/f", *argument).await;
-                client.unload("sees").await.is_done();
+                client.unload("sees").await.is_no_content();
                 Says(expected)
-                    .complaint(&answer)
+                    .mismatch(&answer)
                     .map_or(Ok(shown(&answer)), Err)
             })
             .await;
@@ -284,12 +283,12 @@ async fn arguments(arena: &mut Arena) {
         ("NaN", "NaN", [400, 400, 400]),
         ("a comment", "1 // x", [400, 400, 400]),
     ] {
-        arena
+        target
             .case("V6", name, Browser::Stays, async |farm| {
                 let client = farm.client();
                 client.must_load("sees", "{ f: (a) => typeof a }").await;
                 let answer = client.post_text("/execute/sees/f", text).await;
-                client.unload("sees").await.is_done();
+                client.unload("sees").await.is_no_content();
                 fine.contains(&answer.status)
                     .then(|| shown(&answer))
                     .ok_or_else(|| shown(&answer))

@@ -1,18 +1,18 @@
-//! The contracts that are called, and how.
+//! The contracts that the benchmarks call, and their requests.
 
-/// At `abcd`, as in the README: nearly nothing to do but to travel.
+/// The contract at `abcd`, as in the README. Its own work is nearly nothing.
 pub(crate) const ADD: &str = "{ add: ({ number1, number2 }) => number1 + number2 }";
 
 pub(crate) const ADD_BODY: &str = r#"{"number1":1,"number2":2}"#;
 
 pub(crate) const ECHO: &str = "{ echo: (a) => a }";
 
-/// Answers after so many milliseconds.
+/// Answers after `ms` milliseconds.
 pub(crate) const LATER: &str = "{ later: (ms) => new Promise((resolve) => {
     setTimeout(resolve, ms, null);
 }) }";
 
-/// Each call waits 50 ms, 16 calls at a time: what is bounded is the waiting, not the computing.
+/// Each call waits 50 ms, 16 calls at a time, so waiting is the limit and not computing.
 pub(crate) const WAITING: &str = "
     let free = 16;
     const line = [];
@@ -31,7 +31,7 @@ pub(crate) const WAITING: &str = "
     }
 ";
 
-/// A contract as [`ADD`], but no two are the same executable.
+/// A contract as [`ADD`], whose executable differs for each number.
 pub(crate) fn add(number: usize) -> String {
     format!("{ADD} // {number}")
 }
@@ -41,7 +41,7 @@ pub(crate) fn path(address: &str, method: &str) -> String {
     format!("/execute/{address}/{method}")
 }
 
-/// A JSON string of so many bytes.
+/// A JSON string of `bytes` bytes.
 pub(crate) fn text(bytes: usize) -> String {
     format!("\"{}\"", "x".repeat(bytes - 2))
 }

@@ -1,5 +1,5 @@
-//! The ceiling: the same HTTP server without a queue and without a sandbox, in a process of its own.
-//! It gives every argument back, at the paths of the api.
+//! The ceiling of throughput: the same HTTP server without a queue and without a sandbox, in its
+//! own process. It returns every argument, at the paths of the api.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -17,9 +17,9 @@ use tokio::net::TcpListener;
 use crate::support::client::{Client, try_send};
 use crate::support::process::Process;
 use crate::support::programs::free_port;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// The argument by which this program becomes the server.
+/// The argument that makes this program the server.
 pub(crate) const ARGUMENT: &str = "echo";
 
 /// Serves until it is killed.
@@ -27,9 +27,9 @@ pub(crate) fn serve(port: u16) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        // As the api does.
+        // The same socket option as in the api.
         let listener = listener.expect("the port is free").tap_io(|stream| {
-            // Fails only on a connection that has ended.
+            // This fails only on a connection that has ended.
             let _ = stream.set_nodelay(true);
         });
         let router = Router::new().route("/execute/{address}/{method}", post(echo));
@@ -43,7 +43,7 @@ async fn echo(argument: Bytes) -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], argument)
 }
 
-/// The running server. Dropped, it is killed.
+/// The running server. Dropping it kills it.
 pub(crate) struct Echo {
     pub(crate) client: Client,
     /// `HOST:PORT`
@@ -61,7 +61,7 @@ impl Echo {
         command.arg(ARGUMENT).arg(port.to_string());
         let process = Process::start("echo", command, folder.path());
         let client = Client::new(port);
-        wait::until_true("the echo to answer", PATIENCE, async || {
+        wait::until_true("the echo to answer", DEFAULT_LIMIT, async || {
             try_send(client.request(Method::POST, "/execute/a/b"))
                 .await
                 .is_ok()

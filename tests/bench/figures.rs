@@ -1,9 +1,9 @@
-//! What was measured: each figure as often as there were rounds.
+//! The measured figures, each with one value for each round.
 
 use crate::latencies::Latencies;
 use crate::wrk::Run;
 
-/// What of something was measured. The unit is a part of it.
+/// What was measured. The unit is part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Metric {
     Rate,
@@ -44,7 +44,7 @@ pub(crate) struct Figure {
     pub(crate) values: Vec<f64>,
 }
 
-/// Where a figure's values lie.
+/// Minimum, median and maximum of a figure's values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -52,11 +52,11 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
-/// All figures of a run, in the order in which they were first noted.
+/// All figures of a run, in the order in which they were first recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) all: Vec<Figure>,
-    /// Requests that were not answered as they must.
+    /// Requests with a wrong answer or without one.
     pub(crate) errors: Vec<String>,
     /// What was left out, and why.
     pub(crate) skipped: Vec<String>,
@@ -81,7 +81,7 @@ impl Figures {
         });
     }
 
-    /// Notes what wrk has told.
+    /// Records the result of a run of wrk.
     pub(crate) fn note_run(&mut self, name: &str, run: &Run) {
         self.note(name, Metric::Rate, run.rate);
         self.add(name, Metric::P50, run.p50);
@@ -93,7 +93,7 @@ impl Figures {
         }
     }
 
-    /// Notes the times of calls that were made at a constant rate.
+    /// Records the latencies of calls at a constant rate.
     pub(crate) fn note_latencies(&mut self, name: &str, latencies: &Latencies) {
         self.note(name, Metric::P50, latencies.all_but_one_in(2));
         self.add(name, Metric::P90, latencies.all_but_one_in(10));
@@ -102,7 +102,7 @@ impl Figures {
         self.add(name, Metric::Max, latencies.max());
     }
 
-    /// Notes what is left out, once.
+    /// Records what is left out, once.
     pub(crate) fn skip(&mut self, what: &str) {
         if !self.skipped.iter().any(|skipped| skipped == what) {
             eprintln!("    SKIPPED {what}");
@@ -121,7 +121,7 @@ impl Figures {
 }
 
 impl Spread {
-    /// None of nothing.
+    /// None if there are no values.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -139,7 +139,7 @@ impl Spread {
     }
 }
 
-/// A value with as many digits as mean something.
+/// A value with as many digits as are significant.
 pub(crate) fn shown(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

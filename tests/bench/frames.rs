@@ -1,5 +1,5 @@
-//! How fast frames are packed and read: what each call pays on its way there, and on its way back.
-//! `make bench-frames`.
+//! Measures how fast frames are packed and read, which is part of each call's cost in both
+//! directions. Run it with `make bench-frames`.
 
 use std::hint::black_box;
 
@@ -13,7 +13,7 @@ use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::job::{Argument, Execute, Job};
 use shared::protocol::reply::Output;
 
-/// One call, some that have gathered, as many as a frame takes.
+/// One call, a batch, and as many as a frame may hold.
 const ITEMS: [usize; 3] = [1, 16, MAX_ITEMS];
 
 fn main() {

@@ -1,15 +1,18 @@
-//! How fast the farm is, beside what bounds it: a bare HTTP server, a bare page, a bare container.
-//! `make bench`, not part of `make test`; `docs/benchmarks.md` says what each scenario means and how the
-//! report is read.
+//! Measures how fast the farm is, compared with its limits: a bare HTTP server, a bare page, a bare
+//! container. `make bench` runs it; `make test` does not. `docs/benchmarks.md` explains each
+//! scenario and how to read the report.
 //!
-//! - `BENCH` is `full`, `quick` (within three minutes) or `profile` (flame graphs instead of figures).
-//! - `BENCH_ROUNDS` and `BENCH_SECONDS` are how often everything is measured, and how long each load is.
+//! - `BENCH` is `full`, `quick` (within three minutes) or `profile` (flame graphs instead of
+//!   figures).
+//! - `BENCH_ROUNDS` is how many times everything is measured. `BENCH_SECONDS` is how long each load
+//!   lasts.
 //! - `BENCH_ONLY` names groups: memory, javascript, workers, docker.
 //!
-//! A target for `cargo bench` and not one of the tests: those are compiled to be compiled fast, and here
-//! the ceiling and one of the generators are measured along.
+//! It is a target of `cargo bench` and not a test, because tests are compiled for fast builds, and
+//! here the ceiling and one of the load generators are measured too.
 //!
-//! The exit code is 0 when every request was answered well and, in a full run, no target was missed.
+//! The exit code is 0 if every request was answered correctly and, in a full run, no target was
+//! missed.
 
 mod contracts;
 mod echo;
@@ -35,7 +38,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use crate::plan::{Mode, Plan};
-use crate::report::Beginning;
+use crate::report::Start;
 use crate::scenarios::Bench;
 
 fn main() -> ExitCode {
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends as a failure does, which takes everything down that was started.
+/// Panics on Ctrl-C, so that everything that was started is stopped as after a failure.
 async fn interrupted() {
     let asked = tokio::signal::ctrl_c().await;
     panic!("interrupted: {asked:?}");
@@ -69,40 +72,42 @@ async fn interrupted() {
 
 #[expect(
     clippy::print_stdout,
-    reason = "the outcome is what a benchmark is for"
+    reason = "the outcome is the result of a benchmark"
 )]
-fn say(text: &str) {
+fn print_line(text: &str) {
     println!("{text}");
 }
 
-/// Gives whether all is well.
+/// Returns whether every request succeeded and no target was missed.
 async fn run(plan: Plan) -> bool {
     std::fs::create_dir_all(&plan.folder).expect("the folder of reports can be made");
     if plan.mode == Mode::Profile {
         profile::run(&plan.folder).await;
         return true;
     }
-    let beginning = Beginning::now();
+    let start = Start::now();
     let Bench { plan, figures, .. } = Bench::run(plan).await;
     let targets = targets::judge(&figures);
     let plots = plots::draw(&plan, &figures);
     let file = plan.folder.join("report.md");
-    let text = report::markdown(&plan, &figures, &targets, &plots, &beginning);
+    let text = report::markdown(&plan, &figures, &targets, &plots, &start);
     std::fs::write(&file, text).expect("the report can be written");
-    say(&report::lines(&targets));
+    print_line(&report::lines(&targets));
     for error in &figures.errors {
-        say(&format!("FAILED REQUESTS {error}"));
+        print_line(&format!("FAILED REQUESTS {error}"));
     }
     for skipped in &figures.skipped {
-        say(&format!("SKIPPED {skipped}"));
+        print_line(&format!("SKIPPED {skipped}"));
     }
-    let seconds = beginning.at.elapsed().as_secs();
-    say(&format!(
+    let seconds = start.at.elapsed().as_secs();
+    print_line(&format!(
         "bench: {seconds} s, the report is in {}",
         file.display()
     ));
     if plan.is_quick() {
-        say("bench: this was a quick run, too short to judge by; `make bench` is the real one");
+        print_line(
+            "bench: this was a quick run, too short to judge by; `make bench` is the real one",
+        );
     }
     let missed = targets.iter().any(|target| target.holds() == Some(false));
     figures.errors.is_empty() && (plan.is_quick() || !missed)

@@ -1,11 +1,11 @@
-//! What the figures are called: by these names, targets and plots find what the scenarios have noted.
+//! The names of the figures, by which targets and plots find what the scenarios recorded.
 
 pub(crate) const RAW: &str = "raw evaluate, one after the other";
 pub(crate) const RAW_PIPELINED: &str = "raw evaluate, 64 under way";
 pub(crate) const MANY: &str = "100 contracts evenly, c=256";
 pub(crate) const MANY_BARE: &str = "bare echo, c=256, beside the 100 contracts";
 pub(crate) const LOADS: &str = "loads, one after the other";
-pub(crate) const LOADS_AT_ONCE: &str = "loads, 8 under way";
+pub(crate) const CONCURRENT_LOADS: &str = "loads, 8 under way";
 pub(crate) const COLD_ALONE: &str = "cold contract alone, c=1";
 pub(crate) const COLD: &str = "cold contract, c=1, beside the hot one";
 pub(crate) const HOT: &str = "hot contract, c=64, beside the cold one";
@@ -33,7 +33,7 @@ pub(crate) fn one(connections: u32) -> String {
     format!("one contract, c={connections}")
 }
 
-/// Whose processor time it is, of a load with this name.
+/// The processor time of one kind of process, for a load with this name.
 pub(crate) fn processor(load: &str, kind: &str) -> String {
     format!("{load}: {kind}")
 }

@@ -1,11 +1,11 @@
-//! How much is measured, and where the report goes.
+//! How much is measured, and where the report is written.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::programs;
 
-/// `BENCH`: what the program is to do.
+/// `BENCH`: what the program does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Full,
@@ -15,18 +15,18 @@ pub(crate) enum Mode {
     Profile,
 }
 
-/// What a run does.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) mode: Mode,
     pub(crate) rounds: usize,
-    /// How long each load lasts: whole seconds.
+    /// How long each load lasts, in whole seconds.
     pub(crate) span: Duration,
     pub(crate) connections: &'static [u32],
     /// Bytes.
     pub(crate) payloads: &'static [usize],
     pub(crate) workers: &'static [usize],
-    /// Where the report and the plots go.
+    /// The folder of the report and the plots.
     pub(crate) folder: PathBuf,
     only: Vec<String>,
 }
@@ -72,7 +72,7 @@ impl Plan {
             connections: &[1, 64, 256],
             payloads: &[64_000],
             workers: &[1, 2],
-            // Not where the real report is.
+            // A separate folder, so that a quick run does not overwrite the real report.
             folder: programs::folder().with_file_name("bench-quick"),
             only: Vec::new(),
         }
@@ -82,7 +82,7 @@ impl Plan {
         self.mode == Mode::Quick
     }
 
-    /// Whether a group of scenarios is wanted; `BENCH_ONLY` names those that are.
+    /// Whether to run a group of scenarios; `BENCH_ONLY` selects them.
     pub(crate) fn has(&self, group: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == group)
     }

@@ -1,5 +1,5 @@
-//! The figures as curves. Every curve goes through the medians; a bar at each shows the least and the
-//! most.
+//! The figures as curves. Every curve connects the medians, and a bar at each shows minimum and
+//! maximum.
 
 use std::error::Error;
 use std::path::Path;
@@ -18,7 +18,7 @@ const COLOURS: [RGBColor; 3] = [
     RGBColor(80, 80, 80),
 ];
 
-/// What a plot shows.
+/// The content of a plot.
 struct Plot {
     file: &'static str,
     title: &'static str,
@@ -32,7 +32,7 @@ struct Curve {
     points: Vec<(f64, Spread)>,
 }
 
-/// Draws what was measured; gives the names of the files.
+/// Draws what was measured and returns the names of the files.
 pub(crate) fn draw(plan: &Plan, figures: &Figures) -> Vec<&'static str> {
     let plots = [
         throughput(plan, figures),
@@ -40,7 +40,7 @@ pub(crate) fn draw(plan: &Plan, figures: &Figures) -> Vec<&'static str> {
         payloads(plan, figures),
         workers(plan, figures),
     ];
-    // A curve of one point shows nothing.
+    // A curve needs at least two points.
     let shown = plots.into_iter().filter(|plot| {
         let mut curves = plot.curves.iter();
         curves.any(|curve| curve.points.len() > 1)
@@ -64,7 +64,7 @@ fn throughput(plan: &Plan, figures: &Figures) -> Plot {
     };
     Plot {
         file: "throughput.svg",
-        title: "Calls by callers",
+        title: "Throughput by callers",
         x: "connections",
         y: "calls per second",
         curves: vec![
@@ -91,9 +91,9 @@ fn latency(figures: &Figures) -> Plot {
     };
     Plot {
         file: "latency.svg",
-        title: "Answers at 1,000 calls per second",
-        x: "all but one in so many calls",
-        y: "are answered within so many ms",
+        title: "Latency at 1,000 calls per second",
+        x: "one in this many calls takes longer",
+        y: "latency, ms",
         curves: vec![
             curve("one JavaScript contract", names::PACED),
             curve("bare echo", names::PACED_BARE),
@@ -111,9 +111,9 @@ fn payloads(plan: &Plan, figures: &Figures) -> Plot {
     };
     Plot {
         file: "payloads.svg",
-        title: "Answers by size, 8 callers",
-        x: "bytes of argument, and of result",
-        y: "half are answered within so many ms",
+        title: "Latency by payload size, 8 callers",
+        x: "bytes of the argument and of the result",
+        y: "median latency, ms",
         curves: vec![
             curve("an echo contract", names::payload),
             curve("bare echo", names::bare_payload),
@@ -128,7 +128,7 @@ fn workers(plan: &Plan, figures: &Figures) -> Plot {
     });
     Plot {
         file: "workers.svg",
-        title: "Calls that wait 50 ms, by workers",
+        title: "Throughput of calls that wait 50 ms, by workers",
         x: "workers",
         y: "calls per second",
         curves: vec![Curve {
@@ -142,7 +142,7 @@ fn number(count: usize) -> f64 {
     f64::from(u32::try_from(count).expect("far below four billions"))
 }
 
-/// Leaves out what was not measured.
+/// The points of a curve, without those that were not measured.
 fn points<'a>(measured: impl Iterator<Item = (f64, &'a [f64])>) -> Vec<(f64, Spread)> {
     measured
         .filter_map(|(x, values)| Some((x, Spread::of(values)?)))

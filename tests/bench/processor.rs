@@ -1,16 +1,16 @@
-//! Whose processor time calls take, as /proc tells it: of each kind of process of a farm.
+//! The processor time of each kind of process of a farm, as /proc reports it.
 
-use crate::support::processes::{self, Seen};
+use crate::support::processes::{self, ProcessInfo};
 
-/// The kinds, in the order of a call's way.
+/// The kinds, in the order in which a call passes them.
 pub(crate) const KINDS: [&str; 5] = ["api", "Redis", "worker", "browser", "renderers"];
 
-/// Microseconds of a clock tick: Linux tells a hundred in a second, on every machine.
+/// Microseconds of a clock tick. Linux reports a hundred ticks a second on every machine.
 const TICK_US: f64 = 10_000.0;
 
-/// What this program's children, and theirs, have computed so far: those of the farm, while nothing
-/// else of them has anything to do.
-pub(crate) struct Times(Vec<(Seen, u64)>);
+/// The processor time of this program's descendants so far. Those are the farm's processes, while
+/// no other descendants are busy.
+pub(crate) struct Times(Vec<(ProcessInfo, u64)>);
 
 impl Times {
     pub(crate) fn now() -> Self {
@@ -19,8 +19,8 @@ impl Times {
         Self(seen.map(|seen| (seen.clone(), seen.ticks())).collect())
     }
 
-    /// What each kind has computed since, in microseconds. Processes that ended or came meanwhile do
-    /// not count.
+    /// The processor time of each kind between two samples, in microseconds. Processes that started
+    /// or ended between them do not count.
     pub(crate) fn until(&self, later: &Self) -> [f64; KINDS.len()] {
         KINDS.map(|kind| {
             let own = later.0.iter().filter(|(seen, _)| is_of(seen) == Some(kind));
@@ -35,7 +35,7 @@ impl Times {
     }
 }
 
-fn is_of(seen: &Seen) -> Option<&'static str> {
+fn is_of(seen: &ProcessInfo) -> Option<&'static str> {
     let program = seen.command.split(' ').next().unwrap_or_default();
     match program.rsplit('/').next().unwrap_or_default() {
         "execution-api" => Some("api"),

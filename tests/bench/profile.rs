@@ -1,5 +1,5 @@
-//! Where the programs spend their time: `perf` looks at an api and a worker under load, and what it
-//! saw becomes a flame graph each.
+//! Shows where the programs spend their time: `perf` samples an api and a worker under load, and
+//! each record becomes a flame graph.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -19,7 +19,7 @@ use crate::wrk::{Load, Wrk};
 
 const CONNECTIONS: u32 = 64;
 
-/// How long is looked at, and for how long before there is load already.
+/// How long the programs are sampled, and how long the load runs before.
 const LOOK: Duration = Duration::from_secs(8);
 const LEAD: Duration = Duration::from_secs(2);
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(folder: &Path) {
     ]
     .map(|(name, pid)| (name, pid, farm.folder().join(format!("{name}.perf"))));
     let look = async {
-        wait::lasts(LEAD).await;
+        wait::pass(LEAD).await;
         tokio::join!(record(seen[0].1, &seen[0].2), record(seen[1].1, &seen[1].2))
     };
     let (run, _) = tokio::join!(wrk.run(&load), look);
@@ -56,7 +56,7 @@ pub(crate) async fn run(folder: &Path) {
     farm.stop().await;
 }
 
-/// Records stacks of a process. The clock's event is there in virtual machines, too.
+/// Records stacks of a process. The clock event also exists in virtual machines.
 async fn record(pid: i32, file: &Path) {
     let output = Command::new("perf")
         .args(["record", "--event", "cpu-clock", "--freq", "499"])
@@ -72,7 +72,7 @@ async fn record(pid: i32, file: &Path) {
 }
 
 async fn draw(name: &str, record: &Path, file: &Path) {
-    // What was inlined would be looked up by another program, for every frame of every sample.
+    // Resolving inlined functions would start another program for every frame of every sample.
     let output = Command::new("perf")
         .args(["script", "--no-inline", "--force", "--input"])
         .arg(record)
@@ -87,7 +87,7 @@ async fn draw(name: &str, record: &Path, file: &Path) {
     collapsed.expect("perf writes what can be folded");
     let mut options = flamegraph::Options::default();
     options.title = format!("{name}, c={CONNECTIONS}");
-    // By which perf weighs what the clock's event has seen.
+    // The unit in which perf weighs samples of the clock event.
     options.count_name = String::from("ns");
     let out = File::create(file).expect("the folder can be written");
     let drawn = flamegraph::from_reader(&mut options, BufReader::new(folded.as_slice()), out);

@@ -1,5 +1,6 @@
-//! The floor of a lone call: `Runtime.evaluate` on one page of a Chromium that nobody else uses, in
-//! its sandbox, started as the worker's is, through the library that the worker uses.
+//! The lower bound of a single call's latency: `Runtime.evaluate` on one page of an otherwise idle
+//! Chromium. The browser runs in its sandbox with the worker's arguments, and the worker's library
+//! is used.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,13 @@ use crate::latencies::Latencies;
 use crate::support::browser::Browser;
 use crate::support::farm::Farm;
 
-/// What the contract of the other scenarios does.
+/// The same computation as the contract of the other scenarios.
 const ADD: &str = "(({number1, number2}) => number1 + number2)({\"number1\":1,\"number2\":2})";
 
-/// How many messages are under way where they do not wait for one another.
-pub(crate) const UNDER_WAY: usize = 64;
+/// The number of messages in flight in the pipelined case.
+pub(crate) const IN_FLIGHT: usize = 64;
 
-/// How a farm's worker has started its browser: the arguments, but for those of one browser alone.
+/// The arguments of a farm's browser, without those that are unique to one browser.
 pub(crate) fn arguments(farm: &Farm) -> Vec<String> {
     let browsers = farm.browsers(0);
     let browser = browsers.first().expect("a worker has a browser");
@@ -31,13 +32,13 @@ pub(crate) fn arguments(farm: &Farm) -> Vec<String> {
     line.split_terminator('\0')
         .skip(1)
         .filter(|argument| !is_own(argument))
-        // The worker leaves it as it is; a window of another size has another memory.
+        // The worker sets no window size. Another size would use another amount of memory.
         .chain(["--window-size=800,600"])
         .map(str::to_owned)
         .collect()
 }
 
-/// Starts a browser with those.
+/// Starts a browser with these arguments.
 pub(crate) async fn browser(arguments: &[String]) -> Browser {
     let config = HandlerConfig {
         viewport: None,
@@ -46,14 +47,14 @@ pub(crate) async fn browser(arguments: &[String]) -> Browser {
     Browser::start_with(arguments, config).await
 }
 
-/// A page, and the browser that shows it. End it with [`RawPage::stop`].
+/// A page and its browser. End it with [`RawPage::stop`].
 pub(crate) struct RawPage {
     browser: Browser,
     page: Page,
 }
 
 impl RawPage {
-    /// A page as those of a farm's worker.
+    /// Opens a page like those of a farm's worker.
     pub(crate) async fn start(farm: &Farm) -> Self {
         let browser = browser(&arguments(farm)).await;
         let page = browser.open("about:blank").await;
@@ -61,7 +62,7 @@ impl RawPage {
     }
 
     /// One evaluation after the other.
-    pub(crate) async fn in_turn(&self, span: Duration) -> Latencies {
+    pub(crate) async fn sequential(&self, span: Duration) -> Latencies {
         let start = Instant::now();
         let mut times = Vec::new();
         while start.elapsed() < span {
@@ -72,10 +73,10 @@ impl RawPage {
         Latencies::new(times)
     }
 
-    /// Many evaluations under way, one in each message; gives how many a second.
+    /// Many evaluations in flight, one in each message. Returns the rate per second.
     pub(crate) async fn pipelined(&self, span: Duration) -> f64 {
         let start = Instant::now();
-        let evaluations = repeat_with(|| self.evaluate()).buffer_unordered(UNDER_WAY);
+        let evaluations = repeat_with(|| self.evaluate()).buffer_unordered(IN_FLIGHT);
         let mut evaluations = std::pin::pin!(evaluations);
         let mut count = 0_u32;
         while start.elapsed() < span {

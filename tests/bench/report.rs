@@ -1,4 +1,4 @@
-//! The figures and the targets, for a person.
+//! The report of figures and targets, for readers.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -10,13 +10,13 @@ use crate::plan::Plan;
 use crate::processor::KINDS;
 use crate::targets::{Bound, Target};
 
-/// When a run began, and what else the machine did then.
-pub(crate) struct Beginning {
+/// When a run started, and the load of the machine then.
+pub(crate) struct Start {
     pub(crate) at: Instant,
     load: String,
 }
 
-impl Beginning {
+impl Start {
     pub(crate) fn now() -> Self {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Self {
@@ -26,16 +26,16 @@ impl Beginning {
     }
 }
 
-/// The whole as Markdown.
+/// The report as Markdown.
 pub(crate) fn markdown(
     plan: &Plan,
     figures: &Figures,
     targets: &[Target],
     plots: &[&str],
-    beginning: &Beginning,
+    start: &Start,
 ) -> String {
     let mut text = String::from("# Benchmarks\n\n");
-    for line in circumstances(plan, beginning) {
+    for line in conditions(plan, start) {
         // Writing to a string does not fail.
         _ = writeln!(text, "- {line}");
     }
@@ -46,7 +46,9 @@ pub(crate) fn markdown(
         _ = writeln!(text, "- skipped: {skipped}");
     }
     text.push_str("\n## Targets\n\n");
-    text.push_str("Ratios of what was measured side by side, by the median of all rounds.\n\n");
+    text.push_str(
+        "Ratios of figures that were measured side by side. The median of all rounds counts.\n\n",
+    );
     text.push_str("| target | limit | median | min | max | |\n|---|---|---|---|---|---|\n");
     for target in targets {
         let (limit, seen) = (limit(target.bound), cells(target.seen));
@@ -69,7 +71,7 @@ pub(crate) fn markdown(
     text
 }
 
-/// Where the time goes: medians of microseconds for each call. Empty where that was not measured.
+/// Median processor time per call, in microseconds. Empty if it was not measured.
 fn processor(plan: &Plan, figures: &Figures) -> String {
     let one = plan.connections.iter().map(|c| names::one(*c));
     let loads: Vec<_> = one.chain([names::MANY.to_owned()]).collect();
@@ -132,7 +134,7 @@ fn cells(seen: Option<Spread>) -> String {
     })
 }
 
-fn circumstances(plan: &Plan, beginning: &Beginning) -> Vec<String> {
+fn conditions(plan: &Plan, start: &Start) -> Vec<String> {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processor = processor.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -141,16 +143,18 @@ fn circumstances(plan: &Plan, beginning: &Beginning) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = processor.unwrap_or_else(|| "an unknown processor".to_owned());
     let (rounds, span) = (plan.rounds, plan.span.as_secs());
-    let minutes = beginning.at.elapsed().as_secs_f64() / 60.0;
+    let minutes = start.at.elapsed().as_secs_f64() / 60.0;
     let extent = if plan.is_quick() {
-        "**a quick run: too short to judge by, some scenarios are left out**"
+        "**a quick run: too short for conclusions, some scenarios are left out**"
     } else {
         "a full run"
     };
     vec![
         format!("{extent}: {rounds} rounds, each load {span} s, {minutes:.1} minutes in all"),
-        format!("{cores} cores of {processor}, shared by everything: load generators too"),
-        format!("load averages at the beginning: {}", beginning.load),
+        format!(
+            "{cores} cores of {processor}, shared by all processes, including the load generators"
+        ),
+        format!("load averages at the start: {}", start.load),
         format!(
             "{}, Linux {}, commit {}",
             said("date", &["-u", "+%F %H:%M UTC"]),
@@ -160,7 +164,7 @@ fn circumstances(plan: &Plan, beginning: &Beginning) -> Vec<String> {
     ]
 }
 
-/// What a program of the machine says, if it is there.
+/// The output of a program, if it is installed.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());

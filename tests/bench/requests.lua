@@ -1,8 +1,8 @@
--- What wrk sends, and what it tells at the end.
+-- Configures the requests of wrk and prints its figures at the end.
 --
 --   wrk .. URL -- BODY-FILE PATH..
 --
--- The body goes to the paths in turn.
+-- The body is sent to the paths in turn.
 
 function init(args)
   local file = assert(io.open(args[1], "rb"))
@@ -16,8 +16,8 @@ function init(args)
     requests[i - 1] = wrk.format(nil, args[i], nil, body)
   end
 
-  -- Every connection asks here for its next request. Where there is but one, it must not: wrk then
-  -- makes it once, and no Lua runs while it measures.
+  -- Every connection gets its next request from here. With a single request this hook is not set:
+  -- wrk then builds the request once, and no Lua runs during the measurement.
   if #requests == 1 then
     wrk.path = args[2]
     wrk.body = body
@@ -33,7 +33,7 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    'told {"calls":%d,"us":%d,"p50":%d,"p90":%d,"p99":%d,"max":%d,'
+    'figures {"calls":%d,"us":%d,"p50":%d,"p90":%d,"p99":%d,"max":%d,'
       .. '"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}\n',
     summary.requests, summary.duration,
     latency:percentile(50), latency:percentile(90), latency:percentile(99), latency.max,

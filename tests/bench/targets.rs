@@ -1,16 +1,16 @@
-//! What must hold: ratios within one run, and a few figures that every machine must reach.
+//! The targets: ratios within one run, and a few absolute figures that every machine must reach.
 
 use crate::figures::{Figures, Metric, Spread};
 use crate::names;
 
-/// On which side of a limit the median must lie.
+/// On which side of a limit the median must be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// One target, and what was seen of it.
+/// One target and its measured values.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) what: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Whether it holds; none when it was not measured.
+    /// Whether it is met; none when it was not measured.
     pub(crate) fn holds(&self) -> Option<bool> {
         let median = self.seen?.median;
         Some(match self.bound {
@@ -105,7 +105,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
     ]
 }
 
-/// One figure over another, round by round.
+/// One figure divided by another, round by round.
 fn ratio(figures: &Figures, over: &str, under: &str, metric: Metric) -> Vec<f64> {
     let (over, under) = (figures.values(over, metric), figures.values(under, metric));
     pairs(over, under, |over, under| over / under)

@@ -1,5 +1,5 @@
-//! The generator of closed load: `wrk`, so many connections, each of which calls again as soon as it
-//! is answered.
+//! The generator of closed-loop load, `wrk`: a number of connections, each of which calls again as
+//! soon as it is answered.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use tokio::process::Command;
 
 const SCRIPT: &str = include_str!("requests.lua");
 
-/// What `requests.lua` says before its figures.
-const TOLD: &str = "told ";
+/// The text before the figures in the output of `requests.lua`.
+const OUTPUT_PREFIX: &str = "figures ";
 
-/// How a request may go wrong: the names of wrk's counts.
+/// How a request may fail: the names of wrk's counts.
 const ERRORS: [&str; 5] = ["connect", "read", "write", "status", "timeout"];
 
-/// wrk, and the files that it reads.
+/// wrk and the files that it reads.
 pub(crate) struct Wrk {
     folder: TempDir,
 }
 
-/// What is called, and how much.
+/// A load: what is called, and how much.
 pub(crate) struct Load<'a> {
     /// `HOST:PORT`
     pub(crate) at: &'a str,
@@ -34,7 +34,7 @@ pub(crate) struct Load<'a> {
     pub(crate) span: Duration,
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub(crate) calls: f64,
@@ -45,7 +45,7 @@ pub(crate) struct Run {
     pub(crate) p90: f64,
     pub(crate) p99: f64,
     pub(crate) max: f64,
-    /// What went wrong, if anything did.
+    /// The failed requests, if there were any.
     pub(crate) errors: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Wrk {
         Self { folder }
     }
 
-    /// Loads what there is to load, for a span.
+    /// Runs a load for its span.
     pub(crate) async fn run(&self, load: &Load<'_>) -> Run {
         let body = self.body(load.body);
         let output = Command::new("wrk")
@@ -75,16 +75,18 @@ impl Wrk {
             .await
             .unwrap_or_else(|error| panic!("wrk: {error}; `scripts/setup --bench` installs it"));
         let text = String::from_utf8_lossy(&output.stdout);
-        let told = text.lines().find_map(|line| line.strip_prefix(TOLD));
-        let told = told.unwrap_or_else(|| panic!("wrk told nothing: {output:?}"));
-        Run::read(&serde_json::from_str(told).expect("the script writes JSON"))
+        let figures = text
+            .lines()
+            .find_map(|line| line.strip_prefix(OUTPUT_PREFIX));
+        let figures = figures.unwrap_or_else(|| panic!("wrk printed no figures: {output:?}"));
+        Run::read(&serde_json::from_str(figures).expect("the script writes JSON"))
     }
 
-    /// The file with this body. Its name is the body's length: two bodies of a bench never have the
-    /// same.
+    /// The file with this body. Its name is the body's length, which is unique among the bodies of
+    /// a bench.
     fn body(&self, body: &str) -> PathBuf {
         let file = self.folder.path().join(body.len().to_string());
-        // Another load may read it at this moment.
+        // Another load may read the file at this moment, so an existing file is not rewritten.
         if !file.exists() {
             std::fs::write(&file, body).expect("its own folder");
         }
@@ -108,12 +110,12 @@ impl Run {
         }
     }
 
-    fn read(told: &Value) -> Self {
-        let number = |name: &str| told[name].as_f64().expect("the script tells it");
+    fn read(figures: &Value) -> Self {
+        let number = |name: &str| figures[name].as_f64().expect("the script prints it");
         let ms = |name: &str| number(name) / 1e3;
         let errors = ERRORS.iter().filter(|name| number(name) > 0.0);
         let errors: Vec<_> = errors
-            .map(|name| format!("{} {name}", told[name]))
+            .map(|name| format!("{} {name}", figures[name]))
             .collect();
         Self {
             calls: number("calls"),

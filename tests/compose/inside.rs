@@ -1,5 +1,5 @@
-//! What the containers and the pages in them can do: by trying it from inside, and by what the kernel
-//! says of their processes.
+//! Checks the confinement of containers and of the pages in them: by attempts from inside, and by
+//! the state that the kernel reports for their processes.
 
 use std::collections::BTreeMap;
 use std::fs::{read_link, read_to_string};
@@ -13,14 +13,14 @@ use crate::project::{Container, Project};
 
 const NO_CAPABILITIES: &str = "0000000000000000";
 
-/// One process of a container, as the host's kernel shows it.
+/// One process of a container, as `/proc` on the host shows it.
 struct Process {
     folder: PathBuf,
     status: BTreeMap<String, String>,
 }
 
 impl Process {
-    /// Those of the container whose command line holds `part`.
+    /// The processes of the container whose command line contains `part`.
     fn all(container: &Container, part: &str) -> Vec<Self> {
         let pids = container.processes().into_iter();
         let pids = pids.filter(|(_, command)| command.contains(part));
@@ -39,7 +39,7 @@ impl Process {
         }
     }
 
-    /// Nothing that it could do with privileges, and no way to get them; a filter of system calls.
+    /// It has no capabilities, cannot gain privileges, and is under a system call filter.
     fn is_unprivileged(&self) {
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert_eq!(self.status[set], NO_CAPABILITIES, "{:?}", self.status);
@@ -52,7 +52,7 @@ impl Process {
         read_link(self.folder.join("ns").join(kind)).expect("root may see namespaces")
     }
 
-    /// The network interfaces that it sees.
+    /// The network interfaces in its namespace.
     fn interfaces(&self) -> Vec<String> {
         let table = read_to_string(self.folder.join("net/dev")).expect("a list of interfaces");
         let names = table.lines().filter_map(|line| line.split_once(':'));
@@ -64,20 +64,20 @@ impl Process {
         table.lines().count().saturating_sub(1)
     }
 
-    /// How many filters of system calls it is under.
+    /// The number of system call filters that apply to it.
     fn filters(&self) -> u32 {
         self.status["Seccomp_filters"].parse().expect("a number")
     }
 
-    /// How many process namespaces it is in, one within the other.
+    /// The depth of nested process namespaces.
     fn depth(&self) -> usize {
         self.status["NSpid"].split(' ').count()
     }
 }
 
-/// Whoever starts everything else in a container is somebody without privileges, and cannot get any;
-/// nor can, so, what it starts.
-pub(crate) fn nobody_is_root(container: &Container) {
+/// The first process of the container is unprivileged, is not root, and cannot gain capabilities.
+/// The same therefore holds for every process that it starts.
+pub(crate) fn is_unprivileged(container: &Container) {
     let first = Process::read(container.inspect("State.Pid").parse().expect("a number"));
     first.is_unprivileged();
     assert_eq!(first.status["CapBnd"], NO_CAPABILITIES);
@@ -85,9 +85,9 @@ pub(crate) fn nobody_is_root(container: &Container) {
     assert!(users.split(' ').all(|user| user != "0"), "{users}");
 }
 
-/// The container itself: nobody in it is root, has a capability or can get one, and there is nothing
-/// to write to but memory, from which nothing can be started.
-pub(crate) fn container_is_bare(container: &Container) {
+/// The processes of a worker's container run as an unprivileged user and cannot gain capabilities.
+/// Only memory-backed folders are writable, and programs in them cannot be executed.
+pub(crate) fn container_is_confined(container: &Container) {
     let programs = Process::all(container, "execution-worker");
     assert!(!programs.is_empty(), "no worker in {}", container.id);
     for program in &programs {
@@ -105,15 +105,15 @@ pub(crate) fn container_is_bare(container: &Container) {
         let output = container.run(refused);
         assert!(!output.status.success(), "{refused}: {output:?}");
     }
-    // So the refusals are not the shell's.
+    // Controls: these must succeed, so the failures above are not caused by the shell.
     for allowed in ["touch /tmp/x && rm /tmp/x", "getent hosts redis"] {
         let output = container.run(allowed);
         assert!(output.status.success(), "{allowed}: {output:?}");
     }
 }
 
-/// Chromium's own sandbox is on: each renderer has namespaces of its own within the container's, a
-/// filter of its own, no capability, and a network without anything in it. Gives how many there are.
+/// Checks that Chromium's sandbox is on, and returns the number of renderers. Each renderer has its
+/// own namespaces and system call filter, no capabilities, and an empty network namespace.
 pub(crate) fn renderers_are_sandboxed(container: &Container) -> usize {
     let worker = &Process::all(container, "execution-worker")[0];
     let renderers = Process::all(container, "--type=renderer");
@@ -123,7 +123,7 @@ pub(crate) fn renderers_are_sandboxed(container: &Container) -> usize {
             assert_ne!(renderer.namespace(kind), worker.namespace(kind), "{kind}");
         }
         assert!(renderer.depth() > worker.depth());
-        // The container's filter, and Chromium's.
+        // A renderer has Chromium's filter in addition to the filter of the container.
         assert!(renderer.filters() > worker.filters());
         assert_eq!(renderer.interfaces(), ["lo"]);
         assert_eq!(renderer.routes(), 0);
@@ -131,8 +131,8 @@ pub(crate) fn renderers_are_sandboxed(container: &Container) -> usize {
     renderers.len()
 }
 
-/// A worker reaches nothing of the host, though the host listens and other networks reach it.
-pub(crate) fn host_is_closed(project: &Project) {
+/// A worker cannot connect to the host, although the host listens and other networks reach it.
+pub(crate) fn host_is_unreachable(project: &Project) {
     let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     let greet = format!("exec 3<>/dev/tcp/$host/{port} && echo $host >&3");
@@ -140,25 +140,31 @@ pub(crate) fn host_is_closed(project: &Project) {
     for worker in project.containers("worker") {
         for host in &gateways {
             let output = worker.run(&format!("export host={host}; timeout 2 bash -c '{greet}'"));
-            assert!(!output.status.success(), "{host} is reached: {output:?}");
+            assert!(
+                !output.status.success(),
+                "a worker reached {host}: {output:?}"
+            );
         }
     }
-    // The same words reach it from where callers are.
+    // Control: the same command reaches the host from the callers' network.
     let host = &gateways[0];
     let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("somebody connects");
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).expect("words");
-        heard
+        let (mut stream, _) = listener.accept().expect("accept a connection");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).expect("read the text");
+        received
     });
     project.run_in(
         "edge",
         &format!("export host={host}; timeout 20 bash -c '{greet}'"),
     );
-    assert_eq!(server.join().expect("it was reached").trim(), host);
+    assert_eq!(
+        server.join().expect("the control reached the host").trim(),
+        host
+    );
 }
 
-/// A contract that tries to reach what its worker reaches.
+/// A contract that tries to connect to everything that its worker can reach.
 const PROBER: &str = r"
 const tries = {
     fetch: (url) => fetch(`http://${url}/`).then(() => 'reached'),
@@ -186,7 +192,7 @@ const reach = async (urls) => {
 const init = () => ({ reach });
 ";
 
-/// A page reaches neither Redis nor the api, by name or by address, though its worker does.
+/// A page reaches neither Redis nor the api, by name or by address, although its worker does.
 pub(crate) async fn page_has_no_network(project: &Project) {
     let workers = project.containers("worker");
     let address = workers[0].run("getent hosts api | cut -d' ' -f1").stdout;
@@ -214,5 +220,5 @@ pub(crate) async fn page_has_no_network(project: &Project) {
         found.values().all(|outcome| outcome == "refused"),
         "{found:#?}"
     );
-    client.unload("prober").await.is_done();
+    client.unload("prober").await.is_no_content();
 }

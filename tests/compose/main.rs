@@ -1,8 +1,9 @@
-//! The farm as docker-compose brings it up: built, started, scaled, struck and taken down for real.
-//! It needs a Docker daemon, root, and minutes: `make test-compose`, not part of `make test`.
+//! Tests of the Compose project: it is built, started, scaled, disturbed and removed for real.
+//! They test the images, the compose files and the seccomp profile. The end-to-end tests cover what
+//! the programs do.
 //!
-//! What the programs do is the end-to-end tests' matter; this is about the images, the compose files
-//! and the seccomp profile.
+//! `make test-compose` runs them; `make test` does not. They need a Docker daemon, root, and about
+//! ten minutes.
 
 mod inside;
 mod project;
@@ -17,13 +18,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::project::{Project, done};
-use crate::support::books::CONTRACT;
+use crate::project::{Project, output_of};
+use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::load::{Load, Pace};
 use crate::support::wait;
 
-/// How long containers may take to come or go, on a machine that has more to do.
+/// The time limit for containers to start or stop, also on a busy machine.
 const CONTAINERS: Duration = Duration::from_mins(2);
 
 const CONTRACTS: usize = 6;
@@ -35,38 +36,38 @@ const PACE: Pace = Pace {
 };
 
 #[tokio::test]
-async fn a_farm_comes_up_scales_is_struck_and_leaves_nothing() {
+async fn a_farm_starts_scales_survives_failures_and_leaves_nothing() {
     let start = Instant::now();
-    let said = |what: &str| eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
+    let log = |what: &str| eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
     let project = Project::new(&["docker-compose.yml"]);
     project.up(3);
     let client = project.client();
     has_workers(&client, 3).await;
     are_healthy(&project, &["redis", "api", "worker"]).await;
-    said("one api and three workers are up, and healthy");
+    log("one api and three workers are up and healthy");
     let addresses = load_contracts(&client).await;
-    let hosts = hosts(&client, &addresses).await;
+    let owners = owners(&client, &addresses).await;
     assert_eq!(
-        hosts.len(),
+        owners.len(),
         3,
-        "contracts spread over the workers: {hosts:?}"
+        "the contracts are not spread over the workers: {owners:?}"
     );
 
     privileges(&project).await;
-    said("containers and pages are closed");
+    log("containers and pages are confined");
     scaling(&project, &client, &addresses).await;
-    said("scaled to one worker and back");
+    log("scaled to one worker and back");
     death(&project, &client, &addresses).await;
-    said("a worker was killed");
+    log("a worker was killed");
     restart(&project, &client, &addresses).await;
-    said("Redis was started again");
+    log("Redis was restarted");
 
     end(&project);
-    said("taken down");
+    log("removed");
 }
 
 #[tokio::test]
-async fn docker_contracts_have_a_worker_of_their_own() {
+async fn docker_contracts_have_a_separate_worker() {
     let project = Project::new(&["docker-compose.yml", "docker-compose.docker.yml"]);
     let image = contract_image();
     project.up(1);
@@ -74,13 +75,16 @@ async fn docker_contracts_have_a_worker_of_their_own() {
     has_workers(&client, 2).await;
     are_healthy(&project, &["redis", "api", "worker", "worker-docker"]).await;
     let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
-    client.post("/loadSmartContract", &body).await.is_done();
+    client
+        .post("/loadSmartContract", &body)
+        .await
+        .is_no_content();
     for service in ["redis", "api", "worker", "worker-docker"] {
         is_confined(&project, service);
     }
     let answer = client.execute("image", "echo", &json!({ "a": 1 })).await;
     assert_eq!(answer.data(), json!({ "a": 1 }));
-    // The workers of untrusted JavaScript do not see the socket.
+    // Workers that run untrusted JavaScript must not see the Docker socket.
     for (service, mounted) in [("worker", false), ("worker-docker", true)] {
         for container in project.containers(service) {
             let mounts = container.inspect("Mounts");
@@ -99,12 +103,12 @@ async fn docker_contracts_have_a_worker_of_their_own() {
     end(&project);
     let mut docker = Command::new("docker");
     let contracts = docker.args(["ps", "--all", "--quiet", "--filter"]);
-    let contracts = done(contracts.arg(format!("ancestor={image}")));
-    assert_eq!(contracts, "", "containers of contracts are left");
-    done(Command::new("docker").args(["image", "rm", &image]));
+    let contracts = output_of(contracts.arg(format!("ancestor={image}")));
+    assert_eq!(contracts, "", "containers of contracts were not removed");
+    output_of(Command::new("docker").args(["image", "rm", &image]));
 }
 
-/// Waits until so many workers are ready, and the api with them.
+/// Waits until the api is ready and exactly `count` workers are ready.
 async fn has_workers(client: &Client, count: usize) {
     wait::until_true("the api to listen", CONTAINERS, async || {
         let request = client.request(reqwest::Method::GET, "/readyz");
@@ -119,7 +123,7 @@ async fn has_workers(client: &Client, count: usize) {
     .await;
 }
 
-/// Waits until the health checks of all containers succeed.
+/// Waits until the health checks of all containers of the services succeed.
 async fn are_healthy(project: &Project, services: &[&str]) {
     for service in services {
         for container in project.containers(service) {
@@ -142,14 +146,14 @@ async fn load_contracts(client: &Client) -> Vec<String> {
     addresses
 }
 
-/// Who hosts the contracts, as soon as each of them has a host.
-async fn hosts(client: &Client, addresses: &[String]) -> BTreeSet<String> {
-    wait::until("the contracts to be hosted", CONTAINERS, async || {
-        let mut hosts = BTreeSet::new();
+/// Waits until every contract has an owner, and returns the owning workers.
+async fn owners(client: &Client, addresses: &[String]) -> BTreeSet<String> {
+    wait::until("the contracts to be assigned", CONTAINERS, async || {
+        let mut owners = BTreeSet::new();
         for address in addresses {
-            hosts.insert(client.host(address).await?);
+            owners.insert(client.owner(address).await?);
         }
-        Some(hosts)
+        Some(owners)
     })
     .await
 }
@@ -157,27 +161,27 @@ async fn hosts(client: &Client, addresses: &[String]) -> BTreeSet<String> {
 async fn privileges(project: &Project) {
     let mut renderers = 0;
     for worker in project.containers("worker") {
-        inside::container_is_bare(&worker);
+        inside::container_is_confined(&worker);
         renderers += inside::renderers_are_sandboxed(&worker);
     }
-    // And one that each of the three workers has in reserve.
+    // Each of the three workers may have one spare page in addition.
     assert!(
         (CONTRACTS..=CONTRACTS + 3).contains(&renderers),
         "{renderers} renderers"
     );
-    inside::host_is_closed(project);
+    inside::host_is_unreachable(project);
     inside::page_has_no_network(project).await;
     for service in ["redis", "api", "worker"] {
         is_confined(project, service);
     }
 }
 
-/// What Docker was told to keep from a service's containers.
+/// Checks the restrictions and limits that Docker applies to the containers of a service.
 fn is_confined(project: &Project, service: &str) {
     let containers = project.containers(service);
     assert!(!containers.is_empty(), "no container of {service}");
     for container in containers {
-        inside::nobody_is_root(&container);
+        inside::is_unprivileged(&container);
         for (field, value) in [
             ("Privileged", "false"),
             ("ReadonlyRootfs", "true"),
@@ -197,43 +201,45 @@ fn is_confined(project: &Project, service: &str) {
     }
 }
 
-/// No call fails while workers hand over to the last one, and take up again.
+/// No call fails while workers drain to the last one, or while new workers join.
 async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::start(std::slice::from_ref(client), addresses, PACE);
-    load.flows().await;
+    load.full_pace().await;
     project.scale(1);
     has_workers(client, 1).await;
-    assert_eq!(hosts(client, addresses).await.len(), 1);
-    load.flows().await;
+    assert_eq!(owners(client, addresses).await.len(), 1);
+    load.full_pace().await;
     project.scale(3);
     has_workers(client, 3).await;
-    load.flows().await;
-    load.end().await.balance(client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(client, &["ok"]).await;
 }
 
-/// A worker that dies under load costs time, but no call.
+/// A worker that is killed under load delays calls, but no call fails.
 async fn death(project: &Project, client: &Client, addresses: &[String]) {
     let load = Load::retrying(1_000_000, std::slice::from_ref(client), addresses, PACE);
-    load.flows().await;
-    let before = hosts(client, addresses).await;
-    // The one that was there all the time has the contracts.
+    load.full_pace().await;
+    let before = owners(client, addresses).await;
+    // The worker that survived the scaling owns all contracts; it is the last one in the list.
     project.containers("worker")[2].kill();
-    wait::until_true("others to host its contracts", CONTAINERS, async || {
-        hosts(client, addresses).await.is_disjoint(&before)
-    })
+    wait::until_true(
+        "other workers to own its contracts",
+        CONTAINERS,
+        async || owners(client, addresses).await.is_disjoint(&before),
+    )
     .await;
-    load.flows().await;
+    load.full_pace().await;
     project.scale(3);
     has_workers(client, 3).await;
-    load.end().await.balance(client, &["ok"]).await;
+    load.end().await.check(client, &["ok"]).await;
 }
 
-/// What was loaded outlives Redis' process: it is in the volume.
+/// Contracts survive a restart of Redis, because its data is in a volume.
 async fn restart(project: &Project, client: &Client, addresses: &[String]) {
     project.compose(&["restart", "redis"]);
     has_workers(client, 3).await;
     for address in addresses {
-        // Until its connections are back, the api refuses.
+        // The api answers 503 until it is connected again.
         let answer = wait::until("calls to be answered", CONTAINERS, async || {
             let answer = client.execute(address, "add", &json!(7)).await;
             (answer.status != 503).then_some(answer)
@@ -243,7 +249,7 @@ async fn restart(project: &Project, client: &Client, addresses: &[String]) {
     }
 }
 
-/// Everything ends by itself within its grace period, and nothing is left.
+/// Every process exits by itself within its grace period, and nothing is left behind.
 fn end(project: &Project) {
     let services = ["api", "worker", "worker-docker", "redis"];
     let containers: Vec<_> = services
@@ -260,23 +266,23 @@ fn end(project: &Project) {
     assert_eq!(project.leftovers(), [""; 0]);
 }
 
-/// An image of the server that the tests' contracts are made of.
+/// Builds an image of the contract server that the tests use as a Docker contract.
 fn contract_image() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contract-server/target");
-    let targets = std::fs::read_dir(&folder).expect("make contract-server was run");
+    let targets = std::fs::read_dir(&folder).expect("run `make contract-server` first");
     let program: PathBuf = targets
         .filter_map(|target| Some(target.ok()?.path().join("release/contract-server")))
         .find(|program| program.is_file())
-        .expect("make contract-server was run");
-    let context = tempfile::tempdir().expect("a folder can be made");
-    std::fs::copy(program, context.path().join("contract-server")).expect("it can be copied");
+        .expect("run `make contract-server` first");
+    let context = tempfile::tempdir().expect("create a temporary folder");
+    std::fs::copy(program, context.path().join("contract-server")).expect("copy the program");
     let recipe =
         "FROM scratch\nCOPY contract-server /\nENTRYPOINT [\"/contract-server\", \"serve\"]\n";
-    std::fs::write(context.path().join("Dockerfile"), recipe).expect("it can be written");
+    std::fs::write(context.path().join("Dockerfile"), recipe).expect("write the Dockerfile");
     let image = format!("execution-test/contract:{}", std::process::id());
     let mut docker = Command::new("docker");
     docker.env("DOCKER_BUILDKIT", "0");
-    done(
+    output_of(
         docker
             .args(["build", "--quiet", "--tag", &image])
             .arg(context.path()),

@@ -1,5 +1,4 @@
-//! One project of docker-compose: its own names, networks and volume, and nothing left of it at the
-//! end.
+//! One Compose project with its own names, networks and volume, removed at the end of the test.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,17 +6,17 @@ use std::process::{Command, Output};
 use crate::support::client::Client;
 use crate::support::programs::free_port;
 
-/// Unless it is `no`, the images are built.
+/// `no` skips the build of the images.
 const BUILD: &str = "COMPOSE_TEST_BUILD";
 
-/// A file of `NAME=IMAGE` lines, as `scripts/base-images` prints them.
+/// The path of a file with `NAME=IMAGE` lines, as `scripts/base-images` prints them.
 const BASE_IMAGES: &str = "COMPOSE_TEST_ENV_FILE";
 
-/// What the images of the tests are called, so that those that somebody uses stay theirs.
+/// The image names of the tests, so that the images of a running farm are not overwritten.
 const API: &str = "execution-test/api";
 const WORKER: &str = "execution-test/worker";
 
-/// A project. Dropping it takes everything down.
+/// A Compose project. Dropping it removes its containers, networks and volumes.
 pub(crate) struct Project {
     name: String,
     port: u16,
@@ -25,7 +24,7 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    /// Names a project that nothing runs of yet.
+    /// Creates a project with a unique name. Nothing is started yet.
     pub(crate) fn new(files: &[&'static str]) -> Self {
         Self {
             name: format!("execution-test-{}", std::process::id()),
@@ -34,18 +33,18 @@ impl Project {
         }
     }
 
-    /// Its api, as a caller on this machine reaches it.
+    /// A client of the project's api.
     pub(crate) fn client(&self) -> Client {
         Client::new(self.port)
     }
 
-    /// Runs docker-compose.
+    /// Runs docker-compose with these arguments.
     ///
     /// # Panics
-    /// When that fails, with what was said.
+    /// When the command fails, with its output.
     pub(crate) fn compose(&self, arguments: &[&str]) -> String {
         let mut command = self.command();
-        done(command.args(arguments))
+        output_of(command.args(arguments))
     }
 
     fn command(&self) -> Command {
@@ -67,7 +66,7 @@ impl Project {
         command
     }
 
-    /// Builds the images and starts everything.
+    /// Builds the images and starts all services.
     pub(crate) fn up(&self, workers: usize) {
         let build = match std::env::var(BUILD).as_deref() {
             Ok("no") => "--no-build",
@@ -77,7 +76,7 @@ impl Project {
         self.compose(&["up", "--detach", build, "--scale", &workers]);
     }
 
-    /// Has so many workers run, and waits for nothing.
+    /// Sets the number of workers, without waiting until they are ready.
     pub(crate) fn scale(&self, workers: usize) {
         let workers = format!("worker={workers}");
         self.compose(&["up", "--detach", "--no-recreate", "--scale", &workers]);
@@ -89,7 +88,7 @@ impl Project {
         ids.into_iter().map(|id| Container { id }).collect()
     }
 
-    /// What Docker knows of the project: containers, networks and volumes.
+    /// The containers, networks and volumes of the project that still exist.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let label = format!("com.docker.compose.project={}", self.name);
         let kinds: [&[&str]; 3] = [&["ps", "--all"], &["network", "ls"], &["volume", "ls"]];
@@ -99,21 +98,21 @@ impl Project {
             .collect()
     }
 
-    /// The address that a network has for its gateway.
+    /// The gateway address of a network.
     pub(crate) fn gateway(&self, network: &str) -> String {
         let format = "{{(index .IPAM.Config 0).Gateway}}";
         let name = format!("{}_{network}", self.name);
         let mut docker = Command::new("docker");
-        let found = done(docker.args(["network", "inspect", "--format", format, &name]));
+        let found = output_of(docker.args(["network", "inspect", "--format", format, &name]));
         found.trim().to_owned()
     }
 
-    /// Runs a script that must succeed in a container of its own in a network.
+    /// Runs a script in a new container in a network. The script must succeed.
     pub(crate) fn run_in(&self, network: &str, script: &str) {
         let network = format!("{}_{network}", self.name);
         let mut docker = Command::new("docker");
         docker.args(["run", "--rm", "--network", &network, "--entrypoint", "bash"]);
-        done(docker.args([WORKER, "-c", script]));
+        output_of(docker.args([WORKER, "-c", script]));
     }
 
     fn list(&self, what: &[&str], label: &str) -> Vec<String> {
@@ -123,7 +122,7 @@ impl Project {
         docker
             .args(what)
             .args(["--quiet", "--filter", &mine, "--filter", &label]);
-        done(&mut docker).lines().map(str::to_owned).collect()
+        output_of(&mut docker).lines().map(str::to_owned).collect()
     }
 }
 
@@ -131,7 +130,7 @@ impl Drop for Project {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let logs = self.command().args(["logs", "--tail", "50"]).output();
-            eprintln!("{}", logs.map(said).unwrap_or_default());
+            eprintln!("{}", logs.map(both_streams).unwrap_or_default());
         }
         let down = ["down", "--volumes", "--remove-orphans", "--timeout", "10"];
         if let Err(error) = self.command().args(down).output() {
@@ -146,52 +145,57 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Runs a script in it as whoever it runs as.
+    /// Runs a script in the container, as the container's user.
     pub(crate) fn run(&self, script: &str) -> Output {
         let mut docker = Command::new("docker");
         docker.args(["exec", &self.id, "bash", "-c", script]);
         docker.output().expect("docker can be run")
     }
 
-    /// Its processes: the host's numbers for them, and their command lines.
+    /// The host process ids and the command lines of the container's processes.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
-        let table = done(Command::new("docker").args(["top", &self.id, "-eo", "pid,args"]));
+        let table = output_of(Command::new("docker").args(["top", &self.id, "-eo", "pid,args"]));
         let rows = table.lines().skip(1);
         let rows = rows.filter_map(|row| row.trim().split_once(' '));
         rows.map(|(pid, command)| (pid.parse().expect("a number"), command.to_owned()))
             .collect()
     }
 
-    /// Kills it, as when its machine was lost.
+    /// Kills the container, as the loss of its machine would.
     pub(crate) fn kill(&self) {
-        done(Command::new("docker").args(["kill", &self.id]));
+        output_of(Command::new("docker").args(["kill", &self.id]));
     }
 
-    /// One field of what Docker knows of it.
+    /// One field of `docker inspect`, as JSON.
     pub(crate) fn inspect(&self, field: &str) -> String {
         let format = format!("{{{{json .{field}}}}}");
-        let text = done(Command::new("docker").args(["inspect", "--format", &format, &self.id]));
+        let text =
+            output_of(Command::new("docker").args(["inspect", "--format", &format, &self.id]));
         text.trim().to_owned()
     }
 }
 
-/// Runs a command that must succeed; gives what it printed.
-pub(crate) fn done(command: &mut Command) -> String {
+/// Runs a command that must succeed, and returns its output.
+pub(crate) fn output_of(command: &mut Command) -> String {
     let output = command.output();
     let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", said(output));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        both_streams(output)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn said(output: Output) -> String {
+fn both_streams(output: Output) -> String {
     let both = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&both).into_owned()
 }
 
-/// The group that may use the daemon's socket.
+/// The group of the Docker socket.
 fn socket_group() -> String {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/var/run/docker.sock")
         .map(|socket| socket.gid().to_string())
-        .expect("the daemon's socket is there")
+        .expect("read the group of the Docker socket")
 }

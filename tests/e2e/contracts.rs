@@ -1,4 +1,4 @@
-//! Contracts are loaded, called and unloaded: forms, arguments, results, state, listing.
+//! Loading, calling and unloading contracts: forms, arguments, results, state, listing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const ECHO: &str = "{ echo: (a) => a, kind: (a) => typeof a, given: (...all) => all.length }";
 
@@ -33,13 +33,13 @@ async fn a_contract_is_loaded_called_and_unloaded() {
             .data(),
         json!({"a": [1]})
     );
-    client.unload("abcd").await.is_done();
+    client.unload("abcd").await.is_no_content();
     client
         .call("abcd", "echo")
         .await
         .error(404, "contract_not_loaded");
-    // It is not loaded any more, which is what was asked for.
-    client.unload("abcd").await.is_done();
+    // The contract is already unloaded. A second unload is a no-op and succeeds.
+    client.unload("abcd").await.is_no_content();
     client.must_load("abcd", ECHO).await;
     assert_eq!(
         client.execute("abcd", "echo", &json!(2)).await.data(),
@@ -49,7 +49,7 @@ async fn a_contract_is_loaded_called_and_unloaded() {
 }
 
 #[tokio::test]
-async fn every_form_of_executable_is_understood() {
+async fn every_form_of_executable_is_accepted() {
     let farm = Farm::start().await;
     let forms = [
         "{ foo: (a) => a + 1 }",
@@ -79,7 +79,7 @@ async fn every_form_of_executable_is_understood() {
     farm.stop().await;
 }
 
-/// Sends JSON text and checks that the very same text comes back.
+/// Sends JSON text and checks that exactly the same text is returned.
 async fn echoes(client: &Client, text: &str) {
     let answer = client.post_text("/execute/echo/echo", text).await;
     assert_eq!(answer.status, 200, "{text:.200}: {answer:?}");
@@ -92,7 +92,7 @@ async fn any_json_value_is_an_argument() {
     let client = farm.client();
     client.must_load("echo", ECHO).await;
     let nested = "[".repeat(1000) + &"]".repeat(1000);
-    // Too large for a frame of the queue, and still within the limits of a body and a result.
+    // Too large for a queue frame, but within the limits of a body and a result.
     let large = format!("\"{}\"", "ä".repeat(300_000));
     let texts = [
         "null",
@@ -118,7 +118,7 @@ async fn any_json_value_is_an_argument() {
 }
 
 #[tokio::test]
-async fn no_argument_is_not_null() {
+async fn a_call_without_an_argument_receives_undefined() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("echo", ECHO).await;
@@ -137,7 +137,7 @@ async fn no_argument_is_not_null() {
 }
 
 #[tokio::test]
-async fn a_result_is_what_json_makes_of_it() {
+async fn a_result_is_converted_as_by_json_stringify() {
     let farm = Farm::start().await;
     let client = farm.client();
     let executable = "{
@@ -166,7 +166,7 @@ async fn a_result_is_what_json_makes_of_it() {
 }
 
 #[tokio::test]
-async fn a_promise_is_awaited_and_holds_up_nobody() {
+async fn a_promise_is_awaited_without_blocking_other_calls() {
     let farm = Farm::start().await;
     let client = farm.client();
     let executable = "
@@ -184,7 +184,7 @@ async fn a_promise_is_awaited_and_holds_up_nobody() {
         let client = client.clone();
         async move { client.execute("gate", "hold", &json!("me")).await }
     });
-    wait::until_true("the call to wait at the gate", PATIENCE, async || {
+    wait::until_true("the call to wait for the gate", DEFAULT_LIMIT, async || {
         client.call("gate", "waiting").await.data() == 1
     })
     .await;
@@ -201,7 +201,7 @@ async fn a_promise_is_awaited_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn state_lasts_between_calls_and_is_seen_by_no_other_contract() {
+async fn state_lasts_between_calls_and_is_private_to_its_contract() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("one", COUNTER).await;
@@ -219,7 +219,7 @@ async fn state_lasts_between_calls_and_is_seen_by_no_other_contract() {
     assert_eq!(client.call("four", "get").await.data(), "undefined");
 
     // Unloading ends the state.
-    client.unload("one").await.is_done();
+    client.unload("one").await.is_no_content();
     client.must_load("one", COUNTER).await;
     assert_eq!(client.call("one", "value").await.data(), 0);
     farm.stop().await;
@@ -239,7 +239,7 @@ async fn an_address_is_the_same_in_upper_and_lower_case() {
             client.contract(&upper).await["contractAddress"],
             lower.as_str()
         );
-        client.unload(&upper).await.is_done();
+        client.unload(&upper).await.is_no_content();
         client
             .call(&lower, "echo")
             .await
@@ -249,7 +249,7 @@ async fn an_address_is_the_same_in_upper_and_lower_case() {
 }
 
 #[tokio::test]
-async fn what_is_loaded_is_listed() {
+async fn loaded_contracts_are_listed() {
     let farm = Farm::start().await;
     let client = farm.client();
     assert_eq!(client.contracts().await, Vec::<Value>::new());
@@ -271,8 +271,8 @@ async fn what_is_loaded_is_listed() {
         .call("abcd", "fails")
         .await
         .error(500, "execution_failed");
-    // The figures follow the answers.
-    let contract = wait::until("the calls to be counted", PATIENCE, async || {
+    // The counters are updated shortly after the answers.
+    let contract = wait::until("the calls to be counted", DEFAULT_LIMIT, async || {
         Some(client.contract("abcd").await).filter(|contract| contract["calls"] == 4)
     })
     .await;
@@ -306,7 +306,7 @@ async fn what_is_loaded_is_listed() {
 }
 
 #[tokio::test]
-async fn the_examples_are_contracts() {
+async fn the_examples_load_as_contracts() {
     let farm = Farm::start().await;
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
     let mut count = 0;

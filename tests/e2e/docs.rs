@@ -1,14 +1,14 @@
-//! `/docs`: the interface as a person sees it in a browser, and tries it.
+//! `/docs`: the interface in a browser, as a person reads and tries it.
 
 use chromiumoxide::Page;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::browser::{Browser, click, found, keep_screenshot};
+use crate::support::browser::{Browser, click, found, save_screenshot};
 use crate::support::client::send;
 use crate::support::farm::Farm;
 
-/// Opens an operation, tries it with its own example, and gives status and body of the answer.
+/// Opens an operation, runs its own example, and returns status and body of the answer.
 async fn try_out(page: &Page, operation: &str) -> (String, String) {
     let block = format!("#operations-Contracts-{operation}");
     click(page, &format!("{block} .opblock-summary-control")).await;
@@ -39,9 +39,9 @@ async fn the_examples_work_when_tried() {
     assert_eq!(status, "200", "{body}");
     let body: Value = serde_json::from_str(&body).expect("an answer is JSON");
     assert_eq!(body, json!({ "data": 3 }));
-    keep_screenshot(&page, "docs").await;
+    save_screenshot(&page, "docs").await;
 
-    // Everything came from the api itself.
+    // The page loaded every resource from the api itself.
     let sources = "performance.getEntriesByType('resource').map(entry => entry.name)";
     let sources = found(&page, sources).await;
     let sources = sources.as_array().expect("a list");
@@ -54,7 +54,7 @@ async fn the_examples_work_when_tried() {
 }
 
 #[tokio::test]
-async fn the_description_is_at_the_original_services_place_too() {
+async fn the_description_is_also_served_at_the_original_path() {
     let farm = Farm::builder().workers(0).start().await;
     let client = farm.client();
     let description = client.get("/openapi.json").await;
@@ -68,12 +68,12 @@ async fn the_description_is_at_the_original_services_place_too() {
     assert!(json["paths"]["/loadSmartContract"]["post"].is_object());
     let original = client.get("/documentation/swagger.json").await;
     assert_eq!(original.json(), json);
-    farm.stop_whatever_is_in_redis().await;
+    farm.stop_ignoring_keys().await;
 }
 
-/// The part of a path that cannot be read is blamed by the name that the description has for it.
+/// An unreadable part of a path is reported by its name in the description of the interface.
 #[tokio::test]
-async fn a_part_of_a_path_is_blamed_by_its_name() {
+async fn an_unreadable_path_parameter_is_named() {
     let farm = Farm::builder().workers(0).start().await;
     let client = farm.client();
     let description = client.get("/openapi.json").await.json();
@@ -106,12 +106,12 @@ async fn a_part_of_a_path_is_blamed_by_its_name() {
         let name = part.expect("one part is wrong").0.trim_matches(['{', '}']);
         assert_eq!(blamed.keys().collect::<Vec<_>>(), [name], "{tried}");
         let operation = &description["paths"][path][method.as_str().to_lowercase()];
-        let told = operation["responses"]["400"].to_string();
-        // Of calls, the description's example is another failure.
+        let description = operation["responses"]["400"].to_string();
+        // For calls, the description's example is another failure.
         assert!(
-            path.starts_with("/execute/") || told.contains(name),
-            "{path}: {told}"
+            path.starts_with("/execute/") || description.contains(name),
+            "{path}: {description}"
         );
     }
-    farm.stop_whatever_is_in_redis().await;
+    farm.stop_ignoring_keys().await;
 }

@@ -1,4 +1,4 @@
-//! Every error that a caller can meet, with its status and its code.
+//! Every error that a caller can receive, with its status and its code.
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -119,7 +119,7 @@ async fn a_wrong_address_in_the_path_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_refused() {
+async fn a_body_that_is_not_json_is_refused() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
@@ -153,7 +153,7 @@ async fn what_is_not_json_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn missing_contracts_methods_and_paths_are_not_found() {
     let farm = Farm::start().await;
     let client = farm.client();
     let text = client
@@ -236,23 +236,23 @@ async fn a_wrong_method_or_media_type_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_contract_is_not_loaded() {
+async fn an_invalid_contract_is_not_loaded() {
     let farm = Farm::builder().env("LOAD_TIMEOUT_MS", "3000").start().await;
     let client = farm.client();
     for (executable, named) in [
-        // A syntax error, with its place.
+        // A syntax error, with its line.
         ("{ one: () => 1,\n  two: () => ) }", "2"),
         (
             "function one() { return 1 }\n\nfunction init() { return { one ] }",
             "3",
         ),
-        // Nothing to call.
+        // Contracts without a method to call.
         ("{}", ""),
         ("{ one: 1 }", ""),
         ("42", ""),
         ("function one() {}", ""),
         ("function init() { return null }", ""),
-        // It fails by itself.
+        // Contracts whose own code fails.
         (
             "throw new RangeError('at the top')",
             "RangeError: at the top",
@@ -277,7 +277,7 @@ async fn what_is_no_contract_is_not_loaded() {
 }
 
 #[tokio::test]
-async fn a_contract_that_throws_is_quoted() {
+async fn the_message_of_a_thrown_error_is_returned() {
     let farm = Farm::start().await;
     let client = farm.client();
     let executable = "{
@@ -322,7 +322,7 @@ async fn a_contract_that_throws_is_quoted() {
 }
 
 #[tokio::test]
-async fn a_result_that_json_cannot_express_is_an_error() {
+async fn a_result_without_a_json_form_is_an_error() {
     let farm = Farm::start().await;
     let client = farm.client();
     let executable = "{
@@ -344,7 +344,7 @@ async fn a_result_that_json_cannot_express_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_contract_that_kills_its_page_is_told_so_and_made_anew() {
+async fn a_contract_that_crashes_its_page_is_reported_and_restarted() {
     let farm = Farm::builder()
         .env("CHROMIUM_HEAP_MB", "32")
         .env("EXECUTE_TIMEOUT_MS", "8000")

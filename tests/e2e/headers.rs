@@ -1,4 +1,4 @@
-//! What stands in the headers of an answer.
+//! The headers of an answer.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::farm::Farm;
 const CONTRACT: &str = "{ echo: (a) => a, fails: () => { throw new Error('on purpose') } }";
 
 #[tokio::test]
-async fn a_request_id_is_kept_or_made() {
+async fn a_request_id_is_propagated_or_generated() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
@@ -27,7 +27,7 @@ async fn a_request_id_is_kept_or_made() {
             "{path}"
         );
 
-        // Nobody else's text of any length goes into the answer and the logs.
+        // A request id of any length must not reach the answer and the logs.
         let long = "x".repeat(1000);
         let request = client.request(reqwest::Method::POST, path);
         let answer = send(request.header("x-request-id", &long)).await;
@@ -71,10 +71,10 @@ fn timing(answer: &Answer) -> Vec<(String, f64)> {
 }
 
 #[tokio::test]
-async fn a_call_tells_how_long_it_waited_and_ran() {
+async fn an_answer_reports_its_queue_and_execution_time() {
     let farm = Farm::start().await;
     let client = farm.client();
-    // Half a second of work, so that what is measured cannot be nothing.
+    // Half a second of work, so that the measured time cannot be zero.
     let executable = "{
         quick: () => 1,
         works: () => { const end = performance.now() + 500; while (performance.now() < end); },
@@ -96,7 +96,7 @@ async fn a_call_tells_how_long_it_waited_and_ran() {
 }
 
 #[tokio::test]
-async fn a_call_tells_the_generation_of_the_state_that_it_saw() {
+async fn an_answer_reports_the_generation_of_its_state() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;

@@ -1,13 +1,13 @@
-//! How processes end: browsers and pages come back, programs leave nothing behind.
+//! How processes end: browsers and pages are restarted, and programs leave nothing behind.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::client::Client;
 use crate::support::farm::Farm;
-use crate::support::processes::{self, Seen};
+use crate::support::processes::{self, ProcessInfo};
 use crate::support::traffic::Traffic;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const COUNTER: &str = "
 let calls = 0;
@@ -17,7 +17,7 @@ function slow() { return new Promise((resolve) => setTimeout(resolve, 1500, 'don
 function init() { return { count, echo, slow } }
 ";
 
-/// Loads contracts, calls each one, and gives their generations.
+/// Loads contracts, calls each one, and returns their generations.
 async fn load_all(client: &Client, addresses: &[&str]) -> Vec<u64> {
     let mut generations = Vec::new();
     for address in addresses {
@@ -29,10 +29,10 @@ async fn load_all(client: &Client, addresses: &[&str]) -> Vec<u64> {
     generations
 }
 
-/// Checks that the contracts answer, from fresh pages.
-async fn all_are_fresh(client: &Client, addresses: &[&str], before: &[u64]) {
+/// Checks that the contracts answer from new pages.
+async fn all_were_recreated(client: &Client, addresses: &[&str], before: &[u64]) {
     for (address, before) in addresses.iter().zip(before) {
-        let answer = wait::until("the contract to answer", PATIENCE, async || {
+        let answer = wait::until("the contract to answer", DEFAULT_LIMIT, async || {
             Some(client.call(address, "count").await).filter(|answer| answer.status == 200)
         })
         .await;
@@ -41,15 +41,15 @@ async fn all_are_fresh(client: &Client, addresses: &[&str], before: &[u64]) {
     }
 }
 
-async fn all_are_gone(processes: &[Seen]) {
-    wait::until_true("the processes to end", PATIENCE, async || {
-        !processes.iter().any(Seen::runs)
+async fn all_are_gone(processes: &[ProcessInfo]) {
+    wait::until_true("the processes to end", DEFAULT_LIMIT, async || {
+        !processes.iter().any(ProcessInfo::runs)
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_killed_browser_comes_back() {
+async fn a_killed_browser_is_restarted() {
     let farm = Farm::start().await;
     let client = farm.client();
     let addresses = ["one", "two"];
@@ -61,18 +61,18 @@ async fn a_killed_browser_comes_back() {
     browsers[0].kill();
     all_are_gone(&browsers).await;
     traffic.flows().await;
-    // A call that stood on the lost page was run again: nobody noticed.
+    // A call that ran on the lost page was run again, so no caller saw a failure.
     for answer in traffic.end().await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    all_are_fresh(client, &addresses, &before).await;
+    all_were_recreated(client, &addresses, &before).await;
     assert_eq!(farm.browsers(0).len(), 1);
     assert_eq!(farm.profiles().len(), 1, "{:?}", farm.profiles());
     farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_killed_page_comes_back() {
+async fn a_killed_page_is_recreated() {
     let farm = Farm::start().await;
     let client = farm.client();
     let addresses = ["one", "two"];
@@ -91,7 +91,7 @@ async fn a_killed_page_comes_back() {
     for answer in traffic.end().await {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    all_are_fresh(client, &addresses, &before).await;
+    all_were_recreated(client, &addresses, &before).await;
     assert_eq!(farm.browsers(0), browsers, "the browser itself did not end");
     farm.stop().await;
 }
@@ -109,9 +109,9 @@ async fn an_unloaded_contract_leaves_no_process() {
     load_all(client, &addresses).await;
     assert!(farm.renderers(0).len() >= before + addresses.len());
     for address in addresses {
-        client.unload(address).await.is_done();
+        client.unload(address).await.is_no_content();
     }
-    wait::until_true("the pages' processes to end", PATIENCE, async || {
+    wait::until_true("the pages' processes to end", DEFAULT_LIMIT, async || {
         farm.renderers(0).len() <= before
     })
     .await;
@@ -120,7 +120,7 @@ async fn an_unloaded_contract_leaves_no_process() {
 }
 
 #[tokio::test]
-async fn a_worker_that_ends_hands_its_contracts_over_and_leaves_nothing() {
+async fn a_draining_worker_hands_over_its_contracts_and_leaves_nothing() {
     let mut farm = Farm::builder().apis(2).start().await;
     let client = farm.client().clone();
     let addresses = ["one", "two", "three", "four"];
@@ -129,23 +129,23 @@ async fn a_worker_that_ends_hands_its_contracts_over_and_leaves_nothing() {
         farm.profiles(),
         processes::descendants(farm.workers[0].pid()),
     );
-    let host = client
-        .host("one")
+    let owner = client
+        .owner("one")
         .await
-        .expect("a loaded contract has a host");
+        .expect("a loaded contract has an owner");
     assert!(
         farm.redis
             .keys()
             .await
             .iter()
-            .any(|key| key.contains(&host))
+            .any(|key| key.contains(&owner))
     );
     farm.add_worker().await;
 
     let traffic = Traffic::start(&farm.clients, "one", "echo");
     traffic.flows().await;
     farm.workers[0].terminate().await;
-    let running: Vec<&Seen> = seen.iter().filter(|process| process.runs()).collect();
+    let running: Vec<&ProcessInfo> = seen.iter().filter(|process| process.runs()).collect();
     assert!(running.is_empty(), "processes are left: {running:#?}");
     assert!(
         !farm
@@ -155,16 +155,16 @@ async fn a_worker_that_ends_hands_its_contracts_over_and_leaves_nothing() {
     );
     let keys = farm.redis.keys().await;
     assert!(
-        !keys.iter().any(|key| key.contains(&host)),
+        !keys.iter().any(|key| key.contains(&owner)),
         "keys are left: {keys:?}"
     );
     let workers = farm.redis.workers("exec:").await;
-    assert!(workers.len() == 1 && workers[0] != host, "{workers:?}");
+    assert!(workers.len() == 1 && workers[0] != owner, "{workers:?}");
 
-    all_are_fresh(&client, &addresses, &before).await;
+    all_were_recreated(&client, &addresses, &before).await;
     for address in addresses {
         assert_eq!(
-            client.host(address).await.as_ref(),
+            client.owner(address).await.as_ref(),
             workers.first(),
             "{address}"
         );
@@ -177,14 +177,14 @@ async fn a_worker_that_ends_hands_its_contracts_over_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn contracts_outlive_the_last_worker() {
+async fn contracts_survive_the_end_of_the_last_worker() {
     let mut farm = Farm::start().await;
     let client = farm.client().clone();
     let before = load_all(&client, &["abcd"]).await;
     farm.workers[0].terminate().await;
     wait::until_true(
         "the api to say that it cannot serve",
-        PATIENCE,
+        DEFAULT_LIMIT,
         async || client.get("/readyz").await.status == 503,
     )
     .await;
@@ -195,12 +195,12 @@ async fn contracts_outlive_the_last_worker() {
         (&json!("unplaced"), &json!(null))
     );
     farm.add_worker().await;
-    all_are_fresh(&client, &["abcd"], &before).await;
+    all_were_recreated(&client, &["abcd"], &before).await;
     farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_worker_finishes_what_runs_before_it_ends() {
+async fn a_worker_finishes_running_calls_before_it_ends() {
     let mut farm = Farm::start().await;
     let client = farm.client().clone();
     load_all(&client, &["abcd"]).await;
@@ -208,7 +208,7 @@ async fn a_worker_finishes_what_runs_before_it_ends() {
         let client = client.clone();
         async move { client.call("abcd", "slow").await }
     });
-    wait::until_true("the call to run", PATIENCE, async || {
+    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
         client.contract("abcd").await["queueDepth"] == 1
     })
     .await;
@@ -224,21 +224,21 @@ async fn a_killed_worker_leaves_no_process_and_no_profile() {
     load_all(farm.client(), &["one", "two"]).await;
     let seen = processes::descendants(farm.workers[0].pid());
     assert!(
-        seen.iter().any(Seen::is_browser) && seen.iter().any(Seen::is_renderer),
+        seen.iter().any(ProcessInfo::is_browser) && seen.iter().any(ProcessInfo::is_renderer),
         "{seen:#?}"
     );
     assert!(!farm.profiles().is_empty());
     farm.workers[0].kill().await;
     all_are_gone(&seen).await;
-    wait::until_true("the profiles to go", PATIENCE, async || {
+    wait::until_true("the profiles to go", DEFAULT_LIMIT, async || {
         farm.profiles().is_empty()
     })
     .await;
-    farm.stop_whatever_is_in_redis().await;
+    farm.stop_ignoring_keys().await;
 }
 
 #[tokio::test]
-async fn an_api_finishes_what_runs_before_it_ends() {
+async fn an_api_finishes_running_calls_before_it_ends() {
     let mut farm = Farm::builder().apis(2).start().await;
     let client = farm.client().clone();
     load_all(&client, &["abcd"]).await;
@@ -246,13 +246,13 @@ async fn an_api_finishes_what_runs_before_it_ends() {
         let client = client.clone();
         async move { client.call("abcd", "slow").await }
     });
-    wait::until_true("the call to run", PATIENCE, async || {
+    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
         farm.clients[1].contract("abcd").await["queueDepth"] == 1
     })
     .await;
     farm.apis[0].terminate().await;
     assert_eq!(slow.await.unwrap().data(), "done");
-    // The other one goes on.
+    // The other api continues to serve.
     let rest = farm.clients.split_off(1);
     farm.clients = rest;
     assert_eq!(farm.client().call("abcd", "count").await.data(), 2);
@@ -263,12 +263,16 @@ async fn an_api_finishes_what_runs_before_it_ends() {
 async fn an_interrupt_ends_a_program_as_well() {
     let mut farm = Farm::start().await;
     load_all(farm.client(), &["abcd"]).await;
-    farm.client().unload("abcd").await.is_done();
+    farm.client().unload("abcd").await.is_no_content();
     let (worker, api) = (&mut farm.workers[0], &mut farm.apis[0]);
     worker.signal(Signal::SIGINT);
-    assert!(worker.end(PATIENCE).await.success(), "{}", worker.log());
+    assert!(
+        worker.end(DEFAULT_LIMIT).await.success(),
+        "{}",
+        worker.log()
+    );
     api.signal(Signal::SIGINT);
-    assert!(api.end(PATIENCE).await.success(), "{}", api.log());
+    assert!(api.end(DEFAULT_LIMIT).await.success(), "{}", api.log());
     farm.clients.clear();
     farm.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Limits of size and number: what is over them is refused, and says so.
+//! Limits of size and number: what exceeds them is refused with the right error.
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
@@ -9,11 +9,11 @@ use tokio::task::JoinSet;
 
 use crate::support::client::send;
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const ECHO: &str = "{ echo: (a) => a }";
 
-/// JSON text of a string, `bytes` long with its quotes.
+/// JSON text of a string that is `bytes` long, including its quotes.
 fn text(bytes: usize) -> String {
     format!("\"{}\"", "x".repeat(bytes - 2))
 }
@@ -33,7 +33,7 @@ async fn a_body_over_the_limit_is_refused() {
         .post_text(path, text(10_001))
         .await
         .error(413, "payload_too_large");
-    // Nobody says beforehand how long this one is.
+    // This request declares no length.
     let request = client
         .request(Method::POST, path)
         .header(CONTENT_TYPE, "application/json");
@@ -54,14 +54,14 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn whoever_still_sends_learns_that_it_is_too_much() {
+async fn a_client_that_is_still_sending_receives_the_error() {
     let farm = Farm::builder()
         .env("EXECUTE_BODY_LIMIT_BYTES", "10000")
         .env("LOAD_BODY_LIMIT_BYTES", "10000")
         .start()
         .await;
     let client = farm.client();
-    // More than the buffers between two programs hold: it is refused while it is being sent.
+    // Larger than the socket buffers, so it is refused while the client still sends.
     for path in ["/execute/abcd/echo", "/loadSmartContract"] {
         let answer = client.post_text(path, text(5_000_000)).await;
         answer.error(413, "payload_too_large");
@@ -78,7 +78,7 @@ async fn whoever_still_sends_learns_that_it_is_too_much() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_awaited() {
+async fn a_body_that_does_not_arrive_times_out() {
     let farm = Farm::builder().env("BODY_TIMEOUT_MS", "200").start().await;
     let client = farm.client();
     client.must_load("abcd", ECHO).await;
@@ -98,7 +98,7 @@ async fn a_body_that_does_not_come_is_not_awaited() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_is_not_awaited() {
+async fn headers_that_do_not_arrive_time_out() {
     let farm = Farm::builder()
         .env("HEADERS_TIMEOUT_MS", "300")
         .start()
@@ -110,7 +110,7 @@ async fn a_head_that_does_not_come_is_not_awaited() {
         let sent = stream.write_all(begun.as_bytes()).await;
         sent.expect("an api reads");
         let mut rest = Vec::new();
-        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        let closed = tokio::time::timeout(DEFAULT_LIMIT, stream.read_to_end(&mut rest)).await;
         closed
             .expect("the connection is closed")
             .expect("it is closed in order");
@@ -135,9 +135,12 @@ async fn a_result_over_the_limit_is_refused() {
     ] {
         let load =
             json!({ "contractAddress": address, "executable": executable, "limits": limits });
-        client.post("/loadSmartContract", &load).await.is_done();
+        client
+            .post("/loadSmartContract", &load)
+            .await
+            .is_no_content();
         for method in ["text", "later"] {
-            // With its quotes.
+            // The limit includes the quotes.
             let fits = client.execute(address, method, &json!(allowed - 2)).await;
             assert_eq!(fits.status, 200, "{address} {method}: {fits:?}");
             let over = client.execute(address, method, &json!(allowed - 1)).await;
@@ -148,12 +151,12 @@ async fn a_result_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn without_room_no_contract_is_loaded() {
+async fn a_load_without_free_capacity_is_refused() {
     let farm = Farm::builder()
         .apis(2)
         .workers(2)
         .env("WORKER_CAPACITY", "1")
-        // Far beyond what a client waits: the answer comes at once, not at the deadline.
+        // Far longer than a client waits: the answer arrives at once, not at the deadline.
         .env("LOAD_DEADLINE_MS", "600000")
         .start()
         .await;
@@ -169,7 +172,7 @@ async fn without_room_no_contract_is_loaded() {
             .await
             .error(404, "contract_not_loaded");
     }
-    one.unload("second").await.is_done();
+    one.unload("second").await.is_no_content();
     two.must_load("third", ECHO).await;
     assert_eq!(one.execute("third", "echo", &json!(3)).await.data(), 3);
     assert_eq!(one.execute("first", "echo", &json!(1)).await.data(), 1);
@@ -177,7 +180,7 @@ async fn without_room_no_contract_is_loaded() {
 }
 
 #[tokio::test]
-async fn without_a_worker_no_contract_is_loaded() {
+async fn a_load_without_a_worker_is_refused() {
     let farm = Farm::builder()
         .workers(0)
         .env("LOAD_DEADLINE_MS", "600000")
@@ -196,7 +199,7 @@ async fn without_a_worker_no_contract_is_loaded() {
 }
 
 #[tokio::test]
-async fn over_the_requests_in_flight_a_call_is_refused() {
+async fn a_request_over_the_in_flight_limit_is_refused() {
     let farm = Farm::builder().env("MAX_IN_FLIGHT", "2").start().await;
     let client = farm.client();
     let executable = "{
@@ -209,14 +212,14 @@ async fn over_the_requests_in_flight_a_call_is_refused() {
         let client = client.clone();
         slow.spawn(async move { client.call("abcd", "slow").await });
     }
-    wait::until_true("both calls to run", PATIENCE, async || {
+    wait::until_true("both calls to run", DEFAULT_LIMIT, async || {
         client.contract("abcd").await["queueDepth"] == 2
     })
     .await;
     client.call("abcd", "quick").await.error(503, "overloaded");
     client.load("other", ECHO).await.error(503, "overloaded");
     client.unload("abcd").await.error(503, "overloaded");
-    // Whether the process lives can still be asked.
+    // Health checks still work.
     assert_eq!(client.get("/healthz").await.status, 200);
     assert_eq!(client.get("/readyz").await.status, 200);
     for answer in slow.join_all().await {
@@ -227,13 +230,13 @@ async fn over_the_requests_in_flight_a_call_is_refused() {
 }
 
 #[tokio::test]
-async fn over_the_queue_of_a_contract_a_call_is_refused() {
+async fn a_call_over_the_contract_queue_limit_is_refused() {
     let farm = Farm::builder()
         .env("CONTRACT_QUEUE_LIMIT", "5")
         .start()
         .await;
     let client = farm.client();
-    // While it works, calls gather.
+    // While the page works, calls queue up.
     let executable = "{
         works: () => { const end = performance.now() + 1000; while (performance.now() < end); },
         quick: (a) => a,

@@ -1,15 +1,15 @@
-//! What the api writes about requests.
+//! The api's log lines about requests.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::client::send;
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const CONTRACT: &str = "{ echo: (a) => a }";
 
-/// The lines about requests to execute, as JSON.
+/// The log lines about execute requests, as JSON.
 fn lines(farm: &Farm) -> Vec<Value> {
     let log = farm.apis[0].log();
     let line = |line: &str| serde_json::from_str::<Value>(line).expect("every line is JSON");
@@ -22,7 +22,7 @@ fn lines(farm: &Farm) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn each_request_has_one_line_where_that_is_asked_for() {
+async fn each_request_has_one_log_line_at_debug_level() {
     let farm = Farm::builder()
         .env("LOG_FORMAT", "json")
         .env("RUST_LOG", "info,request=debug")
@@ -41,7 +41,7 @@ async fn each_request_has_one_line_where_that_is_asked_for() {
         .await
         .error(404, "contract_not_loaded");
 
-    let lines = wait::until("two lines", PATIENCE, async || {
+    let lines = wait::until("two lines", DEFAULT_LIMIT, async || {
         Some(lines(&farm)).filter(|lines| lines.len() >= 2)
     })
     .await;
@@ -71,12 +71,12 @@ async fn each_request_has_one_line_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn requests_are_not_written_about_unless_asked_for() {
+async fn requests_are_not_logged_by_default() {
     let farm = Farm::builder().env("LOG_FORMAT", "json").start().await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
     client.execute("abcd", "echo", &json!(1)).await.data();
-    farm.client().unload("abcd").await.is_done();
+    farm.client().unload("abcd").await.is_no_content();
     assert_eq!(lines(&farm), Vec::<Value>::new());
     farm.stop().await;
 }

@@ -1,12 +1,13 @@
-//! The whole farm, seen from outside: real programs, a real Redis, a real Chromium.
+//! Tests of the whole farm from outside: real programs, a real Redis, a real Chromium.
 //!
-//! One file per behaviour; what they share is in `support`. Each test starts a farm of its own and
-//! ends it with [`support::farm::Farm::stop`], which fails when anything of it is left. The
+//! There is one file per behaviour, and shared helpers are in `support`. Each test starts its own
+//! farm and ends it with [`support::farm::Farm::stop`], which fails if anything is left. The
 //! programs must have been built before: `make test` does both.
 
 mod contracts;
 mod docker;
 mod docs;
+mod documentation;
 mod errors;
 mod faults;
 mod headers;

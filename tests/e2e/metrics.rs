@@ -1,4 +1,4 @@
-//! `/metrics` of both programs, and what names the metrics: alerts, a dashboard, a document.
+//! `/metrics` of both programs, and the alerts, dashboard and document that use its names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::programs;
 use crate::support::scrape::Scrape;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const CONTRACT: &str = "{
     echo: (a) => a,
@@ -17,7 +17,7 @@ const CONTRACT: &str = "{
     spins: () => { for (;;); },
 }";
 
-/// A farm whose worker can be asked, and the worker's own client.
+/// A farm whose worker has an HTTP port, and a client of that port.
 async fn farm(env: &[(&str, &str)]) -> (Farm, Client) {
     let port = programs::free_port();
     let mut builder = Farm::builder()
@@ -30,7 +30,7 @@ async fn farm(env: &[(&str, &str)]) -> (Farm, Client) {
 }
 
 #[tokio::test]
-async fn what_happens_is_counted() {
+async fn requests_and_calls_are_counted() {
     let (farm, worker) = farm(&[("EXECUTE_TIMEOUT_MS", "300")]).await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
@@ -43,13 +43,13 @@ async fn what_happens_is_counted() {
     unknown.error(404, "contract_not_loaded");
     let overrun = client.call("abcd", "spins").await;
     overrun.error(504, "execution_timeout");
-    // The page is made anew meanwhile.
+    // The page is recreated meanwhile.
     client.execute("abcd", "echo", &json!(1)).await.data();
 
     let (api, worker) = (Scrape::of(client).await, Scrape::of(&worker).await);
     check_api(&api);
     check_worker(&worker);
-    // No label grows with what is loaded.
+    // No label contains a contract's address, so their number does not grow.
     let names_it = |series: &&String| series.contains("abcd");
     let mut all = api.values.keys().chain(worker.values.keys());
     assert_eq!(all.find(names_it), None);
@@ -137,7 +137,7 @@ async fn an_outage_is_counted() {
     let ready = worker.get("/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
     farm.redis.process.kill().await;
-    wait::until_true("the outage to be counted", PATIENCE, async || {
+    wait::until_true("the outage to be counted", DEFAULT_LIMIT, async || {
         let api = Scrape::of(farm.client()).await;
         let errors = api.count("execution_redis_errors_total{kind=\"connection\"}");
         errors > 0 && api.count("execution_api_queue_available") == 0
@@ -145,7 +145,7 @@ async fn an_outage_is_counted() {
     .await;
     wait::until_true(
         "the worker to say that it may not act",
-        PATIENCE,
+        DEFAULT_LIMIT,
         async || worker.get("/readyz").await.status == 503,
     )
     .await;
@@ -153,15 +153,15 @@ async fn an_outage_is_counted() {
     assert_eq!(scrape.count("execution_worker_lease_held"), 0);
     assert_eq!(worker.get("/healthz").await.status, 200);
     farm.restart_redis().await;
-    wait::until_true("the worker to be ready again", PATIENCE, async || {
+    wait::until_true("the worker to be ready again", DEFAULT_LIMIT, async || {
         worker.get("/readyz").await.status == 200
     })
     .await;
-    farm.stop_whatever_is_in_redis().await;
+    farm.stop_ignoring_keys().await;
 }
 
 #[tokio::test]
-async fn what_is_written_about_metrics_is_true() {
+async fn alerts_dashboard_and_document_name_existing_metrics() {
     let (farm, worker) = farm(&[("METRICS_BY_CONTRACT", "true")]).await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
@@ -170,7 +170,7 @@ async fn what_is_written_about_metrics_is_true() {
     let series = "execution_worker_contract_calls_total{contract=\"abcd\",engine=\"javascript\"}";
     assert_eq!(worker.count(series), 1);
 
-    // Of codes and routes, not all have been seen by now.
+    // Not all codes and routes have occurred by now, so the description is checked too.
     let description = client.get("/openapi.json").await.body;
     for file in ["deploy/grafana", "deploy/prometheus"].map(files).concat() {
         let text = std::fs::read_to_string(&file).unwrap();
@@ -198,7 +198,7 @@ async fn what_is_written_about_metrics_is_true() {
     farm.stop().await;
 }
 
-/// The repository.
+/// The root folder of the repository.
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests
@@ -216,20 +216,21 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Everything in a text that is named as metrics are.
+/// Every word in a text that has the form of a metric's name.
 fn names(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| {
             ["execution_api_", "execution_worker_", "process_"]
                 .iter()
-                .chain(&OF_THE_QUEUE)
+                .chain(&SHARED_PREFIXES)
                 .any(|prefix| word.starts_with(prefix))
         })
         .map(str::to_owned)
         .collect()
 }
 
-/// The labels that queries select by, with each of the values: `label="value"`, `label=~"this|that"`.
+/// The labels that queries select by, one pair for each value: `label="value"`,
+/// `label=~"this|that"`.
 fn selected(text: &str) -> BTreeSet<(String, String)> {
     let text = text.replace("\\\"", "\"").replace("=~\"", "=\"");
     let parts: Vec<_> = text.split("=\"").collect();
@@ -245,8 +246,8 @@ fn selected(text: &str) -> BTreeSet<(String, String)> {
     pairs.collect()
 }
 
-/// How the metrics of both programs begin; `execution_failed` and its like are no metrics.
-const OF_THE_QUEUE: [&str; 5] = [
+/// The prefixes of the metrics of both programs. Words such as `execution_failed` are no metrics.
+const SHARED_PREFIXES: [&str; 5] = [
     "execution_redis_",
     "execution_inbox_",
     "execution_reap",

@@ -1,14 +1,14 @@
-//! While Redis is away nothing is lost that was promised, and everyone is told.
+//! While Redis is down, nothing that was promised is lost, and callers receive an error.
 
 use serde_json::json;
 
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const CONTRACT: &str = "{ echo: (a) => a }";
 
 #[tokio::test]
-async fn without_redis_a_call_is_refused_and_may_be_tried_again() {
+async fn a_call_during_a_redis_outage_is_refused_and_can_be_retried() {
     let mut farm = Farm::start().await;
     let client = farm.client().clone();
     client.must_load("abcd", CONTRACT).await;
@@ -29,18 +29,20 @@ async fn without_redis_a_call_is_refused_and_may_be_tried_again() {
     assert_eq!(client.get("/healthz").await.status, 200);
     wait::until_true(
         "the api to say that it cannot serve",
-        PATIENCE,
+        DEFAULT_LIMIT,
         async || client.get("/readyz").await.status == 503,
     )
     .await;
 
-    // An empty Redis comes back: whoever loads again is served again.
+    // Redis comes back empty. A contract that is loaded again is served again.
     farm.restart_redis().await;
-    wait::until_true("the api to say that it can serve", PATIENCE, async || {
-        client.get("/readyz").await.status == 200
-    })
+    wait::until_true(
+        "the api to say that it can serve",
+        DEFAULT_LIMIT,
+        async || client.get("/readyz").await.status == 200,
+    )
     .await;
     client.must_load("again", CONTRACT).await;
     assert_eq!(client.execute("again", "echo", &json!(1)).await.data(), 1);
-    farm.stop_whatever_is_in_redis().await;
+    farm.stop_ignoring_keys().await;
 }

@@ -1,11 +1,12 @@
-//! Loading again: the same is nothing to do, another executable takes over without a failed call.
+//! Loading again: the same contract is a no-op, and another executable takes over without a failed
+//! call.
 
 use serde_json::json;
 
 use crate::support::farm::Farm;
 use crate::support::traffic::Traffic;
 
-/// A contract that tells its version, and how many calls it has had.
+/// A contract that returns its version and the number of its calls.
 fn version(number: u32) -> String {
     format!(
         "let calls = 0;
@@ -16,7 +17,7 @@ fn version(number: u32) -> String {
 }
 
 #[tokio::test]
-async fn the_same_executable_again_changes_nothing() {
+async fn reloading_an_identical_contract_is_a_no_op() {
     let farm = Farm::builder().apis(2).workers(2).start().await;
     let [one, two] = &farm.clients[..] else {
         unreachable!("two apis were asked for")
@@ -34,7 +35,7 @@ async fn the_same_executable_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn other_limits_are_another_contract() {
+async fn reloading_with_other_limits_replaces_the_contract() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("abcd", &version(1)).await;
@@ -42,7 +43,10 @@ async fn other_limits_are_another_contract() {
     let load = json!({
         "contractAddress": "abcd", "executable": version(1), "limits": { "timeoutMs": 500 },
     });
-    client.post("/loadSmartContract", &load).await.is_done();
+    client
+        .post("/loadSmartContract", &load)
+        .await
+        .is_no_content();
     let after = client.call("abcd", "count").await;
     assert_eq!(after.data(), 1);
     assert!(after.generation() > before.generation());
@@ -60,7 +64,7 @@ async fn another_executable_takes_over_under_load_without_a_failed_call() {
         let traffic = Traffic::start(&farm.clients, "abcd", "version");
         traffic.flows().await;
         client.must_load("abcd", &version(new)).await;
-        // From here on every call, through whichever api, gets the new one.
+        // From here on every call through any api reaches the new executable.
         for client in &farm.clients {
             let answer = client.call("abcd", "version").await;
             assert_eq!(answer.data(), new);
@@ -80,7 +84,7 @@ async fn another_executable_takes_over_under_load_without_a_failed_call() {
 }
 
 #[tokio::test]
-async fn what_is_no_contract_does_not_take_over() {
+async fn an_invalid_contract_does_not_take_over() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("abcd", &version(1)).await;
@@ -101,7 +105,7 @@ async fn what_is_no_contract_does_not_take_over() {
 }
 
 #[tokio::test]
-async fn a_full_worker_takes_another_executable_for_what_it_hosts() {
+async fn a_full_worker_accepts_another_executable_for_its_own_contract() {
     let farm = Farm::builder().env("WORKER_CAPACITY", "1").start().await;
     let client = farm.client();
     client.must_load("abcd", &version(1)).await;

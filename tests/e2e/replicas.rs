@@ -1,4 +1,4 @@
-//! Contracts that several workers host at once.
+//! Contracts that run on several workers at once.
 
 use std::collections::HashSet;
 
@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// Says which of the replicas answers.
+/// A contract that returns which of the replicas answers.
 const CONTRACT: &str = "const me = Math.random();
     function init() { return { who: () => me, wait: () => new Promise((r) => setTimeout(() => r(me), 100)) } }";
 
@@ -19,14 +19,14 @@ async fn load(client: &Client, replicas: &Value) -> crate::support::client::Answ
     client.post("/loadSmartContract", &body).await
 }
 
-async fn hosts(client: &Client) -> HashSet<String> {
+async fn owners(client: &Client) -> HashSet<String> {
     let contract = client.contract("abcd").await;
-    let hosts = contract["hosts"].as_array().expect("a list");
-    let hosts = hosts.iter().map(|host| host.as_str().expect("an id"));
-    hosts.map(str::to_owned).collect()
+    let owners = contract["hosts"].as_array().expect("a list");
+    let owners = owners.iter().map(|id| id.as_str().expect("an id"));
+    owners.map(str::to_owned).collect()
 }
 
-/// The replicas that answer `count` calls made at once.
+/// The replicas that answer `count` simultaneous calls.
 async fn who(client: &Client, method: &str, count: usize) -> HashSet<String> {
     let calls = (0..count).map(|_| client.call("abcd", method));
     let answers = futures::future::join_all(calls).await;
@@ -44,8 +44,8 @@ async fn replicas_share_the_calls_and_are_replaced() {
         .start()
         .await;
     let client = farm.client().clone();
-    load(&client, &json!(2)).await.is_done();
-    let both = hosts(&client).await;
+    load(&client, &json!(2)).await.is_no_content();
+    let both = owners(&client).await;
     assert_eq!(both.len(), 2);
     assert_eq!(client.contract("abcd").await["replicas"], 2);
     assert_eq!(client.contracts().await.len(), 1);
@@ -53,25 +53,29 @@ async fn replicas_share_the_calls_and_are_replaced() {
     assert_eq!(first.len(), 2, "both answer");
 
     farm.workers[0].kill().await;
-    // The other one answers at once, and in time somebody takes the place of the lost one.
+    // The other replica answers at once. Later another worker replaces the lost replica.
     assert_eq!(who(&client, "who", 20).await.len(), 1);
     farm.add_worker().await;
-    wait::until_true("the lost replica to be replaced", PATIENCE, async || {
-        client.call("abcd", "who").await.data();
-        hosts(&client).await.len() == 2
-    })
+    wait::until_true(
+        "the lost replica to be replaced",
+        DEFAULT_LIMIT,
+        async || {
+            client.call("abcd", "who").await.data();
+            owners(&client).await.len() == 2
+        },
+    )
     .await;
-    let second = wait::until("both to be called", PATIENCE, async || {
+    let second = wait::until("both to be called", DEFAULT_LIMIT, async || {
         Some(who(&client, "wait", 20).await).filter(|both| both.len() == 2)
     })
     .await;
     assert_eq!(second.intersection(&first).count(), 1, "one of them is new");
 
-    // Fewer of them from now on.
-    load(&client, &json!(1)).await.is_done();
-    assert_eq!(hosts(&client).await.len(), 1);
+    // Fewer replicas from now on.
+    load(&client, &json!(1)).await.is_no_content();
+    assert_eq!(owners(&client).await.len(), 1);
     assert_eq!(who(&client, "wait", 20).await.len(), 1);
-    client.unload("abcd").await.is_done();
+    client.unload("abcd").await.is_no_content();
     client
         .call("abcd", "who")
         .await
@@ -90,12 +94,12 @@ async fn replicas_need_a_worker_each() {
         let body = load(&client, &wrong).await.error(400, "invalid_request");
         assert!(body["fields"]["replicas"].is_string(), "{body}");
     }
-    // Nobody names a replica by itself.
-    load(&client, &json!(2)).await.is_done();
+    // A single replica cannot be addressed.
+    load(&client, &json!(2)).await.is_no_content();
     client
         .call("abcd~2", "who")
         .await
         .error(400, "invalid_request");
-    client.unload("abcd").await.is_done();
+    client.unload("abcd").await.is_no_content();
     farm.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Several apis and workers on one Redis are one service.
+//! Several apis and workers on one Redis form one service.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 
-/// Every contract tells its own name, so that an answer of another one is seen.
+/// Every contract returns its own name, so that an answer of another contract is noticed.
 fn named(name: &str) -> String {
     format!(
         "let calls = 0;
@@ -18,7 +18,7 @@ fn named(name: &str) -> String {
     )
 }
 
-/// Loads contracts `c0`.. through all clients by turns, all at the same time.
+/// Loads contracts `c0`, `c1`, .. concurrently, distributed over all clients.
 async fn load_many(clients: &[Client], count: usize) {
     let mut loads = JoinSet::new();
     for number in 0..count {
@@ -37,19 +37,22 @@ async fn load_many(clients: &[Client], count: usize) {
 async fn two_apis_and_two_workers_share_twenty_contracts() {
     let farm = Farm::builder().apis(2).workers(2).start().await;
     load_many(&farm.clients, 20).await;
-    let mut hosts = BTreeMap::new();
+    let mut owners = BTreeMap::new();
     for number in 0..20 {
-        let host = farm
+        let owner = farm
             .client()
-            .host(&format!("c{number}"))
+            .owner(&format!("c{number}"))
             .await
-            .expect("a host");
-        *hosts.entry(host).or_insert(0) += 1;
+            .expect("an owner");
+        *owners.entry(owner).or_insert(0) += 1;
     }
-    assert_eq!(hosts.len(), 2, "{hosts:?}");
-    assert!(hosts.values().all(|contracts| *contracts >= 5), "{hosts:?}");
+    assert_eq!(owners.len(), 2, "{owners:?}");
+    assert!(
+        owners.values().all(|contracts| *contracts >= 5),
+        "{owners:?}"
+    );
 
-    // 200 calls at the same time: each gets the answer to its own argument, from its own contract.
+    // 200 simultaneous calls: each receives the answer to its own argument, from its own contract.
     let mut calls = JoinSet::new();
     for number in 0..200 {
         let client = farm.clients[number % 2].clone();
@@ -109,7 +112,7 @@ async fn concurrent_calls_of_one_contract_get_their_own_answers() {
 }
 
 #[tokio::test]
-async fn every_api_tells_the_same() {
+async fn every_api_reports_the_same_state() {
     let farm = Farm::builder().apis(2).workers(2).start().await;
     let [one, two] = &farm.clients[..] else {
         unreachable!("two apis were asked for")
@@ -124,12 +127,13 @@ async fn every_api_tells_the_same() {
         json!(["abcd", 2])
     );
     assert_eq!(two.call("abcd", "calls_so_far").await.data(), 2);
-    let told: [Value; 2] = [one.contract("abcd").await, two.contract("abcd").await];
-    assert_eq!(told[0]["host"], told[1]["host"]);
-    assert_eq!(told[0]["generation"], told[1]["generation"]);
+    let reported: [Value; 2] = [one.contract("abcd").await, two.contract("abcd").await];
+    assert_eq!(reported[0]["host"], reported[1]["host"]);
+    assert_eq!(reported[0]["generation"], reported[1]["generation"]);
 
-    // Both know by now where it is; both must learn that it is gone, and come again.
-    two.unload("abcd").await.is_done();
+    // Both apis know the owner by now. Both must learn that the contract is unloaded, and then
+    // loaded again.
+    two.unload("abcd").await.is_no_content();
     one.call("abcd", "who")
         .await
         .error(404, "contract_not_loaded");

@@ -1,5 +1,5 @@
-//! schemathesis tries what the description promises, and what it does not. Not run by `make test`
-//! but by `make test-openapi`, which installs it.
+//! schemathesis checks the description of the interface with valid and invalid requests.
+//! `make test-openapi` installs and runs it; `make test` does not run it.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use crate::support::farm::Farm;
 use crate::support::process::Process;
 use crate::support::programs;
 
-/// Enough for a machine with other things to do.
+/// Enough for a busy machine.
 const LIMIT: Duration = Duration::from_mins(9);
 
-/// That a status is one of the documented ones, with one of the codes documented for it, is what the
-/// conformance checks say. That valid requests may be refused is a service's right.
+/// The conformance checks verify that a status is documented, with one of the codes documented for
+/// it. A service may refuse valid requests, so no check forbids that.
 const CHECKS: &str = "status_code_conformance,content_type_conformance,response_headers_conformance,\
     response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,\
     allow_header_conformance";
 
 #[tokio::test]
-async fn the_description_holds() {
+async fn the_service_conforms_to_its_description() {
     let mut farm = Farm::start().await;
-    // What the examples call.
+    // The contract that the examples call.
     let contract = "{ add: ({number1, number2}) => number1 + number2 }";
     farm.client().must_load("abcd", contract).await;
-    // A failure of a contract is the service's 500, and more replicas than there are workers its 503.
+    // A contract's failure is the service's 500, and more replicas than workers are its 503.
     let may_fail = ["load", "execute"];
     try_out(&farm, "--include-operation-id", &may_fail, CHECKS).await;
-    // Nothing keeps a healthy farm from answering the rest.
+    // A healthy farm answers all other operations without a server error.
     let checks = format!("{CHECKS},not_a_server_error");
     let others = ["load", "execute", "drain"];
     try_out(&farm, "--exclude-operation-id", &others, &checks).await;
     farm.all_run();
-    // It finds out whom it may drain, so this comes last.
+    // It may find and drain the farm's worker, so this comes last.
     try_out(&farm, "--include-operation-id", &["drain"], &checks).await;
     farm.stop().await;
 }

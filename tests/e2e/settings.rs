@@ -1,5 +1,5 @@
-//! A program that cannot work says why, and ends at once. And what an operator can set is told, and
-//! reaches the programs through the compose files.
+//! A program that cannot work reports why and ends at once. Every setting is documented, and the
+//! compose files pass it to the programs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::support::process::Process;
 use crate::support::programs;
 use crate::support::redis_server::RedisServer;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::DEFAULT_LIMIT;
 
-/// Starts a program that must end with an error, and gives what it printed.
+/// Starts a program that must end with an error, and returns its output.
 async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> String {
     command.env("TMPDIR", folder).envs(env.iter().copied());
     let mut process = Process::start("refuses", command, folder);
-    let status = process.end(PATIENCE).await;
+    let status = process.end(DEFAULT_LIMIT).await;
     let log = process.log();
     assert!(
         status.code().is_some_and(|code| code != 0),
@@ -26,7 +26,7 @@ async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> S
     log
 }
 
-/// What neither program can work with.
+/// Invalid values of settings of both programs.
 const WRONG_FOR_BOTH: [(&str, &str); 9] = [
     ("REDIS_URL", "nonsense"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
@@ -39,7 +39,7 @@ const WRONG_FOR_BOTH: [(&str, &str); 9] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
 ];
 
-/// What an api cannot work with.
+/// Invalid values of settings of the api.
 const WRONG_FOR_API: [(&str, &str); 12] = [
     ("EXECUTION_API_PORT", "80a"),
     ("EXECUTION_API_PORT", "65536"),
@@ -55,7 +55,7 @@ const WRONG_FOR_API: [(&str, &str); 12] = [
     ("MAX_IN_FLIGHT_PER_CONTRACT", "none"),
 ];
 
-/// What a worker cannot work with.
+/// Invalid values of settings of the worker.
 const WRONG_FOR_WORKER: [(&str, &str); 34] = [
     ("WORKER_CAPACITY", "many"),
     ("EXECUTION_WORKER_PORT", "9o"),
@@ -96,7 +96,7 @@ const WRONG_FOR_WORKER: [(&str, &str); 34] = [
 #[tokio::test]
 async fn a_wrong_variable_is_named() {
     let folder = TempDir::new().unwrap();
-    // Nobody listens there: a program that tried to connect first would not name the variable.
+    // No Redis listens there: a program that connected first would not name the variable.
     let nowhere = format!("redis://127.0.0.1:{}", programs::free_port());
     let for_api = WRONG_FOR_BOTH
         .iter()
@@ -135,7 +135,7 @@ async fn a_browser_that_cannot_be_started_is_named() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_is_named() {
+async fn a_redis_that_cannot_be_reached_is_named() {
     let folder = TempDir::new().unwrap();
     let nowhere = format!("redis://127.0.0.1:{}", programs::free_port());
     for command in [programs::api(), programs::worker()] {
@@ -146,7 +146,7 @@ async fn a_redis_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_redis_that_would_throw_calls_away_is_refused() {
+async fn a_redis_that_would_evict_calls_is_refused() {
     let folder = TempDir::new().unwrap();
     let port = programs::free_port();
     let mut redis = RedisServer::start_on(port, "allkeys-lru", folder.path()).await;
@@ -226,7 +226,7 @@ async fn the_log_starts_with_version_commit_and_settings_but_without_secrets() {
             .filter(|line| line["level"] == "WARN")
             .collect();
         let [warning] = warnings.as_slice() else {
-            panic!("one variable is unknown, the other program's are not: {log}");
+            panic!("expected one warning: only QUARANTINE_SM is unknown: {log}");
         };
         assert_eq!(warning["variable"], "QUARANTINE_SM", "{log}");
         assert_eq!(warning["nearest"], "QUARANTINE_MS", "{log}");
@@ -247,11 +247,11 @@ async fn help_lists_every_setting_and_version_names_the_commit() {
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).expect("the output is text")
         };
-        let told = variables(&output("--help"));
-        let mut asked = asked_for(source);
-        asked.extend(asked_for("shared/src"));
-        let untold: Vec<_> = asked.difference(&told).collect();
-        assert!(untold.is_empty(), "{source}: {untold:?}");
+        let documented = variables(&output("--help"));
+        let mut declared_names = declared_in(source);
+        declared_names.extend(declared_in("shared/src"));
+        let undocumented: Vec<_> = declared_names.difference(&documented).collect();
+        assert!(undocumented.is_empty(), "{source}: {undocumented:?}");
         let version = output("--version");
         assert!(
             version.contains(concat!(env!("CARGO_PKG_VERSION"), " (")),
@@ -260,8 +260,8 @@ async fn help_lists_every_setting_and_version_names_the_commit() {
     }
 }
 
-/// What the SDK of traces reads by itself.
-const OF_THE_SDK: [&str; 6] = [
+/// Variables that the tracing SDK reads by itself.
+const READ_BY_THE_SDK: [&str; 6] = [
     "OTEL_TRACES_SAMPLER",
     "OTEL_TRACES_SAMPLER_ARG",
     "OTEL_RESOURCE_ATTRIBUTES",
@@ -270,8 +270,8 @@ const OF_THE_SDK: [&str; 6] = [
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 ];
 
-/// What a service of the compose files does not pass on, by the beginning of its name, and why.
-const NOT_PASSED: [(&str, &str, &str); 13] = [
+/// Variables that a compose service does not pass on, by the start of their name, with the reason.
+const NOT_PASSED_ON: [(&str, &str, &str); 13] = [
     (
         "api",
         "EXECUTION_API_",
@@ -304,18 +304,48 @@ const NOT_PASSED: [(&str, &str, &str); 13] = [
 ];
 
 #[test]
-fn every_variable_is_told() {
-    let told: BTreeSet<_> = ["README.md", "docs/docker.md"]
+fn every_variable_is_documented() {
+    let text = read("docs/configuration.md");
+    let documented = variables(&text);
+    let declared_names: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
         .iter()
-        .flat_map(|file| variables(&read(file)))
+        .flat_map(|folder| declared_in(folder))
         .collect();
-    let asked: BTreeSet<_> = ["api/src", "worker/src", "shared/src"]
+    assert!(declared_names.len() > 50, "{declared_names:?}");
+    let undocumented: Vec<_> = declared_names.difference(&documented).collect();
+    assert!(
+        undocumented.is_empty(),
+        "not in docs/configuration.md: {undocumented:?}"
+    );
+
+    let mut known = declared_names;
+    known.extend(READ_BY_THE_SDK.map(str::to_owned));
+    for file in ["docker-compose.yml", "docker-compose.docker.yml"] {
+        known.extend(variables(&read(file)));
+    }
+    let unknown: Vec<_> = documented.difference(&known).collect();
+    assert!(
+        unknown.is_empty(),
+        "in docs/configuration.md, but read by nothing: {unknown:?}"
+    );
+}
+
+#[test]
+fn every_default_is_documented() {
+    let text = read("docs/configuration.md");
+    let defaults: Vec<_> = ["api/src", "worker/src", "shared/src"]
         .iter()
-        .flat_map(|folder| asked_for(folder))
+        .flat_map(|folder| sources(folder))
+        .flat_map(|source| defaults(&source))
         .collect();
-    assert!(asked.len() > 50, "{asked:?}");
-    let untold: Vec<_> = asked.difference(&told).collect();
-    assert!(untold.is_empty(), "in neither document: {untold:?}");
+    assert!(defaults.len() > 40, "{defaults:?}");
+    for (name, default) in defaults {
+        let row = format!("| `{name}` | ");
+        let cell = text.lines().find_map(|line| line.strip_prefix(&row));
+        let documented = cell.and_then(|cell| cell.split(' ').next());
+        let documented = documented.map(|word| word.trim_matches('`'));
+        assert_eq!(documented, Some(default.as_str()), "{name}");
+    }
 }
 
 #[test]
@@ -326,16 +356,16 @@ fn every_variable_reaches_the_containers() {
         ("worker-docker", "docker-compose.docker.yml", "worker/src"),
     ] {
         let passed = passed(&read(file), service);
-        let mut asked = asked_for(folder);
-        asked.extend(asked_for("shared/src"));
-        asked.extend(OF_THE_SDK.map(str::to_owned));
+        let mut declared_names = declared_in(folder);
+        declared_names.extend(declared_in("shared/src"));
+        declared_names.extend(READ_BY_THE_SDK.map(str::to_owned));
         let excused = |name: &str| {
-            NOT_PASSED
+            NOT_PASSED_ON
                 .iter()
                 .any(|(whose, start, _)| *whose == service && name.starts_with(start))
         };
-        for name in asked {
-            // An excuse for what is passed on would be a lie.
+        for name in declared_names {
+            // A variable must be either passed on or excused, not both.
             assert_ne!(passed.contains(&name), excused(&name), "{service}: {name}");
         }
     }
@@ -359,7 +389,7 @@ fn every_line_of_the_example_has_an_effect() {
     assert!(useless.is_empty(), "{useless:?}");
 }
 
-/// A file of the repository.
+/// The content of a file of the repository.
 fn read(file: &str) -> String {
     let path = root().join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -369,22 +399,39 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The settings that the sources in a folder, and below it, declare.
-fn asked_for(folder: &str) -> BTreeSet<String> {
+/// The settings that the sources in a folder and below it declare.
+fn declared_in(folder: &str) -> BTreeSet<String> {
+    let sources = sources(folder);
+    let names = sources.iter().flat_map(|source| declared(source));
+    names.map(str::to_owned).collect()
+}
+
+/// The texts of the sources in a folder and below it.
+fn sources(folder: &str) -> Vec<String> {
     let mut folders = vec![root().join(folder)];
-    let mut asked = BTreeSet::new();
+    let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("the folder is there") {
             let path = entry.expect("a folder can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).expect("a source is text");
-                asked.extend(declared(&text).map(str::to_owned));
+                sources.push(std::fs::read_to_string(&path).expect("a source is text"));
             }
         }
     }
-    asked
+    sources
+}
+
+/// The settings that a source declares with a fixed default, and that default.
+fn defaults(source: &str) -> Vec<(String, String)> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let declarations = source.split("Setting::new(").skip(1);
+    let pairs = declarations.filter_map(|text| {
+        let mut texts = text.split('"').skip(1).step_by(2);
+        Some((texts.next()?.to_owned(), texts.next()?.to_owned()))
+    });
+    pairs.filter(|(name, _)| is_variable(name)).collect()
 }
 
 /// The names of the settings that a source declares outside its tests.
@@ -395,7 +442,7 @@ fn declared(source: &str) -> impl Iterator<Item = &str> {
     names.filter(|name| is_variable(name))
 }
 
-/// Everything in a text that looks like a variable.
+/// Every word in a text that has the form of a variable.
 fn variables(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| is_variable(word))
@@ -410,7 +457,7 @@ fn is_variable(word: &str) -> bool {
         && word.chars().all(is_part)
 }
 
-/// What a compose file sets or passes on to a service: by itself, and for all of them.
+/// The variables that a compose file sets or passes on to a service, directly or for all services.
 fn passed(file: &str, service: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut within = false;

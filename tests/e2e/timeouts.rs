@@ -1,11 +1,11 @@
-//! A call that runs over its limit is ended; whoever stands beside it does not notice.
+//! A call that overruns its limit is ended, and the other calls are not affected.
 
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::client::Client;
 use crate::support::farm::Farm;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::DEFAULT_LIMIT;
 
 const CONTRACT: &str = "
 let calls = 0;
@@ -20,9 +20,9 @@ const init = () => ({
     never: () => new Promise(() => {}),
 });";
 
-/// Calls the culprit among many healthy calls, of its own contract and of another one. Gives the
-/// text of the culprit's error.
-async fn among_healthy_calls(client: &Client, culprit: &str) -> String {
+/// Calls the faulty method among many healthy calls, of its own contract and of another one.
+/// Returns the text of its error.
+async fn call_among_healthy_calls(client: &Client, faulty: &str) -> String {
     let mut healthy = JoinSet::new();
     let mut call = |address: &'static str, method: &'static str, number: usize| {
         let client = client.clone();
@@ -37,8 +37,8 @@ async fn among_healthy_calls(client: &Client, culprit: &str) -> String {
         call("other", "echo", number);
     }
     let ended = tokio::spawn({
-        let (client, culprit) = (client.clone(), culprit.to_owned());
-        async move { client.call("abcd", &culprit).await }
+        let (client, faulty) = (client.clone(), faulty.to_owned());
+        async move { client.call("abcd", &faulty).await }
     });
     for number in 50..100 {
         call("abcd", "echo", number);
@@ -60,9 +60,9 @@ async fn an_endless_loop_fails_alone() {
         client.generation("abcd").await,
         client.generation("other").await,
     ];
-    let text = among_healthy_calls(client, "loop").await;
+    let text = call_among_healthy_calls(client, "loop").await;
     assert!(text.contains("2000 ms"), "{text}");
-    // One fresh page, with fresh state; the other contract keeps its own.
+    // The contract has a new page with new state. The other contract keeps its own.
     let answer = client.call("abcd", "calls").await;
     assert_eq!(answer.generation(), before + 1);
     assert!(
@@ -85,13 +85,13 @@ async fn a_call_that_never_ends_in_any_other_way_fails_alone() {
     client.must_load("abcd", CONTRACT).await;
     client.must_load("other", CONTRACT).await;
     let beside = client.generation("other").await;
-    for culprit in ["never", "loop_later", "microtasks"] {
+    for faulty in ["never", "loop_later", "microtasks"] {
         let before = client.generation("abcd").await;
-        let text = among_healthy_calls(client, culprit).await;
-        assert!(text.contains("1000 ms"), "{culprit}: {text}");
+        let text = call_among_healthy_calls(client, faulty).await;
+        assert!(text.contains("1000 ms"), "{faulty}: {text}");
         let answer = client.execute("abcd", "echo", &json!(1)).await;
         assert_eq!(answer.data(), 1);
-        assert!(answer.generation() > before, "{culprit}");
+        assert!(answer.generation() > before, "{faulty}");
     }
     let answer = client.call("other", "calls").await;
     assert_eq!(answer.generation(), beside);
@@ -128,7 +128,7 @@ async fn several_endless_loops_at_once_fail_and_nothing_else() {
 
 #[tokio::test]
 async fn no_caller_waits_longer_than_the_deadline() {
-    // The contract may take its time, the caller may not.
+    // The contract's limit is longer than the caller's deadline.
     let farm = Farm::builder()
         .env("EXECUTE_TIMEOUT_MS", "8000")
         .env("EXECUTE_DEADLINE_MS", "500")
@@ -136,7 +136,7 @@ async fn no_caller_waits_longer_than_the_deadline() {
         .await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
-    let answer = tokio::time::timeout(PATIENCE, client.call("abcd", "never")).await;
+    let answer = tokio::time::timeout(DEFAULT_LIMIT, client.call("abcd", "never")).await;
     answer
         .expect("an answer long before the contract's own limit")
         .error(504, "execution_timeout");
@@ -146,7 +146,7 @@ async fn no_caller_waits_longer_than_the_deadline() {
 
 #[tokio::test]
 async fn a_call_may_take_longer_than_half_a_minute() {
-    // Which is what libraries on its way wait for at most, left to themselves.
+    // Libraries on the way wait for half a minute by default.
     let farm = Farm::builder()
         .env("EXECUTE_TIMEOUT_MS", "50000")
         .env("EXECUTE_DEADLINE_MS", "50000")
@@ -171,11 +171,14 @@ async fn a_contract_can_lower_its_limit_but_not_raise_it() {
         let load = json!({
             "contractAddress": address, "executable": CONTRACT, "limits": { "timeoutMs": limit },
         });
-        client.post("/loadSmartContract", &load).await.is_done();
-        for culprit in ["loop", "never"] {
-            let answer = client.call(address, culprit).await;
+        client
+            .post("/loadSmartContract", &load)
+            .await
+            .is_no_content();
+        for faulty in ["loop", "never"] {
+            let answer = client.call(address, faulty).await;
             let text = answer.error_text(504, "execution_timeout");
-            assert!(text.contains(applied), "{address} {culprit}: {text}");
+            assert!(text.contains(applied), "{address} {faulty}: {text}");
         }
         assert_eq!(client.execute(address, "echo", &json!(1)).await.data(), 1);
     }

@@ -1,4 +1,4 @@
-//! One request's way through both programs, as a collector gets it.
+//! The trace of one request through both programs, as a collector receives it.
 
 use reqwest::Method;
 use serde_json::json;
@@ -6,12 +6,12 @@ use serde_json::json;
 use crate::support::client::{Client, send};
 use crate::support::collector::{Collector, Span};
 use crate::support::farm::{Builder, Farm};
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const CONTRACT: &str = "{ echo: (a) => a, fails: () => { throw new Error('on purpose') } }";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// Spans leave soon.
+/// Configures a farm that exports its spans after 50 ms.
 fn exporting(builder: Builder, collector: &Collector) -> Builder {
     builder
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
@@ -24,10 +24,10 @@ async fn call(client: &Client, method: &str, trace: &str, flags: &str) {
     send(request.json(&json!(1))).await;
 }
 
-/// The spans of a trace, once there are so many.
+/// The spans of a trace, once there are `count`.
 async fn spans(collector: &Collector, trace: &str, count: usize) -> Vec<Span> {
     let what = format!("{count} spans of {trace}");
-    wait::until(&what, PATIENCE, async || {
+    wait::until(&what, DEFAULT_LIMIT, async || {
         Some(collector.of(trace)).filter(|spans| spans.len() >= count)
     })
     .await
@@ -39,7 +39,7 @@ fn of<'a>(spans: &'a [Span], service: &str) -> &'a Span {
 }
 
 #[tokio::test]
-async fn a_callers_trace_goes_on_in_both_programs() {
+async fn a_callers_trace_continues_in_both_programs() {
     let collector = Collector::start().await;
     let farm = exporting(Farm::builder(), &collector).start().await;
     let client = farm.client();
@@ -72,7 +72,7 @@ async fn a_callers_trace_goes_on_in_both_programs() {
         .collect();
     assert_eq!(codes, ["execution_failed"; 2]);
 
-    // A caller may ask that a trace be left out; what comes later is exported later.
+    // A caller may ask not to sample a trace. A later span is exported later.
     let unwanted = "2af7651916cd43dd8448eb211c80319c";
     call(client, "echo", unwanted, "00").await;
     let wanted = "3af7651916cd43dd8448eb211c80319c";
@@ -83,7 +83,7 @@ async fn a_callers_trace_goes_on_in_both_programs() {
 }
 
 #[tokio::test]
-async fn a_trace_goes_through_an_api_that_exports_nothing() {
+async fn a_trace_passes_an_api_that_exports_nothing() {
     let collector = Collector::start().await;
     let mut farm = Farm::builder().workers(0).start().await;
     let endpoint = [
@@ -91,7 +91,7 @@ async fn a_trace_goes_through_an_api_that_exports_nothing() {
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
     ];
     farm.spawn_worker(&endpoint);
-    wait::until_true("the worker to join", PATIENCE, async || {
+    wait::until_true("the worker to join", DEFAULT_LIMIT, async || {
         farm.all_run();
         farm.client().workers().await.len() == 1
     })
@@ -105,7 +105,7 @@ async fn a_trace_goes_through_an_api_that_exports_nothing() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_not_there_hinders_nobody() {
+async fn an_unreachable_collector_does_not_affect_calls() {
     let gone = Collector::start().await;
     let farm = exporting(Farm::builder(), &gone).start().await;
     drop(gone);

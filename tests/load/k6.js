@@ -1,8 +1,9 @@
-// Load from outside, with k6: loads an example contract, calls it at a constant rate, unloads it.
+// Puts load on a running farm with k6: loads an example contract, calls it at a constant rate, and
+// unloads it.
 //
 //   k6 run --env URL=http://127.0.0.1:9000 --env RATE=500 tests/load/k6.js
 //
-// README.md beside it says what can be set. The exit code is 0 when all thresholds hold.
+// README.md in this folder lists the variables. The exit code is 0 when all thresholds hold.
 
 import http from "k6/http";
 import exec from "k6/execution";
@@ -12,7 +13,7 @@ const URL = (__ENV.URL || "http://127.0.0.1:9000").replace(/\/+$/, "");
 const RATE = Number(__ENV.RATE || 200);
 const DURATION = __ENV.DURATION || "30s";
 const P95_MS = Number(__ENV.P95_MS || 100);
-// An address that nobody else uses.
+// An address that nothing else uses: the contract is unloaded at the end.
 const ADDRESS = __ENV.ADDRESS || "k6-example";
 
 const EXECUTABLE = "{ add: ({ number1, number2 }) => number1 + number2 }";
@@ -20,14 +21,14 @@ const JSON_BODY = { headers: { "Content-Type": "application/json" } };
 
 export const options = {
   scenarios: {
-    // Calls are due whether or not the earlier ones are answered: what stalls cannot hide.
+    // Calls are due whether or not the earlier ones are answered, so that stalls cannot be hidden.
     calls: {
       executor: "constant-arrival-rate",
       rate: RATE,
       timeUnit: "1s",
       duration: DURATION,
       preAllocatedVUs: Math.max(10, Math.ceil(RATE / 10)),
-      // For each call to take two seconds.
+      // Enough for each call to take two seconds.
       maxVUs: Math.max(20, RATE * 2),
     },
   },
@@ -35,7 +36,7 @@ export const options = {
     "http_req_failed{name:call}": ["rate==0"],
     "http_req_duration{name:call}": [`p(95)<${P95_MS}`],
     checks: ["rate==1"],
-    // Calls that were due and for which there was no caller left.
+    // Calls that were due when no caller was free to send them.
     dropped_iterations: ["count==0"],
   },
   summaryTrendStats: ["min", "med", "p(90)", "p(95)", "p(99)", "max"],

@@ -1,5 +1,5 @@
-//! Callers besides the book-keepers: contracts that come and go, calls that throw, that give a
-//! promise, and that never end. Whatever goes wrong, each request is answered in a known way.
+//! Callers that load and unload contracts, and call methods that throw, return a promise, or never
+//! end. Whatever fails, each request is answered with an expected status.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::dice::Dice;
+use crate::rng::Rng;
 use crate::support::client::{Client, try_send};
 use crate::support::wait;
 
@@ -24,32 +24,32 @@ const CONTRACT: &str = "{
     forever: () => { for (;;); },
 }";
 
-/// How a request may end while faults strike.
-const KNOWN: [u16; 8] = [200, 204, 404, 500, 502, 503, 504, NO_ANSWER];
+/// The allowed outcomes of a request while faults are injected.
+const EXPECTED_STATUSES: [u16; 8] = [200, 204, 404, 500, 502, 503, 504, NO_ANSWER];
 
-/// Its api was killed.
+/// The api was killed.
 const NO_ANSWER: u16 = 0;
 
-/// A load may wait as long as the api's deadline and a second.
+/// A load may wait as long as the api's deadline plus one second.
 const LIMIT: Duration = Duration::from_secs(31);
 
 type Counts = BTreeMap<u16, usize>;
 
-/// The callers at work.
+/// The running callers.
 pub(crate) struct Churn {
     ended: Arc<AtomicBool>,
     callers: JoinSet<Counts>,
 }
 
-/// How many requests ended how.
-pub(crate) struct Churned(Counts);
+/// How many requests ended with each status.
+pub(crate) struct ChurnSummary(Counts);
 
 impl Churn {
-    pub(crate) fn start(clients: &[Client], mut dice: Dice) -> Self {
+    pub(crate) fn start(clients: &[Client], mut rng: Rng) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let callers = (0..CALLERS).map(|caller| {
-            let (clients, dice, ended) = (clients.to_vec(), dice.fork(), ended.clone());
-            come_and_go(caller, clients, dice, ended)
+            let (clients, rng, ended) = (clients.to_vec(), rng.fork(), ended.clone());
+            load_call_and_unload(caller, clients, rng, ended)
         });
         Self {
             callers: callers.collect(),
@@ -57,20 +57,20 @@ impl Churn {
         }
     }
 
-    pub(crate) async fn end(self) -> Churned {
+    pub(crate) async fn end(self) -> ChurnSummary {
         self.ended.store(true, Ordering::Relaxed);
         let mut all = Counts::new();
         for (status, count) in self.callers.join_all().await.into_iter().flatten() {
             *all.entry(status).or_default() += count;
         }
-        Churned(all)
+        ChurnSummary(all)
     }
 }
 
-async fn come_and_go(
+async fn load_call_and_unload(
     caller: usize,
     clients: Vec<Client>,
-    mut dice: Dice,
+    mut rng: Rng,
     ended: Arc<AtomicBool>,
 ) -> Counts {
     let mut counts = Counts::new();
@@ -78,27 +78,24 @@ async fn come_and_go(
         if ended.load(Ordering::Relaxed) {
             break;
         }
-        // The same address twice in a row: now and then a contract is loaded over another one.
+        // Each address is used twice in a row, so that a contract is sometimes loaded over another
+        // one.
         let address = format!("churn-{caller}-{}", round / 2);
         let executable = format!("{CONTRACT}//{round}");
         let load = json!({ "contractAddress": address, "executable": executable });
-        let client = dice.pick(&clients);
+        let client = rng.pick(&clients);
         let mut requests = vec![
             client
                 .request(Method::POST, "/loadSmartContract")
                 .json(&load),
         ];
-        for _ in 0..dice.below(10) {
-            let method = *dice.pick(&["echo", "later", "fails", "echo", "later", "forever"]);
+        for _ in 0..rng.below(10) {
+            let method = *rng.pick(&["echo", "later", "fails", "echo", "later", "forever"]);
             let path = format!("/execute/{address}/{method}");
-            requests.push(
-                dice.pick(&clients)
-                    .request(Method::POST, &path)
-                    .json(&round),
-            );
+            requests.push(rng.pick(&clients).request(Method::POST, &path).json(&round));
         }
         let unload = json!({ "contractAddress": address });
-        let client = dice.pick(&clients);
+        let client = rng.pick(&clients);
         requests.push(
             client
                 .request(Method::POST, "/unloadSmartContract")
@@ -107,7 +104,7 @@ async fn come_and_go(
         requests.push(client.request(Method::GET, "/contracts"));
         for request in requests {
             *counts.entry(status_of(request).await).or_default() += 1;
-            wait::lasts(dice.up_to(Duration::from_millis(200))).await;
+            wait::pass(rng.up_to(Duration::from_millis(200))).await;
         }
     }
     counts
@@ -122,11 +119,11 @@ async fn status_of(request: RequestBuilder) -> u16 {
         sent.elapsed()
     );
     let status = answer.as_ref().map_or(NO_ANSWER, |answer| answer.status);
-    assert!(KNOWN.contains(&status), "{answer:?}");
+    assert!(EXPECTED_STATUSES.contains(&status), "{answer:?}");
     status
 }
 
-impl fmt::Display for Churned {
+impl fmt::Display for ChurnSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "other requests by status {:?}", self.0)
     }

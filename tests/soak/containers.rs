@@ -1,8 +1,8 @@
-//! The Docker contracts of the soak: their image, and what must not be left of them.
+//! The Docker contracts of the soak: their image, and the check that nothing of them is left.
 
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
-#[path = "../e2e/docker/recipe.rs"]
-mod recipe;
+#[path = "../e2e/docker/test_image.rs"]
+mod test_image;
 
 use std::collections::HashMap;
 
@@ -13,23 +13,23 @@ use bollard::query_parameters::{
 use serde_json::json;
 use uuid::Uuid;
 
-use self::recipe::Recipe;
-use crate::dice::Dice;
+use self::test_image::TestImage;
+use crate::rng::Rng;
 use crate::support::client::Client;
 use crate::support::daemon;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// What every container and network of a farm carries, whatever the farm is called.
+/// The label of every container and network of a farm, whatever the farm's name.
 const LABEL: &str = "execution.farm";
 
-/// The machine's daemon, and an image on it.
+/// The machine's daemon, with the test image.
 pub(crate) struct Containers {
     docker: Docker,
     image: String,
 }
 
 impl Containers {
-    /// Puts the image onto the daemon, which must be there and host nothing of another farm.
+    /// Loads the image into the daemon. The daemon must run and have no containers of other farms.
     pub(crate) async fn start() -> Self {
         let docker =
             Docker::connect_with_host(&daemon::address()).expect("DOCKER_HOST is an address");
@@ -37,26 +37,29 @@ impl Containers {
         let containers = Self { docker, image };
         let left = containers.left().await;
         assert!(left.is_empty(), "of another farm: {left:?}");
-        let tar = Recipe::new().tag(&containers.image).tar();
+        let tar = TestImage::new().tag(&containers.image).tar();
         daemon::import(&containers.docker, tar).await;
         containers
     }
 
-    /// Loads a contract that takes notes.
+    /// Loads a contract that records its calls.
     pub(crate) async fn load(&self, client: &Client, address: &str) {
         let body = json!({
             "contractAddress": address, "executable": self.image, "engine": "docker",
         });
-        client.post("/loadSmartContract", &body).await.is_done();
+        client
+            .post("/loadSmartContract", &body)
+            .await
+            .is_no_content();
     }
 
-    /// Ends one container, as the kernel would.
-    pub(crate) async fn kill_one(&self, dice: &mut Dice) {
+    /// Kills one container, as the kernel's OOM killer would.
+    pub(crate) async fn kill_one(&self, rng: &mut Rng) {
         let ids = self.running().await;
         if !ids.is_empty() {
-            let id: &String = dice.pick(&ids);
+            let id: &String = rng.pick(&ids);
             let options = KillContainerOptionsBuilder::new().signal("KILL").build();
-            // It may have been removed meanwhile.
+            // The container may have been removed meanwhile.
             _ = self.docker.kill_container(id, Some(options)).await;
         }
     }
@@ -78,9 +81,9 @@ impl Containers {
         daemon::labelled(&self.docker, LABEL).await
     }
 
-    /// Waits until there is one container and one network for each of `count` contracts.
-    pub(crate) async fn are_just(&self, count: usize) {
-        wait::until_none(PATIENCE, async || {
+    /// Waits until there is exactly one container and one network for each of `count` contracts.
+    pub(crate) async fn wait_until_count_is(&self, count: usize) {
+        wait::until_none(DEFAULT_LIMIT, async || {
             let left = self.left().await;
             let is_just = left.len() == 2 * count;
             if is_just { Vec::new() } else { left }
@@ -88,7 +91,7 @@ impl Containers {
         .await;
     }
 
-    /// Removes the image; nothing else may be left.
+    /// Removes the image and checks that nothing else is left.
     pub(crate) async fn end(self) {
         let left = self.left().await;
         assert!(left.is_empty(), "left: {left:?}");
@@ -102,7 +105,8 @@ impl Containers {
 }
 
 impl Drop for Containers {
-    /// After a failure: they would be in the way of the next soak. The farm has ended by then.
+    /// Removes the containers after a failure, because they would disturb the next soak. The farm
+    /// has ended by then.
     fn drop(&mut self) {
         if std::thread::panicking() {
             daemon::clear(&daemon::address(), LABEL, std::slice::from_ref(&self.image));

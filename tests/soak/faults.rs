@@ -1,14 +1,14 @@
-//! What may strike. Each fault ends before the next one; whether the farm has recovered from it by
-//! then is left to chance.
+//! The faults of the soak. Each fault ends before the next one starts. Whether the farm has
+//! recovered by then is left to chance.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::dice::Dice;
 use crate::fleet::Fleet;
+use crate::rng::Rng;
 use crate::support::chaos::{freeze, thaw};
-use crate::support::proxy::Weather;
+use crate::support::proxy::Condition;
 use crate::support::wait;
 
 #[derive(Debug, Clone, Copy)]
@@ -48,15 +48,15 @@ pub(crate) const ALL: [Fault; 15] = [
     Fault::FillRedis,
 ];
 
-/// The longest that a connection is cut or a worker frozen: longer than a lease.
+/// The longest time that a connection is cut or a worker frozen: longer than a lease.
 const LONG: Duration = Duration::from_secs(8);
 
-/// The longest that Redis is away.
+/// The longest time that Redis is down.
 const SHORT: Duration = Duration::from_secs(3);
 
-pub(crate) async fn strike(fleet: &mut Fleet, fault: Fault, dice: &mut Dice) {
-    let worker = dice.below(fleet.workers.len());
-    let api = dice.below(fleet.apis.len());
+pub(crate) async fn inject(fleet: &mut Fleet, fault: Fault, rng: &mut Rng) {
+    let worker = rng.below(fleet.workers.len());
+    let api = rng.below(fleet.apis.len());
     match fault {
         Fault::KillWorker => {
             fleet.end_worker(worker, Signal::SIGKILL).await;
@@ -68,69 +68,69 @@ pub(crate) async fn strike(fleet: &mut Fleet, fault: Fault, dice: &mut Dice) {
         }
         Fault::FreezeWorker => {
             freeze(fleet.worker(worker));
-            wait::lasts(dice.up_to(LONG)).await;
+            wait::pass(rng.up_to(LONG)).await;
             thaw(fleet.worker(worker));
         }
         Fault::CutWorker => {
-            fleet.workers[worker].proxy.all(weather(dice));
-            wait::lasts(dice.up_to(LONG)).await;
+            fleet.workers[worker].proxy.set_all(condition(rng));
+            wait::pass(rng.up_to(LONG)).await;
             fleet.workers[worker].proxy.heal();
         }
-        Fault::KillBrowser | Fault::KillRenderer => kill_below(fleet, worker, fault, dice),
+        Fault::KillBrowser | Fault::KillRenderer => kill_below(fleet, worker, fault, rng),
         Fault::KillApi => fleet.replace_api(api, Signal::SIGKILL).await,
         Fault::EndApi => fleet.replace_api(api, Signal::SIGTERM).await,
         Fault::CutApi => {
-            fleet.apis[api].proxy.all(weather(dice));
-            wait::lasts(dice.up_to(LONG)).await;
+            fleet.apis[api].proxy.set_all(condition(rng));
+            wait::pass(rng.up_to(LONG)).await;
             fleet.apis[api].proxy.heal();
         }
         Fault::KillRedis => {
             fleet.farm.redis.process.kill().await;
-            wait::lasts(dice.up_to(SHORT)).await;
+            wait::pass(rng.up_to(SHORT)).await;
             fleet.farm.restart_redis_with_data().await;
         }
         Fault::FreezeRedis => {
             freeze(&mut fleet.farm.redis.process);
-            wait::lasts(dice.up_to(SHORT)).await;
+            wait::pass(rng.up_to(SHORT)).await;
             thaw(&mut fleet.farm.redis.process);
         }
         Fault::KillClients => {
             fleet.farm.script_flush().await;
             fleet.farm.client_kill().await;
         }
-        Fault::KillContainer => fleet.containers.kill_one(dice).await,
+        Fault::KillContainer => fleet.containers.kill_one(rng).await,
         Fault::EmptyRedis => {
-            // What has no host is nowhere else.
-            fleet.wake().await;
+            // An unassigned contract exists only in Redis, so every contract needs an owner first.
+            fleet.call_unassigned_contracts().await;
             fleet.farm.restart_redis().await;
-            fleet.farm.keep_redis_data().await;
+            fleet.farm.enable_append_only_file().await;
         }
         Fault::FillRedis => {
             let used = fleet.farm.used_memory().await;
             let limit = (used / 2).to_string();
             fleet.farm.config_set("maxmemory", &limit).await;
-            wait::lasts(dice.up_to(LONG)).await;
+            wait::pass(rng.up_to(LONG)).await;
             fleet.farm.config_set("maxmemory", "0").await;
         }
     }
 }
 
-fn weather(dice: &mut Dice) -> Weather {
-    *dice.pick(&[
-        Weather::Cut,
-        Weather::Silent,
-        Weather::Late(Duration::from_millis(300)),
+fn condition(rng: &mut Rng) -> Condition {
+    *rng.pick(&[
+        Condition::Cut,
+        Condition::Silent,
+        Condition::Delayed(Duration::from_millis(300)),
     ])
 }
 
-fn kill_below(fleet: &Fleet, worker: usize, fault: Fault, dice: &mut Dice) {
+fn kill_below(fleet: &Fleet, worker: usize, fault: Fault, rng: &mut Rng) {
     let index = fleet.workers[worker].index;
     let victims = match fault {
         Fault::KillBrowser => fleet.farm.browsers(index),
         _ => fleet.farm.renderers(index),
     };
-    // A browser may just be on its way up again.
+    // The browser may be restarting, so there may be none.
     if !victims.is_empty() {
-        dice.pick(&victims).kill();
+        rng.pick(&victims).kill();
     }
 }

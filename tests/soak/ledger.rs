@@ -1,5 +1,6 @@
-//! Callers of Docker contracts. What a container did stays done, so a call must never be run twice, by
-//! whichever containers: each notes the calls that it has run, and tells all of them with each answer.
+//! Callers of Docker contracts. A container's effects are permanent, so no call may run twice, in
+//! whichever container. Each container records the calls that it has run and returns all of them
+//! with each answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,17 +12,17 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::dice::Dice;
-use crate::support::books::DEADLINE;
+use crate::rng::Rng;
+use crate::support::call_log::DEADLINE;
 use crate::support::client::{Answer, Client, try_send};
 use crate::support::wait;
 
 const CALLERS: usize = 3;
 
-/// How often each of them calls.
+/// The interval of each caller's calls.
 const PACE: Duration = Duration::from_millis(100);
 
-/// How a call may end while faults strike; "no answer" when its api was killed.
+/// The allowed outcomes of a call during faults. "no answer" means that its api was killed.
 const ALLOWED: [&str; 9] = [
     "ok",
     "contract_crashed",
@@ -34,10 +35,10 @@ const ALLOWED: [&str; 9] = [
     "queue_unavailable",
 ];
 
-/// The callers at work.
+/// The running callers.
 pub(crate) struct Ledger {
     shared: Arc<Shared>,
-    callers: JoinSet<Vec<Note>>,
+    callers: JoinSet<Vec<CallRecord>>,
 }
 
 struct Shared {
@@ -48,60 +49,60 @@ struct Shared {
 }
 
 /// One call.
-struct Note {
+struct CallRecord {
     id: u64,
     address: String,
     answer: Option<Answer>,
 }
 
-/// What the calls came to.
-pub(crate) struct Balance {
+/// The summary of the calls.
+pub(crate) struct LedgerSummary {
     outcomes: BTreeMap<String, usize>,
     containers: usize,
 }
 
 impl Ledger {
-    pub(crate) fn start(clients: &[Client], addresses: &[String], dice: &mut Dice) -> Self {
+    pub(crate) fn start(clients: &[Client], addresses: &[String], rng: &mut Rng) -> Self {
         let shared = Arc::new(Shared {
             clients: clients.to_vec(),
             addresses: addresses.to_vec(),
             next: AtomicU64::new(1),
             ended: AtomicBool::new(false),
         });
-        let callers = (0..CALLERS).map(|_| call(shared.clone(), dice.fork()));
+        let callers = (0..CALLERS).map(|_| call(shared.clone(), rng.fork()));
         Self {
             callers: callers.collect(),
             shared,
         }
     }
 
-    /// Ends the callers, and checks what they and the containers have noted.
-    pub(crate) async fn end(self) -> Balance {
+    /// Ends the callers and checks their record against that of the containers.
+    pub(crate) async fn end(self) -> LedgerSummary {
         self.shared.ended.store(true, Ordering::Relaxed);
         let callers = self.callers.join_all().await.into_iter();
-        let mut notes: Vec<_> = callers.flatten().collect();
-        // What the last containers have run that nobody was told of.
+        let mut records: Vec<_> = callers.flatten().collect();
+        // The last containers may have run calls whose answers were lost.
         for address in &self.shared.addresses {
             let last = self.shared.call(&self.shared.clients[0], address).await;
             assert_eq!(last.outcome(), "ok", "{:?}", last.answer);
-            notes.push(last);
+            records.push(last);
         }
-        audit(&notes)
+        audit(&records)
     }
 }
 
-async fn call(shared: Arc<Shared>, mut dice: Dice) -> Vec<Note> {
-    let mut notes = Vec::new();
+async fn call(shared: Arc<Shared>, mut rng: Rng) -> Vec<CallRecord> {
+    let mut records = Vec::new();
     while !shared.ended.load(Ordering::Relaxed) {
-        let (client, address) = (dice.pick(&shared.clients), dice.pick(&shared.addresses));
-        notes.push(shared.call(client, address).await);
-        wait::lasts(PACE).await;
+        let (client, address) = (rng.pick(&shared.clients), rng.pick(&shared.addresses));
+        records.push(shared.call(client, address).await);
+        wait::pass(PACE).await;
     }
-    notes
+    records
 }
 
 impl Shared {
-    async fn call(&self, client: &Client, address: &str) -> Note {
+    async fn call(&self, client: &Client, address: &str) -> CallRecord {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let request = client.request(Method::POST, &format!("/execute/{address}/note"));
         let sent = Instant::now();
@@ -111,7 +112,7 @@ impl Shared {
             "I1, took {:?}: {answer:?}",
             sent.elapsed()
         );
-        Note {
+        CallRecord {
             id,
             address: address.to_owned(),
             answer,
@@ -119,14 +120,14 @@ impl Shared {
     }
 }
 
-impl Note {
+impl CallRecord {
     fn outcome(&self) -> String {
         let answer = self.answer.as_ref();
         answer.map_or_else(|| "no answer".to_owned(), Answer::outcome)
     }
 
-    /// The container that has answered, and the calls that it has run so far.
-    fn told(&self) -> Option<((String, u64), Vec<u64>)> {
+    /// The container that answered, and the calls that it has run so far.
+    fn container_record(&self) -> Option<((String, u64), Vec<u64>)> {
         let answer = self.answer.as_ref().filter(|answer| answer.status == 200)?;
         let calls = serde_json::from_value(answer.data()).expect("a list of calls");
         Some(((self.address.clone(), answer.generation()), calls))
@@ -137,20 +138,24 @@ impl Note {
     }
 }
 
-fn audit(notes: &[Note]) -> Balance {
+fn audit(records: &[CallRecord]) -> LedgerSummary {
     let mut outcomes = BTreeMap::new();
     let mut containers: BTreeMap<_, Vec<u64>> = BTreeMap::new();
-    for note in notes {
-        let outcome = note.outcome();
+    for record in records {
+        let outcome = record.outcome();
         assert!(
             ALLOWED.contains(&outcome.as_str()),
             "{}: {:?}",
-            note.id,
-            note.answer
+            record.id,
+            record.answer
         );
         *outcomes.entry(outcome).or_default() += 1;
-        if let Some((container, calls)) = note.told() {
-            assert!(calls.contains(&note.id), "I3: {} of {calls:?}", note.id);
+        if let Some((container, calls)) = record.container_record() {
+            assert!(
+                calls.contains(&record.id),
+                "I3, {} is not among the calls that were run: {calls:?}",
+                record.id
+            );
             let longest = containers.entry(container).or_default();
             if calls.len() > longest.len() {
                 *longest = calls;
@@ -160,19 +165,26 @@ fn audit(notes: &[Note]) -> Balance {
     let mut run = BTreeSet::new();
     for (container, calls) in &containers {
         for call in calls {
-            assert!(run.insert(*call), "I2, run twice: {call}, by {container:?}");
+            assert!(
+                run.insert(*call),
+                "I2, a call was run twice: {call}, the second time by {container:?}"
+            );
         }
     }
-    for note in notes.iter().filter(|note| note.never_started()) {
-        assert!(!run.contains(&note.id), "I4, run after all: {}", note.id);
+    for record in records.iter().filter(|record| record.never_started()) {
+        assert!(
+            !run.contains(&record.id),
+            "I4, a call answered as not started was run: {}",
+            record.id
+        );
     }
-    Balance {
+    LedgerSummary {
         outcomes,
         containers: containers.len(),
     }
 }
 
-impl fmt::Display for Balance {
+impl fmt::Display for LedgerSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let calls: usize = self.outcomes.values().sum();
         write!(

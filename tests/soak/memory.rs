@@ -1,4 +1,4 @@
-//! The memory of the programs over time: after a while it must not grow any more.
+//! Checks that the memory of the programs stops growing after a while.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,32 +6,35 @@ use std::time::{Duration, Instant};
 use crate::fleet::Fleet;
 use crate::support::process::Process;
 
-/// How old a process is when it has what it needs.
-const GROWN_UP: Duration = Duration::from_secs(30);
+/// The age at which a process has reached its normal size.
+const WARM_UP: Duration = Duration::from_secs(30);
 
-/// How much more it may have later: allocators keep what they had at the busiest moment.
+/// How much it may grow later: allocators keep what they had at the busiest moment.
 const LEEWAY_KIB: u64 = 48 * 1024;
 
-/// What was seen of each process.
+/// The memory of each process.
 #[derive(Default)]
 pub(crate) struct Memory {
-    processes: BTreeMap<String, Seen>,
+    processes: BTreeMap<String, Usage>,
 }
 
-struct Seen {
+struct Usage {
     first: Instant,
     grown_up_kib: Option<u64>,
     last_kib: u64,
 }
 
 impl Memory {
-    /// Looks at every program that runs.
-    pub(crate) fn look(&mut self, fleet: &Fleet) {
+    /// Samples every running program.
+    pub(crate) fn sample(&mut self, fleet: &Fleet) {
         let workers = fleet
             .workers
             .iter()
-            .map(|post| &fleet.farm.workers[post.index]);
-        let apis = fleet.apis.iter().map(|post| &fleet.farm.apis[post.index]);
+            .map(|process| &fleet.farm.workers[process.index]);
+        let apis = fleet
+            .apis
+            .iter()
+            .map(|process| &fleet.farm.apis[process.index]);
         for process in workers.chain(apis) {
             self.note(process);
         }
@@ -42,19 +45,19 @@ impl Memory {
         let seen = self
             .processes
             .entry(process.name().to_owned())
-            .or_insert(Seen {
+            .or_insert(Usage {
                 first: Instant::now(),
                 grown_up_kib: None,
                 last_kib: kib,
             });
         seen.last_kib = kib;
-        if seen.grown_up_kib.is_none() && seen.first.elapsed() >= GROWN_UP {
+        if seen.grown_up_kib.is_none() && seen.first.elapsed() >= WARM_UP {
             seen.grown_up_kib = Some(kib);
         }
     }
 
-    /// Checks that nobody has grown who was grown up.
-    pub(crate) fn is_flat(&self) -> String {
+    /// Checks that no process has grown since it reached its normal size.
+    pub(crate) fn check_growth(&self) -> String {
         let mut most = 0;
         for (name, seen) in &self.processes {
             let Some(before) = seen.grown_up_kib else {
@@ -72,7 +75,7 @@ impl Memory {
     }
 }
 
-/// What a process has in memory.
+/// The resident memory of a process.
 fn resident_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

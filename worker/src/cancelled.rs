@@ -1,4 +1,4 @@
-//! Jobs whose callers have left: not to be started any more.
+//! Jobs whose callers have disconnected. A cancelled job that has not started is not run.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,42 +6,50 @@ use std::sync::{Mutex, PoisonError};
 
 use shared::protocol::id::{ApiId, JobId};
 
-/// How many are remembered: a job that is cancelled in vain, since it has run, is never asked for.
+/// The maximum number of remembered jobs. A job that was cancelled after it ran is never looked up,
+/// so the oldest jobs are dropped.
 const REMEMBERED: usize = 8192;
 
-type Name = (ApiId, JobId);
+type JobKey = (ApiId, JobId);
 
-/// The cancelled jobs, the latest ones.
+/// The most recently cancelled jobs.
 #[derive(Debug, Default)]
-pub(crate) struct Cancelled {
+pub(crate) struct CancelledJobs {
     count: AtomicUsize,
-    jobs: Mutex<(HashSet<Name>, VecDeque<Name>)>,
+    recent: Mutex<Recent>,
 }
 
-impl Cancelled {
-    /// Notes a job.
+#[derive(Debug, Default)]
+struct Recent {
+    jobs: HashSet<JobKey>,
+    /// The same jobs, the oldest first.
+    order: VecDeque<JobKey>,
+}
+
+impl CancelledJobs {
+    /// Remembers a job as cancelled.
     pub(crate) fn add(&self, api: ApiId, job: JobId) {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, order) = &mut *jobs;
-        if known.insert((api, job)) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Recent { jobs, order } = &mut *recent;
+        if jobs.insert((api, job)) {
             order.push_back((api, job));
         }
         if order.len() > REMEMBERED
             && let Some(oldest) = order.pop_front()
         {
-            known.remove(&oldest);
+            jobs.remove(&oldest);
         }
-        self.count.store(known.len(), Ordering::Relaxed);
+        self.count.store(jobs.len(), Ordering::Relaxed);
     }
 
-    /// Whether a job was noted. Costs nothing while none is.
+    /// Whether a job was cancelled. Takes no lock while no job is remembered.
     pub(crate) fn contains(&self, api: Option<ApiId>, job: JobId) -> bool {
         if self.count.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let Some(api) = api else { return false };
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.0.contains(&(api, job))
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.jobs.contains(&(api, job))
     }
 }
 
@@ -50,8 +58,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_are_remembered() {
-        let (cancelled, api) = (Cancelled::default(), ApiId::random());
+    fn only_the_latest_jobs_are_remembered() {
+        let (cancelled, api) = (CancelledJobs::default(), ApiId::random());
         assert!(!cancelled.contains(Some(api), JobId(0)));
         for job in 0..=REMEMBERED as u64 {
             cancelled.add(api, JobId(job));

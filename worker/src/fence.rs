@@ -1,28 +1,26 @@
-//! Whether this worker may still act: only while it knows that its lease lives.
+//! Stops this worker from acting while it cannot be sure that its lease is valid.
 //!
-//! A worker that was stopped, or cut off from Redis, does not notice it; the others do, and give
-//! its contracts to somebody else. So before it starts a call or sends a reply, it looks at how
-//! long ago its lease was renewed for certain.
+//! A worker that was suspended, or cut off from Redis, does not notice it. The other processes see
+//! its lease expire and give its contracts to other workers. So before this worker starts a call or
+//! sends a reply, it checks when its lease was last renewed for certain.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use shared::queue::timing::FENCE_AFTER;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Shorter than the lease, so that the worker has stopped before others take over.
-const TRUSTED: Duration = Duration::from_secs(4);
-
-/// What is known of the lease.
+/// Open while the worker may act, closed while it must not.
 #[derive(Debug)]
 pub(crate) struct Fence {
-    /// The last renewal; none while it is not known what the worker may keep.
+    /// When the lease was last renewed. None while the ownership of the contracts is unknown.
     renewed: watch::Sender<Option<Instant>>,
+    /// When the lease was last found to have ended.
     lost: Mutex<Option<Instant>>,
 }
 
 impl Fence {
-    /// Open for a lease that was made just now.
+    /// An open fence, for a lease that was acquired just now.
     pub(crate) fn new() -> Self {
         Self {
             renewed: watch::Sender::new(Some(Instant::now())),
@@ -30,19 +28,20 @@ impl Fence {
         }
     }
 
-    /// The lease was renewed by a command that was sent at `moment`.
-    pub(crate) fn renewed(&self, moment: Instant) {
+    /// Opens the fence: the lease was renewed by a command that was sent at `moment`.
+    pub(crate) fn lease_renewed(&self, moment: Instant) {
         self.renewed.send_replace(Some(moment));
     }
 
-    /// The lease has ended: closed until it is [renewed](Self::renewed).
-    pub(crate) fn lost(&self) {
+    /// Closes the fence until the lease is [renewed](Self::lease_renewed): the lease has ended.
+    pub(crate) fn lease_lost(&self) {
         self.renewed.send_replace(None);
         *self.last_loss() = Some(Instant::now());
     }
 
-    /// Whether the lease has ended since `moment`: what was taken in by then may be somebody else's.
-    pub(crate) fn was_lost_since(&self, moment: std::time::Instant) -> bool {
+    /// Whether the lease has ended since `moment`. If so, another worker may have the jobs that
+    /// this worker accepted before `moment`.
+    pub(crate) fn lease_lost_since(&self, moment: std::time::Instant) -> bool {
         self.last_loss()
             .is_some_and(|lost| lost.into_std() >= moment)
     }
@@ -53,48 +52,50 @@ impl Fence {
     }
 
     /// Waits until the worker may act.
-    pub(crate) async fn open(&self) {
+    pub(crate) async fn opened(&self) {
         let mut renewed = self.renewed.subscribe();
-        // Fails only when the fence is gone, and with it whoever waits.
+        // Cannot fail: the sender lives as long as `self`.
         _ = renewed.wait_for(|moment| is_trusted(*moment)).await;
     }
 
     fn last_loss(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A moment is written whole.
+        // The value is written in one step, so it is valid even if the mutex is poisoned.
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_trusted(renewed: Option<Instant>) -> bool {
-    renewed.is_some_and(|moment| moment.elapsed() <= TRUSTED)
+    renewed.is_some_and(|moment| moment.elapsed() <= FENCE_AFTER)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
-    async fn a_fence_closes_by_itself_and_opens_with_a_renewal() {
+    async fn fence_closes_without_renewals_and_opens_with_the_next_one() {
         let fence = Fence::new();
         assert!(!fence.is_closed());
-        // As time passes.
-        let past = Instant::now().checked_sub(TRUSTED + Duration::from_millis(1));
-        fence.renewed(past.expect("the machine has run for some seconds"));
+        // A renewal that is just too old.
+        let past = Instant::now().checked_sub(FENCE_AFTER + Duration::from_millis(1));
+        fence.lease_renewed(past.expect("the machine has run for some seconds"));
         assert!(fence.is_closed());
-        fence.renewed(Instant::now());
-        fence.open().await;
+        fence.lease_renewed(Instant::now());
+        fence.opened().await;
         assert!(!fence.is_closed());
     }
 
     #[tokio::test]
-    async fn a_lost_lease_closes_it_at_once_and_voids_what_came_before() {
+    async fn lost_lease_closes_the_fence_at_once_and_voids_earlier_jobs() {
         let fence = Fence::new();
         let before = std::time::Instant::now();
-        assert!(!fence.was_lost_since(before));
-        fence.lost();
-        assert!(fence.is_closed() && fence.was_lost_since(before));
+        assert!(!fence.lease_lost_since(before));
+        fence.lease_lost();
+        assert!(fence.is_closed() && fence.lease_lost_since(before));
         let after = std::time::Instant::now() + Duration::from_millis(1);
-        fence.renewed(Instant::now());
-        assert!(!fence.is_closed() && !fence.was_lost_since(after));
+        fence.lease_renewed(Instant::now());
+        assert!(!fence.is_closed() && !fence.lease_lost_since(after));
     }
 }

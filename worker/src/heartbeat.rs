@@ -1,4 +1,5 @@
-//! Renews the worker's lease each second; when the lease was lost, finds out what is left.
+//! Renews the worker's lease every second. After a lost lease, claims the contracts again that no
+//! other worker has taken.
 
 use std::sync::Arc;
 
@@ -9,22 +10,22 @@ use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
 use shared::queue::contracts::ContractRecord;
 use shared::queue::farm::Farm;
-use shared::queue::leases::{HEARTBEAT, HEARTBEAT_RETRY};
+use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::backoff::Backoff;
 use tokio::time::Instant;
 
-use crate::Worker;
-use crate::contracts::Host;
+use crate::contracts::ContractHandle;
+use crate::worker::Worker;
 
-/// Contracts that are claimed again at once.
-const RECLAIMED_AT_ONCE: usize = 16;
+/// The maximum number of contracts that are reclaimed concurrently.
+const CONCURRENT_RECLAIMS: usize = 16;
 
-/// Beats until the process stops.
-pub(crate) async fn beat(worker: Arc<Worker>, farm: Farm) {
+/// Sends heartbeats until the process stops.
+pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
     let life = worker.life.clone();
-    let mut heart = Heart {
+    let mut keeper = LeaseKeeper {
         renewed: Instant::now(),
-        claims: Claims::Held,
+        ownership: Ownership::Confirmed,
         farm,
         worker,
     };
@@ -32,55 +33,57 @@ pub(crate) async fn beat(worker: Arc<Worker>, farm: Farm) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = interval.tick() => if let Err(error) = heart.beat().await {
-                tracing::warn!(%error, "no heartbeat");
+            _ = interval.tick() => if let Err(error) = keeper.beat().await {
+                tracing::warn!(%error, "heartbeat failed");
                 interval.reset_after(HEARTBEAT_RETRY);
             },
-            outcome = heart.reclaiming() => heart.reclaimed(outcome),
+            outcome = keeper.reclaiming() => keeper.reclaimed(outcome),
             () = life.stopping() => return,
         }
     }
 }
 
-/// Keeps the lease, and knows whether the contracts are the worker's as well.
-struct Heart {
+/// Keeps the lease, and tracks whether this worker still owns its contracts.
+struct LeaseKeeper {
     worker: Arc<Worker>,
-    /// The farm, when it was looked at last.
+    /// The farm, as last read from Redis.
     farm: Farm,
-    /// When the renewal was sent that succeeded last.
+    /// When the last successful renewal was sent.
     renewed: Instant,
-    claims: Claims,
+    ownership: Ownership,
 }
 
-/// Whether the contracts are this worker's.
-enum Claims {
-    /// They are.
-    Held,
-    /// Nobody knows: the lease was lost since.
-    Lost,
-    /// It is being found out, which gives the farm. The lease is renewed meanwhile.
+/// Whether this worker owns the contracts that it runs.
+enum Ownership {
+    /// It owns them.
+    Confirmed,
+    /// Unknown, because the lease was lost.
+    Unknown,
+    /// The contracts are being reclaimed. The future returns the current farm. The lease is renewed
+    /// meanwhile.
     Reclaiming(BoxFuture<'static, Result<Farm, QueueError>>),
 }
 
-impl Heart {
+impl LeaseKeeper {
     async fn beat(&mut self) -> Result<(), QueueError> {
         let worker = self.worker.clone();
         let sent = Instant::now();
         if worker.queue.renew_lease(worker.id).await? {
-            self.holds_lease(sent);
+            self.lease_held(sent);
         } else if !worker.life.is_draining() {
-            // Noted before anything is done about it: whichever answer is lost from here on, the
-            // contracts are claimed again before the worker acts.
-            worker.fence.lost();
-            self.claims = Claims::Lost;
+            // A draining worker gives its lease up on purpose, so it does not register again.
+            //
+            // This state is set before any other step. So even if a reply of Redis is lost from
+            // here on, the contracts are reclaimed before the worker acts.
+            worker.fence.lease_lost();
+            self.ownership = Ownership::Unknown;
             let sent = Instant::now();
             if !worker.queue.register_worker(worker.id).await? {
-                tracing::info!("the lease was lost, and is being cleared up after");
+                tracing::info!("lease lost; failover by another process is in progress");
                 return Ok(());
             }
-            self.holds_lease(sent);
+            self.lease_held(sent);
         }
-        // On its way out a worker has given its lease back on purpose.
         worker
             .queue
             .report_worker(worker.id, &worker.info())
@@ -90,25 +93,25 @@ impl Heart {
         Ok(())
     }
 
-    /// The lease was renewed, or made, by a command that was sent at `moment`. The fence stays closed
-    /// until the contracts are claimed, too.
-    fn holds_lease(&mut self, moment: Instant) {
+    /// Notes that the lease was renewed or acquired by a command that was sent at `moment`. The
+    /// fence stays closed until the contracts are reclaimed as well.
+    fn lease_held(&mut self, moment: Instant) {
         self.renewed = moment;
-        match self.claims {
-            Claims::Held => self.worker.fence.renewed(moment),
-            Claims::Lost => {
+        match self.ownership {
+            Ownership::Confirmed => self.worker.fence.lease_renewed(moment),
+            Ownership::Unknown => {
                 let reclaiming = reclaim_all(self.worker.clone(), self.farm.clone());
-                self.claims = Claims::Reclaiming(reclaiming.boxed());
+                self.ownership = Ownership::Reclaiming(reclaiming.boxed());
             }
-            Claims::Reclaiming(_) => {}
+            Ownership::Reclaiming(_) => {}
         }
     }
 
-    /// Claims the contracts again, if that is to be done.
+    /// Waits for the contracts to be reclaimed. Pending while no reclaim is in progress.
     async fn reclaiming(&mut self) -> Result<Farm, QueueError> {
-        match &mut self.claims {
-            Claims::Reclaiming(reclaiming) => reclaiming.await,
-            Claims::Held | Claims::Lost => std::future::pending().await,
+        match &mut self.ownership {
+            Ownership::Reclaiming(reclaiming) => reclaiming.await,
+            Ownership::Confirmed | Ownership::Unknown => std::future::pending().await,
         }
     }
 
@@ -116,88 +119,91 @@ impl Heart {
         match outcome {
             Ok(farm) => {
                 self.farm = farm;
-                self.claims = Claims::Held;
-                self.worker.fence.renewed(self.renewed);
+                self.ownership = Ownership::Confirmed;
+                self.worker.fence.lease_renewed(self.renewed);
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot claim the contracts again yet");
-                self.claims = Claims::Lost;
+                tracing::warn!(%error, "contracts not reclaimed yet");
+                self.ownership = Ownership::Unknown;
             }
         }
     }
 }
 
-/// Keeps the contracts that nobody took meanwhile, closes the others; gives the farm. May be done
-/// again.
+/// Keeps the contracts that no other worker has taken, closes the others, and returns the current
+/// farm. Can be repeated after a failure.
 async fn reclaim_all(worker: Arc<Worker>, farm: Farm) -> Result<Farm, QueueError> {
     let current = worker.queue.farm(Some(&farm)).await?;
     let lost_data = current.data != farm.data;
-    tracing::warn!(lost_data, "the lease was lost; registered again");
+    tracing::warn!(lost_data, "lease lost; worker registered again");
     let contracts = futures::stream::iter(worker.contracts.all()).map(Ok);
     contracts
-        .try_for_each_concurrent(RECLAIMED_AT_ONCE, |(address, host)| {
-            keep_or_give_up(worker.clone(), address, host, lost_data)
+        .try_for_each_concurrent(CONCURRENT_RECLAIMS, |(address, contract)| {
+            keep_or_close(worker.clone(), address, contract, lost_data)
         })
         .await?;
     Ok(current)
 }
 
-async fn keep_or_give_up(
+async fn keep_or_close(
     worker: Arc<Worker>,
     address: ContractAddress,
-    host: Arc<Host>,
+    contract: Arc<ContractHandle>,
     lost_data: bool,
 ) -> Result<(), QueueError> {
-    if !reclaim(&worker, &address, &host, lost_data).await? {
+    if !reclaim(&worker, &address, &contract, lost_data).await? {
         let tasks = worker.life.clone();
-        tasks.spawn("give up", async move {
-            give_up(&worker, &address, &host).await;
+        tasks.spawn("close lost contract", async move {
+            close_lost(&worker, &address, &contract).await;
         });
     }
     Ok(())
 }
 
+/// Claims one contract again. False if another worker owns it.
 async fn reclaim(
     worker: &Worker,
     address: &ContractAddress,
-    host: &Host,
+    contract: &ContractHandle,
     lost_data: bool,
 ) -> Result<bool, QueueError> {
-    let (generation, endpoints, image) = host.status.serves();
+    let sandbox = contract.status.sandbox();
     let record = ContractRecord {
-        spec: host.spec.clone(),
-        generation,
+        spec: contract.spec.clone(),
+        generation: sandbox.generation,
         owner: Some(worker.id),
-        endpoints,
-        image,
+        endpoints: sandbox.endpoints,
+        image: sandbox.image,
         quarantined_until: 0,
     };
     let queue = &worker.queue;
     if !queue
-        .reclaim(address, worker.id, &record, lost_data)
+        .confirm_ownership(address, worker.id, &record, lost_data)
         .await?
     {
         return Ok(false);
     }
-    // One that is still being loaded puts its executable there itself.
-    if lost_data && let Some(executable) = host.executable() {
+    // A load that is still in progress stores its executable itself.
+    if lost_data && let Some(executable) = contract.executable() {
         queue
-            .store_blob(&host.spec.digest, executable.as_bytes(), address)
+            .store_blob(&contract.spec.digest, executable.as_bytes(), address)
             .await?;
     }
     Ok(true)
 }
 
-/// Closes a contract that is another worker's meanwhile.
-async fn give_up(worker: &Worker, address: &ContractAddress, host: &Arc<Host>) {
-    tracing::warn!(contract = %address, "another worker has it now");
-    let place = worker.contracts.remove_served_by(address, &host.status);
-    host.stop(FailureCode::NotHosted).await;
-    drop(place);
+/// Closes a contract that another worker owns now.
+async fn close_lost(worker: &Worker, address: &ContractAddress, contract: &ContractHandle) {
+    tracing::warn!(contract = %address, "contract reassigned to another worker");
+    let permit = worker
+        .contracts
+        .remove_if_current(address, &contract.status);
+    contract.stop(FailureCode::NotHosted).await;
+    drop(permit);
 }
 
-/// Holds the subscription by which others see that this worker is there.
-pub(crate) async fn show_presence(worker: Arc<Worker>) {
+/// Holds the subscription that tells other processes that this worker is connected.
+pub(crate) async fn hold_subscription(worker: Arc<Worker>) {
     let mut backoff = Backoff::redis();
     loop {
         match worker.queue.subscribe_alive(worker.id).await {
@@ -205,12 +211,12 @@ pub(crate) async fn show_presence(worker: Arc<Worker>) {
                 backoff.reset();
                 let mut messages = subscription.on_message();
                 tokio::select! {
-                    // Nothing is ever published; the end of the stream is the connection's.
+                    // No messages are published. The stream ends with the connection.
                     () = async { while messages.next().await.is_some() {} } => {}
                     () = worker.life.stopping() => return,
                 }
             }
-            Err(error) => tracing::debug!(%error, "cannot show presence"),
+            Err(error) => tracing::debug!(%error, "presence subscription failed"),
         }
         tokio::select! {
             () = backoff.wait() => {}

@@ -1,17 +1,20 @@
-//! What the worker counts, and how it is at the moment of a scrape. Handles are made here, once.
+//! The worker's metrics: counters, and gauges that are set at each scrape. All handles are created
+//! here, once.
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{ContractState, ContractStatus, Failure, FailureCode};
 use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
-use crate::Worker;
+use crate::chromium::Chromium;
+use crate::contracts::ContractHandle;
 
-/// The states that a hosted contract can be in.
+/// The states that an owned contract can be in.
 const STATES: [(ContractState, &str); 4] = [
     (ContractState::Loading, "loading"),
     (ContractState::Ready, "ready"),
@@ -19,41 +22,54 @@ const STATES: [(ContractState, &str); 4] = [
     (ContractState::Unloading, "unloading"),
 ];
 
+/// The worker's state at the moment of a scrape.
+pub(crate) struct Snapshot<'a> {
+    pub(crate) worker: WorkerId,
+    pub(crate) contracts: Vec<(ContractAddress, Arc<ContractHandle>)>,
+    /// The maximum number of contracts.
+    pub(crate) capacity: usize,
+    pub(crate) has_lease: bool,
+    pub(crate) is_draining: bool,
+    /// The JavaScript engine, if this worker offers it.
+    pub(crate) chromium: Option<&'a Chromium>,
+}
+
 /// The worker's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     javascript: EngineMetrics,
     docker: EngineMetrics,
-    /// Frames taken from the inbox.
+    /// Frames read from the inbox.
     pub(crate) frames: Counter,
-    /// Jobs that came twice.
+    /// Jobs that were delivered twice.
     pub(crate) duplicates: Counter,
-    /// Frames that wait in the inbox.
+    /// Frames in the inbox.
     pub(crate) inbox_depth: Gauge,
     gauges: Gauges,
-    /// Whether contracts are told apart.
+    /// Whether each contract has series of its own.
     by_contract: bool,
 }
 
-/// What is counted of the contracts of one engine.
+/// The metrics of the contracts of one engine.
 #[derive(Debug)]
 pub(crate) struct EngineMetrics {
     engine: EngineKind,
     registry: Registry,
     succeeded: Counter,
     failed: Mutex<HashMap<FailureCode, Counter>>,
-    /// From a call's arrival at the worker to its start.
+    /// The time from a call's arrival at the worker to its start.
     pub(crate) wait: Histogram,
     run: Histogram,
-    /// From a load's turn to the ready sandbox.
+    /// The time to start a contract's first sandbox.
     pub(crate) load: Histogram,
-    /// Calls given to a sandbox at once.
+    /// Calls submitted to a sandbox together.
     pub(crate) batch: Histogram,
-    /// Sandboxes lost.
+    /// Sandboxes that crashed.
     crashes: Counter,
+    /// Sandboxes closed because a call exceeded its limit.
     timeouts: Counter,
-    /// Sandboxes made anew.
+    /// Sandboxes restarted.
     pub(crate) restarts: Counter,
 }
 
@@ -76,17 +92,17 @@ impl Metrics {
             docker: EngineMetrics::new(&registry, EngineKind::Docker),
             frames: registry.counter(
                 "execution_worker_frames_total",
-                "Frames taken from the inbox.",
+                "Frames read from the inbox.",
                 &[],
             ),
             duplicates: registry.counter(
                 "execution_worker_duplicate_jobs_total",
-                "Jobs that came twice and were dropped.",
+                "Duplicate jobs that were dropped.",
                 &[],
             ),
             inbox_depth: registry.gauge(
                 "execution_worker_inbox_depth",
-                "Frames in the inbox that are not settled, a second ago at most.",
+                "Frames in the inbox that are not settled, measured once a second.",
                 &[],
             ),
             gauges: Gauges::new(&registry),
@@ -102,12 +118,12 @@ impl Metrics {
         }
     }
 
-    /// Everything, as Prometheus reads it.
-    pub(crate) fn render(&self, worker: &Worker) -> String {
-        self.gauges.set(worker);
+    /// All metrics in the Prometheus text format.
+    pub(crate) fn render(&self, now: &Snapshot<'_>) -> String {
+        self.gauges.set(now);
         let mut text = self.registry.render();
         if self.by_contract {
-            write_contracts(worker, &mut text);
+            write_contracts(now, &mut text);
         }
         text
     }
@@ -119,7 +135,7 @@ impl EngineMetrics {
         let losses = |cause| {
             registry.counter(
                 "execution_worker_sandbox_losses_total",
-                "Sandboxes that broke, or were closed because a call ran over its limit.",
+                "Sandboxes that crashed, or were closed because a call exceeded its limit.",
                 &[("engine", engine.name()), ("cause", cause)],
             )
         };
@@ -130,35 +146,35 @@ impl EngineMetrics {
             failed: Mutex::default(),
             wait: registry.histogram(
                 "execution_worker_queue_wait_seconds",
-                "From a call's arrival at the worker to its start.",
+                "Time from a call's arrival at the worker to its start.",
                 &labels,
             ),
             run: registry.histogram(
                 "execution_worker_execute_duration_seconds",
-                "How long calls ran.",
+                "Run time of calls.",
                 &labels,
             ),
             load: registry.histogram(
                 "execution_worker_load_duration_seconds",
-                "How long sandboxes took to be made, whether or not they came up.",
+                "Time to start a sandbox, including failed starts.",
                 &labels,
             ),
             batch: registry.histogram(
                 "execution_worker_batch_size",
-                "Calls given to a sandbox at once.",
+                "Calls submitted to a sandbox together.",
                 &labels,
             ),
             crashes: losses("crash"),
             timeouts: losses("timeout"),
             restarts: registry.counter(
                 "execution_worker_sandbox_restarts_total",
-                "Sandboxes made anew.",
+                "Sandboxes restarted.",
                 &labels,
             ),
         }
     }
 
-    /// A call was answered.
+    /// Counts an answered call.
     pub(crate) fn answered<T>(&self, outcome: &Result<T, Failure>, ran: Option<Duration>) {
         if let Some(ran) = ran {
             self.run.record(ran);
@@ -175,9 +191,9 @@ impl EngineMetrics {
         }
     }
 
-    /// A sandbox was lost; it `broke`, or a call ran over its limit.
-    pub(crate) fn lost(&self, broke: bool) {
-        if broke {
+    /// Counts a lost sandbox: it `crashed`, or a call exceeded its limit.
+    pub(crate) fn lost(&self, crashed: bool) {
+        if crashed {
             self.crashes.increment(1);
         } else {
             self.timeouts.increment(1);
@@ -201,7 +217,7 @@ impl Gauges {
             for (state, name) in STATES {
                 let gauge = registry.gauge(
                     "execution_worker_contracts",
-                    "Contracts hosted here.",
+                    "Contracts assigned to this worker.",
                     &[("engine", engine.name()), ("state", name)],
                 );
                 contracts.push((engine, state, gauge));
@@ -211,66 +227,72 @@ impl Gauges {
             contracts,
             capacity: gauge(
                 "execution_worker_capacity",
-                "Contracts that can be hosted here.",
+                "Maximum number of contracts on this worker.",
             ),
             waiting: gauge(
                 "execution_worker_calls_waiting",
-                "Calls that wait or run here.",
+                "Calls that wait or run on this worker.",
             ),
             lease: gauge(
                 "execution_worker_lease_held",
-                "1 while the worker may act, 0 while its lease is not renewed.",
+                "1 while the worker holds its lease and may act, else 0.",
             ),
             draining: gauge(
                 "execution_worker_draining",
-                "1 while the worker hands its contracts over, else 0.",
+                "1 while the worker drains, else 0.",
             ),
-            browsers: gauge("execution_worker_browsers", "Browsers that are up."),
-            pages: gauge("execution_worker_pages", "Pages in them."),
+            browsers: gauge("execution_worker_browsers", "Running browsers."),
+            pages: gauge("execution_worker_pages", "Pages in the running browsers."),
             browser_restarts: registry.counter(
                 "execution_worker_browser_restarts_total",
-                "Browsers started again after they died.",
+                "Browsers restarted after they died.",
                 &[],
             ),
         }
     }
 
-    fn set(&self, worker: &Worker) {
-        let hosts = worker.contracts.all();
-        let facts: Vec<_> = hosts
+    fn set(&self, now: &Snapshot<'_>) {
+        let contracts = &now.contracts;
+        let current: Vec<_> = contracts
             .iter()
-            .map(|(_, host)| (host.spec.engine, host.status.state()))
+            .map(|(_, contract)| (contract.spec.engine, contract.status.state()))
             .collect();
         for (engine, state, gauge) in &self.contracts {
-            let fact = (*engine, *state);
-            gauge.set(count(facts.iter().filter(|other| **other == fact).count()));
+            let wanted = (*engine, *state);
+            gauge.set(count(current.iter().filter(|one| **one == wanted).count()));
         }
-        let waiting: u64 = hosts.iter().map(|(_, host)| host.status.waiting()).sum();
+        let waiting = contracts
+            .iter()
+            .map(|(_, contract)| contract.status.waiting())
+            .sum::<u64>();
         self.waiting
             .set(count(usize::try_from(waiting).unwrap_or(usize::MAX)));
-        self.capacity.set(count(worker.contracts.capacity()));
-        self.lease.set(truth(!worker.fence.is_closed()));
-        self.draining.set(truth(worker.life.is_draining()));
-        if let Some(chromium) = &worker.chromium {
-            let load = chromium.load();
-            self.browsers.set(count(load.browsers));
-            self.pages.set(count(load.pages));
-            self.browser_restarts.absolute(load.restarts);
+        self.capacity.set(count(now.capacity));
+        self.lease.set(flag(now.has_lease));
+        self.draining.set(flag(now.is_draining));
+        if let Some(chromium) = now.chromium {
+            let stats = chromium.stats();
+            self.browsers.set(count(stats.browsers));
+            self.pages.set(count(stats.pages));
+            self.browser_restarts.absolute(stats.restarts);
         }
     }
 }
 
-/// What a line of a contract tells.
+/// Selects the value of a contract's series.
 type Value = fn(&ContractStatus) -> u64;
 
-/// A line per contract: as many labels as there are addresses, so only where that is asked for.
-/// Written by hand, since a registry forgets no label that it has seen once.
-fn write_contracts(worker: &Worker, text: &mut String) {
-    let statuses: Vec<_> = worker
+/// Writes one line per contract and metric. There are as many label values as addresses, so these
+/// series are optional. They are written by hand, because a registry never forgets a label value.
+fn write_contracts(now: &Snapshot<'_>, text: &mut String) {
+    let statuses: Vec<_> = now
         .contracts
-        .all()
-        .into_iter()
-        .map(|(address, host)| host.status.report(address, &host.spec, worker.id))
+        .iter()
+        .map(|(address, contract)| {
+            contract
+                .status
+                .report(address.clone(), &contract.spec, now.worker)
+        })
         .collect();
     let metrics: [(&str, &str, Value); 3] = [
         ("execution_worker_contract_calls_total", "counter", |s| {
@@ -287,7 +309,7 @@ fn write_contracts(worker: &Worker, text: &mut String) {
         // Writing into a String cannot fail.
         _ = writeln!(text, "# TYPE {name} {kind}");
         for status in &statuses {
-            // Addresses have no character that would have to be escaped.
+            // Addresses contain no character that needs escaping.
             let contract = &status.contract_address;
             let (engine, value) = (status.engine, value(status));
             _ = writeln!(
@@ -298,8 +320,8 @@ fn write_contracts(worker: &Worker, text: &mut String) {
     }
 }
 
-fn truth(holds: bool) -> f64 {
-    f64::from(u8::from(holds))
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 of them")]

@@ -1,5 +1,5 @@
-//! What an operator asks a worker over HTTP: whether it lives, and how it fares. No contract
-//! traffic, ever: that comes through the queue.
+//! Health checks and metrics over HTTP, for operators. Contract traffic comes through the queue
+//! only.
 
 use std::sync::Weak;
 
@@ -13,12 +13,12 @@ use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics;
 use tokio::net::TcpListener;
 
-use crate::Worker;
+use crate::worker::Worker;
 
-/// A connection may outlive the worker, which ends when nobody holds it any more.
-type Asked = State<Weak<Worker>>;
+/// A weak reference: an open connection must not keep the worker from ending.
+type WorkerRef = State<Weak<Worker>>;
 
-/// Serves until the process stops: a worker that drains can still be watched.
+/// Serves until the process stops, so that a draining worker can still be monitored.
 pub(crate) async fn serve(listener: TcpListener, worker: Weak<Worker>, life: Lifecycle) {
     let routes = Router::new()
         .route("/healthz", get(alive))
@@ -40,8 +40,8 @@ async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Ready: it may act, and is not on its way out.
-async fn ready(State(worker): Asked) -> (StatusCode, &'static str) {
+/// Ready means that the worker holds its lease and is not draining.
+async fn ready(State(worker): WorkerRef) -> (StatusCode, &'static str) {
     match worker.upgrade() {
         Some(worker) if worker.life.is_draining() => {
             (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -51,10 +51,10 @@ async fn ready(State(worker): Asked) -> (StatusCode, &'static str) {
     }
 }
 
-async fn show_metrics(State(worker): Asked) -> Response {
+async fn show_metrics(State(worker): WorkerRef) -> Response {
     match worker.upgrade() {
         Some(worker) => {
-            let text = worker.metrics.render(&worker);
+            let text = worker.render_metrics();
             ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
         }
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),

@@ -1,4 +1,4 @@
-//! Takes contracts to host from an engine's placement stream, while there is room.
+//! Reads an engine's placement stream and loads the contracts in it, while the worker has capacity.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,63 +13,70 @@ use shared::queue::placement::{Reader, Received};
 use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 
-use crate::contracts::Place;
-use crate::jobs::load::Reason;
-use crate::settle::Ran;
-use crate::{Worker, jobs, runner};
+use crate::contracts::CapacityPermit;
+use crate::jobs::load::LoadReason;
+use crate::settle::RunInfo;
+use crate::worker::Worker;
+use crate::{jobs, runner};
 
-/// Loads under way at once, per engine: making sandboxes is work for every core.
-const LOADS_UNDER_WAY: usize = 4;
+/// The maximum number of concurrent loads per engine: starting a sandbox uses every core.
+const CONCURRENT_LOADS: usize = 4;
 
-/// How often a replica is passed on by workers that host another one, and how long each keeps it.
-/// Then no worker is left for it; it is offered again with a call.
-const PASSES: u32 = 10;
-const PASS_AFTER: Duration = Duration::from_millis(100);
+/// How often workers that own another replica of a contract may requeue a replica. After that, no
+/// other worker is expected to take it; the next call offers it again.
+const MAX_REQUEUES: u32 = 10;
+/// How long a worker waits before it requeues a replica.
+const REQUEUE_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs until the process drains.
 pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut reader = Reader::new(worker.queue.clone(), engine, worker.id);
-    let loads = Arc::new(Semaphore::new(LOADS_UNDER_WAY));
+    let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
     while !worker.life.is_draining() {
         let permits = async {
             let load = loads.clone().acquire_owned().await;
             (
                 load.expect("the semaphore is never closed"),
-                worker.contracts.place().await,
+                worker.contracts.capacity_permit().await,
             )
         };
-        let (load_permit, place) = tokio::select! {
+        let (load_permit, capacity) = tokio::select! {
             permits = permits => permits,
             () = worker.life.draining() => break,
         };
-        // Not to be dropped half-way: what it was about to bring would be lost.
+        // A read that is dropped half-way may lose an entry.
         let Some(received) = reader.read().await else {
             continue;
         };
         let (worker, tasks) = (worker.clone(), worker.life.clone());
         tasks.spawn("load", async move {
-            settle(&worker, engine, received, place).await;
+            process_entry(&worker, engine, received, capacity).await;
             drop(load_permit);
         });
     }
-    let all = u32::try_from(LOADS_UNDER_WAY).unwrap_or(u32::MAX);
+    let all = u32::try_from(CONCURRENT_LOADS).unwrap_or(u32::MAX);
     drop(loads.acquire_many(all).await);
-    if let Err(error) = worker.queue.leave_placement(engine, worker.id).await {
-        tracing::warn!(%engine, %error, "could not leave the placement group");
+    if let Err(error) = worker.queue.leave_placement_group(engine, worker.id).await {
+        tracing::warn!(%engine, %error, "worker not removed from the placement group");
     }
 }
 
-/// Carries one load out, answers it, and removes it from the stream.
-async fn settle(worker: &Arc<Worker>, engine: EngineKind, received: Received, place: Place) {
+/// Runs one load, replies to it, and removes it from the stream.
+async fn process_entry(
+    worker: &Arc<Worker>,
+    engine: EngineKind,
+    received: Received,
+    capacity: CapacityPermit,
+) {
     let Received { entry, frame } = received;
-    if let Err(error) = carry_out(worker, engine, &frame, place).await {
-        // It stays pending: the contract is placed again by whoever clears up.
-        tracing::error!(%error, entry, "a load could not be settled");
+    if let Err(error) = process_frame(worker, engine, &frame, capacity).await {
+        // The entry stays pending, so the reaper of any process places the contract again.
+        tracing::error!(%error, entry, "load not settled");
         return;
     }
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.placed(engine, &entry).await {
-        tracing::warn!(%error, entry, "could not remove a settled load yet");
+    while let Err(error) = worker.queue.settle_load(engine, &entry).await {
+        tracing::warn!(%error, entry, "settled load not removed from the placement stream yet");
         tokio::select! {
             () = backoff.wait() => {}
             () = worker.life.stopping() => return,
@@ -77,55 +84,58 @@ async fn settle(worker: &Arc<Worker>, engine: EngineKind, received: Received, pl
     }
 }
 
-async fn carry_out(
+async fn process_frame(
     worker: &Arc<Worker>,
     engine: EngineKind,
     frame: &[u8],
-    place: Place,
+    capacity: CapacityPermit,
 ) -> Result<(), QueueError> {
     let JobFrame { api, jobs, .. } = match unpack_jobs(frame) {
         Ok(frame) => frame,
         Err(error) => {
-            tracing::error!(%error, "a load that cannot be read");
+            tracing::error!(%error, "unreadable load");
             let stream = worker.queue.keys().placement(engine);
-            return worker.queue.bury(&stream, frame, &error.to_string()).await;
+            return worker
+                .queue
+                .record_unreadable(&stream, frame, &error.to_string())
+                .await;
         }
     };
-    let mut place = Some(place);
+    let mut capacity = Some(capacity);
     for envelope in jobs {
         let Job::Load(load) = &envelope.job else {
             continue;
         };
         if worker.life.is_draining() {
             worker.queue.place(engine, api, &envelope).await?;
-        } else if let Some(place) = place.take() {
-            load_one(worker, api, &envelope, load, place).await?;
+        } else if let Some(capacity) = capacity.take() {
+            process_load(worker, api, &envelope, load, capacity).await?;
         }
     }
     Ok(())
 }
 
-async fn load_one(
+async fn process_load(
     worker: &Arc<Worker>,
     api: Option<ApiId>,
     envelope: &Envelope,
     load: &Load,
-    place: Place,
+    capacity: CapacityPermit,
 ) -> Result<(), QueueError> {
     if envelope.deadline <= worker.queue.clock().now_ms() {
         return Ok(());
     }
     let Some(api) = api else {
         let is_here = worker.contracts.get(&load.address).is_some();
-        if !is_here && worker.contracts.has_sibling_of(&load.address) {
-            drop(place);
-            return pass_on(worker, envelope, load.spec.engine).await;
+        if !is_here && worker.contracts.owns_replica_of(&load.address) {
+            drop(capacity);
+            return requeue_replica(worker, envelope, load.spec.engine).await;
         }
-        return adopt(worker, load, place).await;
+        return take_over(worker, load, capacity).await;
     };
     let mut span = runner::span(worker, envelope);
-    let outcome = jobs::load::host(worker, load, place, Reason::Asked).await;
-    Ran::default().tell(&mut span, &outcome);
+    let outcome = jobs::load::load_new(worker, load, capacity, LoadReason::Requested).await;
+    RunInfo::default().record(&mut span, &outcome);
     drop(span);
     let reply = Reply {
         id: envelope.id,
@@ -137,18 +147,18 @@ async fn load_one(
     worker.queue.settle(worker.id, &[(api, frame)], &[]).await
 }
 
-/// Leaves a replica to another worker, since this one hosts another replica of the same contract.
-async fn pass_on(
+/// Leaves a replica to another worker, because this worker owns another replica of the contract.
+async fn requeue_replica(
     worker: &Worker,
     envelope: &Envelope,
     engine: EngineKind,
 ) -> Result<(), QueueError> {
-    if envelope.attempt >= PASSES {
+    if envelope.attempt >= MAX_REQUEUES {
         return Ok(());
     }
-    // So that it does not come back at once.
+    // The pause keeps the replica from returning to this worker at once.
     tokio::select! {
-        () = tokio::time::sleep(PASS_AFTER) => {}
+        () = tokio::time::sleep(REQUEUE_AFTER) => {}
         () = worker.life.draining() => {}
     }
     let envelope = Envelope {
@@ -158,16 +168,20 @@ async fn pass_on(
     worker.queue.place(engine, None, &envelope).await
 }
 
-/// Takes over a contract whose host is gone. Nobody awaits it: it is as it was loaded, or it is
-/// left alone.
-async fn adopt(worker: &Arc<Worker>, load: &Load, place: Place) -> Result<(), QueueError> {
+/// Takes over a contract whose owner is gone. No caller awaits this load. So it is skipped unless
+/// the contract is still loaded with the same spec and unassigned.
+async fn take_over(
+    worker: &Arc<Worker>,
+    load: &Load,
+    capacity: CapacityPermit,
+) -> Result<(), QueueError> {
     match worker.queue.route(&load.address).await? {
-        Route::Unplaced(record) if record.spec == load.spec => {}
+        Route::Unassigned(record) if record.spec == load.spec => {}
         _ => return Ok(()),
     }
-    match jobs::load::host(worker, load, place, Reason::Orphaned).await {
+    match jobs::load::load_new(worker, load, capacity, LoadReason::Failover).await {
         Err(Failure { code, message, .. }) if code != FailureCode::NotHosted => {
-            tracing::error!(contract = %load.address, message, "could not take a contract over");
+            tracing::error!(contract = %load.address, message, "contract not taken over");
         }
         _ => {}
     }

@@ -1,40 +1,40 @@
-//! Reads the inbox and gives each job to whom it concerns. Never waits for a job to end.
+//! Reads the inbox and passes each job to the code that runs it. Never waits for a job to end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
 use shared::protocol::job::Job;
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::inbox::{Reader, Received};
+use shared::queue::timing::CLOCK_TOLERANCE;
 use shared::service::backoff::Backoff;
 use shared::service::telemetry::traces::Span;
 
-use crate::known::Known;
-use crate::settle::{Delivery, Ran};
-use crate::{Worker, jobs};
+use crate::jobs;
+use crate::seen_jobs::SeenJobs;
+use crate::settle::{Delivery, RunInfo};
+use crate::worker::Worker;
 
-/// How far apart the clocks of two processes may be that both go by Redis' clock.
-const CLOCKS_AGREE_WITHIN: Duration = Duration::from_secs(1);
-
-/// Runs until the process stops. Draining does not end it: what is in the inbox wants an answer.
+/// Runs until the process stops. It continues while the worker drains, because every job in the
+/// inbox needs a reply.
 pub(crate) async fn run(worker: Arc<Worker>) {
     let mut reader = Reader::new(worker.queue.clone(), worker.id);
-    let mut known = Known::default();
+    let mut seen = SeenJobs::default();
     loop {
-        // Dropping a read may lose what it was about to bring. The process stops only when the
-        // inbox is closed, or when it must not wait any longer.
+        // A dropped read may lose entries. That is acceptable only at the stop of the process: then
+        // the inbox is closed, or there is no time left.
         let received = tokio::select! {
             received = reader.read() => received,
             () = worker.life.stopping() => return,
         };
         for entry in received {
-            take(&worker, &mut known, entry);
+            accept(&worker, &mut seen, entry);
         }
     }
 }
 
-fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
+fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
     let Received { entry, frame } = received;
     worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {
@@ -48,16 +48,16 @@ fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
                 return worker.settler.acknowledge(entry);
             }
             let ids: Vec<_> = jobs.iter().map(|job| (job.id, job.deadline)).collect();
-            let is_answered = first_sent.is_some_and(|moment| lost_inbox_since(worker, moment));
-            let mut is_new = known.of(api);
+            let is_stale = first_sent.is_some_and(|moment| lease_lost_since(worker, moment));
+            let mut is_new = seen.of(api);
             let deliveries = worker.settler.deliveries(entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
                 if !is_new(envelope.id) {
                     worker.metrics.duplicates.increment(1);
-                    tracing::debug!(job = envelope.id.0, "a job that came twice");
-                    delivery.dismiss();
-                } else if is_answered && matches!(envelope.job, Job::Execute(_)) {
-                    delivery.refuse(jobs::execute::not_hosted());
+                    tracing::debug!(job = envelope.id.0, "duplicate job dropped");
+                    delivery.acknowledge();
+                } else if is_stale && matches!(envelope.job, Job::Execute(_)) {
+                    delivery.refuse(jobs::execute::not_assigned());
                 } else {
                     start(worker, envelope, delivery);
                 }
@@ -66,36 +66,42 @@ fn take(worker: &Arc<Worker>, known: &mut Known, received: Received) {
         Err(FrameError::UnsupportedVersion { version, api, jobs }) if !jobs.is_empty() => {
             let jobs: Vec<_> = jobs.into_iter().map(|id| (id, 0)).collect();
             for delivery in worker.settler.deliveries(entry, api, jobs.into_iter()) {
-                let message = format!("This worker does not speak version {version}");
+                let message = format!("This worker does not support protocol version {version}");
                 let code = FailureCode::UnsupportedVersion;
                 delivery.refuse(Failure::not_started(code, message));
             }
         }
         Err(error) => {
-            tracing::error!(%error, entry, bytes = frame.len(), "a frame that cannot be read");
-            let burying = bury(worker.clone(), entry, frame, error.to_string());
-            worker.life.spawn("bury", burying);
+            tracing::error!(%error, entry, bytes = frame.len(), "unreadable frame");
+            let task = move_to_dead_letters(worker.clone(), entry, frame, error.to_string());
+            worker.life.spawn("dead letter", task);
         }
     }
 }
 
-/// Whether this worker was taken for dead after `moment`. Whoever cleared up after it has told the api
-/// what became of the jobs in the inbox that it had then. One of them that comes again may be under way
-/// as another job by now: it is not started, and its api, should it still wait, is told so.
-fn lost_inbox_since(worker: &Worker, moment: u64) -> bool {
-    let since = worker.queue.clock().since(moment) + CLOCKS_AGREE_WITHIN;
-    // A machine that has not run for that long has not held a lease then.
+/// Whether this worker lost its lease after `moment`, in milliseconds by the clock of Redis.
+///
+/// If so, another process has failed over the inbox that the worker had then, and has reported the
+/// outcome of its jobs to the api. A job of that inbox that is sent again may run elsewhere by now
+/// as another job. So it is not started here, and its api gets a failure if it still waits.
+fn lease_lost_since(worker: &Worker, moment: u64) -> bool {
+    let since = worker.queue.clock().since(moment) + CLOCK_TOLERANCE;
+    // If the machine started after that moment, no lease of this worker is that old.
     let moment = Instant::now().checked_sub(since);
-    moment.is_none_or(|moment| worker.fence.was_lost_since(moment))
+    moment.is_none_or(|moment| worker.fence.lease_lost_since(moment))
 }
 
-/// Puts a frame that cannot be read aside, so that it does not come back. Until then it is pending,
-/// and a worker that drains waits for it.
-async fn bury(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
+/// Moves an unreadable frame to the dead letters, so that it is not delivered again. Until then its
+/// entry is pending, and a draining worker waits for it.
+async fn move_to_dead_letters(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
     let inbox = worker.queue.keys().inbox(worker.id);
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.bury(&inbox, &frame, &reason).await {
-        tracing::warn!(%error, entry, "could not put a frame aside yet");
+    while let Err(error) = worker
+        .queue
+        .record_unreadable(&inbox, &frame, &reason)
+        .await
+    {
+        tracing::warn!(%error, entry, "dead letter not recorded yet");
         tokio::select! {
             () = backoff.wait() => {}
             () = worker.life.stopping() => return,
@@ -112,14 +118,14 @@ fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
         Job::Execute(execute) => jobs::execute::enqueue(worker, execute, delivery),
         Job::Inspect(inspect) => jobs::inspect::answer(worker, &inspect, delivery),
         Job::Cancel(cancel) => {
-            if let (Some(api), _) = delivery.name() {
+            if let (Some(api), _) = delivery.id() {
                 worker.cancelled.add(api, cancel.job);
             }
-            delivery.dismiss();
+            delivery.acknowledge();
         }
         Job::Drain => {
-            tracing::info!("asked to drain");
-            delivery.settle(Ok(Output::Done), Ran::default());
+            tracing::info!("drain requested");
+            delivery.settle(Ok(Output::Done), RunInfo::default());
             worker.life.drain();
         }
         Job::Load(load) => {
@@ -133,7 +139,7 @@ fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
     }
 }
 
-/// The span of a job whose request is traced.
+/// Creates the span of a job whose request is traced.
 pub(crate) fn span(worker: &Worker, envelope: &Envelope) -> Span {
     let (name, address) = match &envelope.job {
         Job::Load(load) => ("load", &load.address),

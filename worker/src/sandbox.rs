@@ -1,8 +1,8 @@
-//! What the worker asks of a sandbox; `chromium` and `docker` answer it.
+//! The interface between the worker and its sandboxes. `chromium` and `docker` implement it.
 //!
-//! An [`Engine`] makes instances of contracts. An [`Instance`] takes calls and tells what became
-//! of them; it knows nothing of queues, replies, generations or re-runs: those are
-//! [`crate::contracts`]'. It is used by one task only, so it needs no locks.
+//! An [`Engine`] starts instances of contracts. An [`Instance`] accepts calls and reports their
+//! outcomes. Queues, replies, generations and re-runs belong to `crate::contracts`; an instance
+//! has no knowledge of them. Only one task uses an instance, so it needs no locks.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,135 +12,141 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::Failure;
 
-/// Names one call within one instance.
+/// The limits that every sandbox applies to its calls.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLimits {
+    /// `EXECUTE_TIMEOUT_MS`: how long one call may run. The default is 2 s, as in the original
+    /// service.
+    pub time: Duration,
+    /// `RESULT_LIMIT_BYTES`: the maximum size of one JSON result in bytes. The default is 1 MiB.
+    pub result: u32,
+}
+
+/// Identifies one call within one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u32);
 
-/// One call, lent to an instance for [`Instance::submit`].
+/// One call, borrowed by an instance for [`Instance::submit`].
 #[derive(Debug, Clone, Copy)]
 pub struct Invocation<'a> {
-    /// Comes back in the call's [`Event`].
+    /// Identifies the call in its [`Event`].
     pub id: CallId,
     /// One of the instance's endpoints.
     pub method: &'a str,
-    /// Valid JSON text, or no argument at all.
+    /// Valid JSON text, or none if the call has no argument.
     pub argument: Option<&'a RawValue>,
 }
 
-/// What became of a call, or of the whole instance.
+/// The outcome of a call, or the loss of the whole instance.
 #[derive(Debug)]
 pub enum Event {
     /// The call ended.
     Done {
-        /// Which call.
+        /// The call that ended.
         call: CallId,
-        /// Its result, or how it failed. Valid JSON text within the contract's limit.
+        /// Its result or its failure. A result is valid JSON text within the contract's limit.
         outcome: Result<Box<RawValue>, Failure>,
-        /// From its submission, or from the end of what ran before it, to its end.
+        /// The time until the call ended, measured from its submission, or from the end of the
+        /// work that ran before it.
         elapsed: Duration,
     },
-    /// The instance handed the call back without having started it.
+    /// The instance returned the call without having started it.
     NotStarted(CallId),
-    /// The instance is gone. Every call without an event of its own ended with it; whether such a
-    /// call was started is unknown.
+    /// The instance is gone. Every call without its own event ended with it. It is unknown whether
+    /// such a call was started.
     Lost {
-        /// Why, for the log and for calls that cannot be run again.
+        /// The cause, for the log and for calls that cannot be run again.
         reason: String,
     },
 }
 
-/// Why an instance could not be made.
+/// Why an instance could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The executable is no contract; trying again is of no use.
+    /// The executable is not a valid contract. A retry cannot succeed.
     #[error("{0}")]
     Invalid(String),
-    /// The sandbox itself failed; trying again later may succeed.
+    /// The sandbox itself failed. A later retry may succeed.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// What an instance is made of.
+/// Everything that an engine needs to start an instance.
 #[derive(Debug, Clone, Copy)]
 pub struct Blueprint<'a> {
-    /// Whose instance it is.
+    /// The contract's address.
     pub address: &'a ContractAddress,
-    /// The generation that it is meant for.
+    /// The generation that the instance will serve.
     pub generation: u64,
-    /// How it is to be run.
+    /// The contract's engine, limits and options.
     pub spec: &'a ContractSpec,
     /// The content of `spec.digest`.
     pub executable: &'a str,
-    /// The [image](Instance::image) of the instance before it, whose successor is to be the same.
+    /// The [image](Instance::image) of the previous instance. The new instance must run the same
+    /// image.
     pub image: Option<&'a str>,
 }
 
-/// How many instances of a contract may be lost within a time, before the contract is taken to be
-/// broken.
+/// How many instances of a contract may be lost within a time before the contract counts as
+/// crash-looping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartLimit {
-    /// So many losses are too many.
+    /// This number of losses is too many.
     pub losses: usize,
-    /// Within this time.
+    /// Only losses within this time count.
     pub within: Duration,
 }
 
-/// Makes instances of contracts in one kind of sandbox.
+/// Starts instances of contracts in one kind of sandbox.
 pub trait Engine: Clone + Send + Sync + 'static {
-    /// What it makes.
+    /// The instances that this engine starts.
     type Instance: Instance;
 
-    /// Makes a fresh instance, ready to be called.
+    /// Starts a new instance that is ready for calls.
     ///
-    /// Ends by itself within the engine's own load limit and leaves nothing behind when it fails.
-    /// Await it to its end.
+    /// The future ends within the engine's own load limit. It leaves nothing behind when it fails.
+    /// Callers must await it to its end.
     fn start(
         &self,
         plan: Blueprint<'_>,
     ) -> impl Future<Output = Result<Self::Instance, StartError>> + Send;
 
-    /// When a contract that loses its instances is to be quarantined.
+    /// The number of losses after which a contract is quarantined.
     fn restart_limit(&self) -> RestartLimit;
 }
 
 /// One running contract.
 pub trait Instance: Send + 'static {
-    /// The methods that can be called, or none when only the contract itself knows.
+    /// The methods that can be called. None if only the contract itself knows them.
     fn endpoints(&self) -> Option<&[String]>;
 
-    /// What exactly runs, where the executable only names it: the digest of an image.
+    /// The digest of the running image, if the executable only names an image.
     fn image(&self) -> Option<&str> {
         None
     }
 
-    /// Asks for room for calls: how many may be submitted now. Zero: wait for what happens
-    /// [next](Self::next). What is reserved in vain is given back by submitting no call.
+    /// Reserves room for calls and returns how many may be submitted now. If it returns zero, wait
+    /// for the [next](Self::next) events. To release an unused reservation, submit no calls.
     fn reserve(&mut self) -> usize;
 
-    /// Fewer calls than this had better wait for what is under way: started together they cost less.
+    /// The smallest number of calls that is worth a submission now. With fewer waiting calls, it is
+    /// cheaper to wait for the running ones and then to start more calls together.
     fn worthwhile(&self) -> usize {
         1
     }
 
-    /// Starts the calls, at most as many as were [reserved](Self::reserve). Every one of them gets one event, unless
-    /// the instance is lost first. Limits of time are the instance's to keep: a call that runs
-    /// over its own gets a `Done` with a failure.
+    /// Starts the calls, at most as many as were [reserved](Self::reserve).
+    ///
+    /// Every call gets exactly one event, unless the instance is lost first. The instance enforces
+    /// the time limits: a call that exceeds its limit gets a `Done` event with a failure.
     fn submit(&mut self, calls: &[Invocation<'_>]);
 
-    /// Waits for what happens next; pending for as long as nothing does. Without any event, it is
-    /// [`Self::reserve`] or [`Self::worthwhile`] that may have changed. Cancel safe. Not to be called
-    /// after [`Event::Lost`].
+    /// Waits for the next events.
+    ///
+    /// An empty list means that [`Self::reserve`] or [`Self::worthwhile`] may now return another
+    /// value. Cancel safe. Must not be called after [`Event::Lost`].
     fn next(&mut self) -> impl Future<Output = Vec<Event>> + Send;
 
     /// Ends the instance and everything that belongs to it.
     fn close(self) -> impl Future<Output = ()> + Send;
-}
-
-/// What every sandbox limits its calls to.
-#[derive(Debug, Clone, Copy)]
-pub struct CallLimits {
-    /// `EXECUTE_TIMEOUT_MS`: how long one call may run.
-    pub time: Duration,
-    /// `RESULT_LIMIT_BYTES`: how many bytes of JSON one result may have.
-    pub result: u32,
 }

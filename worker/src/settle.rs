@@ -1,5 +1,8 @@
-//! Brings outcomes back: first the replies, then the acknowledgement of the inbox entries whose
-//! jobs are all answered. A worker that dies in between leaves proof of what it was asked.
+//! Replies to jobs and acknowledges them. Both together is called *settling* a job.
+//!
+//! The replies are sent first. Then the inbox entries whose jobs are all answered are acknowledged,
+//! which removes them from the inbox. If the worker dies in between, the entries stay pending: they
+//! are the recovery record of the jobs that it was given.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,50 +14,51 @@ use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::reply::{Failure, Output};
 use shared::queue::Queue;
 use shared::service::backoff::Backoff;
-use shared::service::gather::join_batch;
+use shared::service::batch::join_batch;
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Span;
 use tokio::sync::mpsc;
 
 use crate::fence::Fence;
 
-/// Replies packed in one round trip at most.
+/// The maximum number of jobs settled in one round trip.
 const BATCH: usize = 1024;
 
-/// An inbox entry whose jobs are not all settled yet.
+/// An inbox entry with jobs that are not settled yet.
 #[derive(Debug)]
 struct Entry {
     id: String,
-    open: AtomicUsize,
+    unsettled: AtomicUsize,
 }
 
-/// One job to be answered: settling consumes it. Dropped unsettled, its entry stays pending.
+/// One job that must be settled, which consumes this value. If it is dropped unsettled, its inbox
+/// entry stays pending.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     settler: Settler,
     entry: Arc<Entry>,
     api: Option<ApiId>,
     id: JobId,
-    /// When the caller stops waiting, by Redis' clock.
+    /// When the caller stops waiting, in milliseconds by the clock of Redis.
     pub(crate) deadline: u64,
-    /// When the job was taken from the inbox.
+    /// When the job was read from the inbox.
     pub(crate) received: Instant,
-    /// The job's part of its request's trace.
+    /// The job's span in the trace of its request.
     span: Span,
 }
 
-/// What else a reply tells.
+/// Facts about a job's run that its reply carries besides the outcome.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ran {
+pub(crate) struct RunInfo {
     /// The contract's generation.
     pub(crate) generation: Option<u64>,
     /// How long the job ran.
     pub(crate) time: Option<Duration>,
 }
 
-impl Ran {
-    /// Tells a span how its job ended.
-    pub(crate) fn tell<T>(self, span: &mut Span, outcome: &Result<T, Failure>) {
+impl RunInfo {
+    /// Records on a span how its job ended.
+    pub(crate) fn record<T>(self, span: &mut Span, outcome: &Result<T, Failure>) {
         if !span.is_recording() {
             return;
         }
@@ -74,21 +78,21 @@ impl Ran {
 }
 
 impl Delivery {
-    /// From now on the job is traced; `span` ends with it.
+    /// Traces the job from now on. The span ends when the job is settled.
     pub(crate) fn trace(&mut self, span: Span) {
         self.span = span;
     }
 
-    /// Answers the job.
-    pub(crate) fn settle(mut self, outcome: Result<Output, Failure>, ran: Ran) {
-        ran.tell(&mut self.span, &outcome);
+    /// Replies to the job and acknowledges it.
+    pub(crate) fn settle(mut self, outcome: Result<Output, Failure>, info: RunInfo) {
+        info.record(&mut self.span, &outcome);
         let reply = self.api.map(|api| {
-            let ran_us = ran
+            let ran_us = info
                 .time
                 .map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
             let reply = Reply {
                 id: self.id,
-                generation: ran.generation,
+                generation: info.generation,
                 ran_us,
                 outcome,
             };
@@ -100,18 +104,18 @@ impl Delivery {
         });
     }
 
-    /// Answers that the job failed without having been started.
+    /// Settles the job with a failure that happened before it started.
     pub(crate) fn refuse(self, failure: Failure) {
-        self.settle(Err(failure), Ran::default());
+        self.settle(Err(failure), RunInfo::default());
     }
 
-    /// The job, and who sent it.
-    pub(crate) fn name(&self) -> (Option<ApiId>, JobId) {
+    /// The job's id, and the api that sent it.
+    pub(crate) fn id(&self) -> (Option<ApiId>, JobId) {
         (self.api, self.id)
     }
 
-    /// Settles a job that nobody awaits an answer to, or that was answered before.
-    pub(crate) fn dismiss(self) {
+    /// Acknowledges a job without a reply: the caller has left, or another delivery answers.
+    pub(crate) fn acknowledge(self) {
         self.settler.send(Settled {
             entry: self.entry,
             reply: None,
@@ -119,12 +123,13 @@ impl Delivery {
     }
 }
 
+/// A settled job that was not sent to Redis yet.
 struct Settled {
     entry: Arc<Entry>,
     reply: Option<(ApiId, Item)>,
 }
 
-/// Takes outcomes; cheap to clone.
+/// Accepts the outcomes of jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Settler {
     worker: WorkerId,
@@ -132,17 +137,18 @@ pub(crate) struct Settler {
 }
 
 impl Settler {
-    /// A settler for a new worker, and what must be [run](Settling::run) for it.
-    pub(crate) fn new(queue: Queue) -> (Self, Settling) {
+    /// A settler for a new worker, and the task that must be [run](SettleTask::run) for it.
+    pub(crate) fn new(queue: Queue) -> (Self, SettleTask) {
         let worker = WorkerId::random();
-        // Unbounded: nothing is settled that was not taken in, and what is taken in is bounded.
+        // An unbounded channel is safe: only accepted jobs are settled, and their number is
+        // bounded.
         let (sender, settled) = mpsc::unbounded_channel();
         (
             Self {
                 worker,
                 settled: sender,
             },
-            Settling {
+            SettleTask {
                 queue,
                 worker,
                 settled,
@@ -150,12 +156,12 @@ impl Settler {
         )
     }
 
-    /// The worker that it settles for.
+    /// The worker whose jobs are settled.
     pub(crate) fn worker(&self) -> WorkerId {
         self.worker
     }
 
-    /// The deliveries of one inbox entry: job and deadline each, awaited by `api`.
+    /// The deliveries of one inbox entry that `api` sent. Each job comes with its deadline.
     pub(crate) fn deliveries(
         &self,
         entry: String,
@@ -164,7 +170,7 @@ impl Settler {
     ) -> impl Iterator<Item = Delivery> {
         let entry = Arc::new(Entry {
             id: entry,
-            open: AtomicUsize::new(jobs.len()),
+            unsettled: AtomicUsize::new(jobs.len()),
         });
         let settler = self.clone();
         let received = Instant::now();
@@ -179,34 +185,34 @@ impl Settler {
         })
     }
 
-    /// Acknowledges an entry that has no job to answer.
+    /// Acknowledges an entry without jobs.
     pub(crate) fn acknowledge(&self, entry: String) {
         let entry = Arc::new(Entry {
             id: entry,
-            open: AtomicUsize::new(1),
+            unsettled: AtomicUsize::new(1),
         });
         self.send(Settled { entry, reply: None });
     }
 
     fn send(&self, settled: Settled) {
-        // Fails only after a stop that did not wait; then the entry stays pending, as it should.
+        // Fails only after a forced stop. Then the entry must stay pending.
         let _ = self.settled.send(settled);
     }
 }
 
 /// The task behind a [`Settler`].
 #[derive(Debug)]
-pub(crate) struct Settling {
+pub(crate) struct SettleTask {
     queue: Queue,
     worker: WorkerId,
     settled: mpsc::UnboundedReceiver<Settled>,
 }
 
-impl Settling {
-    /// Runs until every [`Settler`] is gone and all is settled. While one round trip is under way,
-    /// the next batch gathers.
+impl SettleTask {
+    /// Runs until every [`Settler`] is dropped and every job is settled. While one round trip is in
+    /// progress, the next batch accumulates.
     ///
-    /// While the `fence` is closed nothing is sent: others may have given the jobs to somebody else.
+    /// While the `fence` is closed, nothing is sent: another worker may have the jobs by now.
     pub(crate) async fn run(mut self, fence: Arc<Fence>, life: Lifecycle) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.settled.recv_many(&mut batch, BATCH).await > 0 {
@@ -214,12 +220,12 @@ impl Settling {
             join_batch(&mut batch, room, || self.settled.try_recv().ok()).await;
             let (frames, entries) = self.pack(batch.drain(..));
             tokio::select! {
-                () = fence.open() => {}
+                () = fence.opened() => {}
                 () = life.stopping() => {}
             }
             let mut backoff = Backoff::redis();
             while let Err(error) = self.queue.settle(self.worker, &frames, &entries).await {
-                tracing::warn!(%error, "cannot settle");
+                tracing::warn!(%error, "jobs not settled yet");
                 tokio::select! {
                     () = backoff.wait() => {}
                     () = life.stopping() => return,
@@ -228,7 +234,7 @@ impl Settling {
         }
     }
 
-    /// Sorts outcomes by who awaits them; tells the entries that are done.
+    /// Packs the replies into frames, per api, and lists the entries whose jobs are all settled.
     fn pack(&self, batch: impl Iterator<Item = Settled>) -> (Vec<(ApiId, Vec<u8>)>, Vec<String>) {
         let mut by_api: HashMap<ApiId, Vec<Item>> = HashMap::new();
         let mut entries = Vec::new();
@@ -236,7 +242,7 @@ impl Settling {
             if let Some((api, item)) = reply {
                 by_api.entry(api).or_default().push(item);
             }
-            if entry.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if entry.unsettled.fetch_sub(1, Ordering::Relaxed) == 1 {
                 entries.push(entry.id.clone());
             }
         }
@@ -253,7 +259,7 @@ impl Settling {
     }
 }
 
-/// How many of `items` fit into one frame.
+/// The number of `items` that fit into one frame.
 fn frame_length(items: &[Item]) -> usize {
     let mut bytes = 0;
     items

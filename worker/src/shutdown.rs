@@ -1,4 +1,4 @@
-//! The first phase of a shutdown: gives the contracts back to the queue and leaves an empty inbox.
+//! The first phase of a shutdown: hands the contracts over to other workers and empties the inbox.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use shared::queue::QueueError;
 use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 
-use crate::Worker;
-use crate::contracts::Host;
+use crate::contracts::ContractHandle;
+use crate::worker::Worker;
 
-/// Contracts that are on their way to another worker at once: those wait for their turn with their
-/// calls, while the others are still served here.
-const UNDER_WAY: usize = 4;
+/// The maximum number of contracts that are handed over concurrently. Calls of those contracts wait
+/// for the new owner, while the other contracts are still served here.
+const CONCURRENT_HANDOVERS: usize = 4;
 
-/// How long a contract may be on its way before the next ones are no longer held back.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a handover may take before the remaining contracts are no longer held back.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether a contract has arrived.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the registry is checked for the new owner of a contract.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often it is tried to close an inbox that still has entries.
-const CLOSE_EVERY: Duration = Duration::from_millis(20);
+/// The interval between attempts to close an inbox that still has entries.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Hands every contract to whichever worker has room, finishes what runs, closes the inbox. Ends
-/// early when the process must stop: tells whether nothing was left.
+/// Hands every contract over to a worker with capacity, finishes the running calls and closes the
+/// inbox. Returns false if the process had to stop before that was complete.
 pub(crate) async fn hand_over(worker: &Worker) -> bool {
     let work = async {
         worker.announce().await;
@@ -35,28 +35,28 @@ pub(crate) async fn hand_over(worker: &Worker) -> bool {
     };
     tokio::select! {
         () = work => {
-            tracing::info!("handed over");
+            tracing::info!("worker drained");
             true
         }
         () = worker.life.stopping() => {
-            tracing::warn!("stopped before everything was handed over");
+            tracing::warn!("worker stopped before it was drained");
             false
         }
     }
 }
 
-/// Until nothing is hosted here and no load is under way that may change that.
+/// Runs until this worker owns no contract, and no load in progress can add one.
 async fn hand_over_all(worker: &Worker) {
-    let room = Semaphore::new(UNDER_WAY);
+    let slots = Semaphore::new(CONCURRENT_HANDOVERS);
     loop {
-        // Looked at first: a load that has ended by now has left its contract in the table.
+        // Checked before the table: a load that has ended by now has its contract in the table.
         let may_grow = !worker.placements.is_empty();
-        let hosted = worker.contracts.all();
-        if !hosted.is_empty() {
-            let moves = hosted
+        let contracts = worker.contracts.all();
+        if !contracts.is_empty() {
+            let handovers = contracts
                 .iter()
-                .map(|(address, _)| hand_over_one(worker, address, &room));
-            futures::future::join_all(moves).await;
+                .map(|(address, _)| hand_over_one(worker, address, &slots));
+            futures::future::join_all(handovers).await;
         } else if may_grow {
             worker.placements.wait().await;
         } else {
@@ -65,59 +65,61 @@ async fn hand_over_all(worker: &Worker) {
     }
 }
 
-async fn hand_over_one(worker: &Worker, address: &ContractAddress, under_way: &Semaphore) {
-    // Closed once it makes no sense to wait.
-    let permit = under_way.acquire().await;
-    let _turn = worker.contracts.turn(address).await;
-    // What stood here before its turn may have been unloaded, or replaced.
-    let Some(host) = worker.contracts.get(address) else {
+async fn hand_over_one(worker: &Worker, address: &ContractAddress, slots: &Semaphore) {
+    // The semaphore is closed once waiting for new owners is of no use.
+    let slot = slots.acquire().await;
+    let _lock = worker.contracts.lock(address).await;
+    // The contract may have been unloaded or replaced while this task waited.
+    let Some(contract) = worker.contracts.get(address) else {
         return;
     };
-    release(worker, address, &host).await;
-    let place = worker.contracts.remove(address);
-    let arrival = async {
-        // The other replicas of a contract serve, and keep their workers from taking this one.
-        let is_only = host.spec.replicas == 1;
-        if is_only && permit.is_ok() && !arrives(worker, address, host.spec.engine).await {
-            under_way.close();
+    release(worker, address, &contract).await;
+    let permit = worker.contracts.remove(address);
+    let handover = async {
+        // The other replicas of a contract serve its calls, and their workers cannot take this one.
+        let is_only = contract.spec.replicas == 1;
+        let engine = contract.spec.engine;
+        if is_only && slot.is_ok() && !wait_for_owner(worker, address, engine).await {
+            slots.close();
         }
     };
-    tokio::join!(host.stop(FailureCode::Draining), arrival);
-    drop(place);
+    tokio::join!(contract.stop(FailureCode::Draining), handover);
+    drop(permit);
 }
 
-/// Whether another worker takes the contract soon; not awaited where none has room.
-async fn arrives(worker: &Worker, address: &ContractAddress, engine: EngineKind) -> bool {
-    let looking = async {
+/// Waits until another worker owns the contract. False if no other worker has capacity, or if it
+/// takes too long.
+async fn wait_for_owner(worker: &Worker, address: &ContractAddress, engine: EngineKind) -> bool {
+    let checks = async {
         loop {
             match worker.queue.contract(address).await {
                 Ok(Some(record)) if record.owner.is_none() => {}
-                // Unloaded meanwhile, or taken; without Redis nothing arrives anywhere.
+                // The contract has an owner or was unloaded. If Redis fails, waiting is of no use.
                 _ => return true,
             }
-            if !has_room_elsewhere(worker, engine).await {
+            if !is_capacity_elsewhere(worker, engine).await {
                 return false;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking)
+    tokio::time::timeout(HANDOVER_LIMIT, checks)
         .await
         .unwrap_or(false)
 }
 
-async fn has_room_elsewhere(worker: &Worker, engine: EngineKind) -> bool {
+async fn is_capacity_elsewhere(worker: &Worker, engine: EngineKind) -> bool {
     let workers = worker.queue.workers().await.unwrap_or_default();
     let mut others = workers.iter().filter(|(id, _)| *id != worker.id);
     others.any(|(_, info)| info.free(engine) > 0)
 }
 
-/// Makes the contract free, then offers it; tries until that is done, since nobody clears up after a
-/// worker that has handed over.
-async fn release(worker: &Worker, address: &ContractAddress, host: &Host) {
+/// Unassigns the contract and offers it to the other workers. Retries until that succeeds, because
+/// no process fails over a worker that has left the farm.
+async fn release(worker: &Worker, address: &ContractAddress, contract: &ContractHandle) {
     let mut backoff = Backoff::redis();
-    while let Err(error) = try_to_release(worker, address, host).await {
-        tracing::warn!(contract = %address, %error, "cannot hand a contract over yet");
+    while let Err(error) = try_to_release(worker, address, contract).await {
+        tracing::warn!(contract = %address, %error, "contract not handed over yet");
         backoff.wait().await;
     }
 }
@@ -125,26 +127,26 @@ async fn release(worker: &Worker, address: &ContractAddress, host: &Host) {
 async fn try_to_release(
     worker: &Worker,
     address: &ContractAddress,
-    host: &Host,
+    contract: &ContractHandle,
 ) -> Result<(), QueueError> {
     let queue = &worker.queue;
-    // The second time it may be free already.
-    if queue.disown(address, worker.id).await? || queue.is_offer_due(address).await? {
-        let (address, spec) = (address.clone(), host.spec.clone());
+    // On a retry, the contract may be unassigned already.
+    if queue.release(address, worker.id).await? || queue.is_offer_due(address).await? {
+        let (address, spec) = (address.clone(), contract.spec.clone());
         queue.offer(Load { address, spec }).await?;
     }
     Ok(())
 }
 
-/// Waits until the inbox is empty and settled, and closes it in that moment: whoever writes to it
-/// afterwards learns that it is gone.
+/// Waits until the inbox is empty and settled, and closes it in the same step. Later writers see
+/// that the inbox is gone.
 async fn close_inbox(worker: &Worker) {
     loop {
         match worker.queue.close_inbox(worker.id).await {
             Ok(true) => return,
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "cannot close the inbox"),
+            Err(error) => tracing::warn!(%error, "inbox not closed yet"),
         }
-        tokio::time::sleep(CLOSE_EVERY).await;
+        tokio::time::sleep(CLOSE_INTERVAL).await;
     }
 }

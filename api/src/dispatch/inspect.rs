@@ -1,4 +1,4 @@
-//! What workers tell about themselves.
+//! Jobs about a worker itself: inspect its contracts, or drain it.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Inspect, Job};
 use shared::protocol::reply::{ContractStatus, Output};
 
-use super::{Dispatcher, Ticket, envelope};
+use super::{Dispatcher, Ticket};
 use crate::error::ApiError;
-use crate::reply_router::Answer;
+use crate::reply_router::WaitOutcome;
 
-/// How long the living workers have to tell what they host.
-const INSPECT_PATIENCE: Duration = Duration::from_secs(2);
+/// The deadline of a job about a worker itself.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
-    /// Asks workers what they host; one that does not answer tells nothing.
+    /// Asks workers for the status of their contracts. A worker that does not reply is left out.
     pub(crate) async fn inspect(
         &self,
         workers: impl IntoIterator<Item = WorkerId>,
@@ -23,29 +23,28 @@ impl Dispatcher {
         let inspect = || Inspect {
             address: address.cloned(),
         };
-        let answers = workers.into_iter().map(|worker| async move {
-            match self.tell(worker, Job::Inspect(inspect())).await {
+        let replies = workers.into_iter().map(|worker| async move {
+            match self.send_to_worker(worker, Job::Inspect(inspect())).await {
                 Ok(Some(Output::Contracts(contracts))) => contracts,
                 _ => Vec::new(),
             }
         });
-        futures::future::join_all(answers).await.concat()
+        futures::future::join_all(replies).await.concat()
     }
 
-    /// Gives a worker a job about itself; none if it does not answer.
-    pub(crate) async fn tell(
+    /// Sends a worker a job about itself; `None` if it does not reply.
+    pub(crate) async fn send_to_worker(
         &self,
         worker: WorkerId,
         job: Job,
     ) -> Result<Option<Output>, ApiError> {
-        let deadline = self.queue.clock().after(INSPECT_PATIENCE);
-        let mut envelope = envelope(Ticket {
+        let ticket = Ticket {
             job,
-            deadline,
+            deadline: self.queue.clock().after(DEADLINE),
             trace: None,
-        });
-        match self.ask(worker, &mut envelope).await? {
-            Answer::Reply(reply) => Ok(reply.outcome.ok()),
+        };
+        match self.attempt(worker, &ticket, 1).await? {
+            WaitOutcome::Reply(reply) => Ok(reply.outcome.ok()),
             _ => Ok(None),
         }
     }

@@ -1,29 +1,31 @@
-//! Loads and unloads: of every replica of a contract, at its host or wherever there is room.
+//! Loads and unloads all replicas of a contract: at the owning workers, or wherever there is room.
 
 use std::time::Duration;
 
 use shared::protocol::frame::{Envelope, Reply};
 use shared::protocol::id::ContractAddress;
-use shared::protocol::job::{EngineKind, Job, Load, Unload};
+use shared::protocol::job::{Job, Load, Unload};
 use shared::protocol::reply::FailureCode;
 use shared::queue::contracts::Route;
+use shared::queue::timing::REPLY_SLACK;
 use shared::service::backoff::Backoff;
 
-use super::{Attempt, Dispatcher, SLACK, Ticket, attempt, envelope};
+use super::attempt::AttemptOutcome;
+use super::{Dispatcher, Ticket};
 use crate::error::ApiError;
-use crate::reply_router::Answer;
+use crate::reply_router::WaitOutcome;
 
-/// How long the replicas of a contract that could not be loaded as a whole may take to close.
-const WITHDRAWN_WITHIN: Duration = Duration::from_secs(5);
+/// How long the replicas of a load that failed may take to close.
+const ROLL_BACK_WITHIN: Duration = Duration::from_secs(5);
 
-/// Makes the ticket of one job of a request.
+/// Builds the ticket of one job of a request, which may need several jobs.
 pub(crate) trait Tickets: Fn(Job) -> Ticket {}
 
 impl<T: Fn(Job) -> Ticket> Tickets for T {}
 
 impl Dispatcher {
-    /// Loads a contract, all its replicas at once. One that was not loaded before and cannot be
-    /// loaded as a whole is not loaded afterwards either.
+    /// Loads all replicas of a contract in parallel. If one fails and the contract was not loaded
+    /// before, the others are unloaded again.
     pub(crate) async fn load(
         &self,
         load: &Load,
@@ -35,40 +37,40 @@ impl Dispatcher {
         let before = self.queue.contract(contract).await?;
         let loads = (1..=replicas).map(|number| {
             let (address, spec) = (contract.replica(number), load.spec.clone());
-            self.load_one(Load { address, spec }, executable, &tickets)
+            self.load_replica(Load { address, spec }, executable, &tickets)
         });
         let loaded = futures::future::join_all(loads).await;
         let loaded: Result<(), ApiError> = loaded.into_iter().collect();
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
                 for number in replicas + 1..=before.spec.replicas {
-                    Box::pin(self.unload_one(&contract.replica(number), &tickets)).await?;
+                    Box::pin(self.unload_replica(&contract.replica(number), &tickets)).await?;
                 }
             }
             (Err(_), None) if replicas > 1 => {
-                Box::pin(self.withdraw(contract, replicas, &tickets)).await;
+                Box::pin(self.roll_back(contract, replicas, &tickets)).await;
             }
             _ => {}
         }
         loaded
     }
 
-    /// Closes what came to be of a contract.
-    async fn withdraw(&self, contract: &ContractAddress, replicas: u32, tickets: &impl Tickets) {
-        let deadline = self.queue.clock().after(WITHDRAWN_WITHIN);
+    /// Unloads the replicas of a load that failed.
+    async fn roll_back(&self, contract: &ContractAddress, replicas: u32, tickets: &impl Tickets) {
+        let deadline = self.queue.clock().after(ROLL_BACK_WITHIN);
         let tickets = |job| Ticket {
             deadline,
             ..tickets(job)
         };
         for number in (1..=replicas).rev() {
             let address = contract.replica(number);
-            if let Err(error) = self.unload_one(&address, &tickets).await {
-                tracing::warn!(contract = %address, %error, "cannot withdraw a failed load");
+            if let Err(error) = self.unload_replica(&address, &tickets).await {
+                tracing::warn!(contract = %address, %error, "cannot roll back a failed load");
             }
         }
     }
 
-    /// Closes a contract and its replicas; done also when it was not loaded.
+    /// Unloads a contract and its replicas. A no-op if it is not loaded.
     pub(crate) async fn unload(
         &self,
         contract: &ContractAddress,
@@ -76,14 +78,15 @@ impl Dispatcher {
     ) -> Result<(), ApiError> {
         let record = self.queue.contract(contract).await?;
         let replicas = record.map_or(1, |record| record.spec.replicas);
-        // The contract itself last: it tells how many there are, should this have to be repeated.
+        // The first replica comes last: its record holds their number, in case this is repeated.
         for number in (1..=replicas).rev() {
-            self.unload_one(&contract.replica(number), &tickets).await?;
+            self.unload_replica(&contract.replica(number), &tickets)
+                .await?;
         }
         Ok(())
     }
 
-    /// No worker hosts two replicas of one contract.
+    /// Checks that there are enough workers: none owns two replicas of one contract.
     async fn check_room(&self, load: &Load) -> Result<(), ApiError> {
         let (engine, replicas) = (load.spec.engine, load.spec.replicas);
         if replicas == 1 {
@@ -96,68 +99,74 @@ impl Dispatcher {
         let able = able.count();
         if u32::try_from(able).is_ok_and(|able| able < replicas) {
             return Err(ApiError::NoCapacity(format!(
-                "{replicas} replicas need as many workers for {engine} contracts; there are {able}"
+                "{replicas} replicas need {replicas} workers for {engine} contracts, \
+                there are {able}. Lower replicas or add workers"
             )));
         }
         Ok(())
     }
 
-    /// Loads one replica: at its host when it has one, else at any worker with room.
-    async fn load_one(
+    /// Loads one replica: at its owner if it has one, otherwise at any worker with room.
+    async fn load_replica(
         &self,
         load: Load,
         executable: &[u8],
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        let envelope = envelope(tickets(Job::Load(load.clone())));
-        let deadline = envelope.deadline;
-        let loading = Box::pin(self.try_load(&load, executable, envelope));
-        self.in_time(deadline, loading).await
+        let ticket = tickets(Job::Load(load.clone()));
+        let deadline = ticket.deadline;
+        let loading = Box::pin(self.retry_load(&load, executable, &ticket));
+        self.with_deadline(deadline, loading).await
     }
 
-    async fn try_load(
+    /// Repeats attempts to load one replica until one is answered or the deadline passes.
+    async fn retry_load(
         &self,
         load: &Load,
         executable: &[u8],
-        mut envelope: Envelope,
+        ticket: &Ticket,
     ) -> Result<(), ApiError> {
         let mut may_be_loading = false;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+        let mut number = 1;
         loop {
-            let time_left = self.queue.clock().until(envelope.deadline);
+            let time_left = self.queue.clock().until(ticket.deadline);
             if time_left.is_zero() {
-                return Err(not_taken().if_started(may_be_loading));
+                return Err(not_accepted().if_started(may_be_loading));
             }
-            let ttl = time_left + SLACK;
+            let ttl = time_left + REPLY_SLACK;
             self.queue
                 .stage_blob(&load.spec.digest, executable, ttl)
                 .await?;
             self.routes.invalidate(&load.address);
-            let attempt = match self.queue.route(&load.address).await? {
-                Route::Hosted(worker, _) => self.try_worker(worker, &mut envelope).await?,
-                _ => self.place(load.spec.engine, &mut envelope).await?,
+            let outcome = match self.queue.route(&load.address).await? {
+                Route::Assigned(worker, _) => {
+                    let outcome = self.attempt(worker, ticket, number).await?;
+                    self.classify(worker, outcome)?
+                }
+                _ => self.offer(load, ticket, number).await?,
             };
-            match attempt {
-                Attempt::Settled(reply) if !lacks_executable(&reply) => {
+            match outcome {
+                AttemptOutcome::Answered(reply) if !lacks_executable(&reply) => {
                     return Ok(reply.outcome.map(drop)?);
                 }
-                // Loading twice is loading once.
-                Attempt::MaybeStarted => may_be_loading = true,
+                // Loading is idempotent, so the next attempt is safe.
+                AttemptOutcome::MaybeStarted => may_be_loading = true,
                 _ => {}
             }
             backoff.wait().await;
-            envelope.attempt += 1;
+            number += 1;
         }
     }
 
-    async fn unload_one(
+    async fn unload_replica(
         &self,
         address: &ContractAddress,
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        if let Route::Unplaced(record) | Route::Quarantined(record) =
+        if let Route::Unassigned(record) | Route::Quarantined(record) =
             self.queue.route(address).await?
-            && self.queue.forget(address, record.owner).await?
+            && self.queue.remove_contract(address, record.owner).await?
         {
             self.queue
                 .release_blob(&record.spec.digest, address)
@@ -167,41 +176,46 @@ impl Dispatcher {
         let job = Job::Unload(Unload {
             address: address.clone(),
         });
-        match self.run(address, tickets(job)).await {
+        match self.call(address, tickets(job)).await {
             Ok(reply) => Ok(reply.outcome.map(drop)?),
             Err(ApiError::ContractNotLoaded) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Offers a load to all workers with room.
-    async fn place(
+    /// Offers a load to all workers and awaits the reply of the one that takes it.
+    async fn offer(
         &self,
-        engine: EngineKind,
-        envelope: &mut Envelope,
-    ) -> Result<Attempt, ApiError> {
+        load: &Load,
+        ticket: &Ticket,
+        number: u32,
+    ) -> Result<AttemptOutcome, ApiError> {
+        let engine = load.spec.engine;
         let workers = self.queue.workers().await?;
         if workers.iter().all(|(_, info)| info.free(engine) == 0) {
-            return Err(ApiError::NoCapacity(format!(
-                "None of {} workers has room for another {engine} contract",
-                workers.len()
-            )));
+            return Err(ApiError::no_room(workers.len(), engine));
         }
         let waiter = self.waiters.register();
-        envelope.id = waiter.id;
-        self.queue.place(engine, Some(self.api), envelope).await?;
-        let patience = self.queue.clock().until(envelope.deadline) + SLACK;
-        match waiter.wait(patience).await {
-            Some(Answer::Reply(reply)) => Ok(attempt(reply)),
-            Some(Answer::Lost) => Ok(Attempt::MaybeStarted),
-            // One may be at it, and may come to an end yet.
-            Some(Answer::Refused(_)) | None => Err(not_taken().if_started(true)),
+        let envelope = Envelope {
+            id: waiter.id,
+            deadline: ticket.deadline,
+            attempt: number,
+            trace: ticket.trace.clone(),
+            job: Job::Load(load.clone()),
+        };
+        self.queue.place(engine, Some(self.api), &envelope).await?;
+        let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;
+        match waiter.outcome_within(patience).await {
+            Some(WaitOutcome::Reply(reply)) => Ok(AttemptOutcome::of(reply)),
+            Some(WaitOutcome::Lost) => Ok(AttemptOutcome::MaybeStarted),
+            // A worker may have taken the load and may still complete it.
+            Some(WaitOutcome::Refused(_)) | None => Err(not_accepted().if_started(true)),
         }
     }
 }
 
-fn not_taken() -> ApiError {
-    ApiError::NoCapacity("No worker took the contract in time".to_owned())
+fn not_accepted() -> ApiError {
+    ApiError::NoCapacity("No worker accepted the contract in time. Try again later".to_owned())
 }
 
 fn lacks_executable(reply: &Reply) -> bool {

@@ -1,101 +1,89 @@
-//! Brings a job to the worker that hosts its contract and waits for the answer.
+//! Brings a job to the worker that owns its contract and awaits the reply.
 //!
-//! Register the waiter, route, enqueue, await; and again, within the deadline, when the answer is
-//! that the job was not started, or that it may be run again. What a reply means to a caller is
-//! decided elsewhere.
+//! `call = with_deadline(retry_loop(attempt))`: an attempt sends the job to one worker and awaits
+//! the outcome. The loop tries again while the job certainly was not started, or may run again.
+//! What a reply means to a client is decided in `routes` and `error`.
 
+mod attempt;
 mod inspect;
 mod loading;
-mod routes;
+mod route_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use shared::protocol::frame::{Envelope, Reply, encode_item};
-use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
+use shared::protocol::frame::Reply;
+use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
 use shared::protocol::job::{Argument, Job};
-use shared::protocol::reply::FailureCode;
 use shared::queue::farm::Farm;
-use shared::queue::inbox::{Outgoing, Refusal};
+use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
 use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 
-use self::routes::{Host, Hosting, Routes};
+use self::attempt::AttemptOutcome;
+use self::route_cache::{Assignment, Destination, RouteCache};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
 use crate::metrics::DispatchMetrics;
-use crate::reply_router::{Answer, Waiters};
+use crate::reply_router::Waiters;
 
-/// An argument over this many bytes does not travel in a frame but lies in Redis meanwhile.
+/// A larger argument, in bytes, is stored in Redis beside the frame instead of in it.
 const INLINE_LIMIT: usize = 48 * 1024;
 
-/// How much longer than a job's deadline its answer is awaited, since the worker, too, answers
-/// that a job has expired.
-const SLACK: Duration = Duration::from_millis(500);
-
-/// How much longer than a job's deadline its request may take, whatever Redis does: every request
-/// ends within a second of it.
-const OVERTIME: Duration = Duration::from_millis(750);
-
-/// How long the removal of what was stored for a job may hold its answer up.
-const TIDY_WITHIN: Duration = Duration::from_millis(100);
-
-/// What is said when nobody could be asked.
-const NO_HOST: &str = "No worker hosts the contract at the moment";
-
-/// How often a job may be given to a worker that dies with it.
-const MAX_DEATHS: u32 = 2;
+/// How many workers may die with a job before it fails.
+const MAX_LOST_ATTEMPTS: u32 = 2;
 
 /// A job on behalf of one request.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     /// What to do.
     pub(crate) job: Job,
-    /// When the caller stops waiting, by Redis' clock.
+    /// When the client stops waiting, by Redis' clock.
     pub(crate) deadline: u64,
     /// W3C trace context.
     pub(crate) trace: Option<String>,
 }
 
-/// Sends jobs, awaits replies.
+/// Sends jobs to workers and awaits their replies.
 pub(crate) struct Dispatcher {
     queue: Queue,
     api: ApiId,
     waiters: Arc<Waiters>,
-    routes: Routes,
+    routes: RouteCache,
     inboxes: Arc<Inboxes>,
     metrics: DispatchMetrics,
 }
 
-/// The workers that a job was lost with.
-#[derive(Debug, Default)]
-struct Losses {
-    count: u32,
-    last: Option<WorkerId>,
+/// What a dispatcher is built from.
+pub(crate) struct DispatcherParts {
+    pub(crate) queue: Queue,
+    pub(crate) api: ApiId,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) inboxes: Arc<Inboxes>,
+    pub(crate) farm: Farm,
+    pub(crate) metrics: DispatchMetrics,
 }
 
-/// What came of giving a job to a worker.
-enum Attempt {
-    /// It was answered.
-    Settled(Reply),
-    /// It certainly was not started, and another worker may be the right one.
-    NotStarted,
-    /// The worker died with it, or its answer is lost.
-    MaybeStarted,
+/// The attempts of one job that may have been started and got no reply.
+#[derive(Debug, Default)]
+struct LostAttempts {
+    count: u32,
+    last_worker: Option<WorkerId>,
 }
 
 impl Dispatcher {
-    pub(crate) fn new(
-        queue: Queue,
-        api: ApiId,
-        waiters: Arc<Waiters>,
-        inboxes: Arc<Inboxes>,
-        farm: Farm,
-        metrics: DispatchMetrics,
-    ) -> Self {
+    pub(crate) fn new(parts: DispatcherParts) -> Self {
+        let DispatcherParts {
+            queue,
+            api,
+            waiters,
+            inboxes,
+            farm,
+            metrics,
+        } = parts;
         Self {
-            routes: Routes::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
+            routes: RouteCache::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
             queue,
             api,
             waiters,
@@ -104,200 +92,183 @@ impl Dispatcher {
         }
     }
 
-    /// How many replies have found nobody.
-    pub(crate) fn unclaimed(&self) -> u64 {
-        self.waiters.unclaimed()
+    /// How many replies had no waiter.
+    pub(crate) fn unclaimed_replies(&self) -> u64 {
+        self.waiters.unclaimed_replies()
     }
 
-    /// Runs a job where its contract is hosted. An error is the caller's to see; a reply may
-    /// still hold a failure of the contract.
-    pub(crate) async fn run(
+    /// Runs a job at the worker that owns the contract. The reply may still hold a failure of the
+    /// contract.
+    pub(crate) async fn call(
         &self,
-        address: &ContractAddress,
-        ticket: Ticket,
+        contract: &ContractAddress,
+        mut ticket: Ticket,
     ) -> Result<Reply, ApiError> {
-        let (deadline, mut envelope) = (ticket.deadline, envelope(ticket));
-        if has_large_argument(&envelope.job) {
-            // What is rare is boxed, here and in `routes`: every call would carry room for it.
-            return self.run_stored(address, envelope).boxed().await;
+        if has_large_argument(&ticket.job) {
+            // Rare paths are boxed, here and in `route_cache`: otherwise the future of every call
+            // would reserve memory for them.
+            return self
+                .call_with_stored_argument(contract, ticket)
+                .boxed()
+                .await;
         }
-        let running = self.try_until_deadline(address, &mut envelope);
-        self.in_time(deadline, running).await
+        let deadline = ticket.deadline;
+        self.with_deadline(deadline, self.retry_loop(contract, &mut ticket))
+            .await
     }
 
-    /// The same for a call whose argument would overfill a frame: it lies in the store meanwhile.
-    async fn run_stored(
+    /// As [`Self::call`], with the argument stored in Redis meanwhile.
+    async fn call_with_stored_argument(
         &self,
-        address: &ContractAddress,
-        mut envelope: Envelope,
+        contract: &ContractAddress,
+        mut ticket: Ticket,
     ) -> Result<Reply, ApiError> {
-        let (deadline, mut stored) = (envelope.deadline, None);
+        let (deadline, mut stored) = (ticket.deadline, None);
         let running = async {
-            stored = self.store_argument(&mut envelope).await?;
-            self.try_until_deadline(address, &mut envelope).await
+            stored = self.store_argument(&mut ticket).await?;
+            self.retry_loop(contract, &mut ticket).await
         };
-        let reply = self.in_time(deadline, running).await;
+        let reply = self.with_deadline(deadline, running).await;
         if let Some(name) = stored {
             let removing = self.queue.remove_body(&name);
             if !matches!(
                 tokio::time::timeout(TIDY_WITHIN, removing).await,
                 Ok(Ok(()))
             ) {
-                tracing::debug!(name, "a stored argument is left to expire");
+                tracing::debug!(name, "stored argument not removed, it will expire");
             }
         }
         reply
     }
 
-    /// Ends what takes too long: commands to Redis have limits of their own, and may add up.
-    async fn in_time<T>(
+    /// Ends `work` that takes too long. Commands to Redis have limits of their own, but these may
+    /// add up.
+    ///
+    /// Not an `async fn`, which would hold `work` twice.
+    fn with_deadline<T>(
         &self,
         deadline: u64,
         work: impl Future<Output = Result<T, ApiError>>,
-    ) -> Result<T, ApiError> {
-        let patience = self.queue.clock().until(deadline) + OVERTIME;
-        let ended = tokio::time::timeout(patience, work).await;
-        ended.unwrap_or_else(|_| Err(too_late()))
+    ) -> impl Future<Output = Result<T, ApiError>> {
+        let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
+        tokio::time::timeout(patience, work)
+            .map(|ended| ended.unwrap_or_else(|_| Err(ApiError::no_reply())))
     }
 
-    /// Where a job goes: a call to any of the contract's replicas, whatever else to the contract.
-    async fn find(
+    /// Repeats attempts until one is answered or no time is left for another.
+    async fn retry_loop(
         &self,
         contract: &ContractAddress,
-        job: &mut Job,
-    ) -> Result<(ContractAddress, Host), ApiError> {
-        let Job::Execute(execute) = job else {
-            return Ok((contract.clone(), self.routes.host(contract).await?));
-        };
-        let (address, host) = self.routes.pick(contract).await?;
-        execute.address = address.clone();
-        Ok((address, host))
-    }
-
-    async fn try_until_deadline(
-        &self,
-        contract: &ContractAddress,
-        envelope: &mut Envelope,
-    ) -> Result<Reply, ApiError> {
-        let mut losses = Losses::default();
-        let ended = self.try_again(contract, envelope, &mut losses).await;
-        let is_call = matches!(envelope.job, Job::Execute(_));
-        // The last try was not started, but an earlier one may have been.
-        if is_call && losses.count > 0 && never_started(&ended) {
-            return Err(ApiError::OutcomeUnknown);
-        }
-        ended
-    }
-
-    /// Until there is an answer, or no time for another try.
-    async fn try_again(
-        &self,
-        contract: &ContractAddress,
-        envelope: &mut Envelope,
-        losses: &mut Losses,
+        ticket: &mut Ticket,
     ) -> Result<Reply, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
-        let mut trouble = ApiError::NoCapacity(NO_HOST.to_owned());
-        loop {
-            match self.find(contract, &mut envelope.job).await {
-                Ok((_, Host::Nobody)) => return Err(ApiError::ContractNotLoaded),
-                Ok((_, Host::NotNow { .. })) => {}
-                Ok((_, Host::Quarantined { left, .. })) => {
-                    return Err(ApiError::ContractQuarantined(left));
-                }
-                Ok((address, Host::Worker(hosting))) => {
-                    if !losses.allow(&envelope.job, hosting) {
-                        return Err(ApiError::OutcomeUnknown);
+        let mut last_error = ApiError::no_owner();
+        let mut lost = LostAttempts::default();
+        let mut number = 1;
+        let ended = loop {
+            let destination = self.route(contract, &mut ticket.job).await;
+            match destination.and_then(Destination::owner) {
+                Ok(Some((address, owner))) => {
+                    if !lost.allow(&ticket.job, owner) {
+                        break Err(ApiError::OutcomeUnknown);
                     }
-                    match self.try_worker(hosting.worker, envelope).await? {
-                        Attempt::Settled(reply) => return Ok(reply),
-                        Attempt::NotStarted => {}
-                        Attempt::MaybeStarted => {
-                            losses.note(hosting.worker);
-                            if losses.count == MAX_DEATHS || !may_repeat(&envelope.job, hosting) {
-                                return Err(ApiError::OutcomeUnknown);
+                    let outcome = self.attempt(owner.worker, ticket, number).await;
+                    match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
+                        Ok(AttemptOutcome::Answered(reply)) => break Ok(reply),
+                        Ok(AttemptOutcome::NotStarted) => {}
+                        Ok(AttemptOutcome::MaybeStarted) => {
+                            lost.add(owner.worker);
+                            if !lost.may_repeat(&ticket.job, owner) {
+                                break Err(ApiError::OutcomeUnknown);
                             }
                         }
+                        Err(error) => break Err(error),
                     }
                     self.routes.invalidate(&address);
                 }
-                // Whoever was let in waits until the queue is there again.
-                Err(error @ ApiError::QueueUnavailable(_)) => trouble = error,
-                Err(error) => return Err(error),
+                // The contract waits for a worker.
+                Ok(None) => {}
+                // An admitted request waits for Redis to return.
+                Err(error @ ApiError::QueueUnavailable(_)) => last_error = error,
+                Err(error) => break Err(error),
             }
             let pause = backoff.delay();
-            if self.queue.clock().until(envelope.deadline) < pause {
-                return Err(trouble);
+            if self.queue.clock().until(ticket.deadline) < pause {
+                break Err(last_error);
             }
             tokio::time::sleep(pause).await;
             self.metrics.retries.increment(1);
-            envelope.attempt += 1;
-        }
+            number += 1;
+        };
+        lost.qualify(&ticket.job, ended)
     }
 
-    /// Gives the job to `worker`.
-    async fn try_worker(
+    /// Where a job goes: a call to one of the contract's replicas, every other job to the
+    /// given address itself.
+    async fn route(
         &self,
-        worker: WorkerId,
-        envelope: &mut Envelope,
-    ) -> Result<Attempt, ApiError> {
-        match self.ask(worker, envelope).await? {
-            Answer::Refused(Refusal::NoInbox) => {
-                self.inboxes.forget(worker);
-                Ok(Attempt::NotStarted)
-            }
-            Answer::Refused(Refusal::Unavailable) => Err(ApiError::Ambiguous),
-            Answer::Refused(Refusal::Unknown) => {
-                self.inboxes.forget(worker);
-                Ok(Attempt::MaybeStarted)
-            }
-            Answer::Lost => Ok(Attempt::MaybeStarted),
-            Answer::Reply(reply) => Ok(attempt(reply)),
-        }
+        contract: &ContractAddress,
+        job: &mut Job,
+    ) -> Result<Destination, ApiError> {
+        let Job::Execute(execute) = job else {
+            return Ok(Destination {
+                address: contract.clone(),
+                target: self.routes.target(contract).await?,
+            });
+        };
+        let destination = self.routes.choose_replica(contract).await?;
+        execute.address = destination.address.clone();
+        Ok(destination)
     }
 
-    /// Hands the job to the worker's inbox and awaits what comes of it. A caller that leaves
-    /// meanwhile takes the job back.
-    async fn ask(&self, worker: WorkerId, envelope: &mut Envelope) -> Result<Answer, ApiError> {
-        let waiter = self.waiters.register();
-        envelope.id = waiter.id;
-        let item = encode_item(envelope);
-        let _under_way = self.inboxes.send(
-            worker,
-            Outgoing {
-                id: waiter.id,
-                item,
-            },
-        )?;
-        let withdrawal = self
-            .inboxes
-            .withdrawal(worker, waiter.id, self.waiters.fresh_id());
-        // For how long is its caller's matter: see `in_time`.
-        let answer = waiter.answer().await.ok_or_else(too_late)?;
-        withdrawal.disarm();
-        Ok(answer)
-    }
-
-    /// Moves an argument into the store; returns its name there.
-    async fn store_argument(&self, envelope: &mut Envelope) -> Result<Option<String>, QueueError> {
-        let Job::Execute(execute) = &mut envelope.job else {
+    /// Moves a call's argument into Redis; returns its name there.
+    async fn store_argument(&self, ticket: &mut Ticket) -> Result<Option<String>, QueueError> {
+        let Job::Execute(execute) = &mut ticket.job else {
             return Ok(None);
         };
         let Argument::Json(json) = &execute.argument else {
             return Ok(None);
         };
-        let (id, body) = (self.waiters.fresh_id(), json.get().as_bytes());
+        let (id, body) = (self.waiters.next_id(), json.get().as_bytes());
         let name = self
             .queue
-            .store_body(self.api, id, body, envelope.deadline)
+            .store_body(self.api, id, body, ticket.deadline)
             .await?;
         execute.argument = Argument::Stored(name.clone());
         Ok(Some(name))
     }
 }
 
-fn too_late() -> ApiError {
-    ApiError::ExecutionTimeout("No answer came before the deadline".to_owned())
+impl LostAttempts {
+    fn add(&mut self, worker: WorkerId) {
+        self.count += 1;
+        self.last_worker = Some(worker);
+    }
+
+    /// Whether a job may be sent to this owner. A call that may have been started is repeated
+    /// only because the page's state died with its worker. If the same worker still owns the
+    /// contract, the state may have survived.
+    fn allow(&self, job: &Job, owner: Assignment) -> bool {
+        !is_call(job) || owner.idempotent || self.last_worker != Some(owner.worker)
+    }
+
+    /// Whether a job that may have been started may be sent again.
+    fn may_repeat(&self, job: &Job, owner: Assignment) -> bool {
+        self.count < MAX_LOST_ATTEMPTS && (owner.repeatable || !is_call(job))
+    }
+
+    /// Replaces an end that says "never started", which only holds for the last attempt: an
+    /// earlier attempt of the call may have been started.
+    fn qualify(&self, job: &Job, ended: Result<Reply, ApiError>) -> Result<Reply, ApiError> {
+        if is_call(job) && self.count > 0 && never_started(&ended) {
+            return Err(ApiError::OutcomeUnknown);
+        }
+        ended
+    }
+}
+
+fn is_call(job: &Job) -> bool {
+    matches!(job, Job::Execute(_))
 }
 
 fn has_large_argument(job: &Job) -> bool {
@@ -307,53 +278,10 @@ fn has_large_argument(job: &Job) -> bool {
     matches!(&execute.argument, Argument::Json(json) if json.get().len() > INLINE_LIMIT)
 }
 
-/// A job on its way; it is named when it is sent.
-fn envelope(ticket: Ticket) -> Envelope {
-    let Ticket {
-        job,
-        deadline,
-        trace,
-    } = ticket;
-    Envelope {
-        id: JobId(0),
-        deadline,
-        attempt: 1,
-        trace,
-        job,
-    }
-}
-
-impl Losses {
-    fn note(&mut self, worker: WorkerId) {
-        self.count += 1;
-        self.last = Some(worker);
-    }
-
-    /// Whether a call that may have been started may be given to this host. It is run again only
-    /// because the page's state died with it; where the same worker still hosts the contract, that
-    /// may have lived on.
-    fn allow(&self, job: &Job, hosting: Hosting) -> bool {
-        let is_call = matches!(job, Job::Execute(_));
-        !is_call || hosting.idempotent || self.last != Some(hosting.worker)
-    }
-}
-
 /// Whether an end says that the job was not started.
 fn never_started(ended: &Result<Reply, ApiError>) -> bool {
     match ended {
         Ok(reply) => matches!(&reply.outcome, Err(failure) if !failure.started),
         Err(error) => error.never_started(),
-    }
-}
-
-fn may_repeat(job: &Job, hosting: Hosting) -> bool {
-    hosting.repeatable || !matches!(job, Job::Execute(_))
-}
-
-fn attempt(reply: Reply) -> Attempt {
-    match reply.outcome.as_ref().map_err(|failure| failure.code) {
-        Err(FailureCode::NotHosted | FailureCode::Draining) => Attempt::NotStarted,
-        Err(FailureCode::WorkerLost) => Attempt::MaybeStarted,
-        _ => Attempt::Settled(reply),
     }
 }

@@ -1,7 +1,7 @@
-//! `GET /contracts`, `GET /contracts/{contractAddress}`: what is loaded, and how it fares.
+//! `GET /contracts` and `GET /contracts/{contractAddress}`: the loaded contracts and their status.
 //!
-//! The hosts are asked, since they know best; of a contract that no host tells about, its record
-//! in the queue is shown.
+//! The status comes from the owning workers. For a contract that no worker reports, it is built
+//! from the contract's record in Redis.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,11 +14,11 @@ use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
 
 use crate::error::ApiError;
-use crate::openapi::{ContractFailures, ListFailures};
+use crate::openapi::failures::{ContractFailures, ListFailures};
 use crate::routes::{address, path};
 use crate::state::AppState;
 
-/// What is loaded, and how it fares
+/// List the loaded contracts and their status
 #[utoipa::path(
     get,
     path = "/contracts",
@@ -30,11 +30,11 @@ pub(crate) async fn list(
     State(state): State<AppState>,
 ) -> Result<Json<Vec<ContractStatus>>, ApiError> {
     let workers = state.queue.workers().await?;
-    let told = state
+    let reported = state
         .dispatcher
         .inspect(workers.into_iter().map(|(id, _)| id), None)
         .await;
-    let mut contracts: BTreeMap<_, _> = told
+    let mut contracts: BTreeMap<_, _> = reported
         .into_iter()
         .map(|status| (status.contract_address.clone(), status))
         .collect();
@@ -42,12 +42,12 @@ pub(crate) async fn list(
         if !contracts.contains_key(&address)
             && let Some(record) = state.queue.contract(&address).await?
         {
-            contracts.insert(address.clone(), hostless(&state, address, record));
+            contracts.insert(address.clone(), unassigned(&state, address, record));
         }
     }
     let mut merged: BTreeMap<_, ContractStatus> = BTreeMap::new();
     for (address, status) in contracts {
-        // A contract comes before its replicas.
+        // A contract sorts before its replicas.
         match merged.entry(address.replica(1)) {
             Entry::Vacant(entry) => {
                 entry.insert(status);
@@ -67,7 +67,7 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
     contract.errors += replica.errors;
 }
 
-/// How one contract fares
+/// Show the status of a contract
 #[utoipa::path(
     get,
     path = "/contracts/{contractAddress}",
@@ -95,26 +95,27 @@ pub(crate) async fn show(
     Ok(Json(status))
 }
 
-/// How a contract or a replica fares; none when it is not loaded.
+/// The status of a contract or a replica; `None` if it is not loaded.
 async fn status(
     state: &AppState,
     address: &ContractAddress,
 ) -> Result<Option<ContractStatus>, ApiError> {
     let record = match state.queue.route(address).await? {
         Route::NotLoaded => return Ok(None),
-        Route::Unplaced(record) | Route::Quarantined(record) => record,
-        Route::Hosted(worker, record) => {
-            let told = state.dispatcher.inspect([worker], Some(address)).await;
-            if let Some(status) = told.into_iter().next() {
+        Route::Unassigned(record) | Route::Quarantined(record) => record,
+        Route::Assigned(worker, record) => {
+            let reported = state.dispatcher.inspect([worker], Some(address)).await;
+            if let Some(status) = reported.into_iter().next() {
                 return Ok(Some(status));
             }
             record
         }
     };
-    Ok(Some(hostless(state, address.clone(), record)))
+    Ok(Some(unassigned(state, address.clone(), record)))
 }
 
-fn hostless(
+/// The status of a contract that no worker reports, from its record.
+fn unassigned(
     state: &AppState,
     contract_address: ContractAddress,
     record: ContractRecord,

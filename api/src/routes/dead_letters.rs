@@ -1,4 +1,5 @@
-//! `GET /dead-letters`: what a person should look at. `DELETE /dead-letters/{id}`: it was.
+//! `GET /dead-letters`: entries that need an operator's attention. `DELETE /dead-letters/{id}`:
+//! removes one after that.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -7,11 +8,11 @@ use http::StatusCode;
 use shared::queue::dead_letters::DeadLetter;
 
 use crate::error::ApiError;
-use crate::openapi::{DeadLetterFailures, ListFailures};
+use crate::openapi::failures::{DeadLetterFailures, ListFailures};
 use crate::routes::path;
 use crate::state::AppState;
 
-/// What a person should look at, newest first
+/// List the dead letters, newest first
 #[utoipa::path(
     get,
     path = "/dead-letters",
@@ -23,14 +24,14 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<Vec<DeadL
     Ok(Json(state.queue.dead_letters().await?))
 }
 
-/// Remove what was looked at
+/// Remove a dead letter
 #[utoipa::path(
     delete,
     path = "/dead-letters/{id}",
     tag = "Farm",
     operation_id = "removeDeadLetter",
-    params(("id" = String, Path, description = "As `GET /dead-letters` tells it")),
-    responses((status = 204, description = "It is removed"), DeadLetterFailures),
+    params(("id" = String, Path, description = "As in `GET /dead-letters`")),
+    responses((status = 204, description = "The dead letter is removed"), DeadLetterFailures),
 )]
 pub(crate) async fn remove(
     State(state): State<AppState>,

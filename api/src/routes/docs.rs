@@ -1,5 +1,5 @@
-//! `GET /docs`: the interface to look at and to try, from this program alone. `GET /openapi.json`,
-//! and the original service's `/documentation/swagger.json`: the same for programs.
+//! `GET /docs`: Swagger UI, served from this binary. `GET /openapi.json`, and the original
+//! service's `/documentation/swagger.json`: the `OpenAPI` document.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use utoipa_swagger_ui::Config;
 use crate::error::ApiError;
 use crate::openapi::Description;
 
-/// Where the page finds the description, from `/docs/`.
+/// The document's path, relative to `/docs/`.
 const DOCUMENT: &str = "../openapi.json";
 
-/// Made anew for each of the few who ask.
+/// Built for each request, because requests are rare.
 pub(crate) async fn document() -> Json<openapi::OpenApi> {
     Json(Description::openapi())
 }
 
-/// The page's files are beside it: it wants the slash.
+/// Redirects to the path with a slash, because the page's links are relative.
 pub(crate) async fn enter() -> Redirect {
     Redirect::permanent("docs/")
 }
@@ -35,7 +35,7 @@ pub(crate) async fn file(Path(name): Path<String>) -> Response {
     let config = Config::from(DOCUMENT).display_request_duration(true);
     match utoipa_swagger_ui::serve(&name, Arc::new(config)) {
         Ok(Some(file)) => ([(CONTENT_TYPE, file.content_type)], file.bytes).into_response(),
-        // An error is of a template that has no place for the configuration.
+        // An error means that the file has no place for the configuration.
         Ok(None) | Err(_) => ApiError::RouteNotFound.into_response(),
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_of_the_page_comes_from_elsewhere() {
+    async fn the_page_loads_nothing_from_other_hosts() {
         let page = served("").await;
         assert!(!page.contains("://"), "{page}");
         assert!(served("swagger-initializer.js").await.contains(DOCUMENT));
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_there_is_not_found() {
+    async fn an_unknown_file_is_not_found() {
         let response = file(Path("../Cargo.toml".to_owned())).await;
         assert_eq!(response.status(), http::StatusCode::NOT_FOUND);
     }

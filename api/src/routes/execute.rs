@@ -1,4 +1,4 @@
-//! `POST /execute/{contractAddress}/{method}`: call a method; the body is its argument.
+//! `POST /execute/{contractAddress}/{method}`: calls a method with the body as its argument.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::{ApiError, Fields};
-use crate::openapi::ExecuteFailures;
+use crate::openapi::failures::ExecuteFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, path};
 use crate::state::AppState;
@@ -25,20 +25,21 @@ use crate::state::AppState;
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
-/// What a call gives.
+/// The response of a call.
 #[derive(ToSchema)]
 #[expect(
     dead_code,
-    reason = "written by `data`, around text; here it is only described"
+    reason = "only described here: `data` builds the body from text"
 )]
-struct Answer {
+#[schema(as = Answer)]
+struct ExecuteResponse {
     /// The result: any JSON value.
     data: serde_json::Value,
 }
 
 /// Call a method of a contract
 ///
-/// The body is the argument, any JSON value; an empty body is no argument.
+/// The body is the argument: any JSON value. An empty body means no argument.
 #[utoipa::path(
     post,
     path = "/execute/{contractAddress}/{method}",
@@ -54,12 +55,12 @@ struct Answer {
     responses(
         (
             status = 200,
-            description = "What the method gave",
-            body = Answer,
+            description = "The method's result",
+            body = ExecuteResponse,
             headers(
-                ("Server-Timing" = String, description = "Milliseconds waited and run"),
-                ("Contract-Generation" = u64, description = "Another number: the contract's state is new"),
-                ("X-Request-Id" = String, description = "The request's name, in the logs too"),
+                ("Server-Timing" = String, description = "`queue`: milliseconds waited; `exec`: milliseconds run"),
+                ("Contract-Generation" = u64, description = "Changes whenever the contract's state is reset"),
+                ("X-Request-Id" = String, description = "The request's id, also in the logs"),
             ),
             example = json!({ "data": 3 }),
         ),
@@ -76,7 +77,7 @@ pub(crate) async fn execute(
     let (contract, method) = path(parts)?;
     let address = address(&contract)?;
     let _permit = state.admission.admit()?;
-    let _place = state.admission.admit_call(&address)?;
+    let _contract_permit = state.admission.admit_call(&address)?;
     let config = &state.config;
     let deadline = state.queue.clock().after(config.execute_deadline);
     let body = read_body(
@@ -96,7 +97,7 @@ pub(crate) async fn execute(
         deadline,
         trace: trace_context(&headers),
     };
-    let reply = state.dispatcher.run(&address, ticket).await?;
+    let reply = state.dispatcher.call(&address, ticket).await?;
     let took = accepted.elapsed();
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);
@@ -104,13 +105,17 @@ pub(crate) async fn execute(
     Ok(respond(reply, waited, ran))
 }
 
-/// Any JSON value, checked here and nowhere else; an empty body is no argument.
+/// Accepts any JSON value. This is the only place that checks it: from here on it stays text. An
+/// empty body means no argument.
 fn argument(body: &Bytes) -> Result<Argument, ApiError> {
     if body.is_empty() {
         return Ok(Argument::None);
     }
     let invalid = |reason: &dyn std::fmt::Display| {
-        ApiError::InvalidRequest(format!("The body is not JSON: {reason}"), Fields::new())
+        ApiError::InvalidRequest(
+            format!("The request body is not JSON: {reason}"),
+            Fields::new(),
+        )
     };
     let text = std::str::from_utf8(body).map_err(|error| invalid(&error))?;
     let raw: Box<RawValue> = serde_json::from_str(text).map_err(|error| invalid(&error))?;
@@ -136,7 +141,7 @@ fn respond(reply: Reply, waited: Duration, ran: Duration) -> Response {
     response
 }
 
-/// `{"data": ...}` around JSON text that stays as it is.
+/// Builds `{"data": ...}` around JSON text without parsing it.
 fn data(result: &str) -> Response {
     let mut body = Vec::with_capacity(result.len() + 9);
     body.extend_from_slice(br#"{"data":"#);
@@ -149,7 +154,7 @@ fn data(result: &str) -> Response {
         .into_response()
 }
 
-/// Milliseconds, as the header's specification has it.
+/// Formats durations as milliseconds, the unit of the header's specification.
 fn server_timing(queue: Duration, exec: Duration) -> HeaderValue {
     let (queue, exec) = (queue.as_micros(), exec.as_micros());
     let text = format!(
@@ -185,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused() {
+    fn a_body_that_is_not_json_is_refused() {
         for text in [&b"{"[..], b"1 2", b"undefined", b"\xff", b"'a'", b" "] {
             let refused = argument(&Bytes::copy_from_slice(text));
             assert!(

@@ -1,4 +1,4 @@
-//! `GET /healthz`: the process lives. `GET /readyz`: it can serve.
+//! `GET /healthz`: whether the process is alive. `GET /readyz`: whether it can serve requests.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,26 +6,26 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::openapi::ReadyFailures;
+use crate::openapi::failures::ReadyFailures;
 use crate::state::AppState;
 
-/// The process lives.
+/// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Alive {
     #[schema(examples("ok"))]
     status: &'static str,
 }
 
-/// The process can serve.
+/// The process can serve requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ready {
     #[schema(examples("ready"))]
     status: &'static str,
-    /// How many are alive.
+    /// The number of live workers.
     workers: usize,
 }
 
-/// The process lives
+/// Check that the process is alive
 #[utoipa::path(
     get,
     path = "/healthz",
@@ -37,9 +37,10 @@ pub(crate) async fn alive() -> Json<Alive> {
     Json(Alive { status: "ok" })
 }
 
-/// The process can serve
+/// Check that the process can serve requests
 ///
-/// Redis answers, replies are being read, a worker lives, and the process is not on its way out.
+/// Ready means: Redis answers, replies are being read, at least one worker is alive, and the
+/// process is not shutting down.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -52,14 +53,14 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, 
         return Err(ApiError::Draining);
     }
     state.queue.ping().await?;
-    if !state.replies.is_reading() {
+    if !state.reader_health.is_reading() {
         return Err(ApiError::QueueUnavailable(
-            "Replies cannot be read".to_owned(),
+            "Replies cannot be read from Redis".to_owned(),
         ));
     }
     let workers = state.queue.workers().await?.len();
     if workers == 0 {
-        return Err(ApiError::NoCapacity("No worker is alive".to_owned()));
+        return Err(ApiError::no_live_worker());
     }
     Ok(Json(Ready {
         status: "ready",

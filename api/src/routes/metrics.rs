@@ -1,15 +1,15 @@
-//! `GET /metrics`: how this process fares, for Prometheus.
+//! `GET /metrics`: the metrics of this process, for Prometheus.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use shared::service::telemetry::metrics;
 
-use crate::breaker;
-use crate::metrics::Moment;
+use crate::breaker::QueueState;
+use crate::metrics::Snapshot;
 use crate::state::AppState;
 
-/// How this process fares, for Prometheus
+/// Show the metrics of this process
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -23,10 +23,10 @@ use crate::state::AppState;
     )),
 )]
 pub(crate) async fn show(State(state): State<AppState>) -> Response {
-    let now = Moment {
-        in_flight: state.admission.under_way(),
-        unclaimed: state.dispatcher.unclaimed(),
-        available: state.admission.queue_state() == breaker::State::Closed,
+    let now = Snapshot {
+        in_flight: state.admission.in_flight(),
+        unclaimed_replies: state.dispatcher.unclaimed_replies(),
+        available: state.admission.queue_state() == QueueState::Available,
     };
     let text = state.metrics.render(now);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()

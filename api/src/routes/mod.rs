@@ -1,5 +1,6 @@
-//! One file per route: what it takes, what it gives. How a job is brought to a worker is
-//! `dispatch`'s business, which status a failure has `error`'s.
+//! The handlers, one file per route: what a request takes and what the response holds.
+//!
+//! `dispatch` brings jobs to workers; `error` assigns the statuses of failures.
 
 pub(crate) mod contracts;
 pub(crate) mod dead_letters;
@@ -19,18 +20,18 @@ use shared::protocol::id::{ContractAddress, InvalidAddress};
 
 use crate::error::{ApiError, Fields};
 
-/// What a path's parts are called, in `router` too.
+/// The names of path parameters, the same as in `router`.
 const ADDRESS: &str = "contractAddress";
 const METHOD: &str = "method";
 const ID: &str = "id";
 
-/// Reads an address, and blames the field when it is none.
+/// Parses an address; the error names the field.
 fn address(text: &str) -> Result<ContractAddress, ApiError> {
     text.parse()
         .map_err(|reason: InvalidAddress| ApiError::field(ADDRESS, reason.to_string()))
 }
 
-/// The parts of a path, which may be percent-encoded.
+/// Extracts the path parameters, which may be percent-encoded.
 fn path<T: DeserializeOwned>(path: Result<Path<T>, PathRejection>) -> Result<T, ApiError> {
     path.map(|Path(parts)| parts)
         .map_err(|rejection| match rejection {
@@ -47,16 +48,16 @@ fn path<T: DeserializeOwned>(path: Result<Path<T>, PathRejection>) -> Result<T, 
         })
 }
 
-/// Reads a JSON body, an object, into a request.
+/// Parses a JSON body, which must be an object.
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    // A list would be read as the fields in their order.
+    // serde would accept an array as the fields in order.
     if body.trim_ascii_start().first() == Some(&b'[') {
-        let message = "The body is not as expected: it must be an object".to_owned();
+        let message = "The request body is invalid: it must be a JSON object".to_owned();
         return Err(ApiError::InvalidRequest(message, Fields::new()));
     }
     serde_json::from_slice(body).map_err(|error| {
         ApiError::InvalidRequest(
-            format!("The body is not as expected: {error}"),
+            format!("The request body is invalid: {error}"),
             Fields::new(),
         )
     })

@@ -1,4 +1,4 @@
-//! `POST /unloadSmartContract`: close a contract, if it is loaded.
+//! `POST /unloadSmartContract`: unloads a contract.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::dispatch::Ticket;
 use crate::error::ApiError;
-use crate::openapi::UnloadFailures;
+use crate::openapi::failures::UnloadFailures;
 use crate::request::{read_body, trace_context};
 use crate::routes::{address, json};
 use crate::state::AppState;
@@ -17,7 +17,7 @@ use crate::state::AppState;
 /// The body of an unload.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = Unload, description = "A contract to be closed.")]
+#[schema(as = Unload, description = "The contract to unload.")]
 struct UnloadRequest {
     #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9._:-]{1,128}$",
         examples("abcd"))]
@@ -25,15 +25,15 @@ struct UnloadRequest {
     contract_address: Value,
 }
 
-/// Close a contract
+/// Unload a contract
 ///
-/// Also done when it was not loaded.
+/// A no-op if the contract is not loaded.
 #[utoipa::path(
     post,
     path = "/unloadSmartContract",
     tag = "Contracts",
     request_body = UnloadRequest,
-    responses((status = 204, description = "It is not loaded"), UnloadFailures),
+    responses((status = 204, description = "The contract is not loaded any more"), UnloadFailures),
 )]
 pub(crate) async fn unload(
     State(state): State<AppState>,

@@ -1,5 +1,5 @@
-//! `GET /workers`: who is alive. `POST /workers/{id}/drain`: have one hand its contracts over and
-//! end.
+//! `GET /workers`: the live workers. `POST /workers/{id}/drain`: drains one, so that it hands its
+//! contracts over and exits.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -11,7 +11,7 @@ use shared::protocol::job::{EngineKind, Job};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::openapi::{DrainFailures, ListFailures};
+use crate::openapi::failures::{DrainFailures, ListFailures};
 use crate::routes::path;
 use crate::state::AppState;
 
@@ -21,16 +21,16 @@ pub(crate) struct WorkerStatus {
     #[schema(value_type = String)]
     id: WorkerId,
     engines: Vec<EngineKind>,
-    /// How many contracts it can host.
+    /// How many contracts the worker can run.
     capacity: usize,
-    /// How many it hosts.
+    /// How many contracts it runs.
     used: usize,
     version: String,
-    /// `ready`, `draining`, or `suspect`: its connection is gone.
+    /// `ready`, `draining`, or `suspect`, which means that its connection is gone.
     state: &'static str,
 }
 
-/// The workers that are alive
+/// List the live workers
 #[utoipa::path(
     get,
     path = "/workers",
@@ -59,13 +59,13 @@ pub(crate) async fn list(
     Ok(Json(statuses.collect()))
 }
 
-/// Have a worker hand its contracts over and end
+/// Drain a worker: it hands its contracts over and exits
 #[utoipa::path(
     post,
     path = "/workers/{id}/drain",
     tag = "Farm",
-    params(("id" = String, Path, description = "As `GET /workers` tells it")),
-    responses((status = 202, description = "It was told"), DrainFailures),
+    params(("id" = String, Path, description = "As in `GET /workers`")),
+    responses((status = 202, description = "The worker is draining"), DrainFailures),
 )]
 pub(crate) async fn drain(
     State(state): State<AppState>,
@@ -75,7 +75,7 @@ pub(crate) async fn drain(
     if !state.queue.is_alive(worker).await? {
         return Err(ApiError::WorkerNotFound);
     }
-    match state.dispatcher.tell(worker, Job::Drain).await? {
+    match state.dispatcher.send_to_worker(worker, Job::Drain).await? {
         Some(_) => Ok(StatusCode::ACCEPTED),
         None => Err(ApiError::WorkerNotFound),
     }

@@ -1,5 +1,5 @@
-# A stand-in for gcr.io/distroless/cc-debian12:nonroot: the C library and what Rust's programs need
-# beside it, a user without a name for root, nothing else.
+# A stand-in for gcr.io/distroless/cc-debian12:nonroot. It holds only the shared libraries that Rust
+# programs need, and a user without root privileges.
 ARG DEBIAN_IMAGE
 FROM ${DEBIAN_IMAGE} AS parts
 RUN mkdir -p /parts/etc /parts/tmp /parts/usr/local/bin \

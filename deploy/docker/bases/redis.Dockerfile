@@ -1,4 +1,4 @@
-# A stand-in for redis:7-bookworm, with its user, its folder and its port.
+# A stand-in for redis:7-bookworm, with the same user, data folder and port.
 ARG DEBIAN_IMAGE
 FROM ${DEBIAN_IMAGE}
 RUN groupadd --system --gid 999 redis \

@@ -1,5 +1,5 @@
-# A stand-in for rust:*-slim-bookworm: the toolchain of this machine, which must be a Debian 12
-# or older. The context is the toolchain's folder.
+# A stand-in for rust:*-slim-bookworm with the toolchain of the build machine, which must run
+# Debian 12 or older. The build context is the folder of the toolchain.
 ARG DEBIAN_IMAGE
 FROM ${DEBIAN_IMAGE}
 RUN apt-get update \
@@ -7,6 +7,6 @@ RUN apt-get update \
       ca-certificates gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/*
 COPY toolchain /usr/local/rust
-# Whom this machine trusts: there may be a proxy on the way to the registry of crates.
+# The certificates that the build machine trusts: its crates may come through a TLS proxy.
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV PATH=/usr/local/rust/bin:$PATH CARGO_HOME=/usr/local/cargo

@@ -1,6 +1,6 @@
-//! Names of things: who sent a job, who runs it, which contract it is for.
+//! Identifiers of jobs, processes and contracts.
 //!
-//! Only names live here; what they name lives where it is used.
+//! Only the identifiers are defined here. What they identify is defined where it is used.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,13 +9,20 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-/// One job of one api process; unique together with the [`ApiId`] of its frame.
+/// The number of a job. It is unique together with the [`ApiId`] of its frame.
+///
+/// ```
+/// use shared::protocol::id::JobId;
+///
+/// assert_eq!(serde_json::to_string(&JobId(7))?, "7");
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub u64);
 
-/// Defines an identifier that is made anew for every process start, so that what a dead process
-/// left in Redis can never be mistaken for its successor's.
+/// Defines an identifier that is generated at every start of a process. So the data that a dead
+/// process left in Redis can never be mistaken for that of its successor.
 macro_rules! process_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -24,7 +31,7 @@ macro_rules! process_id {
         pub struct $name(#[serde(with = "uuid::serde::simple")] Uuid);
 
         impl $name {
-            /// A new, random identifier.
+            /// Generates a random identifier.
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
             }
@@ -47,27 +54,60 @@ macro_rules! process_id {
 }
 
 process_id!(
-    /// One api process.
+    /// Identifies an api process, from its start to its end.
+    ///
+    /// ```
+    /// use shared::protocol::id::ApiId;
+    ///
+    /// let api = ApiId::random();
+    /// assert_eq!(api.to_string().len(), 32, "128 bits in hexadecimal");
+    /// assert_eq!(api.to_string().parse(), Ok(api));
+    /// ```
     ApiId
 );
 process_id!(
-    /// One worker process.
+    /// Identifies a worker process, from its start to its end.
+    ///
+    /// ```
+    /// use shared::protocol::id::WorkerId;
+    ///
+    /// let worker = WorkerId::random();
+    /// assert_ne!(worker, WorkerId::random());
+    /// assert_eq!(worker.to_string().parse(), Ok(worker));
+    /// ```
     WorkerId
 );
 
 /// The address of a contract: 1 to 128 characters of `a-z 0-9 . _ : -`.
 ///
-/// Upper case is accepted and lowered. The alphabet has none of Redis' glob characters and no
-/// brace, so that an address can stand in a key's hash tag as it is.
+/// Upper case is accepted and converted to lower case. The alphabet has no glob character of Redis
+/// and no brace, so that a key can hold an address in its hash tag unchanged.
 ///
-/// The second and further replicas of a contract are contracts of their own to the farm, with the
-/// addresses `ADDRESS~2`, `ADDRESS~3`, and so on. No caller can name them: what callers say is read
-/// by [`FromStr`].
+/// Internally the second and further replicas of a contract are contracts themselves, with the
+/// addresses `ADDRESS~2`, `ADDRESS~3`, and so on. Callers cannot name them: [`FromStr`], which
+/// parses what callers send, rejects them. `TryFrom<String>` parses what the farm itself has
+/// written.
+///
+/// ```
+/// use shared::protocol::id::ContractAddress;
+///
+/// let address: ContractAddress = "Shop.Prices:v2".parse()?;
+/// assert_eq!(address.as_str(), "shop.prices:v2");
+///
+/// let second = address.replica(2);
+/// assert_eq!(second.as_str(), "shop.prices:v2~2");
+/// assert!(second.is_sibling_of(&address));
+/// assert_eq!(second.replica(1), address);
+///
+/// assert!("a/b".parse::<ContractAddress>().is_err());
+/// assert!("shop~2".parse::<ContractAddress>().is_err(), "replicas are internal");
+/// # Ok::<_, shared::protocol::id::InvalidAddress>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ContractAddress(Arc<str>);
 
-/// Why a text is no [`ContractAddress`].
+/// A text is not a [`ContractAddress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be 1 to {} characters of A-Z a-z 0-9 . _ : -",
@@ -76,10 +116,10 @@ pub struct ContractAddress(Arc<str>);
 pub struct InvalidAddress;
 
 impl ContractAddress {
-    /// The greatest length, in characters (which are all ASCII).
+    /// The maximum length in characters, which are all ASCII.
     pub const MAX_LENGTH: usize = 128;
 
-    /// The most replicas that a contract may have.
+    /// The maximum number of replicas of a contract.
     pub const MAX_REPLICAS: u32 = 16;
 
     /// The address as text, in lower case.
@@ -87,7 +127,8 @@ impl ContractAddress {
         &self.0
     }
 
-    /// The contract that this is a replica of, and which one; the first is the contract itself.
+    /// The address of the contract, and the number of this replica. The contract itself is replica
+    /// 1.
     fn parts(&self) -> (&str, u32) {
         match self.0.split_once('~') {
             Some((contract, number)) => (contract, number.parse().unwrap_or(1)),
@@ -95,7 +136,7 @@ impl ContractAddress {
         }
     }
 
-    /// The address of the contract's replica with this number, from 1.
+    /// The address of a replica of the contract. Numbers start at 1.
     #[must_use]
     pub fn replica(&self, number: u32) -> Self {
         let (contract, _) = self.parts();
@@ -106,13 +147,13 @@ impl ContractAddress {
         }
     }
 
-    /// Whether both are replicas of one contract, or the same.
+    /// Whether both addresses belong to the same contract.
     pub fn is_sibling_of(&self, other: &Self) -> bool {
         self.parts().0 == other.parts().0
     }
 }
 
-/// Whether a replica's number is written as [`ContractAddress::replica`] does.
+/// Whether a text is a replica number as [`ContractAddress::replica`] writes it.
 fn is_replica_number(text: &str) -> bool {
     text.parse().is_ok_and(|number: u32| {
         (2..=ContractAddress::MAX_REPLICAS).contains(&number) && number.to_string() == text
@@ -122,7 +163,7 @@ fn is_replica_number(text: &str) -> bool {
 impl FromStr for ContractAddress {
     type Err = InvalidAddress;
 
-    /// Reads what a caller says.
+    /// Parses an address that a caller sent.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.contains('~') {
             return Err(InvalidAddress);
@@ -134,7 +175,7 @@ impl FromStr for ContractAddress {
 impl TryFrom<String> for ContractAddress {
     type Error = InvalidAddress;
 
-    /// Reads what the farm itself has written.
+    /// Parses an address that the farm itself has written.
     fn try_from(mut text: String) -> Result<Self, Self::Error> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:-".contains(&b);
         let contract = match text.split_once('~') {
@@ -168,13 +209,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_address_is_lowered() {
+    fn an_address_becomes_lower_case() {
         let address: ContractAddress = "AbC.1_2:3-4".parse().unwrap();
         assert_eq!(address.as_str(), "abc.1_2:3-4");
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_rejected() {
         let too_long = "a".repeat(129);
         for text in [
             "", "a b", "a/b", "a*", "{a}", "ä", "a\0", "[a]", "a?", "a~2", &too_long,
@@ -188,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_have_addresses_that_only_the_farm_can_name() {
+    fn callers_cannot_name_replicas() {
         let contract: ContractAddress = "abcd".parse().unwrap();
         let third = contract.replica(3);
         assert_eq!(third.as_str(), "abcd~3");
@@ -205,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_address_has_only_harmless_characters(text in "\\PC{0,140}") {
+        fn an_accepted_address_has_only_safe_characters(text in "\\PC{0,140}") {
             if let Ok(address) = text.parse::<ContractAddress>() {
                 prop_assert!(address.as_str().bytes().all(
                     |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._:-".contains(&b)

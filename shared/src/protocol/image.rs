@@ -1,12 +1,29 @@
-//! What tells an image reference from everything else that can be an executable: an api must not
-//! decode a reference, and a worker must not pull a tar.
+//! Recognises image references among executables. An api must not decode a reference as base64, and
+//! a worker must not pull an archive.
+//!
+//! ```
+//! use shared::protocol::image::{is_reference, registry, split_tag};
+//!
+//! assert!(is_reference("ghcr.io/acme/prices:1.4"));
+//! assert!(!is_reference("H4sIAAAAAAAA"), "an archive in base64 has upper case letters");
+//! assert_eq!(registry("ghcr.io/acme/prices:1.4"), "ghcr.io");
+//! assert_eq!(split_tag("localhost:5000/prices:1.4"), ("localhost:5000/prices", Some("1.4")));
+//! ```
 
-/// Name, tag and digest at their longest, with what stands between: 255 + 1 + 128 + 1 + 71.
+/// The longest name, tag and digest with their separators: 255 + 1 + 128 + 1 + 71.
 const MAX_LENGTH: usize = 456;
 
 /// Whether a text is an image reference: `[HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]`.
 ///
-/// Names are lower case, so that next to no base64 is one.
+/// Names are lower case, so that hardly any base64 text is one.
+///
+/// ```
+/// use shared::protocol::image::is_reference;
+///
+/// assert!(is_reference("alpine"));
+/// assert!(is_reference("127.0.0.1:5000/team/app:latest"));
+/// assert!(!is_reference("Alpine"));
+/// ```
 pub fn is_reference(text: &str) -> bool {
     if text.len() > MAX_LENGTH {
         return false;
@@ -19,7 +36,14 @@ pub fn is_reference(text: &str) -> bool {
     is_name(name) && tag.is_none_or(is_tag) && digest.is_none_or(is_digest)
 }
 
-/// Splits the tag off a reference without a digest; a colon before a slash is a port's.
+/// Splits the tag off a reference without a digest. A colon before a slash belongs to a port.
+///
+/// ```
+/// use shared::protocol::image::split_tag;
+///
+/// assert_eq!(split_tag("alpine:3"), ("alpine", Some("3")));
+/// assert_eq!(split_tag("localhost:5000/alpine"), ("localhost:5000/alpine", None));
+/// ```
 pub fn split_tag(named: &str) -> (&str, Option<&str>) {
     match named.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
@@ -27,7 +51,14 @@ pub fn split_tag(named: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The registry that a reference belongs to: its first part, if that looks like a host.
+/// The registry of a reference: its first part if that looks like a host name, else `docker.io`.
+///
+/// ```
+/// use shared::protocol::image::registry;
+///
+/// assert_eq!(registry("library/alpine"), "docker.io");
+/// assert_eq!(registry("localhost/alpine"), "localhost");
+/// ```
 pub fn registry(reference: &str) -> &str {
     match reference.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
@@ -97,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_not_taken_for_one() {
+    fn other_texts_are_not_recognised() {
         let long = "a".repeat(MAX_LENGTH + 1);
         for text in [
             "",
@@ -124,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_no_port() {
+    fn a_port_is_not_a_tag() {
         assert_eq!(split_tag("h:1/a"), ("h:1/a", None));
         assert_eq!(split_tag("h:1/a:b"), ("h:1/a", Some("b")));
     }

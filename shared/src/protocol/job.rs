@@ -1,5 +1,15 @@
-//! What an api asks of a worker. Data only: how a job is run is the worker's business, how it
-//! travels is [`crate::protocol::frame`]'s.
+//! The jobs that an api sends to a worker, as data.
+//!
+//! The worker decides how a job is run; [`crate::protocol::frame`] defines how jobs are sent.
+//!
+//! ```
+//! use shared::protocol::job::Limits;
+//!
+//! let limits: Limits = serde_json::from_str(r#"{"timeoutMs": 500, "memoryMb": 64}"#)?;
+//! assert_eq!(limits.timeout_ms, Some(500));
+//! assert_eq!(limits.concurrency, None, "the limit of the worker applies");
+//! # Ok::<_, serde_json::Error>(())
+//! ```
 
 use std::fmt;
 
@@ -21,10 +31,17 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
-    /// Every engine that exists.
+    /// All engines.
     pub const ALL: [Self; 2] = [Self::Javascript, Self::Docker];
 
     /// The name used in requests, keys and logs.
+    ///
+    /// ```
+    /// use shared::protocol::job::EngineKind;
+    ///
+    /// assert_eq!(EngineKind::Docker.name(), "docker");
+    /// assert_eq!("nodejs".parse(), Ok(EngineKind::Javascript));
+    /// ```
     pub fn name(self) -> &'static str {
         match self {
             Self::Javascript => "javascript",
@@ -52,8 +69,8 @@ impl std::str::FromStr for EngineKind {
     }
 }
 
-/// What a contract asks for itself at load. A worker's own limits are the ceiling: a contract can
-/// only lower them.
+/// The limits that a contract requests at load. They can only be lower than the limits of the
+/// worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -79,22 +96,31 @@ pub struct Limits {
     pub network: Option<bool>,
 }
 
-/// Everything that decides how a contract is run. Two loads with the same specification are the
+/// Everything that determines how a contract is run. Two loads with equal specifications load the
 /// same contract.
+///
+/// ```
+/// use shared::protocol::job::{ContractSpec, EngineKind};
+///
+/// let spec: ContractSpec = serde_json::from_str(r#"{"engine": "javascript", "digest": "ab12"}"#)?;
+/// assert_eq!(spec.engine, EngineKind::Javascript);
+/// assert_eq!((spec.idempotent, spec.replicas), (false, 1), "the defaults");
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContractSpec {
-    /// Which sandbox runs it.
+    /// The kind of sandbox that runs it.
     pub engine: EngineKind,
-    /// SHA-256 of the executable, in lower-case hexadecimal: its name in the blob store.
+    /// SHA-256 of the executable in lower-case hexadecimal, which is its key in the blob store.
     pub digest: String,
-    /// The limits it was loaded with.
+    /// The limits that it was loaded with.
     #[serde(default)]
     pub limits: Limits,
-    /// Whether a call whose worker died may be run again. JavaScript calls always may: a page
-    /// reaches nothing outside itself, and its state died with it.
+    /// Whether a call may be run again after its worker died. JavaScript calls always may: a page
+    /// cannot reach anything outside itself, and its state died with it.
     #[serde(default)]
     pub idempotent: bool,
-    /// How many workers host it at once, from 1 to [`ContractAddress::MAX_REPLICAS`].
+    /// How many workers run it at the same time, from 1 to [`ContractAddress::MAX_REPLICAS`].
     #[serde(default = "one")]
     pub replicas: u32,
 }
@@ -103,21 +129,36 @@ fn one() -> u32 {
     1
 }
 
-/// Make a contract ready to be called.
+/// Loads a contract, so that it can be called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// The contract.
     pub address: ContractAddress,
-    /// What to run.
+    /// How to run it.
     pub spec: ContractSpec,
 }
 
-/// Call a method of a contract.
+/// Calls a method of a contract.
+///
+/// ```
+/// use shared::protocol::job::{Argument, Execute, Job};
+///
+/// let call = Job::Execute(Execute {
+///     address: "shop.prices".parse()?,
+///     method: "total".to_owned(),
+///     argument: Argument::None,
+/// });
+/// assert_eq!(
+///     serde_json::to_string(&call)?,
+///     r#"{"execute":{"address":"shop.prices","method":"total","argument":"none"}}"#
+/// );
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Execute {
     /// The contract.
     pub address: ContractAddress,
-    /// The endpoint, as the caller spelled it.
+    /// The endpoint as the caller wrote it.
     pub method: String,
     /// The argument.
     pub argument: Argument,
@@ -129,30 +170,30 @@ pub struct Execute {
 pub enum Argument {
     /// The method is called without an argument.
     None,
-    /// JSON text that was checked at the edge.
+    /// JSON text that the api has validated.
     Json(Box<RawValue>),
-    /// The name of a stored body: JSON text too large for a frame.
+    /// The key of a stored argument: JSON text that is too large for a frame.
     Stored(String),
 }
 
-/// Close a contract.
+/// Unloads a contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unload {
     /// The contract.
     pub address: ContractAddress,
 }
 
-/// Tell what a worker hosts.
+/// Asks which contracts a worker owns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspect {
-    /// One contract, or all of them.
+    /// One contract, or none for all contracts.
     pub address: Option<ContractAddress>,
 }
 
-/// Do not start a job that was sent before: its caller has left.
+/// Cancels a job that was sent before and has not started, because its caller has disconnected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {
-    /// The job, of the same api.
+    /// The job. It is a job of the same api.
     pub job: JobId,
 }
 
@@ -170,6 +211,6 @@ pub enum Job {
     Inspect(Inspect),
     /// See [`Cancel`].
     Cancel(Cancel),
-    /// Hand everything over and end.
+    /// Drain: hand every contract over and exit.
     Drain,
 }

@@ -1,7 +1,7 @@
 //! The protocol: what travels between an api and a worker.
 //!
-//! Ids, jobs, replies, and the frames that carry them. Nothing here knows tokio or Redis, so that a
-//! model or another language can implement it.
+//! It defines ids, jobs, replies, and the frames that carry them. It does not depend on tokio or
+//! Redis, so that a model or another language can implement it.
 
 pub mod frame;
 pub mod id;

@@ -1,4 +1,4 @@
-//! What a worker answers. Which HTTP status an answer becomes is the api's business alone.
+//! The replies of a worker. Only the api decides which HTTP status a reply becomes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,32 +6,49 @@ use serde_json::value::RawValue;
 use crate::protocol::id::ContractAddress;
 use crate::protocol::job::EngineKind;
 
-/// What a finished job gives back.
+/// The result of a job that succeeded.
+///
+/// ```
+/// use serde_json::value::RawValue;
+/// use shared::protocol::reply::Output;
+///
+/// let result = Output::Result(RawValue::from_string("42".to_owned())?);
+/// assert_eq!(serde_json::to_string(&result)?, r#"{"result":42}"#);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
-    /// An executed call: JSON text, passed on unparsed.
+    /// The result of a call: JSON text that is forwarded unparsed.
     Result(Box<RawValue>),
-    /// A load or an unload.
+    /// A load or an unload succeeded.
     Done,
-    /// An inspection.
+    /// The contracts that an inspection found.
     Contracts(Vec<ContractStatus>),
 }
 
-/// A job that gave nothing back.
+/// The failure of a job.
+///
+/// ```
+/// use shared::protocol::reply::{Failure, FailureCode};
+///
+/// let failure = Failure::not_started(FailureCode::Draining, "The worker is draining");
+/// assert!(!failure.started, "it is safe to send the job again");
+/// assert_eq!(failure.to_string(), "draining: The worker is draining");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}: {message}", code.name())]
 pub struct Failure {
-    /// What went wrong.
+    /// The kind of failure.
     pub code: FailureCode,
-    /// The same for a person.
+    /// A description for people.
     pub message: String,
-    /// False: the job was certainly never started, so repeating it is safe.
+    /// False if the job was certainly never started, so that repeating it is safe.
     pub started: bool,
 }
 
 impl Failure {
-    /// A failure of a job that ran, or may have.
+    /// A failure of a job that ran or may have run.
     pub fn started(code: FailureCode, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -54,37 +71,37 @@ impl Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
-    /// The worker does not host the contract (any more): route again.
+    /// The worker does not own the contract (any more). The api looks up the owner again.
     NotHosted,
-    /// The worker is on its way out: route again.
+    /// The worker is draining. The api looks up the owner again.
     Draining,
     /// The contract's queue is full.
     Rejected,
-    /// The deadline passed before the job's turn came.
+    /// The deadline passed before the job could start.
     Expired,
-    /// No such method; the message names those that exist.
+    /// The method does not exist. The message names the methods that do.
     EndpointNotFound,
-    /// The executable is no contract.
+    /// The executable is not a contract.
     InvalidExecutable,
-    /// The contract threw.
+    /// The contract threw an error.
     ExecutionFailed,
-    /// The call ran over its limit.
+    /// The call exceeded its time limit.
     ExecutionTimeout,
-    /// The result has more bytes than allowed.
+    /// The result is larger than allowed.
     ResultTooLarge,
-    /// The result is nothing that JSON can express.
+    /// JSON cannot express the result.
     ResultNotJson,
-    /// The worker died; the job may have been started.
+    /// The worker died. The job may have been started.
     WorkerLost,
-    /// The contract's sandbox died under the call.
+    /// The contract's sandbox died during the call.
     ContractCrashed,
     /// The worker has no room for another contract.
     NoCapacity,
-    /// The sandbox cannot be started at the moment.
+    /// The sandbox cannot be started at present.
     SandboxUnavailable,
-    /// The executable is not in the store: stage it and try again.
+    /// The executable is not in the blob store. The api stores it and tries again.
     ExecutableMissing,
-    /// The frame's version is not spoken here.
+    /// The worker does not support the version of the frame.
     UnsupportedVersion,
 }
 
@@ -112,26 +129,26 @@ impl FailureCode {
     }
 }
 
-/// The life of a hosted contract.
+/// The state of a loaded contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ContractState {
-    /// Its first sandbox is being made.
+    /// Its first sandbox is being started.
     Loading,
     /// It can be called.
     Ready,
-    /// Its sandbox was lost and is being made anew; calls wait.
+    /// Its sandbox was lost and is being replaced. Calls wait.
     Restarting,
-    /// It broke what hosted it too often: nobody hosts it for a while.
+    /// It crashed too often and is not run for some time.
     Quarantined,
-    /// It is being closed.
+    /// It is being unloaded.
     Unloading,
-    /// No worker hosts it at the moment.
+    /// No worker owns it at the moment.
     Unplaced,
 }
 
-/// What is known of one contract: an entry of `GET /contracts`.
+/// The status of one contract: an entry of `GET /contracts`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
@@ -139,29 +156,29 @@ pub struct ContractStatus {
     /// The contract.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub contract_address: ContractAddress,
-    /// Which sandbox runs it.
+    /// The kind of sandbox that runs it.
     pub engine: EngineKind,
-    /// Where it stands.
+    /// Its state.
     pub state: ContractState,
     /// The methods that can be called.
     pub endpoints: Vec<String>,
-    /// The worker that hosts it, or its first replica.
+    /// The worker that owns it, or that owns its first replica.
     pub host: Option<String>,
-    /// How many workers shall host it.
+    /// How many workers should run it.
     pub replicas: u32,
-    /// Those that do.
+    /// The workers that run it.
     pub hosts: Vec<String>,
-    /// Raised by every fresh sandbox: another number means that the contract's state is new.
+    /// Raised by every new sandbox. A different number means that the contract's state was reset.
     pub generation: u64,
     /// SHA-256 of the executable.
     pub digest: String,
-    /// The digest of the image that runs, if it is one.
+    /// The digest of the running image, if the executable is an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Calls that wait or run.
+    /// Calls that are waiting or running.
     pub queue_depth: u64,
-    /// Calls answered since this worker hosts it.
+    /// Calls completed since this worker became the owner.
     pub calls: u64,
-    /// Those of them that failed.
+    /// Completed calls that failed.
     pub errors: u64,
 }

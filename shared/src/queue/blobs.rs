@@ -1,19 +1,18 @@
-//! Executables and large arguments: what is too big to travel in a frame.
+//! The store for executables and large arguments, which are too big for a frame.
 
 use std::time::Duration;
 
 use redis::Script;
 use sha2::{Digest, Sha256};
 
+use super::timing::{BODY_SLACK, STAGED_BLOB, UNREFERENCED_BLOB, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, JobId};
 
-/// Executables travel and lie in pieces of so many bytes: Redis serves nobody else while it takes
-/// a command in, and with 50 MB at once all others wait for 140 ms, with pieces at most for 14.
+/// The bytes of one piece. Executables are sent and stored in pieces, because Redis serves nothing
+/// else while it receives a command: 50 MB at once delay other clients by 140 ms, pieces by 14 ms
+/// at most.
 const PIECE: usize = 256 * 1024;
-
-/// How long a stored argument outlives its job's deadline.
-const BODY_SLACK: Duration = Duration::from_secs(30);
 
 /// The name of an executable in the store: SHA-256 in lower-case hexadecimal.
 pub fn digest(executable: &[u8]) -> String {
@@ -27,8 +26,9 @@ pub fn digest(executable: &[u8]) -> String {
 }
 
 impl Queue {
-    /// Puts an executable into the store for `ttl`, within which a worker must [keep](Self::keep_blob)
-    /// it. What is kept already stays kept, and is not sent again.
+    /// Puts an executable into the store for `ttl`. Within this time a worker must
+    /// [keep](Self::keep_blob) it. An executable that is kept already stays kept and is not sent
+    /// again.
     pub async fn stage_blob(
         &self,
         digest: &str,
@@ -37,23 +37,23 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let key = self.keys().blob(digest);
         let seconds = ttl.as_secs().max(1);
-        let (_, is_there): (u8, bool) = redis::pipe()
+        let (_, exists): (u8, bool) = redis::pipe()
             .cmd("EXPIRE")
             .arg(&key)
             .arg(seconds)
             .arg("GT")
             .cmd("EXISTS")
             .arg(&key)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
-        if is_there {
+        if exists {
             return Ok(());
         }
         self.send_blob(digest, executable, seconds).await
     }
 
-    /// Sends an executable piece by piece under a name of its own, that becomes the executable's
-    /// with the last piece: nobody ever sees half of it.
+    /// Sends an executable piece by piece under a temporary name. After the last piece the list is
+    /// renamed, so that no reader ever gets half an executable.
     async fn send_blob(
         &self,
         digest: &str,
@@ -61,7 +61,7 @@ impl Queue {
         seconds: u64,
     ) -> Result<(), QueueError> {
         let (key, sent) = (self.keys().blob(digest), self.keys().incoming_blob(digest));
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         for piece in executable.chunks(PIECE) {
             redis::pipe()
                 .rpush(&sent, piece)
@@ -82,10 +82,10 @@ impl Queue {
         Ok(())
     }
 
-    /// Reads an executable; none when it is not there (any more).
+    /// Reads an executable. None if the store does not have it (any more).
     pub async fn fetch_blob(&self, digest: &str) -> Result<Option<Vec<u8>>, QueueError> {
         let key = self.keys().blob(digest);
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         let (pieces, mut first): (usize, Vec<Vec<u8>>) = redis::pipe()
             .cmd("LLEN")
             .arg(&key)
@@ -113,7 +113,8 @@ impl Queue {
         Ok(Some(executable))
     }
 
-    /// Keeps an executable for as long as `address` refers to it. False when it is not there.
+    /// Keeps an executable for as long as `address` refers to it. False if the store does not have
+    /// it.
     pub async fn keep_blob(
         &self,
         digest: &str,
@@ -135,13 +136,12 @@ impl Queue {
         executable: &[u8],
         address: &ContractAddress,
     ) -> Result<(), QueueError> {
-        self.stage_blob(digest, executable, Duration::from_mins(1))
-            .await?;
+        self.stage_blob(digest, executable, STAGED_BLOB).await?;
         self.keep_blob(digest, address).await?;
         Ok(())
     }
 
-    /// Ends `address`' reference; the last one takes the executable with it.
+    /// Removes the reference of `address`. The executable is removed with its last reference.
     pub async fn release_blob(
         &self,
         digest: &str,
@@ -155,8 +155,9 @@ impl Queue {
         self.blob_script(&script, digest, address).await
     }
 
-    /// Drops the references of contracts that are not loaded any more, or with another executable:
-    /// whoever was to do so died before. What nobody refers to then expires.
+    /// Drops references of contracts that are not loaded any more, or are loaded with another
+    /// executable. They stay behind when a process dies before it removes them. An executable
+    /// without references then expires.
     pub async fn sweep_blobs(&self) -> Result<(), QueueError> {
         for key in self.scan(&self.keys().blob_refs_pattern()).await? {
             let Some(digest) = self.keys().referred_blob(&key) else {
@@ -164,10 +165,11 @@ impl Queue {
             };
             let references: Vec<String> = redis::cmd("SMEMBERS")
                 .arg(&key)
-                .query_async(&mut self.cold().await?)
+                .query_async(&mut self.pooled().await?)
                 .await?;
             for reference in references {
-                // A reference follows its contract's record, so without one it is of the past.
+                // A reference is added after its contract's record, so one without a record is
+                // stale.
                 let Ok(address) = ContractAddress::try_from(reference) else {
                     continue;
                 };
@@ -184,15 +186,16 @@ impl Queue {
         digest: &str,
         address: &ContractAddress,
     ) -> Result<(), QueueError> {
-        let script = Script::new(
+        let kept = UNREFERENCED_BLOB.as_secs();
+        let script = Script::new(&format!(
             "local dropped = redis.call('SREM', KEYS[2], ARGV[1])
-             if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], 600) end
-             return dropped",
-        );
+             if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], {kept}) end
+             return dropped"
+        ));
         if self.blob_script(&script, digest, address).await? {
-            tracing::info!(contract = %address, digest, "dropped a reference to an executable");
+            tracing::info!(contract = %address, digest, "stale reference to an executable dropped");
         }
-        // It may have been loaded again in this very moment.
+        // The contract may have been loaded again at this moment.
         if self.is_loaded_with(address, digest).await? {
             self.keep_blob(digest, address).await?;
         }
@@ -218,11 +221,11 @@ impl Queue {
             .key(self.keys().blob(digest))
             .key(self.keys().blob_refs(digest))
             .arg(address.as_str())
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// Stores an argument until the job's `deadline` and some; returns its name.
+    /// Stores an argument until some time after the job's `deadline`. Returns its name.
     pub async fn store_body(
         &self,
         api: ApiId,
@@ -236,17 +239,17 @@ impl Queue {
             .arg(&key)
             .arg(body)
             .arg("PX")
-            .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
-            .query_async::<()>(&mut self.cold().await?)
+            .arg(millis(ttl))
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(key)
     }
 
-    /// Reads a stored argument; none when it has expired.
+    /// Reads a stored argument. None if it has expired.
     pub async fn fetch_body(&self, name: &str) -> Result<Option<String>, QueueError> {
         Ok(redis::cmd("GET")
             .arg(name)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -254,7 +257,7 @@ impl Queue {
     pub async fn remove_body(&self, name: &str) -> Result<(), QueueError> {
         Ok(redis::cmd("UNLINK")
             .arg(name)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 }

@@ -1,4 +1,5 @@
-//! Redis' clock. Deadlines are compared across hosts, so all use the one clock that all can see.
+//! The clock of Redis. Deadlines are compared across machines, so every process uses this one
+//! clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::QueueError;
 
-/// Redis' time, kept as an offset to this host's clock; cheap to clone.
+/// The time of Redis, stored as an offset to this machine's clock. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     offset_ms: Arc<AtomicI64>,
 }
 
 impl Clock {
-    /// Milliseconds since the epoch, by Redis.
+    /// Milliseconds since the epoch by the clock of Redis.
     pub fn now_ms(&self) -> u64 {
         host_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
     }
@@ -23,17 +24,18 @@ impl Clock {
         self.now_ms() + u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 2)
     }
 
-    /// How long it is to `moment`; zero when it has passed.
+    /// The time left until `moment`. Zero if it has passed.
     pub fn until(&self, moment: u64) -> Duration {
         Duration::from_millis(moment.saturating_sub(self.now_ms()))
     }
 
-    /// How long ago `moment` was; zero when it has not come yet.
+    /// The time since `moment`. Zero if it is in the future.
     pub fn since(&self, moment: u64) -> Duration {
         Duration::from_millis(self.now_ms().saturating_sub(moment))
     }
 
-    /// Takes the reply of `TIME`. Half a round trip of error does no harm: deadlines are seconds.
+    /// Sets the clock from a reply of `TIME`. It is off by half a round trip at most, which is
+    /// harmless: deadlines are seconds.
     pub(super) fn set(&self, (seconds, micros): (u64, u64)) {
         let redis_ms = seconds * 1000 + micros / 1000;
         let offset = i128::from(redis_ms) - i128::from(host_ms());

@@ -1,9 +1,10 @@
-//! What an operator can set about the queue.
+//! The settings of the queue.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::timing::millis;
 use crate::service::config::{Group, Reader, Setting};
 
 const REDIS_URL: Setting = Setting::new(
@@ -34,7 +35,7 @@ pub const QUEUE_SETTINGS: Group = Group {
     settings: &[REDIS_URL, REDIS_PREFIX, REAP_GRACE_MS, QUARANTINE_MS],
 };
 
-/// How to reach the queue; the same for both programs.
+/// How to reach Redis. Both programs use the same settings.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
     /// `REDIS_URL`. It may contain a password.
@@ -82,7 +83,7 @@ impl ReaperConfig {
 
     /// The quarantine in milliseconds.
     pub fn quarantine_ms(self) -> u64 {
-        u64::try_from(self.quarantine.as_millis()).unwrap_or(u64::MAX)
+        millis(self.quarantine)
     }
 }
 
@@ -91,7 +92,14 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::queue::timing::REAP_GRACE;
     use crate::service::config::Env;
+
+    #[test]
+    fn the_default_grace_is_that_of_the_protocol() {
+        let mut reader = Reader::new(Env::table(|_| None));
+        assert_eq!(ReaperConfig::read(&mut reader).grace, REAP_GRACE);
+    }
 
     #[test]
     fn the_password_of_redis_is_not_shown() {

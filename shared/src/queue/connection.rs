@@ -1,6 +1,4 @@
-//! Connections to Redis, by how they are used.
-
-use std::time::Duration;
+//! The connections to Redis: one shared, a pool, and one per blocking reader or subscription.
 
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
@@ -12,33 +10,23 @@ use super::QueueError;
 use super::clock::Clock;
 use super::config::RedisConfig;
 use super::counts::{Counts, Observed};
-use super::hot::{Hot, HotConnection};
 use super::keys::Keys;
+use super::shared_connection::{SharedConnection, SharedHandle};
+use super::timing::{
+    BLOCKING_RESPONSE_TIMEOUT, CONNECT_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
+    RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT, SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
+};
+use crate::service::backoff::Backoff;
 use crate::service::telemetry::metrics::Registry;
 
-/// How long a command may take before it counts as failed. Redis answers in well under a
-/// millisecond; this is for a machine in trouble.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long the other side may leave sent bytes unacknowledged until the connection counts as broken.
-/// Keepalive looks at idle connections only, and by default the kernel tries for a quarter of an hour.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-
-/// Connections for what is not on the hot path.
+/// Connections in the pool, for commands that are not part of every call.
 const POOL_SIZE: usize = 16;
 
-/// How long a blocking read waits in Redis: short, so that it ends by itself when the process
-/// drains. (Dropping the future would not cancel it in Redis.)
-pub(super) const BLOCK: Duration = Duration::from_secs(2);
-
-/// Everything a process needs to use the queue; cheap to clone.
+/// A process's access to the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Queue {
     client: Client,
-    hot: Hot,
+    shared: SharedConnection,
     pool: Pool,
     keys: Keys,
     clock: Clock,
@@ -54,19 +42,19 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Connects. Fails when Redis does not answer within some seconds.
+    /// Connects. Fails if Redis does not answer within some seconds.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         Self::connect_counting(config, &Registry::default()).await
     }
 
-    /// Connects, and counts what happens into `registry`.
+    /// Connects, and registers the metrics of the queue in `registry`.
     pub async fn connect_counting(
         config: &RedisConfig,
         registry: &Registry,
     ) -> Result<Self, QueueError> {
         let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(5))
-            .with_interval(Duration::from_secs(2))
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(3);
         let tcp = TcpSettings::default()
             .set_nodelay(true)
@@ -78,7 +66,7 @@ impl Queue {
             .into_connection_info()?
             .set_tcp_settings(tcp);
         let client = Client::open(info.clone())?;
-        let hot = Hot::connect(client.clone(), hot_path()).await?;
+        let shared = SharedConnection::connect(client.clone(), shared_config()).await?;
         let pool = Pool::builder(Manager::new(info)?)
             .max_size(POOL_SIZE)
             .runtime(Runtime::Tokio1)
@@ -86,16 +74,16 @@ impl Queue {
             .wait_timeout(Some(RESPONSE_TIMEOUT))
             .recycle_timeout(Some(RESPONSE_TIMEOUT))
             .build()
-            .expect("the timeouts have the runtime that they need");
+            .expect("a pool with timeouts has a runtime");
         let queue = Self {
             client,
-            hot,
+            shared,
             pool,
             keys: Keys::new(&config.prefix),
             clock: Clock::default(),
             counts: Counts::new(registry),
         };
-        queue.clock.synchronise(&mut queue.hot()).await?;
+        queue.clock.synchronise(&mut queue.shared()).await?;
         queue.check_settings().await?;
         Ok(queue)
     }
@@ -105,29 +93,29 @@ impl Queue {
         &self.keys
     }
 
-    /// Redis' clock, as this process knows it.
+    /// The clock of Redis, as this process knows it.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Whether Redis answers.
+    /// Checks that Redis answers.
     pub async fn ping(&self) -> Result<(), QueueError> {
-        Ok(redis::cmd("PING").query_async(&mut self.hot()).await?)
+        Ok(redis::cmd("PING").query_async(&mut self.shared()).await?)
     }
 
-    /// The one multiplexed connection that all hot commands share: commands of concurrent callers
-    /// are pipelined, in the order in which they are sent. It reconnects by itself.
-    pub(super) fn hot(&self) -> Observed<HotConnection> {
-        self.counts.observed(self.hot.connection())
+    /// The one multiplexed connection that all frequent commands share. Commands of concurrent
+    /// callers are pipelined in the order in which they are sent. It reconnects by itself.
+    pub(super) fn shared(&self) -> Observed<SharedHandle> {
+        self.counts.observed(self.shared.handle())
     }
 
-    /// What happens in the queue, to be counted.
+    /// The metrics of the queue.
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// A pooled connection, for what may take longer than the hot path may wait.
-    pub(super) async fn cold(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
+    /// A connection of the pool, for commands that may take longer than a call may wait.
+    pub(super) async fn pooled(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
         let connection = self.pool.get().await;
         if connection.is_err() {
             self.counts.not_connected();
@@ -137,7 +125,7 @@ impl Queue {
 
     /// All keys that match a pattern, sorted. Walks the whole key space.
     pub(super) async fn scan(&self, pattern: &str) -> Result<Vec<String>, QueueError> {
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         let mut all = Vec::new();
         let mut cursor = 0_u64;
         loop {
@@ -156,16 +144,16 @@ impl Queue {
         }
     }
 
-    /// A connection of its own for a subscription.
+    /// A separate connection for a subscription.
     pub(super) async fn subscriber(&self) -> Result<PubSub, QueueError> {
         Ok(self.client.get_async_pubsub().await?)
     }
 
-    /// A connection of its own for one reader that blocks up to [`BLOCK`].
+    /// A separate connection for one reader that blocks up to [`BLOCK`](super::timing::BLOCK).
     pub(super) async fn blocking(&self) -> Result<Observed<MultiplexedConnection>, QueueError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(BLOCK + Duration::from_secs(1)));
+            .set_response_timeout(Some(BLOCKING_RESPONSE_TIMEOUT));
         let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config)
@@ -177,12 +165,19 @@ impl Queue {
     }
 }
 
-/// By default the manager holds commands back for as long as it tries to reconnect; here a command
-/// fails soon, and who sent it decides.
-fn hot_path() -> ConnectionManagerConfig {
+impl Backoff {
+    /// For attempts to reach Redis: from [`RECONNECT_FIRST`] to [`RECONNECT_LONGEST`].
+    pub fn redis() -> Self {
+        Self::new(RECONNECT_FIRST, RECONNECT_LONGEST)
+    }
+}
+
+/// By default the connection manager delays commands while it tries to reconnect. Here a command
+/// fails soon instead, and its sender decides what to do.
+fn shared_config() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_number_of_retries(1)
-        .set_max_delay(Duration::from_millis(200))
+        .set_max_delay(SHARED_RECONNECT_LONGEST)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }

@@ -1,7 +1,7 @@
-//! What contracts are loaded and who hosts them: one hash per contract.
+//! The contract records: one hash per loaded contract, with its specification and its owner.
 //!
-//! Only scripts write it, each of them a compare-and-set on the owner, so two workers can never
-//! both believe that they host a contract of the same generation.
+//! Only scripts write a record, each by compare-and-set on the owner. So two workers can never both
+//! believe that they own a contract in the same generation.
 
 use redis::Script;
 
@@ -9,42 +9,42 @@ use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::ContractSpec;
 
-/// A loaded contract.
+/// The record of a loaded contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContractRecord {
-    /// What it is.
+    /// How it is run.
     pub spec: ContractSpec,
-    /// Raised by every fresh sandbox; orders hosts in time (a fencing token).
+    /// Raised by every new sandbox. Orders owners in time (a fencing token).
     pub generation: u64,
-    /// Who claimed it last.
+    /// The worker that claimed it last.
     pub owner: Option<WorkerId>,
-    /// Its methods, as far as known.
+    /// Its methods, as far as they are known.
     pub endpoints: Vec<String>,
-    /// Until when it is not to be hosted by anybody: milliseconds by Redis' clock, 0 if it may be.
+    /// When its quarantine ends, in milliseconds by the clock of Redis. 0 if it is not quarantined.
     pub quarantined_until: u64,
-    /// The digest of the image that ran last, if it is one.
+    /// The digest of the image that ran last, if the executable is an image.
     pub image: Option<String>,
 }
 
-/// Where the jobs of a contract go.
+/// Where the jobs of a contract are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// The contract is not loaded.
     NotLoaded,
-    /// It is loaded, but no living worker hosts it at the moment.
-    Unplaced(ContractRecord),
-    /// It is loaded, but broke what hosted it too often: nobody shall host it for a while.
+    /// It is loaded, but no living worker owns it at the moment.
+    Unassigned(ContractRecord),
+    /// It is loaded, but it crashed too often and is quarantined.
     Quarantined(ContractRecord),
-    /// This worker hosts it.
-    Hosted(WorkerId, ContractRecord),
+    /// This worker owns it.
+    Assigned(WorkerId, ContractRecord),
 }
 
-/// What became of a claim.
+/// The outcome of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// The contract is the claimer's, in this generation.
+    /// The claiming worker owns the contract, in this generation.
     Granted(u64),
-    /// Another worker has it.
+    /// Another worker owns it.
     OwnedBy(WorkerId),
 }
 
@@ -66,7 +66,7 @@ impl Queue {
         let (spec, generation, owner, endpoints, quarantined, image): Fields = redis::cmd("HMGET")
             .arg(self.keys().contract(address))
             .arg(&["spec", "gen", "owner", "endpoints", "quarantined", "image"])
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         let (Some(spec), Some(generation)) = (spec, generation) else {
             return Ok(None);
@@ -90,30 +90,32 @@ impl Queue {
         }))
     }
 
-    /// The addresses of all loaded contracts. Walks the whole key space: for listings only.
+    /// The addresses of all loaded contracts. Walks the whole key space, so it is for listings
+    /// only.
     pub async fn loaded(&self) -> Result<Vec<ContractAddress>, QueueError> {
         let keys = self.scan(&self.keys().contract_pattern()).await?;
         let addresses = keys.iter().filter_map(|key| self.keys().contract_of(key));
         Ok(addresses.collect())
     }
 
-    /// Finds out where a contract's jobs go.
+    /// Looks up where the jobs of a contract are sent.
     pub async fn route(&self, address: &ContractAddress) -> Result<Route, QueueError> {
         let Some(record) = self.contract(address).await? else {
             return Ok(Route::NotLoaded);
         };
         match record.owner {
             _ if record.quarantined_until > self.clock().now_ms() => Ok(Route::Quarantined(record)),
-            Some(worker) if self.is_alive(worker).await? => Ok(Route::Hosted(worker, record)),
-            _ => Ok(Route::Unplaced(record)),
+            Some(worker) if self.is_alive(worker).await? => Ok(Route::Assigned(worker, record)),
+            _ => Ok(Route::Unassigned(record)),
         }
     }
 
-    /// Makes `worker` the contract's host, in a new generation: if it has no other owner, or only
-    /// `displaced`, which the caller knows to be dead.
+    /// Makes `worker` the owner of the contract, in a new generation. Succeeds if the contract has
+    /// no other owner, or only `displaced`, which the caller knows to be dead.
     ///
-    /// The worker's own list comes first: should it die in between, whoever clears up finds a
-    /// contract too many there, instead of missing one that nobody else would ever host.
+    /// The contract is first added to the worker's list of owned contracts. If the worker dies in
+    /// between, the reaper finds one contract too many there. The other order could lose a contract
+    /// that no other worker would ever take.
     pub async fn claim(
         &self,
         address: &ContractAddress,
@@ -129,23 +131,23 @@ impl Queue {
              return {ARGV[1], redis.call('HINCRBY', KEYS[1], 'gen', 1)}",
         );
         let spec = serde_json::to_string(spec).map_err(|e| unexpected(address, &e))?;
-        self.record_hosting(address, worker).await?;
+        self.add_owned(address, worker).await?;
         let (owner, generation): (String, u64) = script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
             .arg(displaced.map_or(String::new(), |displaced| displaced.to_string()))
             .arg(spec)
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if generation > 0 {
             return Ok(Claim::Granted(generation));
         }
-        self.erase_hosting(address, worker).await?;
+        self.remove_owned(address, worker).await?;
         let owner = owner.parse().map_err(|e| unexpected(address, &e))?;
         Ok(Claim::OwnedBy(owner))
     }
 
-    /// Raises the generation for a fresh sandbox. None when the contract is not `worker`'s any
+    /// Raises the generation for a new sandbox. None if `worker` does not own the contract any
     /// more.
     pub async fn raise_generation(
         &self,
@@ -159,11 +161,11 @@ impl Queue {
         Ok(script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// Notes the methods of a contract that `worker` hosts, and the image that it runs.
+    /// Records the methods and the image of a contract. Does nothing if `worker` does not own it.
     pub async fn note_sandbox(
         &self,
         address: &ContractAddress,
@@ -181,13 +183,13 @@ impl Queue {
             .arg(worker.to_string())
             .arg(endpoints)
             .arg(image.unwrap_or_default())
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// `worker` hosts the contract no longer; it stays loaded and waits for another one. False
-    /// when it was not `worker`'s.
-    pub async fn disown(
+    /// Ends the ownership of `worker`. The contract stays loaded and waits for another owner. False
+    /// if `worker` did not own it.
+    pub async fn release(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -197,11 +199,12 @@ impl Queue {
              redis.call('HSET', KEYS[1], 'owner', '')
              return 1",
         );
-        self.end_hosting(&script, address, Some(worker)).await
+        self.run_release_script(&script, address, Some(worker))
+            .await
     }
 
-    /// As [`Self::disown`], and the contract is what it was `before` it was claimed.
-    pub async fn restore(
+    /// As [`Self::release`], and sets the specification back to what it was `before` the claim.
+    pub async fn roll_back_claim(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -217,14 +220,14 @@ impl Queue {
             .key(self.keys().contract(address))
             .arg(worker.to_string())
             .arg(spec)
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
-        self.erase_hosting(address, worker).await?;
+        self.remove_owned(address, worker).await?;
         Ok(done)
     }
 
-    /// `worker` hosts the contract no longer, and nobody shall for `quarantine_ms`. False when it
-    /// was not `worker`'s.
+    /// Ends the ownership of `worker` and quarantines the contract for `quarantine_ms`. False if
+    /// `worker` did not own it.
     pub async fn quarantine(
         &self,
         address: &ContractAddress,
@@ -241,19 +244,19 @@ impl Queue {
             .key(self.keys().contract(address))
             .arg(worker.to_string())
             .arg(until)
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if done {
             self.counts().quarantined_by_losses.increment(1);
         }
-        self.erase_hosting(address, worker).await?;
+        self.remove_owned(address, worker).await?;
         Ok(done)
     }
 
-    /// Confirms that `worker`, whose lease had ended, still hosts the contract in `record`'s
-    /// generation. With `lost_data` the record is written again where there is none. False when
-    /// the contract is another worker's meanwhile, or not loaded any more.
-    pub async fn reclaim(
+    /// Confirms that `worker`, whose lease had lapsed, still owns the contract in the generation of
+    /// `record`. With `lost_data` a missing record is written again. False if another worker owns
+    /// the contract by now, or if it is not loaded any more.
+    pub async fn confirm_ownership(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -274,7 +277,7 @@ impl Queue {
              return 1",
         );
         let json = |value: serde_json::Result<String>| value.map_err(|e| unexpected(address, &e));
-        self.record_hosting(address, worker).await?;
+        self.add_owned(address, worker).await?;
         let done: bool = script
             .key(self.keys().contract(address))
             .arg(worker.to_string())
@@ -282,17 +285,17 @@ impl Queue {
             .arg(json(serde_json::to_string(&record.spec))?)
             .arg(json(serde_json::to_string(&record.endpoints))?)
             .arg(u8::from(lost_data))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if !done {
-            self.erase_hosting(address, worker).await?;
+            self.remove_owned(address, worker).await?;
         }
         Ok(done)
     }
 
-    /// The contract is not loaded any more. Nothing happens when it belongs to somebody other
-    /// than `owner` meanwhile (none: to nobody); then the answer is false.
-    pub async fn forget(
+    /// Removes the record of a contract, which unloads it. Does nothing and returns false unless
+    /// `owner` owns the contract (none: it has no owner).
+    pub async fn remove_contract(
         &self,
         address: &ContractAddress,
         owner: Option<WorkerId>,
@@ -301,10 +304,10 @@ impl Queue {
             "if (redis.call('HGET', KEYS[1], 'owner') or '') ~= ARGV[1] then return 0 end
              return redis.call('DEL', KEYS[1])",
         );
-        self.end_hosting(&script, address, owner).await
+        self.run_release_script(&script, address, owner).await
     }
 
-    async fn end_hosting(
+    async fn run_release_script(
         &self,
         script: &Script,
         address: &ContractAddress,
@@ -313,10 +316,10 @@ impl Queue {
         let done: bool = script
             .key(self.keys().contract(address))
             .arg(owner.map_or(String::new(), |owner| owner.to_string()))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?;
         if let Some(worker) = owner {
-            self.erase_hosting(address, worker).await?;
+            self.remove_owned(address, worker).await?;
         }
         Ok(done)
     }

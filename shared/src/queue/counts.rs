@@ -1,4 +1,4 @@
-//! What happens in the queue, counted, and a connection that counts its failures.
+//! The metrics of the queue, and a connection wrapper that counts failed commands.
 
 use std::sync::Arc;
 
@@ -7,46 +7,46 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
 
 use crate::service::telemetry::metrics::{Counter, Histogram, Registry};
 
-/// What the queue counts; cheap to clone.
+/// The counters of the queue. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Counts {
     errors: Arc<Errors>,
-    /// Jobs in one frame.
+    /// Jobs per frame.
     pub(super) frame: Histogram,
-    /// Workers cleared up after.
+    /// Dead workers cleaned up.
     pub(super) reaps: Counter,
     reaped_started: Counter,
     reaped_not_started: Counter,
     unreadable: Counter,
     quarantine: Counter,
     lost: Counter,
-    /// Contracts whose workers died.
+    /// Contracts quarantined because their workers died.
     pub(super) quarantined_by_deaths: Counter,
-    /// Contracts whose sandboxes were lost.
+    /// Contracts quarantined because their sandboxes were lost.
     pub(super) quarantined_by_losses: Counter,
 }
 
 impl Counts {
-    /// Counts into `registry`.
+    /// Registers the counters in `registry`.
     pub(super) fn new(registry: &Registry) -> Self {
         let jobs = |started| {
             registry.counter(
                 "execution_reaped_jobs_total",
-                "Jobs that were in the inboxes of dead workers, answered for them.",
+                "Jobs in the inboxes of dead workers that this process replied to.",
                 &[("started", started)],
             )
         };
         let dead_letters = |kind| {
             registry.counter(
                 "execution_dead_letters_total",
-                "What was put aside for a person to look at.",
+                "Dead letters recorded for an operator to check.",
                 &[("kind", kind)],
             )
         };
         let quarantines = |cause| {
             registry.counter(
                 "execution_quarantines_total",
-                "Contracts that are hosted by nobody for a while.",
+                "Contracts that were quarantined.",
                 &[("cause", cause)],
             )
         };
@@ -54,12 +54,12 @@ impl Counts {
             errors: Arc::new(Errors::new(registry)),
             frame: registry.histogram(
                 "execution_inbox_frame_size",
-                "Jobs that travelled to a worker together.",
+                "Jobs sent to a worker in one frame.",
                 &[],
             ),
             reaps: registry.counter(
                 "execution_reaps_total",
-                "Dead workers that this process has cleared up after.",
+                "Dead workers that this process has cleaned up.",
                 &[],
             ),
             reaped_started: jobs("maybe"),
@@ -72,7 +72,7 @@ impl Counts {
         }
     }
 
-    /// A connection whose failures are counted.
+    /// Wraps a connection, so that its failed commands are counted.
     pub(super) fn observed<C>(&self, connection: C) -> Observed<C> {
         Observed {
             connection,
@@ -80,7 +80,7 @@ impl Counts {
         }
     }
 
-    /// So many jobs of a dead worker were answered for it.
+    /// Counts jobs of a dead worker that this process replied to.
     pub(super) fn reaped(&self, maybe_started: bool, jobs: usize) {
         let counter = if maybe_started {
             &self.reaped_started
@@ -90,7 +90,7 @@ impl Counts {
         counter.increment(u64::try_from(jobs).unwrap_or(u64::MAX));
     }
 
-    /// A dead letter of this kind was recorded.
+    /// Counts a dead letter of this kind.
     pub(super) fn dead_letter(&self, kind: Option<&str>) {
         match kind {
             Some("quarantine") => self.quarantine.increment(1),
@@ -99,13 +99,13 @@ impl Counts {
         }
     }
 
-    /// A connection could not be made.
+    /// Counts a failed connection attempt.
     pub(super) fn not_connected(&self) {
         self.errors.connection.increment(1);
     }
 }
 
-/// Commands that failed, by why.
+/// Failed commands, by cause.
 #[derive(Debug)]
 struct Errors {
     connection: Counter,
@@ -119,7 +119,7 @@ impl Errors {
         let kind = |kind| {
             registry.counter(
                 "execution_redis_errors_total",
-                "Commands that Redis did not carry out, as far as is known.",
+                "Redis commands that failed, or whose outcome is unknown.",
                 &[("kind", kind)],
             )
         };
@@ -156,7 +156,7 @@ impl Errors {
     }
 }
 
-/// Answers that the protocol counts on.
+/// Errors that are part of the protocol and not failures.
 fn is_expected(code: Option<&str>) -> bool {
     matches!(
         code,
@@ -164,7 +164,7 @@ fn is_expected(code: Option<&str>) -> bool {
     )
 }
 
-/// Redis is up and does not take it.
+/// Errors of a Redis that is up and refuses the command.
 fn is_refusal(code: Option<&str>) -> bool {
     matches!(
         code,
@@ -172,7 +172,7 @@ fn is_refusal(code: Option<&str>) -> bool {
     )
 }
 
-/// A connection whose failures are counted.
+/// A connection whose failed commands are counted.
 pub(super) struct Observed<C> {
     connection: C,
     errors: Arc<Errors>,
@@ -225,11 +225,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_protocol_counts_on_is_no_error() {
+    fn expected_errors_are_not_counted() {
         let registry = Registry::default();
         let errors = Errors::new(&registry);
         let answer = |code: &str| {
-            let line = format!("-{code} says so\r\n");
+            let line = format!("-{code} refused\r\n");
             redis::parse_redis_value(line.as_bytes()).expect("an answer of Redis")
         };
         errors.note_answers(&[answer("NOGROUP"), answer("NOSCRIPT"), answer("OOM")]);

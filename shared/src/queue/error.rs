@@ -1,25 +1,25 @@
-//! What can go wrong between a process and Redis.
+//! The errors of the queue.
 
-/// A command that did not succeed.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Redis is out of reach, or refuses.
+    /// Redis is unreachable or refuses the command.
     #[error("Redis: {0}")]
     Redis(#[from] redis::RedisError),
-    /// No connection became free in time.
+    /// No pooled connection became free in time.
     #[error("Redis connection pool: {0}")]
     Pool(#[from] deadpool_redis::PoolError),
-    /// Redis is set up in a way that loses data.
-    #[error("Redis' settings: {0}")]
+    /// Redis is configured in a way that loses data.
+    #[error("Redis settings: {0}")]
     Settings(String),
-    /// Redis holds something that this version did not write.
+    /// Redis holds data that this version did not write.
     #[error("unexpected data in Redis: {0}")]
     Unexpected(String),
 }
 
 impl QueueError {
-    /// Whether the command may have been carried out all the same: unless Redis has refused it, or
-    /// could not be reached at all.
+    /// Whether the command may have been carried out nevertheless. It was not if Redis refused it
+    /// or could not be reached at all.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self {
             Self::Redis(error) => error.code().is_none() && !error.is_connection_refusal(),
@@ -28,7 +28,7 @@ impl QueueError {
         }
     }
 
-    /// Whether Redis says that the stream or its group does not exist.
+    /// Whether Redis reports that the stream or its group does not exist.
     pub fn is_no_group(&self) -> bool {
         matches!(self, Self::Redis(error) if error.code() == Some("NOGROUP"))
     }

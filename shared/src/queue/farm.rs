@@ -1,16 +1,17 @@
-//! The farm's name, and whether Redis still has its data.
+//! The name of the farm, and whether Redis still has its data.
 
 use uuid::Uuid;
 
 use super::{Queue, QueueError};
 
-/// What Redis says of the farm itself.
+/// What Redis stores about the farm itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Farm {
-    /// Chosen at random by whoever asked first. What workers own outside of Redis carries it, so that
-    /// farms that share a machine leave each other alone.
+    /// Chosen at random by the first process that reads it. What workers own outside Redis carries
+    /// it, so that farms on the same machine do not touch each other's containers.
     pub name: String,
-    /// Made anew with the data: another one than before means that Redis has lost it.
+    /// Random, and created together with the data. A different value than before means that Redis
+    /// has lost its data.
     pub data: String,
 }
 
@@ -25,8 +26,8 @@ impl Farm {
 }
 
 impl Queue {
-    /// Reads what Redis says of the farm. When it has lost its data, the farm keeps the name by which
-    /// it was `known`.
+    /// Reads the farm's entry, or creates it. If Redis has lost its data, the farm keeps the name
+    /// that was `known` before.
     pub async fn farm(&self, known: Option<&Farm>) -> Result<Farm, QueueError> {
         let random = || Uuid::new_v4().simple().to_string();
         let name = known.map_or_else(random, |farm| farm.name.clone());
@@ -37,7 +38,7 @@ impl Queue {
             .arg(format!("{name}/{}", random()))
             .cmd("GET")
             .arg(&key)
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         Ok(Farm::parse(&text))
     }
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_an_older_program_has_written_is_one() {
+    fn a_name_written_by_an_older_version_is_accepted() {
         let known = |text: &str| {
             let Farm { name, data } = Farm::parse(text);
             (name, data)

@@ -1,12 +1,12 @@
-//! The only place that spells a Redis key.
+//! The Redis keys. No other file spells one.
 //!
-//! `W` is a worker, `A` an api. One hash tag (`{..}`) per slot, so that everything a script or a
-//! `MULTI` touches lies on one node of a Redis Cluster.
+//! In the key names `W` is a worker and `A` an api. Keys that a script or a `MULTI` uses together
+//! have the same hash tag (`{..}`), so that they are on one node of a Redis Cluster.
 
 use crate::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use crate::protocol::job::EngineKind;
 
-/// Spells keys under one prefix.
+/// Builds keys under one prefix.
 #[derive(Debug, Clone)]
 pub struct Keys {
     prefix: std::sync::Arc<str>,
@@ -20,7 +20,7 @@ impl Keys {
         }
     }
 
-    /// `{w:W}:lease`: string, 5 s. The worker lives.
+    /// `{w:W}:lease`: string, 5 s. The worker is alive.
     pub fn lease(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:lease", self.prefix)
     }
@@ -30,19 +30,19 @@ impl Keys {
         format!("{}{{w:{worker}}}:in", self.prefix)
     }
 
-    /// `{w:W}:dead`: a dead worker's inbox, renamed. Evidence until it is cleared up: pending
-    /// entries may have been started, later ones were not.
+    /// `{w:W}:dead`: the renamed inbox of a dead worker, the recovery record of its clean-up.
+    /// Pending entries may have been started, later ones were not.
     pub fn dead_inbox(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:dead", self.prefix)
     }
 
-    /// `{w:W}:reap`: string, 10 s. Somebody clears up after a dead worker.
+    /// `{w:W}:reap`: string, 10 s. The lock of the process that cleans up after a dead worker.
     pub fn reap_lock(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:reap", self.prefix)
     }
 
-    /// `{w:W}:alive`: a channel without messages. The worker subscribes to it, and the subscription
-    /// ends with the worker's connection, so others notice its death long before its lease ends.
+    /// `{w:W}:alive`: a channel without messages. The worker subscribes to it. The subscription
+    /// ends with the worker's connection, so others notice its death long before its lease lapses.
     pub fn alive_channel(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:alive", self.prefix)
     }
@@ -52,9 +52,9 @@ impl Keys {
         format!("{}{{w:{worker}}}:info", self.prefix)
     }
 
-    /// `{w:W}:own`: set, until it is empty. The contracts that the worker hosts. It does not expire:
-    /// however late somebody clears up after the worker, they must be found, or nobody ever hosts
-    /// them again.
+    /// `{w:W}:own`: set, until it is empty. The contracts that the worker owns. It does not expire:
+    /// however late a reaper cleans up after the worker, it must find them. Otherwise no worker
+    /// would ever own them again.
     pub fn own(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:own", self.prefix)
     }
@@ -69,7 +69,8 @@ impl Keys {
         format!("{}{{a:{api}}}:b:{}", self.prefix, job.0)
     }
 
-    /// `{c:ADDRESS}`: hash, while the contract is loaded. What it is and who hosts it.
+    /// `{c:ADDRESS}`: hash, while the contract is loaded. The contract record: what the contract is
+    /// and who owns it.
     pub fn contract(&self, address: &ContractAddress) -> String {
         format!("{}{{c:{address}}}", self.prefix)
     }
@@ -88,14 +89,14 @@ impl Keys {
         address.to_owned().try_into().ok()
     }
 
-    /// `{blob:SHA256}`: list, while a contract refers to it. The pieces of an executable, once per
-    /// content.
+    /// `{blob:SHA256}`: list, while a contract refers to it. The pieces of an executable, stored
+    /// once per content.
     pub fn blob(&self, digest: &str) -> String {
         format!("{}{{blob:{digest}}}", self.prefix)
     }
 
-    /// `{blob:SHA256}:new:N`: list, for as long as its load may take. An executable on its way in;
-    /// N is random.
+    /// `{blob:SHA256}:new:N`: list, for as long as its load may take. An executable during its
+    /// upload. N is random.
     pub fn incoming_blob(&self, digest: &str) -> String {
         let sender = uuid::Uuid::new_v4().simple();
         format!("{}{{blob:{digest}}}:new:{sender}", self.prefix)
@@ -133,13 +134,13 @@ impl Keys {
         format!("{}apis", self.prefix)
     }
 
-    /// `farm`: string `NAME/DATA`, for ever; both are random. What the farm owns elsewhere carries its
-    /// name; when the rest is another one, Redis has lost its data.
+    /// `farm`: string `NAME/DATA`, without expiry; both are random. What the farm owns outside
+    /// Redis carries its name. A different `DATA` than before means that Redis has lost its data.
     pub fn farm(&self) -> String {
         format!("{}farm", self.prefix)
     }
 
-    /// `dead-letters`: stream, about 10,000 entries. What needs a person to look at it.
+    /// `dead-letters`: stream, about 10,000 entries. Records for an operator to check.
     pub fn dead_letters(&self) -> String {
         format!("{}dead-letters", self.prefix)
     }
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_together_lies_in_one_slot() {
+    fn keys_used_together_are_in_one_slot() {
         let keys = Keys::new("exec:");
         let (worker, api) = (WorkerId::random(), ApiId::random());
         let tag = format!("w:{worker}");

@@ -1,49 +1,32 @@
-//! Who is alive: workers by a lease, apis by a heartbeat.
-
-use std::time::Duration;
+//! Liveness: a worker is alive while it holds its lease, an api while it sends heartbeats.
 
 use redis::Script;
 use redis::aio::PubSub;
 use serde::{Deserialize, Serialize};
 
 use super::stream::GROUP;
+use super::timing::{API_KEYS, LEASE, WORKER_KEYS, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
 
-/// How often a process says that it lives.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// How soon one that failed is sent again: a connection that breaks in the rhythm of the heartbeats
-/// must not cost the lease.
-pub const HEARTBEAT_RETRY: Duration = Duration::from_millis(150);
-
-/// How long a worker counts as alive after its last heartbeat.
-pub const LEASE: Duration = Duration::from_secs(5);
-
-/// How long the keys of a worker that died outlive it: evidence for whoever clears up.
-const WORKER_KEYS: Duration = Duration::from_mins(10);
-
-/// How long the reply stream of an api that died outlives it.
-pub(super) const API_KEYS: Duration = Duration::from_mins(1);
-
-/// What a worker tells of itself.
+/// What a worker reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// The sandboxes it offers.
     pub engines: Vec<EngineKind>,
-    /// How many contracts it may host.
+    /// How many contracts it may own.
     pub capacity: usize,
-    /// How many it hosts.
+    /// How many it owns.
     pub used: usize,
-    /// Whether it is on its way out.
+    /// Whether it is draining.
     pub draining: bool,
-    /// Its program's version.
+    /// The version of its program.
     pub version: String,
 }
 
 impl WorkerInfo {
-    /// How many more contracts of `engine` it would take.
+    /// How many more contracts of `engine` it would accept.
     pub fn free(&self, engine: EngineKind) -> usize {
         if self.draining || !self.engines.contains(&engine) {
             return 0;
@@ -53,10 +36,10 @@ impl WorkerInfo {
 }
 
 impl Queue {
-    /// Renews a worker's lease; false when there is none to renew. Sets the clock as well.
+    /// Renews a worker's lease. False if the lease has lapsed. Also sets the clock.
     ///
-    /// One round trip, the same cost for any number of contracts, and no command that Redis refuses
-    /// at maxmemory.
+    /// One round trip, with the same cost for any number of contracts. Redis accepts its commands
+    /// even at maxmemory.
     pub async fn renew_lease(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let keys = self.keys();
         let (renewed, _, time): (bool, bool, (u64, u64)) = redis::pipe()
@@ -67,16 +50,16 @@ impl Queue {
             .arg(keys.inbox(worker))
             .arg(millis(WORKER_KEYS))
             .cmd("TIME")
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         self.clock().set(time);
         Ok(renewed)
     }
 
-    /// Makes a worker's inbox and lease, for the first time or after its lease has ended. False
-    /// while somebody still clears up after it: then it is to be tried again.
+    /// Creates a worker's inbox and lease, for the first time or after its lease has lapsed. False
+    /// while a reaper still cleans up after it: the caller then tries again.
     ///
-    /// In one script, so that nobody begins to clear up in between.
+    /// It is one script, so that no clean-up can begin in between.
     pub async fn register_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let script = Script::new(
             "if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
@@ -96,12 +79,12 @@ impl Queue {
             .arg(GROUP)
             .arg(millis(WORKER_KEYS))
             .arg(millis(LEASE))
-            .invoke_async(&mut self.hot())
+            .invoke_async(&mut self.shared())
             .await?)
     }
 
-    /// Declares a worker dead that could not hand everything over: whoever looks next clears up after
-    /// it, and need not wait until its lease has ended. It must not act any more.
+    /// Declares a worker dead that could not hand everything over. The next reaper cleans up after
+    /// it without waiting for the lease to lapse. The worker must not act any more.
     pub async fn abandon_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         redis::pipe()
@@ -114,12 +97,12 @@ impl Queue {
             .arg(0)
             .arg(worker.to_string())
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
 
-    /// Tells how a worker fares, for listings and placement.
+    /// Reports the state of a worker, for listings and placement.
     pub async fn report_worker(
         &self,
         worker: WorkerId,
@@ -138,13 +121,13 @@ impl Queue {
             .arg("PX")
             .arg(millis(WORKER_KEYS))
             .ignore()
-            .query_async::<()>(&mut self.hot())
+            .query_async::<()>(&mut self.shared())
             .await?;
         Ok(())
     }
 
-    /// Closes a worker's inbox if nothing is in it, neither unread nor unsettled; tells whether it
-    /// is closed.
+    /// Closes a worker's inbox if it is empty: no entry is unread or unacknowledged. Returns
+    /// whether it is closed.
     pub async fn close_inbox(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let script = Script::new(
             "if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
@@ -154,11 +137,11 @@ impl Queue {
         Ok(script
             .key(self.keys().inbox(worker))
             .key(self.keys().lease(worker))
-            .invoke_async(&mut self.cold().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// Removes all that Redis holds of a worker. It must host nothing any more.
+    /// Removes everything that Redis stores about a worker. It must not own a contract any more.
     pub async fn remove_worker(&self, worker: WorkerId) -> Result<(), QueueError> {
         let keys = self.keys();
         redis::pipe()
@@ -172,7 +155,7 @@ impl Queue {
             .arg(keys.workers())
             .arg(worker.to_string())
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
@@ -181,11 +164,11 @@ impl Queue {
     pub async fn is_alive(&self, worker: WorkerId) -> Result<bool, QueueError> {
         Ok(redis::cmd("EXISTS")
             .arg(self.keys().lease(worker))
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?)
     }
 
-    /// Says that a worker is there, for as long as the subscription is held: see
+    /// Shows that a worker is connected, for as long as the subscription exists. See
     /// [`Self::missing_workers`].
     pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<PubSub, QueueError> {
         let mut subscription = self.subscriber().await?;
@@ -195,8 +178,8 @@ impl Queue {
         Ok(subscription)
     }
 
-    /// Those of `workers` whose connection is gone. They may be dead; only the end of the lease
-    /// says so for certain.
+    /// Those of `workers` whose connection is gone. They may be dead, but only a lapsed lease is
+    /// proof.
     pub async fn missing_workers(&self, workers: &[WorkerId]) -> Result<Vec<WorkerId>, QueueError> {
         if workers.is_empty() {
             return Ok(Vec::new());
@@ -208,7 +191,7 @@ impl Queue {
         let counts: Vec<(String, u64)> = redis::cmd("PUBSUB")
             .arg("NUMSUB")
             .arg(&channels)
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         let missing = |(id, (_, count)): (&WorkerId, &(String, u64))| (*count == 0).then_some(*id);
         Ok(workers.iter().zip(&counts).filter_map(missing).collect())
@@ -216,7 +199,7 @@ impl Queue {
 
     /// The living workers.
     pub async fn workers(&self) -> Result<Vec<(WorkerId, WorkerInfo)>, QueueError> {
-        let mut connection = self.cold().await?;
+        let mut connection = self.pooled().await?;
         let since = self.clock().now_ms().saturating_sub(millis(LEASE));
         let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
             .arg(self.keys().workers())
@@ -238,11 +221,11 @@ impl Queue {
         Ok(ids.into_iter().zip(infos).filter_map(known).collect())
     }
 
-    /// The contracts that a worker hosts.
+    /// The contracts that a worker owns.
     pub async fn owned_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
         let addresses: Vec<String> = redis::cmd("SMEMBERS")
             .arg(self.keys().own(worker))
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?;
         Ok(addresses
             .into_iter()
@@ -250,7 +233,7 @@ impl Queue {
             .collect())
     }
 
-    pub(super) async fn record_hosting(
+    pub(super) async fn add_owned(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -258,11 +241,11 @@ impl Queue {
         Ok(redis::cmd("SADD")
             .arg(self.keys().own(worker))
             .arg(address.as_str())
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
-    pub(super) async fn erase_hosting(
+    pub(super) async fn remove_owned(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
@@ -270,12 +253,12 @@ impl Queue {
         Ok(redis::cmd("SREM")
             .arg(self.keys().own(worker))
             .arg(address.as_str())
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// Registers an api, or says that it still lives. Sets the clock as well. False when its reply
-    /// stream was not there: then it was made anew, and what stood in it is lost.
+    /// Registers an api or renews its registration. Also sets the clock. False if its reply stream
+    /// did not exist: it was created, and any replies in an earlier one are lost.
     pub async fn api_heartbeat(&self, api: ApiId) -> Result<bool, QueueError> {
         let replies = self.keys().replies(api);
         let now = self.clock().now_ms();
@@ -288,13 +271,14 @@ impl Queue {
             .arg(now)
             .arg(api.to_string())
             .cmd("TIME")
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?;
         self.clock().set(time);
         if alive {
             return Ok(true);
         }
-        // The only command that makes an empty stream; workers append with NOMKSTREAM.
+        // XGROUP CREATE is the only command that creates an empty stream. Workers append with
+        // NOMKSTREAM, so the stream must exist.
         redis::pipe()
             .cmd("XGROUP")
             .arg(&["CREATE", &replies, GROUP, "0", "MKSTREAM"])
@@ -306,12 +290,12 @@ impl Queue {
             .arg(&replies)
             .arg(millis(API_KEYS))
             .ignore()
-            .query_async::<()>(&mut self.hot())
+            .query_async::<()>(&mut self.shared())
             .await?;
         Ok(false)
     }
 
-    /// Removes all that Redis holds of an api.
+    /// Removes everything that Redis stores about an api.
     pub async fn remove_api(&self, api: ApiId) -> Result<(), QueueError> {
         redis::pipe()
             .cmd("DEL")
@@ -321,14 +305,10 @@ impl Queue {
             .arg(self.keys().apis())
             .arg(api.to_string())
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn to_json(info: &WorkerInfo) -> String {

@@ -1,32 +1,26 @@
-//! Loads that have no host yet: one stream per engine, read by every worker that has room.
+//! Placement: loads of contracts without an owner. One stream per engine, read by every worker that
+//! has room.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Script, Value};
 
 use super::counts::Observed;
-use super::stream::{Entry, claimed, entries, is_busy_group, range};
+use super::stream::{Entry, is_busy_group, parse_autoclaim, parse_read, read_range};
+use super::timing::{ABANDONED_LOAD, PLACEMENT_BLOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::frame::{Envelope, encode_item, pack_jobs};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::protocol::job::EngineKind;
 use crate::service::backoff::Backoff;
 
-/// How long a read waits in Redis. Short: a worker that drains waits for it to end.
-const BLOCK_MS: u64 = 500;
+/// Loads that one worker may have pending: far more than it reads at once.
+const PENDING_LIMIT: usize = 1000;
 
-/// A load that was taken this long ago and is not settled is taken by another worker. Longer than
-/// any load may take; one that runs twice finds the contract claimed. What a worker had that died is
-/// offered anew as soon as that is known.
-const ABANDONED_MS: u64 = 60_000;
-
-/// Loads that one worker has in hand at most: far more than it takes at once.
-const TAKEN: usize = 1000;
-
-/// The group that all workers form.
+/// The consumer group of all workers.
 const WORKERS: &str = "workers";
 
 impl Queue {
-    /// Appends a load for whichever worker has room. `api` awaits the reply, if any.
+    /// Appends a load for any worker that has room. The reply goes to `api`, if there is one.
     pub async fn place(
         &self,
         engine: EngineKind,
@@ -37,12 +31,13 @@ impl Queue {
             .arg(self.keys().placement(engine))
             .arg(&["*", "b"])
             .arg(pack_jobs(api, [encode_item(load)]))
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await?)
     }
 
-    /// Removes a load that is settled: as a whole, or an entry would stay that nobody reads again.
-    pub async fn placed(&self, engine: EngineKind, entry: &str) -> Result<(), QueueError> {
+    /// Acknowledges and removes a load that is done. Both happen in one transaction: an entry that
+    /// was only acknowledged would stay for ever.
+    pub async fn settle_load(&self, engine: EngineKind, entry: &str) -> Result<(), QueueError> {
         let stream = self.keys().placement(engine);
         redis::pipe()
             .atomic()
@@ -52,13 +47,13 @@ impl Queue {
             .cmd("XDEL")
             .arg(&[&stream, entry])
             .ignore()
-            .query_async::<()>(&mut self.cold().await?)
+            .query_async::<()>(&mut self.pooled().await?)
             .await?;
         Ok(())
     }
 
-    /// The loads that a worker was given and has not settled.
-    pub(super) async fn loads_taken_by(
+    /// The loads that a worker received and has not settled.
+    pub(super) async fn pending_loads(
         &self,
         engine: EngineKind,
         worker: WorkerId,
@@ -66,9 +61,9 @@ impl Queue {
         let stream = self.keys().placement(engine);
         let pending: Result<Vec<(String, String, u64, u64)>, _> = redis::cmd("XPENDING")
             .arg(&[&stream, WORKERS, "-", "+"])
-            .arg(TAKEN)
+            .arg(PENDING_LIMIT)
             .arg(worker.to_string())
-            .query_async(&mut self.cold().await?)
+            .query_async(&mut self.pooled().await?)
             .await;
         let pending = match pending.map_err(QueueError::from) {
             Err(error) if error.is_no_group() => return Ok(Vec::new()),
@@ -76,14 +71,15 @@ impl Queue {
         };
         let mut loads = Vec::new();
         for (id, ..) in pending {
-            let found = range(self, &stream, &id, 1).await?;
+            let found = read_range(self, &stream, &id, 1).await?;
             loads.extend(found.into_iter().filter(|entry| entry.id == id));
         }
         Ok(loads)
     }
 
-    /// Offers anew what a dead worker was given and did not settle, and ends its membership.
-    pub(super) async fn hand_on_loads(
+    /// Appends again the loads that a dead worker received and did not settle, and removes the
+    /// worker from the consumer group.
+    pub(super) async fn requeue_loads(
         &self,
         engine: EngineKind,
         worker: WorkerId,
@@ -98,23 +94,23 @@ impl Queue {
              end
              redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])",
         );
-        let handed_on = script
+        let requeued = script
             .key(self.keys().placement(engine))
             .arg(WORKERS)
             .arg(worker.to_string())
-            .arg(TAKEN)
-            .invoke_async::<()>(&mut self.cold().await?)
+            .arg(PENDING_LIMIT)
+            .invoke_async::<()>(&mut self.pooled().await?)
             .await
             .map_err(QueueError::from);
-        match handed_on {
+        match requeued {
             Err(error) if error.is_no_group() => Ok(()),
             other => other,
         }
     }
 
-    /// Ends a worker's membership in the placement group of `engine`, unless it has left loads
-    /// unsettled: these would go with it, and are for another worker to take over.
-    pub async fn leave_placement(
+    /// Removes a worker from the placement group of `engine`, unless it has unsettled loads. Those
+    /// would be removed with it, and another worker is to take them over.
+    pub async fn leave_placement_group(
         &self,
         engine: EngineKind,
         worker: WorkerId,
@@ -128,7 +124,7 @@ impl Queue {
             .key(self.keys().placement(engine))
             .arg(WORKERS)
             .arg(worker.to_string())
-            .invoke_async::<()>(&mut self.cold().await?)
+            .invoke_async::<()>(&mut self.pooled().await?)
             .await
             .map_err(QueueError::from);
         match left {
@@ -138,7 +134,7 @@ impl Queue {
     }
 }
 
-/// Reads the placement stream of one engine, over a connection of its own.
+/// Reads the placement stream of one engine over a connection of its own.
 #[derive(Debug)]
 pub struct Reader {
     queue: Queue,
@@ -148,10 +144,10 @@ pub struct Reader {
     backoff: Backoff,
 }
 
-/// A load to be hosted: pending until it is [settled](Queue::placed).
+/// A load that was read. It stays pending until it is [settled](Queue::settle_load).
 #[derive(Debug)]
 pub struct Received {
-    /// Names the entry when it is settled.
+    /// The id of the entry, to settle it.
     pub entry: String,
     /// The frame, undecoded.
     pub frame: Vec<u8>,
@@ -169,10 +165,12 @@ impl Reader {
         }
     }
 
-    /// Waits up to half a second for one load. Trouble with Redis is logged and waited out.
+    /// Waits up to half a second for one load.
     ///
-    /// One at a time: Redis serves readers in the order in which they wait, so that loads spread
-    /// over the workers by themselves.
+    /// After an error of Redis it logs the error and waits before it returns.
+    ///
+    /// It reads one load at a time. Redis serves readers in the order in which they wait, so loads
+    /// spread over the workers.
     pub async fn read(&mut self) -> Option<Received> {
         match self.try_read().await {
             Ok(received) => {
@@ -203,47 +201,47 @@ impl Reader {
                 "1",
                 "BLOCK",
             ])
-            .arg(BLOCK_MS)
+            .arg(millis(PLACEMENT_BLOCK))
             .arg(&["STREAMS", &stream, ">"])
             .query_async(connection)
             .await?;
-        if let Some(entry) = entries(reply)?.pop() {
+        if let Some(entry) = parse_read(reply)?.pop() {
             return Ok(Some(Received {
                 entry: entry.id,
                 frame: entry.body,
             }));
         }
-        abandoned(connection, &stream, self.worker).await
+        take_abandoned(connection, &stream, self.worker).await
     }
 }
 
-/// Takes a load over that a worker was given and did not settle: it died, or has given up.
-async fn abandoned(
+/// Takes over a load that another worker received and did not settle, because it died or failed.
+async fn take_abandoned(
     connection: &mut Observed<MultiplexedConnection>,
     stream: &str,
     worker: WorkerId,
 ) -> Result<Option<Received>, QueueError> {
     let reply = redis::cmd("XAUTOCLAIM")
         .arg(&[stream, WORKERS, &worker.to_string()])
-        .arg(ABANDONED_MS)
+        .arg(millis(ABANDONED_LOAD))
         .arg(&["0", "COUNT", "1"])
         .query_async(connection)
         .await?;
-    let entry = claimed(reply)?.pop();
+    let entry = parse_autoclaim(reply)?.pop();
     Ok(entry.map(|Entry { id, body }| Received {
         entry: id,
         frame: body,
     }))
 }
 
-/// Connects, and makes the group where it does not exist yet.
+/// Connects, and creates the consumer group if it does not exist yet.
 async fn join(queue: &Queue, stream: &str) -> Result<Observed<MultiplexedConnection>, QueueError> {
     let mut connection = queue.blocking().await?;
-    let made = redis::cmd("XGROUP")
+    let created = redis::cmd("XGROUP")
         .arg(&["CREATE", stream, WORKERS, "0", "MKSTREAM"])
         .query_async::<()>(&mut connection)
         .await;
-    match made {
+    match created {
         Err(error) if !is_busy_group(&error) => Err(error.into()),
         _ => Ok(connection),
     }

@@ -1,26 +1,26 @@
-//! An api's reply stream: workers append frames of replies, the api alone reads and trims it.
+//! The reply stream of an api: workers append frames of replies, only the api reads and trims it.
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
-use super::connection::BLOCK;
 use super::counts::Observed;
-use super::stream::{GROUP, entries};
+use super::stream::{GROUP, parse_read};
+use super::timing::{BLOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::service::backoff::Backoff;
 
-/// Entries of a reply stream at most, about. An api that reads at all never comes near it.
+/// The approximate limit of entries in a reply stream. An api that reads at all stays far below it.
 const MAX_LENGTH: usize = 20_000;
 
 /// Entries that an api reads at once.
 const READ_COUNT: usize = 256;
 
 impl Queue {
-    /// Appends frames of replies, then acknowledges inbox entries of `worker`: one round trip.
+    /// Appends frames of replies, then acknowledges inbox entries of `worker`, in one round trip.
     ///
-    /// Repeating it after an error is safe: an api drops a second reply to the same job. A reply
-    /// to an api that is gone is dropped by Redis.
+    /// Repeating it after an error is safe: an api drops a second reply to the same job. Redis
+    /// drops a reply to an api that is gone.
     pub async fn settle(
         &self,
         worker: WorkerId,
@@ -49,20 +49,20 @@ impl Queue {
                 .ignore();
             pipe.cmd("XDEL").arg(&inbox).arg(acknowledge).ignore();
         }
-        Ok(pipe.query_async(&mut self.hot()).await?)
+        Ok(pipe.query_async(&mut self.shared()).await?)
     }
 
-    /// Removes from a reply stream what stands before `last`, which was read.
+    /// Removes the entries of a reply stream before `last`, which was read.
     pub async fn trim_replies(&self, api: ApiId, last: &str) -> Result<(), QueueError> {
         Ok(redis::cmd("XTRIM")
             .arg(self.keys().replies(api))
             .arg(&["MINID", last])
-            .query_async(&mut self.hot())
+            .query_async(&mut self.shared())
             .await?)
     }
 }
 
-/// Reads one api's reply stream, over a connection of its own.
+/// Reads the reply stream of one api over a connection of its own.
 #[derive(Debug)]
 pub struct Reader {
     queue: Queue,
@@ -85,8 +85,10 @@ impl Reader {
         }
     }
 
-    /// Waits up to two seconds for frames; none came if the answer is empty. Trouble with Redis is
-    /// logged and waited out; nothing is lost by it, since reading goes on where it stood.
+    /// Waits up to two seconds for frames. The result is empty if none came.
+    ///
+    /// After an error of Redis it logs the error and waits before it returns. No reply is lost,
+    /// because reading continues at the same position.
     pub async fn read(&mut self) -> Vec<Vec<u8>> {
         match self.try_read().await {
             Ok(frames) => {
@@ -121,11 +123,11 @@ impl Reader {
             .arg("COUNT")
             .arg(READ_COUNT)
             .arg("BLOCK")
-            .arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX))
+            .arg(millis(BLOCK))
             .arg(&["STREAMS", &self.stream, &self.last])
             .query_async(connection)
             .await?;
-        let entries = entries(reply)?;
+        let entries = parse_read(reply)?;
         if let Some(entry) = entries.last() {
             self.last.clone_from(&entry.id);
         }

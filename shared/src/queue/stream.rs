@@ -1,10 +1,10 @@
-//! Redis streams whose entries have the one field `b`.
+//! Parsing Redis streams whose entries have a single field, `b`.
 
 use redis::Value;
 
 use super::{Queue, QueueError};
 
-/// The consumer group of every stream that is read by a group of one.
+/// The consumer group of every stream that has a single reader.
 pub(super) const GROUP: &str = "g";
 
 /// The consumer within [`GROUP`].
@@ -17,9 +17,9 @@ pub(super) struct Entry {
     pub(super) body: Vec<u8>,
 }
 
-/// Takes the entries out of an `XREAD` or `XREADGROUP` reply over one stream, without copying the
-/// bodies. An entry that was deleted while it was pending has no body and is left out.
-pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, QueueError> {
+/// Parses an `XREAD` or `XREADGROUP` reply over one stream without copying the bodies. An entry
+/// that was deleted while it was pending has no body and is left out.
+pub(super) fn parse_read(reply: Value) -> Result<Vec<Entry>, QueueError> {
     let stream = match reply {
         Value::Nil => return Ok(Vec::new()),
         Value::Array(streams) => streams.into_iter().next(),
@@ -34,8 +34,8 @@ pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, QueueError> {
     }
 }
 
-/// Takes the entries out of an `XAUTOCLAIM` reply.
-pub(super) fn claimed(reply: Value) -> Result<Vec<Entry>, QueueError> {
+/// Parses an `XAUTOCLAIM` reply.
+pub(super) fn parse_autoclaim(reply: Value) -> Result<Vec<Entry>, QueueError> {
     let Value::Array(parts) = reply else {
         return Err(unexpected(&reply));
     };
@@ -45,8 +45,8 @@ pub(super) fn claimed(reply: Value) -> Result<Vec<Entry>, QueueError> {
     }
 }
 
-/// Up to `count` entries of a stream after `from`, read without taking them.
-pub(super) async fn range(
+/// Reads up to `count` entries of a stream after `from` without delivering them to a consumer.
+pub(super) async fn read_range(
     queue: &Queue,
     stream: &str,
     from: &str,
@@ -55,7 +55,7 @@ pub(super) async fn range(
     let reply: Value = redis::cmd("XRANGE")
         .arg(&[stream, from, "+", "COUNT"])
         .arg(count)
-        .query_async(&mut queue.cold().await?)
+        .query_async(&mut queue.pooled().await?)
         .await?;
     match reply {
         Value::Array(entries) => entries.into_iter().filter_map(entry).collect(),
@@ -89,7 +89,38 @@ fn unexpected(value: &impl std::fmt::Debug) -> QueueError {
     QueueError::Unexpected(text)
 }
 
-/// Whether an error says that the group is there already.
+/// The id of an entry: milliseconds and a sequence number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EntryId(u64, u64);
+
+impl std::fmt::Display for EntryId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+impl EntryId {
+    pub(super) fn parse(text: &str) -> Self {
+        let (millis, sequence) = text.split_once('-').unwrap_or((text, "0"));
+        Self(
+            millis.parse().unwrap_or_default(),
+            sequence.parse().unwrap_or_default(),
+        )
+    }
+}
+
+/// Whether an error says that the group already exists.
 pub(super) fn is_busy_group(error: &redis::RedisError) -> bool {
     error.code() == Some("BUSYGROUP")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_ids_are_ordered_as_numbers() {
+        assert!(EntryId::parse("9-2") < EntryId::parse("10-1"));
+        assert!(EntryId::parse("10-2") < EntryId::parse("10-10"));
+    }
 }

@@ -1,9 +1,9 @@
-//! How long to wait before trying again.
+//! Pauses between repeated attempts.
 
 use std::time::Duration;
 
-/// Exponential backoff with full jitter: each delay is drawn from between half of and the whole
-/// current ceiling, which doubles up to a limit, so that many waiters do not return together.
+/// Exponential backoff with jitter. Each delay is random, between half of the current ceiling and
+/// the whole. The ceiling doubles up to a limit. Jitter keeps many waiters from returning together.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -21,11 +21,6 @@ impl Backoff {
         }
     }
 
-    /// For connections to Redis: 50 ms to 2 s.
-    pub fn redis() -> Self {
-        Self::new(Duration::from_millis(50), Duration::from_secs(2))
-    }
-
     /// The next delay.
     pub fn delay(&mut self) -> Duration {
         let delay = self.ceiling.mul_f64(rand::random_range(0.5..=1.0));
@@ -38,7 +33,7 @@ impl Backoff {
         tokio::time::sleep(self.delay()).await;
     }
 
-    /// Starts over, after a success.
+    /// Starts again with the first delay, after a success.
     pub fn reset(&mut self) {
         self.ceiling = self.first;
     }
@@ -49,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_the_limit_and_start_over() {
+    fn delays_grow_to_the_limit_until_reset() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(100), ms(400));
         for ceiling in [100, 200, 400, 400] {

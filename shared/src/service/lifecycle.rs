@@ -1,8 +1,8 @@
-//! The life of a process: tracked tasks and a shutdown in two phases.
+//! The lifecycle of a process: tracked tasks, and a shutdown in two phases.
 //!
-//! First it drains: takes nothing new and finishes what it has. Then it stops: everything still
-//! running ends at once. A [`Lifecycle`] is passed in, never a static, so that two programs can
-//! live in one test process.
+//! First the process drains: it accepts no new work and finishes what it has. Then it stops:
+//! everything that still runs ends at once. A [`Lifecycle`] is passed in and is never a static, so
+//! that two programs can run in one test process.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// A handle on the process' life; cheap to clone.
+/// A handle to the lifecycle of the process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
     draining: CancellationToken,
@@ -24,39 +24,39 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A life that has just begun.
+    /// The lifecycle of a process that has just started.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Begins the first phase.
+    /// Starts draining.
     pub fn drain(&self) {
         self.draining.cancel();
     }
 
-    /// Begins the second phase, and with it the first.
+    /// Stops the process. Also starts draining.
     pub fn stop(&self) {
         self.draining.cancel();
         self.stopping.cancel();
     }
 
-    /// Ends the life because a part of it cannot go on; `main` exits with an error.
+    /// Stops the process because a part of it cannot continue. `main` exits with an error.
     pub fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.stop();
     }
 
-    /// Waits for the first phase.
+    /// Waits until draining starts.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
     }
 
-    /// Waits for the second phase.
+    /// Waits until the process stops.
     pub async fn stopping(&self) {
         self.stopping.cancelled().await;
     }
 
-    /// Whether the first phase has begun.
+    /// Whether draining has started.
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
@@ -66,13 +66,13 @@ impl Lifecycle {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Spawns a task that the process waits for. It must end soon after [`Self::stopping`]; a
-    /// panic in it ends the process, since nobody knows what it left half done.
+    /// Spawns a task that the process waits for. It must end soon after [`Self::stopping`]. A panic
+    /// in it stops the process, because the task may have left an inconsistent state.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let life = self.clone();
         self.tasks.spawn(async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                tracing::error!(task = name, "a task panicked: shutting down");
+                tracing::error!(task = name, "task panicked: shutting down");
                 life.fail();
             }
         });
@@ -84,8 +84,8 @@ impl Lifecycle {
         self.tasks.wait().await;
     }
 
-    /// Turns signals into phases: the first SIGTERM or SIGINT drains, a second one or the end of
-    /// `grace` stops. Runs until the process stops.
+    /// Handles signals: the first SIGTERM or SIGINT starts draining, a second one or the end of
+    /// `grace` stops the process. Runs until the process stops.
     pub async fn follow_signals(self, mut signals: Signals, grace: Duration) {
         tokio::select! {
             () = signals.next() => {}
@@ -103,7 +103,7 @@ impl Lifecycle {
     }
 }
 
-/// The signals that end a process.
+/// The signals that shut a process down.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -111,7 +111,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts listening; from here on the signals no longer kill the process.
+    /// Installs the handlers. From now on these signals do not kill the process.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_in_a_task_ends_the_life() {
+    async fn a_panic_in_a_task_stops_the_process() {
         let life = Lifecycle::new();
         life.spawn("breaks", async { panic!("on purpose") });
         life.stopping().await;

@@ -1,9 +1,9 @@
-//! What every process of the farm needs to start, to end and to report on itself.
+//! Start, shutdown, configuration and telemetry: what every process of the farm needs.
 
 pub mod backoff;
+pub mod batch;
 pub mod cli;
 pub mod config;
-pub mod gather;
 pub mod lifecycle;
 pub mod probe;
 pub mod process;

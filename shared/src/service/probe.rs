@@ -1,8 +1,8 @@
-//! `PROGRAM healthcheck`: asks the process that runs beside it whether it is ready, and exits
-//! accordingly.
+//! `PROGRAM healthcheck`: checks whether the process in the same container is ready. The exit code
+//! is the result.
 //!
-//! For container engines that can only run a command in the container: images with nothing in them
-//! but the program have no curl. Kubernetes asks over HTTP itself.
+//! It is for container engines that can only run a command in the container, because an image that
+//! contains only the program has no curl. Kubernetes sends HTTP requests itself.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
@@ -12,14 +12,14 @@ use std::time::Duration;
 /// How long each step may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Asks the process that listens on `host` and `port` for `/readyz`; tells why it is not ready on
-/// standard error.
+/// Requests `/readyz` from the process that listens on `host` and `port`. If it is not ready,
+/// prints the reason on standard error.
 pub fn run(host: &str, port: u16) -> ExitCode {
     let answer = status_line(host, port).unwrap_or_else(|error| error.to_string());
     if answer.split(' ').nth(1) == Some("200") {
         return ExitCode::SUCCESS;
     }
-    // When nobody reads there is nobody to tell.
+    // A closed standard error does not change the result.
     _ = writeln!(io::stderr(), "not ready: {answer}");
     ExitCode::FAILURE
 }
@@ -34,7 +34,7 @@ fn status_line(host: &str, port: u16) -> io::Result<String> {
     Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Who listens on all addresses is asked at the loopback one.
+/// Connects. Uses the loopback address for a server that listens on all addresses.
 fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for mut address in (host, port).to_socket_addrs()? {
@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    /// What is made of a server that answers with this.
+    /// The status line that is read from a server that sends `answer`.
     fn asked(answer: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_an_error() {
+    fn a_closed_port_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

@@ -5,12 +5,12 @@ use shared::queue::blobs::digest;
 use super::*;
 
 #[tokio::test]
-async fn a_blob_lives_as_long_as_a_contract_refers_to_it() {
+async fn a_blob_is_kept_while_a_contract_refers_to_it() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (content, one, other) = (b"{ a() {} }".as_slice(), address("one"), address("other"));
     let digest = digest(content);
-    assert!(!queue.keep_blob(&digest, &one).await.unwrap(), "not there");
+    assert!(!queue.keep_blob(&digest, &one).await.unwrap(), "not stored");
     queue.stage_blob(&digest, content, LONG).await.unwrap();
     assert!(queue.keep_blob(&digest, &one).await.unwrap());
     queue
@@ -20,7 +20,7 @@ async fn a_blob_lives_as_long_as_a_contract_refers_to_it() {
     assert!(queue.keep_blob(&digest, &other).await.unwrap());
     assert!(
         !queue.release_blob(&digest, &one).await.unwrap(),
-        "the other needs it"
+        "the other contract needs it"
     );
     assert_eq!(
         queue.fetch_blob(&digest).await.unwrap().as_deref(),
@@ -49,12 +49,13 @@ async fn a_stored_argument_expires() {
 }
 
 #[tokio::test]
-async fn a_large_blob_comes_back_as_it_was() {
+async fn a_large_blob_is_returned_unchanged() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let content: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
     let digest = digest(&content);
-    // Whoever is first: it is there once, whole, and nothing else stays.
+    // Whichever upload ends first, the blob is stored once and completely, and nothing else
+    // remains.
     let staged = tokio::join!(
         queue.stage_blob(&digest, &content, LONG),
         queue.stage_blob(&digest, &content, LONG)
@@ -65,7 +66,7 @@ async fn a_large_blob_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_reference_without_its_contract_is_swept() {
+async fn a_reference_without_its_contract_is_removed() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (content, loaded, gone) = (b"{ a() {} }".as_slice(), address("loaded"), address("gone"));
@@ -85,7 +86,7 @@ async fn a_reference_without_its_contract_is_swept() {
     );
     assert!(!redis.expires(&format!("test:{{blob:{digest}}}")).await);
 
-    queue.forget(&loaded, Some(worker)).await.unwrap();
+    queue.remove_contract(&loaded, Some(worker)).await.unwrap();
     queue.sweep_blobs().await.unwrap();
     assert!(redis.expires(&format!("test:{{blob:{digest}}}")).await);
     assert!(

@@ -1,4 +1,4 @@
-//! Who hosts a contract.
+//! Tests of contract records: ownership, routes, generations.
 
 use shared::queue::contracts::{Claim, Route};
 
@@ -29,16 +29,16 @@ async fn a_contract_has_one_owner() {
         queue.raise_generation(&contract, other).await.unwrap(),
         None
     );
-    let Route::Hosted(host, record) = queue.route(&contract).await.unwrap() else {
+    let Route::Assigned(owner, record) = queue.route(&contract).await.unwrap() else {
         panic!()
     };
-    assert_eq!((host, record.spec, record.generation), (one, spec("1"), 2));
+    assert_eq!((owner, record.spec, record.generation), (one, spec("1"), 2));
 
-    // Dead, and known to be: another worker may take over.
+    // The owner is known to be dead, so another worker may take over.
     queue.remove_worker(one).await.unwrap();
     assert!(matches!(
         queue.route(&contract).await.unwrap(),
-        Route::Unplaced(_)
+        Route::Unassigned(_)
     ));
     let taken = queue
         .claim(&contract, other, Some(one), &spec("1"))
@@ -47,16 +47,16 @@ async fn a_contract_has_one_owner() {
     assert_eq!(taken, Claim::Granted(3));
 
     assert!(
-        !queue.forget(&contract, Some(one)).await.unwrap(),
-        "not the owner any more"
+        !queue.remove_contract(&contract, Some(one)).await.unwrap(),
+        "no longer the owner"
     );
-    assert!(queue.forget(&contract, Some(other)).await.unwrap());
+    assert!(queue.remove_contract(&contract, Some(other)).await.unwrap());
     assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
 }
 
-/// However long the whole farm was away, whoever comes finds what dead workers hosted.
+/// However long the whole farm was down, a reaper finds the contracts of dead workers.
 #[tokio::test]
-async fn what_a_worker_hosts_does_not_expire() {
+async fn the_list_of_owned_contracts_does_not_expire() {
     const EXPIRE_EVERYTHING: &str = "
         for _, key in ipairs(redis.call('KEYS', '*')) do
             if redis.call('PTTL', key) >= 0 then redis.call('DEL', key) end
@@ -76,7 +76,7 @@ async fn what_a_worker_hosts_does_not_expire() {
 }
 
 #[tokio::test]
-async fn a_disowned_contract_stays_loaded() {
+async fn a_released_contract_stays_loaded() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
@@ -89,9 +89,9 @@ async fn a_disowned_contract_stays_loaded() {
         queue.owned_by(worker).await.unwrap(),
         std::slice::from_ref(&contract)
     );
-    assert!(queue.disown(&contract, worker).await.unwrap());
+    assert!(queue.release(&contract, worker).await.unwrap());
     assert_eq!(queue.owned_by(worker).await.unwrap(), []);
-    let Route::Unplaced(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
         panic!()
     };
     assert_eq!((record.owner, record.generation), (None, 1));

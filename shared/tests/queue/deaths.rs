@@ -1,12 +1,12 @@
-//! What becomes of a dead worker's jobs and contracts.
+//! Tests of the clean-up after dead workers: their jobs, contracts and loads.
 
 use shared::queue::contracts::{Claim, Route};
-use shared::queue::orphans::Orphan;
+use shared::queue::failover::Failover;
 use shared::queue::{ReaperConfig, reaper};
 
 use super::*;
 
-/// Waits for `count` replies to `api`: the job and the code of its failure each.
+/// Waits for `count` failed replies to `api`. Returns each job with its failure code.
 async fn failures(queue: &Queue, api: ApiId, count: usize) -> Vec<(u64, FailureCode)> {
     let mut reader = replies::Reader::new(queue.clone(), api);
     let mut failures = Vec::new();
@@ -20,7 +20,7 @@ async fn failures(queue: &Queue, api: ApiId, count: usize) -> Vec<(u64, FailureC
     failures
 }
 
-/// Two at once, as in a farm.
+/// Runs two reapers at once, as in a farm.
 fn reapers(queue: &Queue) -> Lifecycle {
     let life = Lifecycle::new();
     let config = ReaperConfig {
@@ -33,8 +33,8 @@ fn reapers(queue: &Queue) -> Lifecycle {
     life
 }
 
-/// Waits until a worker has been cleared up after.
-async fn is_forgotten(queue: &Queue, redis: &Redis, worker: WorkerId) {
+/// Waits until the clean-up after a worker is complete.
+async fn cleaned_up(queue: &Queue, redis: &Redis, worker: WorkerId) {
     let workers = queue.keys().workers();
     let worker = worker.to_string();
     while redis
@@ -47,7 +47,7 @@ async fn is_forgotten(queue: &Queue, redis: &Redis, worker: WorkerId) {
 }
 
 #[tokio::test]
-async fn a_dead_worker_is_cleared_up_after() {
+async fn a_dead_worker_is_cleaned_up() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (api, dead) = (ApiId::random(), worker(&queue).await);
@@ -64,15 +64,15 @@ async fn a_dead_worker_is_cleared_up_after() {
     queue.abandon_worker(dead).await.unwrap();
     let life = reapers(&queue);
 
-    // The job that it was given may have been started; those that it was not given were not.
-    let mut told = failures(&queue, api, 3).await;
-    told.sort_unstable_by_key(|(id, code)| (*code != FailureCode::WorkerLost, *id));
+    // The delivered job may have been started. The others were not.
+    let mut failed = failures(&queue, api, 3).await;
+    failed.sort_unstable_by_key(|(id, code)| (*code != FailureCode::WorkerLost, *id));
     let expected = [
         (1, FailureCode::WorkerLost),
         (1, FailureCode::NotHosted),
         (2, FailureCode::NotHosted),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(failed, expected);
     let mut offers =
         placement::Reader::new(queue.clone(), EngineKind::Javascript, WorkerId::random());
     let offer = loop {
@@ -84,8 +84,8 @@ async fn a_dead_worker_is_cleared_up_after() {
         panic!("{offer:?}");
     };
     assert_eq!((&load.address, &load.spec), (&contract, &spec("1")));
-    let Route::Unplaced(record) = queue.route(&contract).await.unwrap() else {
-        panic!("it has no host")
+    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
+        panic!("it has no owner")
     };
     assert_eq!(record.owner, None);
     life.stop();
@@ -103,31 +103,34 @@ async fn the_third_death_within_an_hour_quarantines() {
         let worker = worker(&queue).await;
         let claimed = queue.claim(&contract, worker, None, &spec("1")).await;
         assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
-        let orphan = queue.orphan(&contract, worker, true, 60_000).await.unwrap();
+        let orphan = queue
+            .fail_over(&contract, worker, true, 60_000)
+            .await
+            .unwrap();
         let expected = if death < 3 {
-            Orphan::Free
+            Failover::Released
         } else {
-            Orphan::Quarantined
+            Failover::Quarantined
         };
         assert_eq!(orphan, expected, "death {death}");
-        // Whoever died over it did not come to offer it, or to tell of it.
-        let again = queue.orphan(&contract, worker, true, 60_000).await;
+        // A reaper that died here has neither offered the contract nor reported it.
+        let again = queue.fail_over(&contract, worker, true, 60_000).await;
         assert_eq!(again.unwrap(), expected, "death {death}, again");
     }
     let route = queue.route(&contract).await.unwrap();
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
-    // Loading it again lifts it.
+    // Loading the contract again lifts the quarantine.
     let next = worker(&queue).await;
     queue
         .claim(&contract, next, None, &spec("1"))
         .await
         .unwrap();
     let route = queue.route(&contract).await.unwrap();
-    assert!(matches!(route, Route::Hosted(..)), "{route:?}");
+    assert!(matches!(route, Route::Assigned(..)), "{route:?}");
 }
 
 #[tokio::test]
-async fn a_worker_that_was_only_slow_keeps_what_nobody_took() {
+async fn a_slow_worker_keeps_contracts_that_nobody_took() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (slow, other) = (worker(&queue).await, worker(&queue).await);
@@ -138,19 +141,21 @@ async fn a_worker_that_was_only_slow_keeps_what_nobody_took() {
         records.push(queue.contract(contract).await.unwrap().unwrap());
     }
     for contract in [&kept, &taken] {
-        queue.orphan(contract, slow, false, 1000).await.unwrap();
+        queue.fail_over(contract, slow, false, 1000).await.unwrap();
     }
     queue.claim(&taken, other, None, &spec("1")).await.unwrap();
-    queue.forget(&gone, Some(slow)).await.unwrap();
+    queue.remove_contract(&gone, Some(slow)).await.unwrap();
     let keeps = async |contract, record, lost_data| {
-        let reclaimed = queue.reclaim(contract, slow, record, lost_data).await;
-        reclaimed.unwrap()
+        let confirmed = queue
+            .confirm_ownership(contract, slow, record, lost_data)
+            .await;
+        confirmed.unwrap()
     };
     assert!(keeps(&kept, &records[0], false).await);
     assert!(!keeps(&taken, &records[1], false).await);
     assert!(
         !keeps(&gone, &records[2], false).await,
-        "unloaded meanwhile"
+        "unloaded in the meantime"
     );
     assert!(keeps(&gone, &records[2], true).await, "Redis lost its data");
     let restored = queue.contract(&gone).await.unwrap().unwrap();
@@ -158,7 +163,7 @@ async fn a_worker_that_was_only_slow_keeps_what_nobody_took() {
 }
 
 #[tokio::test]
-async fn only_what_was_running_is_quarantined() {
+async fn only_running_contracts_are_quarantined() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (api, called, idle) = (ApiId::random(), address("abcd"), address("idle"));
@@ -172,19 +177,19 @@ async fn only_what_was_running_is_quarantined() {
         send(&queue, api, worker, 1).await;
         read(&mut inbox::Reader::new(queue.clone(), worker), 1).await;
         queue.abandon_worker(worker).await.unwrap();
-        is_forgotten(&queue, &redis, worker).await;
+        cleaned_up(&queue, &redis, worker).await;
     }
     let route = queue.route(&called).await.unwrap();
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
     let route = queue.route(&idle).await.unwrap();
-    assert!(matches!(route, Route::Unplaced(_)), "{route:?}");
+    assert!(matches!(route, Route::Unassigned(_)), "{route:?}");
     assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
     life.stop();
     life.join().await;
 }
 
 #[tokio::test]
-async fn loads_that_a_dead_worker_had_taken_are_offered_anew() {
+async fn pending_loads_of_a_dead_worker_are_offered_again() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let dead = worker(&queue).await;
@@ -197,10 +202,10 @@ async fn loads_that_a_dead_worker_had_taken_are_offered_anew() {
     while taken.read().await.is_none() {}
     queue.abandon_worker(dead).await.unwrap();
     let life = reapers(&queue);
-    is_forgotten(&queue, &redis, dead).await;
+    cleaned_up(&queue, &redis, dead).await;
     let mut next =
         placement::Reader::new(queue.clone(), EngineKind::Javascript, WorkerId::random());
-    let received = next.read().await.expect("it is there at once");
+    let received = next.read().await.expect("the load is offered at once");
     let offered = unpack_jobs(&received.frame).unwrap();
     assert!(
         matches!(&offered.jobs[0].job, Job::Load(again) if again.address == load.address),
@@ -215,13 +220,13 @@ async fn loads_that_a_dead_worker_had_taken_are_offered_anew() {
             "workers",
         ])
         .await;
-    assert_eq!(members.len(), 1, "the dead one is still a member");
+    assert_eq!(members.len(), 1, "the dead worker is still a consumer");
     life.stop();
     life.join().await;
 }
 
 #[tokio::test]
-async fn a_frame_of_another_version_is_answered_for_a_dead_worker() {
+async fn the_reaper_replies_to_frames_of_another_version() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (api, dead) = (ApiId::random(), worker(&queue).await);
@@ -233,17 +238,17 @@ async fn a_frame_of_another_version_is_answered_for_a_dead_worker() {
         .await;
     queue.abandon_worker(dead).await.unwrap();
     let life = reapers(&queue);
-    let told = failures(&queue, api, 2).await;
+    let failed = failures(&queue, api, 2).await;
     let expected = [(7, FailureCode::NotHosted), (8, FailureCode::NotHosted)];
-    assert_eq!(told, expected);
-    is_forgotten(&queue, &redis, dead).await;
+    assert_eq!(failed, expected);
+    cleaned_up(&queue, &redis, dead).await;
     assert!(queue.dead_letters().await.unwrap().is_empty());
     life.stop();
     life.join().await;
 }
 
 #[tokio::test]
-async fn nobody_registers_while_being_cleared_up_after() {
+async fn a_worker_cannot_register_during_its_clean_up() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = WorkerId::random();
@@ -256,7 +261,7 @@ async fn nobody_registers_while_being_cleared_up_after() {
 }
 
 #[tokio::test]
-async fn a_contract_is_not_stuck_with_an_owner_whom_nobody_knows() {
+async fn a_contract_of_an_unknown_owner_can_be_released() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (known, contract) = (worker(&queue).await, address("abcd"));
@@ -264,11 +269,26 @@ async fn a_contract_is_not_stuck_with_an_owner_whom_nobody_knows() {
         .claim(&contract, known, None, &spec("1"))
         .await
         .unwrap();
-    assert!(!queue.free_abandoned(&contract, known).await.unwrap());
-    // Whoever clears up after it frees the contract.
+    assert!(
+        !queue
+            .release_from_unknown_owner(&contract, known)
+            .await
+            .unwrap()
+    );
+    // The reaper will release the contract.
     queue.abandon_worker(known).await.unwrap();
-    assert!(!queue.free_abandoned(&contract, known).await.unwrap());
+    assert!(
+        !queue
+            .release_from_unknown_owner(&contract, known)
+            .await
+            .unwrap()
+    );
     queue.remove_worker(known).await.unwrap();
-    assert!(queue.free_abandoned(&contract, known).await.unwrap());
+    assert!(
+        queue
+            .release_from_unknown_owner(&contract, known)
+            .await
+            .unwrap()
+    );
     assert!(queue.is_offer_due(&contract).await.unwrap());
 }

@@ -1,9 +1,6 @@
-//! The queue against a real Redis: what one side puts in, the other side gets out.
+//! Tests of the queue against a real Redis: what one side sends, the other side receives.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on shall fail where it stands"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod blobs;
 mod contracts;
@@ -20,7 +17,7 @@ use shared::protocol::frame::{
 use shared::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use shared::protocol::job::{Argument, ContractSpec, EngineKind, Execute, Job, Limits, Load};
 use shared::protocol::reply::{FailureCode, Output};
-use shared::queue::inbox::{Outgoing, Refusal, Refusals};
+use shared::queue::inbox::{InboxObserver, Outgoing, Undelivered};
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{Queue, inbox, placement, replies};
 use shared::service::lifecycle::Lifecycle;
@@ -74,25 +71,25 @@ async fn worker(queue: &Queue) -> WorkerId {
     worker
 }
 
-/// Collects what a writer reports.
+/// Collects the events of a writer.
 #[derive(Clone, Default)]
-struct News(Arc<Mutex<Vec<Refused>>>);
+struct Events(Arc<Mutex<Vec<Failed>>>);
 
-/// Jobs, and why they were refused.
-type Refused = (Vec<JobId>, Refusal);
+/// Jobs, and why they were not delivered.
+type Failed = (Vec<JobId>, Undelivered);
 
-impl Refusals for News {
-    fn refused(&self, jobs: Vec<JobId>, refusal: Refusal) {
-        self.0.lock().unwrap().push((jobs, refusal));
+impl InboxObserver for Events {
+    fn undelivered(&self, jobs: Vec<JobId>, reason: Undelivered) {
+        self.0.lock().unwrap().push((jobs, reason));
     }
 
     fn depth(&self, _entries: u64) {}
 }
 
-/// Sends the calls `1..=count` and waits until the writer is done.
-async fn send(queue: &Queue, api: ApiId, worker: WorkerId, count: u64) -> News {
-    let news = News::default();
-    let (jobs, writing) = inbox::writer(queue.clone(), api, worker, news.clone());
+/// Sends the calls `1..=count` and waits until the writer has finished.
+async fn send(queue: &Queue, api: ApiId, worker: WorkerId, count: u64) -> Events {
+    let events = Events::default();
+    let (jobs, writing) = inbox::writer(queue.clone(), api, worker, events.clone());
     let deadline = queue.clock().after(LONG);
     let feeding = async {
         for id in 1..=count {
@@ -107,10 +104,10 @@ async fn send(queue: &Queue, api: ApiId, worker: WorkerId, count: u64) -> News {
         drop(jobs);
     };
     tokio::join!(writing, feeding);
-    news
+    events
 }
 
-/// Reads the jobs of an inbox until `count` have come; gives them and their entries.
+/// Reads an inbox until `count` jobs have arrived. Returns the jobs and their entries.
 async fn read(reader: &mut inbox::Reader, count: usize) -> (Vec<u64>, Vec<String>) {
     let (mut jobs, mut entries) = (Vec::new(), Vec::new());
     while jobs.len() < count {
@@ -128,7 +125,7 @@ async fn jobs_arrive_in_order_and_are_packed() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
-    let news = send(&queue, ApiId::random(), worker, 1000).await;
+    let events = send(&queue, ApiId::random(), worker, 1000).await;
     let (jobs, entries) = read(&mut inbox::Reader::new(queue.clone(), worker), 1000).await;
     assert_eq!(jobs, (1..=1000).collect::<Vec<_>>());
     assert!(
@@ -136,15 +133,15 @@ async fn jobs_arrive_in_order_and_are_packed() {
         "{} frames for 1000 jobs",
         entries.len()
     );
-    assert!(news.0.lock().unwrap().is_empty());
+    assert!(events.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn an_inbox_that_is_not_there_refuses() {
+async fn jobs_for_a_missing_inbox_are_undelivered() {
     let redis = Redis::start();
     let queue = redis.queue().await;
-    let news = send(&queue, ApiId::random(), WorkerId::random(), 3).await;
-    let refused = news.0.lock().unwrap().clone();
+    let events = send(&queue, ApiId::random(), WorkerId::random(), 3).await;
+    let refused = events.0.lock().unwrap().clone();
     let jobs: Vec<u64> = refused
         .iter()
         .flat_map(|(jobs, _)| jobs)
@@ -154,18 +151,18 @@ async fn an_inbox_that_is_not_there_refuses() {
     assert!(
         refused
             .iter()
-            .all(|(_, refusal)| *refusal == Refusal::NoInbox)
+            .all(|(_, refusal)| *refusal == Undelivered::NoInbox)
     );
     assert_eq!(redis.keys().await, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_new_connection_brings_what_the_old_one_lost() {
+async fn a_new_connection_reads_entries_lost_by_the_old_one() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
     send(&queue, ApiId::random(), worker, 2).await;
-    // Delivered, but never handed on, as on a connection that breaks.
+    // Delivered but never returned by the reader, as after a broken connection.
     let (lost, _) = read(&mut inbox::Reader::new(queue.clone(), worker), 2).await;
     send(&queue, ApiId::random(), worker, 3).await;
     let mut reader = inbox::Reader::new(queue.clone(), worker);
@@ -173,9 +170,9 @@ async fn a_new_connection_brings_what_the_old_one_lost() {
     assert_eq!(jobs, [lost, vec![1, 2, 3]].concat());
 }
 
-/// However many calls are pending for a good reason.
+/// The number of entries that are rightly pending does not matter.
 #[tokio::test]
-async fn a_new_connection_finds_what_was_lost_behind_many_that_were_not() {
+async fn a_new_connection_finds_a_lost_entry_after_many_pending_ones() {
     const SLOW: usize = 200;
     let redis = Redis::start();
     let queue = redis.queue().await;
@@ -187,19 +184,19 @@ async fn a_new_connection_finds_what_was_lost_behind_many_that_were_not() {
     read(&mut reader, SLOW).await;
     send(&queue, ApiId::random(), worker, 1).await;
     let inbox = queue.keys().inbox(worker);
-    let swallowed = ["XREADGROUP", "GROUP", "g", "c", "STREAMS", &inbox, ">"];
-    redis.command::<::redis::Value>(&swallowed).await;
+    let lost = ["XREADGROUP", "GROUP", "g", "c", "STREAMS", &inbox, ">"];
+    redis.command::<::redis::Value>(&lost).await;
     redis
         .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
         .await;
     let reading = tokio::time::timeout(LONG, read(&mut reader, 1));
-    let (jobs, _) = reading.await.expect("it is read at last");
+    let (jobs, _) = reading.await.expect("the lost entry is read");
     assert_eq!(jobs, [1]);
 }
 
-/// The try that got no answer may have reached an inbox that is gone by now.
+/// The attempt that got no answer may have reached an inbox that is gone by now.
 #[tokio::test]
-async fn a_frame_that_was_sent_before_is_not_said_to_be_unsent() {
+async fn a_frame_that_may_have_arrived_has_an_unknown_outcome() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     redis.signal("STOP");
@@ -210,24 +207,24 @@ async fn a_frame_that_was_sent_before_is_not_said_to_be_unsent() {
     // Longer than a command may take.
     tokio::time::sleep(Duration::from_secs(3)).await;
     redis.signal("CONT");
-    let news = sending.await.unwrap();
-    let refused = news.0.lock().unwrap().clone();
-    assert_eq!(refused, [(vec![JobId(1)], Refusal::Unknown)]);
+    let events = sending.await.unwrap();
+    let refused = events.0.lock().unwrap().clone();
+    assert_eq!(refused, [(vec![JobId(1)], Undelivered::Unknown)]);
 }
 
 #[tokio::test]
-async fn an_inbox_closes_only_when_all_is_settled() {
+async fn an_inbox_closes_only_when_it_is_empty() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
     send(&queue, ApiId::random(), worker, 1).await;
     assert!(!queue.close_inbox(worker).await.unwrap(), "unread");
     let (_, entries) = read(&mut inbox::Reader::new(queue.clone(), worker), 1).await;
-    assert!(!queue.close_inbox(worker).await.unwrap(), "unsettled");
+    assert!(!queue.close_inbox(worker).await.unwrap(), "unacknowledged");
     queue.settle(worker, &[], &entries).await.unwrap();
     assert!(queue.close_inbox(worker).await.unwrap());
-    let news = send(&queue, ApiId::random(), worker, 1).await;
-    assert_eq!(news.0.lock().unwrap()[0].1, Refusal::NoInbox);
+    let events = send(&queue, ApiId::random(), worker, 1).await;
+    assert_eq!(events.0.lock().unwrap()[0].1, Undelivered::NoInbox);
 }
 
 #[tokio::test]
@@ -268,7 +265,7 @@ async fn replies_reach_their_api_and_are_trimmed() {
     assert_eq!(
         redis.keys().await,
         Vec::<String>::new(),
-        "nothing for the api that is gone"
+        "nothing is stored for the missing api"
     );
 }
 
@@ -286,7 +283,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
                 loop {
                     if let Some(load) = reader.read().await {
                         queue
-                            .placed(EngineKind::Javascript, &load.entry)
+                            .settle_load(EngineKind::Javascript, &load.entry)
                             .await
                             .unwrap();
                         let frame = unpack_jobs(&load.frame).unwrap();
@@ -343,7 +340,10 @@ async fn a_worker_is_listed_while_it_lives() {
 async fn an_unreadable_frame_is_recorded_without_its_payload() {
     let redis = Redis::start();
     let queue = redis.queue().await;
-    queue.bury("in", b"secret", "undecodable").await.unwrap();
+    queue
+        .record_unreadable("in", b"secret", "undecodable")
+        .await
+        .unwrap();
     assert_eq!(redis.keys().await, ["test:dead-letters"]);
 }
 

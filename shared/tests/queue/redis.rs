@@ -1,4 +1,4 @@
-//! A redis-server of its own for each test.
+//! A separate redis-server for each test.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use shared::queue::{Queue, RedisConfig};
 use tempfile::TempDir;
 
-/// A running Redis; it ends with the value.
+/// A running Redis. It stops when the value is dropped.
 pub(crate) struct Redis {
     server: Child,
     config: RedisConfig,
@@ -40,7 +40,7 @@ impl Redis {
         }
     }
 
-    /// Connects, once the server answers.
+    /// Connects as soon as the server answers.
     pub(crate) async fn queue(&self) -> Queue {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -51,7 +51,7 @@ impl Redis {
         }
     }
 
-    /// Sends a command; gives the answer.
+    /// Sends a command and returns the answer.
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, parts: &[&str]) -> T {
         let client = redis::Client::open(self.config.url.expose_secret()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -60,7 +60,7 @@ impl Redis {
         command.query_async(&mut connection).await.unwrap()
     }
 
-    /// Sends the server a signal.
+    /// Sends a signal to the server.
     pub(crate) fn signal(&self, name: &str) {
         let kill = Command::new("kill")
             .args([&format!("-{name}"), &self.server.id().to_string()])
@@ -68,7 +68,7 @@ impl Redis {
         assert!(kill.unwrap().success());
     }
 
-    /// Every key that there is.
+    /// All keys, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.command(&["KEYS", "*"]).await;
         keys.sort();
@@ -80,7 +80,7 @@ impl Redis {
         self.command(&["SMEMBERS", key]).await
     }
 
-    /// Whether a key goes by itself.
+    /// Whether a key expires.
     pub(crate) async fn expires(&self, key: &str) -> bool {
         self.command::<i64>(&["TTL", key]).await > 0
     }

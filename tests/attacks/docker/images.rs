@@ -1,4 +1,4 @@
-//! D4 and D5: images and tars that ask for more than they get.
+//! D4 and D5: images and tars that ask for more than they may have.
 
 use std::io::Write;
 
@@ -6,9 +6,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
 
-use super::recipe::{self, Recipe};
-use super::world::{World, base64};
-use super::{Cases, Seen, TAR_LIMIT};
+use super::docker_farm::{DockerFarm, base64};
+use super::test_image::{self, TestImage};
+use super::{Cases, Outcome, TAR_LIMIT};
 use crate::attack::Expect::Fails;
 use crate::attack::shown;
 
@@ -27,8 +27,8 @@ pub(super) async fn run(cases: &mut Cases) {
         .await;
 }
 
-async fn greedy_image(world: &mut World) -> Seen {
-    let recipe = Recipe::new()
+async fn greedy_image(farm: &mut DockerFarm) -> Outcome {
+    let test_image = TestImage::new()
         .with("Volumes", json!({ "/data": {} }))
         .with(
             "Healthcheck",
@@ -37,21 +37,21 @@ async fn greedy_image(world: &mut World) -> Seen {
         .with("User", json!("0"))
         .with("Env", json!([format!("HUGE={}", "x".repeat(60_000))]))
         .with("ExposedPorts", json!({ "8080/tcp": {} }));
-    let image = world.image(recipe).await;
-    let wants = world.docker.inspect_image(&image).await;
+    let image = farm.image(test_image).await;
+    let wants = farm.docker.inspect_image(&image).await;
     let wants = wants.map_err(|error| error.to_string())?.config;
     let wants = wants.is_some_and(|all| all.volumes.is_some() && all.healthcheck.is_some());
     if !wants {
         return Err("control: the image does not ask for it".to_owned());
     }
-    let loaded = world.load("greedy", &image).await;
+    let loaded = farm.load("greedy", &image).await;
     if loaded.status != 204 {
         return Err(shown(&loaded));
     }
-    let container = world.container("greedy").await;
+    let container = farm.container("greedy").await;
     let mounts = container.mounts.unwrap_or_default().len();
     let health = container.config.and_then(|config| config.healthcheck?.test);
-    world.client().unload("greedy").await.is_done();
+    farm.client().unload("greedy").await.is_no_content();
     let fine = mounts == 0 && health.as_deref() == Some(&["NONE".to_owned()][..]);
     fine.then(|| {
         let control = "the image has both, as the daemon sees it".to_owned();
@@ -60,41 +60,41 @@ async fn greedy_image(world: &mut World) -> Seen {
     .ok_or_else(|| format!("{mounts} mounts, {health:?}"))
 }
 
-async fn labels(world: &mut World) -> Seen {
-    let recipe = Recipe::new()
+async fn labels(farm: &mut DockerFarm) -> Outcome {
+    let test_image = TestImage::new()
         .label("execution.worker", "somebody")
         .label("execution.address", "good");
-    let image = world.image(recipe).await;
-    world.load("liar", &image).await.is_done();
-    let containers = world.containers("good").await.len();
-    let answer = world.client().call("liar", "count").await;
-    world.client().unload("liar").await.is_done();
-    let good = world.containers("good").await.len();
+    let image = farm.image(test_image).await;
+    farm.load("liar", &image).await.is_no_content();
+    let containers = farm.containers("good").await.len();
+    let answer = farm.client().call("liar", "count").await;
+    farm.client().unload("liar").await.is_no_content();
+    let good = farm.containers("good").await.len();
     (containers == 1 && good == 1 && answer.status == 200)
         .then(|| ("they are overwritten".to_owned(), None))
         .ok_or_else(|| format!("{containers}, then {good} containers of the neighbour"))
 }
 
-/// What an image exposes says where it listens, if it is one port; it opens none.
-async fn ports(world: &mut World) -> Seen {
+/// A single exposed port is where the image listens. No port is published.
+async fn ports(farm: &mut DockerFarm) -> Outcome {
     let cases = [
         ("none", "8080", json!({})),
         ("one", "3000", json!({ "3000/tcp": {} })),
         ("two", "8080", json!({ "3000/tcp": {}, "3001/tcp": {} })),
     ];
     for (name, listens, exposed) in cases {
-        let recipe = Recipe::command(&["serve", listens]).with("ExposedPorts", exposed);
-        let image = world.image(recipe).await;
-        let loaded = world.load("ports", &image).await;
-        let answer = world.client().call("ports", "count").await;
+        let test_image = TestImage::command(&["serve", listens]).with("ExposedPorts", exposed);
+        let image = farm.image(test_image).await;
+        let loaded = farm.load("ports", &image).await;
+        let answer = farm.client().call("ports", "count").await;
         if (loaded.status, answer.status) != (204, 200) {
             return Err(format!("{name}: {}, {}", shown(&loaded), shown(&answer)));
         }
-        let settings = world.container("ports").await.network_settings;
+        let settings = farm.container("ports").await.network_settings;
         let published = settings
             .and_then(|settings| settings.ports)
             .unwrap_or_default();
-        world.client().unload("ports").await.is_done();
+        farm.client().unload("ports").await.is_no_content();
         if published.values().any(Option::is_some) {
             return Err(format!("{name}: published {published:?}"));
         }
@@ -102,29 +102,29 @@ async fn ports(world: &mut World) -> Seen {
     Ok(("all serve, none is published".to_owned(), None))
 }
 
-async fn tars(world: &mut World) -> Seen {
-    let whole = Recipe::new().files();
+async fn tars(farm: &mut DockerFarm) -> Outcome {
+    let whole = TestImage::new().files();
     let zeros = ("layer/zeros".to_owned(), vec![0; 2 * TAR_LIMIT as usize]);
-    let bomb = recipe::pack(&[&whole[..], &[zeros]].concat());
+    let bomb = test_image::pack(&[&whole[..], &[zeros]].concat());
     let cases = [
         ("dots", with_path("../../etc/cron.d/x", &whole)),
         ("an absolute path", with_path("/etc/cron.d/x", &whole)),
-        ("no manifest", recipe::pack(&whole[..2])),
+        ("no manifest", test_image::pack(&whole[..2])),
         ("no tar", vec![7; 2048]),
         ("too much", bomb.clone()),
         ("a bomb", zipped(&bomb)?),
     ];
     for (name, tar) in &cases {
-        let answer = world.load("tar", &base64(tar)).await;
-        if let Some(wrong) = Fails(422, "invalid_executable").complaint(&answer) {
+        let answer = farm.load("tar", &base64(tar)).await;
+        if let Some(wrong) = Fails(422, "invalid_executable").mismatch(&answer) {
             return Err(format!("{name}: {wrong}"));
         }
     }
-    let control = world.load("tar", &base64(&recipe::pack(&whole))).await;
+    let control = farm.load("tar", &base64(&test_image::pack(&whole))).await;
     if control.status != 204 {
         return Err(format!("control: {}", shown(&control)));
     }
-    world.client().unload("tar").await.is_done();
+    farm.client().unload("tar").await.is_no_content();
     let control = "without its addition it is loaded".to_owned();
     Ok((format!("{} refused", cases.len()), Some(control)))
 }
@@ -135,7 +135,7 @@ fn zipped(tar: &[u8]) -> Result<Vec<u8>, String> {
     written.map_err(|error| error.to_string())
 }
 
-/// A tar with a path that leads elsewhere, which the `tar` crate would not write by itself.
+/// A tar with a path that leads outside, which the `tar` crate would not write by itself.
 fn with_path(path: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_old();
@@ -156,23 +156,23 @@ fn with_path(path: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     tar.into_inner().expect("a Vec takes every byte")
 }
 
-async fn thief(world: &mut World) -> Seen {
-    let theirs = world.image(Recipe::new()).await;
-    let before = world
+async fn thief(farm: &mut DockerFarm) -> Outcome {
+    let theirs = farm.image(TestImage::new()).await;
+    let before = farm
         .docker
         .inspect_image(&theirs)
         .await
         .map_err(|error| error.to_string())?
         .id;
-    let tar = Recipe::new().tag(&theirs).tar();
-    world.load("thief", &base64(&tar)).await.is_done();
-    let after = world
+    let tar = TestImage::new().tag(&theirs).tar();
+    farm.load("thief", &base64(&tar)).await.is_no_content();
+    let after = farm
         .docker
         .inspect_image(&theirs)
         .await
         .map_err(|error| error.to_string())?
         .id;
-    world.client().unload("thief").await.is_done();
+    farm.client().unload("thief").await.is_no_content();
     (before == after)
         .then(|| {
             (

@@ -1,4 +1,4 @@
-//! D1: whom a contract reaches: nobody.
+//! D1: a contract reaches no other contract, not the host and not the outside.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::open::Open;
-use super::world::World;
-use super::{Cases, Seen, refused};
+use super::docker_farm::DockerFarm;
+use super::open_network::OpenNetwork;
+use super::{Cases, Outcome, refused};
 use crate::attack::shown;
 
 /// Runs the row.
@@ -22,19 +22,19 @@ pub(super) async fn run(cases: &mut Cases) {
     cases.run("D1", "names", names).await;
 }
 
-async fn neighbour(world: &mut World) -> Seen {
-    let victim = format!("{}:8080", world.ip("good").await);
+async fn neighbour(farm: &mut DockerFarm) -> Outcome {
+    let victim = format!("{}:8080", farm.ip("good").await);
     TcpStream::connect(&victim)
         .await
         .map_err(|error| format!("control: {error}"))?;
-    let said = refused(world, "connect", json!(victim)).await?;
+    let said = refused(farm, "connect", json!(victim)).await?;
 
-    world.load_servers(&["open-spy", "open-victim"]).await;
+    farm.load_all(&["open-spy", "open-victim"]).await;
     let control = async {
-        let open = Open::around(world, &["open-spy", "open-victim"]).await?;
-        let ip = open.ip(world, "open-victim").await.unwrap_or_default();
+        let open = OpenNetwork::around(farm, &["open-spy", "open-victim"]).await?;
+        let ip = open.ip(farm, "open-victim").await.unwrap_or_default();
         let victim = json!(format!("{ip}:8080"));
-        match world.call("open-spy", "connect", victim).await {
+        match farm.call("open-spy", "connect", victim).await {
             said if said == "done" => {
                 Ok("in a network of Docker's usual kind it connects".to_owned())
             }
@@ -43,17 +43,17 @@ async fn neighbour(world: &mut World) -> Seen {
     };
     let control = control.await;
     for address in ["open-spy", "open-victim"] {
-        world.client().unload(address).await.is_done();
+        farm.client().unload(address).await.is_no_content();
     }
     Ok((said, Some(control?)))
 }
 
-async fn gateway(world: &World) -> Ipv4Addr {
-    let ip: Ipv4Addr = world.ip("bad").await.parse().expect("an address is one");
+async fn gateway(farm: &DockerFarm) -> Ipv4Addr {
+    let ip: Ipv4Addr = farm.ip("bad").await.parse().expect("an address is one");
     Ipv4Addr::from((u32::from(ip) & !7) + 1)
 }
 
-/// What listens on all of the host's addresses, and notes who comes.
+/// Listeners on all of the host's addresses that record what arrives.
 struct Host {
     listener: TcpListener,
     socket: UdpSocket,
@@ -76,7 +76,7 @@ impl Host {
         address.map_or(0, |address| address.port())
     }
 
-    /// Who has come by now: connections and datagrams.
+    /// Whether a connection and a datagram have arrived by now.
     async fn seen(&self) -> (bool, bool) {
         let soon = Duration::from_millis(100);
         let knock = timeout(soon, self.listener.accept()).await;
@@ -84,53 +84,53 @@ impl Host {
         (knock.is_ok(), datagram.is_ok())
     }
 
-    /// Has a contract try both at this address of the host.
-    async fn tried(&self, world: &World, spy: &str, host: &str) -> (Value, Value) {
+    /// Makes a contract try both at this address of the host.
+    async fn tried(&self, farm: &DockerFarm, spy: &str, host: &str) -> (Value, Value) {
         let service = json!(format!("{host}:{}", self.port(false)));
-        let said = world.call(spy, "connect", service).await;
+        let said = farm.call(spy, "connect", service).await;
         let service = json!(format!("{host}:{}", self.port(true)));
-        (said, world.call(spy, "udp", service).await)
+        (said, farm.call(spy, "udp", service).await)
     }
 }
 
-async fn host(world: &mut World) -> Seen {
+async fn host(farm: &mut DockerFarm) -> Outcome {
     let host = Host::open().await.map_err(|error| error.to_string())?;
     let (connected, answered) = host
-        .tried(world, "bad", &gateway(world).await.to_string())
+        .tried(farm, "bad", &gateway(farm).await.to_string())
         .await;
     let seen = host.seen().await;
     if connected == "done" || answered == "done" || seen != (false, false) {
         return Err(format!("{connected}, {answered}; arrived: {seen:?}"));
     }
 
-    world.load_servers(&["open-spy"]).await;
+    farm.load_all(&["open-spy"]).await;
     let control = async {
-        let _open = Open::around(world, &["open-spy"]).await?;
-        let said = host.tried(world, "open-spy", Open::gateway()).await;
+        let _open = OpenNetwork::around(farm, &["open-spy"]).await?;
+        let said = host.tried(farm, "open-spy", OpenNetwork::gateway()).await;
         match host.seen().await {
             (true, true) => Ok("in a network of Docker's usual kind both arrive".to_owned()),
             seen => Err(format!("control: {said:?}, arrived: {seen:?}")),
         }
     };
     let control = control.await;
-    world.client().unload("open-spy").await.is_done();
+    farm.client().unload("open-spy").await.is_no_content();
     Ok((format!("{connected}, {answered}"), Some(control?)))
 }
 
-async fn outside(world: &mut World) -> Seen {
-    // There is no route: nothing leaves the machine, whatever is tried.
-    let metadata = refused(world, "connect", json!("169.254.169.254:80")).await?;
-    let internet = refused(world, "connect", json!("198.51.100.7:80")).await?;
+async fn outside(farm: &mut DockerFarm) -> Outcome {
+    // There is no route, so nothing leaves the machine, whatever is tried.
+    let metadata = refused(farm, "connect", json!("169.254.169.254:80")).await?;
+    let internet = refused(farm, "connect", json!("198.51.100.7:80")).await?;
     let control = "connects to itself, see the first case".to_owned();
     Ok((format!("{metadata}, {internet}"), Some(control)))
 }
 
-async fn names(world: &mut World) -> Seen {
-    let own = world.container_name("bad").await;
-    if world.call("bad", "resolve", json!(own)).await != "done" {
+async fn names(farm: &mut DockerFarm) -> Outcome {
+    let own = farm.container_name("bad").await;
+    if farm.call("bad", "resolve", json!(own)).await != "done" {
         return Err("control: its own name is not resolved".to_owned());
     }
-    let answer = world
+    let answer = farm
         .client()
         .execute("bad", "resolve", &json!("execution.invalid"))
         .await;

@@ -1,22 +1,22 @@
-//! D3: a program that would run as root whoever starts it.
+//! D3: a setuid program that would run as root.
 
 use serde_json::{Value, json};
 use shared::queue::blobs::digest;
 use uuid::Uuid;
 
 use super::Cases;
-use super::recipe::{self, Recipe};
-use super::world::World;
+use super::docker_farm::DockerFarm;
+use super::test_image::{self, TestImage};
 
 /// An unprivileged user, in whose container everything belongs to root.
 const USER: &str = "65534";
 
-pub(super) async fn run(cases: &mut Cases, loose: &mut World) {
-    // Where new privileges may be had, it works.
-    let control = euid(loose).await;
+pub(super) async fn run(cases: &mut Cases, unrestricted: &mut DockerFarm) {
+    // Where new privileges are allowed, it works.
+    let control = euid(unrestricted).await;
     cases
-        .run("D3", "setuid program", async |world| {
-            let own = euid(world).await?;
+        .run("D3", "setuid program", async |farm| {
+            let own = euid(farm).await?;
             let control = control.clone()?;
             if control != "0" {
                 return Err(format!("control: it is {control} there, too"));
@@ -33,13 +33,13 @@ pub(super) async fn run(cases: &mut Cases, loose: &mut World) {
         .await;
 }
 
-/// Whom a contract's setuid program runs as.
-async fn euid(world: &mut World) -> Result<String, String> {
-    let image = image(world).await;
-    world.load("setuid", &image).await.is_done();
-    let whoami = world.call("setuid", "whoami", Value::Null).await;
-    let seen = world.call("setuid", "setuid", Value::Null).await;
-    world.client().unload("setuid").await.is_done();
+/// The user that a contract's setuid program runs as.
+async fn euid(farm: &mut DockerFarm) -> Result<String, String> {
+    let image = image(farm).await;
+    farm.load("setuid", &image).await.is_no_content();
+    let whoami = farm.call("setuid", "whoami", Value::Null).await;
+    let seen = farm.call("setuid", "setuid", Value::Null).await;
+    farm.client().unload("setuid").await.is_no_content();
     let uids = whoami["Uid"].as_str().unwrap_or_default();
     if !uids.starts_with(USER) {
         return Err(format!("control: the contract is {uids}"));
@@ -47,10 +47,10 @@ async fn euid(world: &mut World) -> Result<String, String> {
     Ok(seen.as_str().unwrap_or_default().to_owned())
 }
 
-/// The usual image, with its program a second time: as root's.
-async fn image(world: &mut World) -> String {
+/// The usual image, with a second copy of its program that belongs to root.
+async fn image(farm: &mut DockerFarm) -> String {
     let tag = format!("execution-test/{}:1", Uuid::new_v4().simple());
-    let (config, layer) = Recipe::new().with("User", json!(USER)).parts();
+    let (config, layer) = TestImage::new().with("User", json!(USER)).parts();
     let mut program = Vec::new();
     let mut archive = tar::Archive::new(&layer[..]);
     let entries = archive.entries().expect("the layer is a tar");
@@ -81,7 +81,7 @@ async fn image(world: &mut World) -> String {
             manifest.to_string().into_bytes(),
         ),
     ];
-    world.import(&recipe::pack(&files)).await;
-    world.forget_later(&tag);
+    farm.import(&test_image::pack(&files)).await;
+    farm.remove_on_stop(&tag);
     tag
 }

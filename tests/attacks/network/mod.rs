@@ -1,8 +1,9 @@
-//! N: nothing leaves a page. The farm is where only a witness can be reached, who sees every packet.
+//! N: nothing leaves a page. The farm runs where only a packet monitor can be reached, which sees
+//! every packet.
 
+pub(crate) mod monitor;
 pub(crate) mod namespace;
 mod vectors;
-pub(crate) mod witness;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -12,28 +13,28 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
+use self::monitor::{Event, Monitor};
 use self::namespace::{METADATA, OUTSIDE, V4, V6};
 use self::vectors::{MULTICAST, PREAMBLE, VECTORS, Vector, WAIT};
-use self::witness::{Event, Witness};
-use crate::arena::{Arena, Browser, address};
 use crate::attack::{contract, shown};
-use crate::neighbour::turn;
+use crate::attack_farm::{AttackFarm, Browser, address};
+use crate::neighbour::permit;
 use crate::support::client::{Answer, Client};
 use crate::support::farm::Farm;
 use crate::support::wait;
 
-/// The port of the first case; the others follow. Below those that the system gives to connections, and
-/// none that Chromium refuses to speak to.
+/// The port of the first case. The others follow. They are below the system's ephemeral ports, and
+/// none of them is blocked by Chromium.
 const FIRST_PORT: u16 = 7_000;
-/// Cases that are run at the same time: each has a port and a name of its own.
-const AT_ONCE: u32 = 8;
+/// Cases that run at the same time. Each has a port and a name of its own.
+const CONCURRENT_CASES: u32 = 8;
 /// How long the last packet of a case may take.
 const ECHO: Duration = Duration::from_millis(250);
 
-/// Where names are asked for by multicast.
+/// The multicast group for name queries.
 const GROUP: &str = "224.0.0.251";
 
-/// Every kind of host; the name is the case's own.
+/// Every kind of host. The name is unique to the case.
 fn hosts(port: u16) -> [String; 8] {
     [
         format!("case-{port}.attack.test"),
@@ -51,26 +52,26 @@ fn cases() -> impl Iterator<Item = (u16, &'static Vector)> {
     (FIRST_PORT..).zip(VECTORS)
 }
 
-/// The armed farm: not one packet.
-pub(crate) async fn run(arena: &mut Arena, witness: &Witness) {
+/// The protected farm: not one packet may leave it.
+pub(crate) async fn run(target: &mut AttackFarm, monitor: &Monitor) {
     let cases: Vec<_> = cases().collect();
-    for chunk in cases.chunks(AT_ONCE as usize) {
+    for chunk in cases.chunks(CONCURRENT_CASES as usize) {
         let start = Instant::now();
         let label = format!("N, {} and others", chunk[0].1.name);
         let together = async |farm: &Farm| {
-            let outcomes = together(farm.client(), witness, chunk).await;
+            let outcomes = together(farm.client(), monitor, chunk).await;
             let is_well = outcomes.iter().all(|(.., outcome)| outcome.is_ok());
             if is_well { Ok(outcomes) } else { Err(outcomes) }
         };
-        let (outcomes, watched) = arena.watched(&label, Browser::Stays, together).await;
-        let time = start.elapsed() / AT_ONCE;
+        let (outcomes, checked) = target.checked(&label, Browser::Stays, together).await;
+        let time = start.elapsed() / CONCURRENT_CASES;
         let (Ok(outcomes) | Err(outcomes)) = outcomes;
         for (row, name, outcome) in outcomes {
-            let outcome = outcome.and_then(|seen| watched.clone().map(|()| seen));
-            arena.note(row, name, outcome, None, time);
+            let outcome = outcome.and_then(|seen| checked.clone().map(|()| seen));
+            target.note(row, name, outcome, None, time);
         }
     }
-    channel(arena, witness).await;
+    channel(target, monitor).await;
 }
 
 type Outcome = (&'static str, &'static str, Result<String, String>);
@@ -78,10 +79,10 @@ type Outcome = (&'static str, &'static str, Result<String, String>);
 /// Tries some ways out at the same time.
 async fn together(
     client: &Client,
-    witness: &Witness,
+    monitor: &Monitor,
     chunk: &[(u16, &'static Vector)],
 ) -> Vec<Outcome> {
-    let (said, events) = tried(client, witness, chunk).await;
+    let (said, events) = tried(client, monitor, chunk).await;
     let outcomes = chunk.iter().zip(said).map(|((port, vector), said)| {
         let own = of_case(&events, *port, vector);
         let outcome = match said {
@@ -103,69 +104,69 @@ async fn together(
     outcomes
 }
 
-/// What was said, and what was seen.
+/// The answers of the contracts, and the packets that were seen.
 async fn tried(
     client: &Client,
-    witness: &Witness,
+    monitor: &Monitor,
     chunk: &[(u16, &'static Vector)],
 ) -> (Vec<Result<String, String>>, Vec<Event>) {
-    let mark = witness.mark();
+    let mark = monitor.mark();
     let mut loopback = Loopback::open(chunk.iter().map(|(port, _)| *port)).await;
     let tries = chunk
         .iter()
         .map(|(port, vector)| attempt(client, *port, vector));
     let said = join_all(tries).await;
-    wait::lasts(ECHO).await;
-    let mut events = witness.since(mark);
+    wait::pass(ECHO).await;
+    let mut events = monitor.since(mark);
     events.extend(loopback.seen());
     (said, events)
 }
 
-/// The farm without layers: every way out is seen to be one, and what is said to be in vain is so.
-pub(crate) async fn controls(arena: &mut Arena, witness: &Witness) {
+/// The farm without layers: every way out must be open, and those marked as ineffective must be so.
+pub(crate) async fn controls(target: &mut AttackFarm, monitor: &Monitor) {
     let cases: Vec<_> = cases().collect();
-    for (vector, events, time) in observe(arena, witness, &cases).await {
-        let control = match (&events[..], vector.vain) {
+    for (vector, events, time) in observe(target, monitor, &cases).await {
+        let control = match (&events[..], vector.ineffective) {
             ([], Some(why)) => Ok(format!("nothing is seen without layers either: {why}")),
             ([], None) => Err("nothing was seen without layers either".to_owned()),
             (seen, Some(why)) => Err(format!("{}, although {why}", summary(seen))),
             (seen, None) => Ok(summary(seen)),
         };
         let outcome = Ok(String::new());
-        arena.note(vector.row, vector.name, outcome, Some(control), time);
+        target.note(vector.row, vector.name, outcome, Some(control), time);
     }
-    channel_control(arena).await;
+    channel_control(target).await;
 }
 
-/// How many ways out there are.
+/// The number of ways out.
 pub(crate) fn ways() -> usize {
     open_ways().count()
 }
 
 fn open_ways() -> impl Iterator<Item = (u16, &'static Vector)> {
-    cases().filter(|(_, vector)| vector.vain.is_none())
+    cases().filter(|(_, vector)| vector.ineffective.is_none())
 }
 
-/// The farm with some layers: which ways out are still open.
-pub(crate) async fn leaks(arena: &Arena, witness: &Witness) -> Vec<&'static str> {
+/// The farm with some layers: returns the ways out that are still open.
+pub(crate) async fn leaks(target: &AttackFarm, monitor: &Monitor) -> Vec<&'static str> {
     let cases: Vec<_> = open_ways().collect();
-    let seen = observe(arena, witness, &cases).await.into_iter();
+    let seen = observe(target, monitor, &cases).await.into_iter();
     let open = seen.filter(|(_, events, _)| !events.is_empty());
     open.map(|(vector, ..)| vector.name).collect()
 }
 
-/// Tries ways out, whatever is answered; gives what left the farm.
+/// Tries ways out, whatever is answered, and returns what left the farm.
 async fn observe(
-    arena: &Arena,
-    witness: &Witness,
+    target: &AttackFarm,
+    monitor: &Monitor,
     cases: &[(u16, &'static Vector)],
 ) -> Vec<(&'static Vector, Vec<Event>, Duration)> {
     let mut observed = Vec::new();
-    for chunk in cases.chunks(AT_ONCE as usize) {
-        let _turn = turn(1).await;
+    for chunk in cases.chunks(CONCURRENT_CASES as usize) {
+        let _permit = permit(1).await;
         let start = Instant::now();
-        let (_, events) = tried(arena.client(), witness, chunk).await;
-        let time = start.elapsed() / AT_ONCE;
+        let (_, events) = tried(target.client(), monitor, chunk).await;
+        let time = start.elapsed() / CONCURRENT_CASES;
         let own = chunk
             .iter()
             .map(|(port, vector)| (*vector, of_case(&events, *port, vector), time));
@@ -176,7 +177,8 @@ async fn observe(
 
 const CHANNEL: &str = "a data channel between two contracts";
 
-/// Two contracts whose caller carries their offers: one opens a channel, the other may hear of it.
+/// Two contracts whose caller passes on their offers: one opens a channel, the other may receive a
+/// message.
 const PEER: &str = "
     let c, heard = 0;
     const known = (sdp) => sdp.replace(/[0-9a-f-]{36}\\.local/g, '10.91.0.1');
@@ -192,7 +194,7 @@ const PEER: &str = "
         heard: async () => { for (let i = 0; i < 20 && heard < 2; i++) await new Promise((r) => setTimeout(r, 25)); return heard },
     });";
 
-/// N3: what the second contract hears of the first one.
+/// N3: what the second contract receives from the first one.
 async fn talk(client: &Client) -> Result<u64, String> {
     for peer in ["caller", "callee"] {
         client.must_load(peer, PEER).await;
@@ -206,7 +208,7 @@ async fn talk(client: &Client) -> Result<u64, String> {
     };
     let heard = talked.await;
     for peer in ["caller", "callee"] {
-        client.unload(peer).await.is_done();
+        client.unload(peer).await.is_no_content();
     }
     heard
 }
@@ -217,12 +219,12 @@ fn ok(answer: &Answer) -> Result<Value, String> {
         .ok_or_else(|| shown(answer))
 }
 
-async fn channel(arena: &mut Arena, witness: &Witness) {
-    arena
+async fn channel(target: &mut AttackFarm, monitor: &Monitor) {
+    target
         .case("N3", CHANNEL, Browser::Stays, async |farm| {
-            let mark = witness.mark();
+            let mark = monitor.mark();
             let heard = talk(farm.client()).await?;
-            let events = witness.since(mark);
+            let events = monitor.since(mark);
             match heard {
                 0 if events.is_empty() => Ok("nothing is heard, 0 packets".to_owned()),
                 _ => Err(format!("heard {heard}, got out: {events:?}")),
@@ -231,13 +233,13 @@ async fn channel(arena: &mut Arena, witness: &Witness) {
         .await;
 }
 
-async fn channel_control(arena: &mut Arena) {
+async fn channel_control(target: &mut AttackFarm) {
     let start = Instant::now();
-    let control = match talk(arena.client()).await {
+    let control = match talk(target.client()).await {
         Ok(2) => Ok("it opens, and a message arrives".to_owned()),
         other => Err(format!("{other:?}")),
     };
-    arena.note(
+    target.note(
         "N3",
         CHANNEL,
         Ok(String::new()),
@@ -246,21 +248,21 @@ async fn channel_control(arena: &mut Arena) {
     );
 }
 
-/// Has a contract try one way out, to every kind of host.
+/// Makes a contract try one way out to every kind of host.
 async fn attempt(client: &Client, port: u16, vector: &Vector) -> Result<String, String> {
     let address = address(vector.row, vector.name);
     let code = format!("{PREAMBLE}{}{WAIT}", vector.code);
     let loaded = client.load(&address, &contract(&code)).await;
     if loaded.status != 204 {
-        return Err(format!("it does not load: {}", shown(&loaded)));
+        return Err(format!("the contract did not load: {}", shown(&loaded)));
     }
     let argument: Value = json!({ "hosts": hosts(port), "port": port });
     let answer = client.execute(&address, "attack", &argument).await;
     let unloaded = client.unload(&address).await;
     if unloaded.status != 204 {
-        return Err(format!("it does not unload: {}", shown(&unloaded)));
+        return Err(format!("the contract did not unload: {}", shown(&unloaded)));
     }
-    // Whoever leaves its document has no answer.
+    // A contract that leaves its document gives no answer.
     let fine = answer.status == 200 || answer.json()["code"] == "contract_crashed";
     fine.then(|| shown(&answer)).ok_or_else(|| shown(&answer))
 }
@@ -270,8 +272,8 @@ fn of_case(events: &[Event], port: u16, vector: &Vector) -> Vec<Event> {
     own.cloned().collect()
 }
 
-/// Whether an event is of this case: by its port, or by its name. Multicast names are made up by the
-/// browser: they are taken for those of the one case that asks for them, which is run without others that
+/// Whether an event belongs to this case: by its port or its name. The browser invents multicast
+/// names, so they are attributed to the one case that uses them. That case runs without others that
 /// do.
 fn concerns(event: &Event, port: u16, vector: &Vector) -> bool {
     match event {
@@ -295,7 +297,7 @@ fn summary(events: &[Event]) -> String {
     )
 }
 
-/// What would answer on the farm's own loopback address.
+/// Listeners on the farm's own loopback address.
 struct Loopback {
     knocks: JoinSet<Event>,
 }
@@ -311,7 +313,7 @@ impl Loopback {
                 let listener = TcpListener::bind((address, port)).await;
                 let listener = listener.expect("the namespace is the suite's own");
                 knocks.spawn(async move {
-                    // One is enough; an error is as good as a knock.
+                    // One connection is enough, and an error counts as one.
                     _ = listener.accept().await;
                     Event::Connection(address, port)
                 });
@@ -326,7 +328,7 @@ impl Loopback {
         Self { knocks }
     }
 
-    /// Who has knocked so far; nobody is listened to any more.
+    /// The connections so far. No further ones are accepted.
     fn seen(&mut self) -> Vec<Event> {
         let mut seen = Vec::new();
         while let Some(knock) = self.knocks.try_join_next() {

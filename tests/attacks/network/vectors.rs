@@ -1,6 +1,6 @@
-//! The ways out of a page that are tried: each a body of an async function that knows `hosts` (of every
-//! kind), `urls` (the same with a port of the case's own) and `port`, and has `add(tag, fields)` to make an
-//! element and put it into the document.
+//! The ways out of a page that are tried. Each is the body of an async function. It knows `hosts`
+//! (of every kind), `urls` (the same with a port of the case's own), `port`, and `add(tag,
+//! fields)`, which creates an element and inserts it into the document.
 
 /// One way out.
 #[derive(Debug, Clone, Copy)]
@@ -8,11 +8,11 @@ pub(super) struct Vector {
     pub(super) row: &'static str,
     pub(super) name: &'static str,
     pub(super) code: &'static str,
-    /// Why nothing is seen even without layers, where that is so.
-    pub(super) vain: Option<&'static str>,
+    /// Why nothing leaves even without layers, if that is so.
+    pub(super) ineffective: Option<&'static str>,
 }
 
-/// What every vector is given.
+/// The start of every vector.
 pub(super) const PREAMBLE: &str = "
     const hosts = a.hosts, port = a.port, urls = hosts.map((h) => `https://${h}:${port}/`);
     const add = (tag, fields) => { const e = document.createElement(tag);
@@ -21,7 +21,7 @@ pub(super) const PREAMBLE: &str = "
     const blob = (text) => URL.createObjectURL(new Blob([text], { type: 'text/javascript' }));
     ";
 
-/// The end of every vector: what it has started gets some time.
+/// The end of every vector: it waits, so that what was started can take effect.
 pub(super) const WAIT: &str = "; await new Promise((r) => setTimeout(r, 350)); return 'tried'";
 
 /// The case whose events have no name of its own.
@@ -32,11 +32,11 @@ const fn vector(row: &'static str, name: &'static str, code: &'static str) -> Ve
         row,
         name,
         code,
-        vain: None,
+        ineffective: None,
     }
 }
 
-const fn vain(
+const fn ineffective(
     row: &'static str,
     name: &'static str,
     code: &'static str,
@@ -46,7 +46,7 @@ const fn vain(
         row,
         name,
         code,
-        vain: Some(why),
+        ineffective: Some(why),
     }
 }
 
@@ -60,10 +60,10 @@ pub(super) const VECTORS: &[Vector] = &[
         "for (const u of urls) for (const m of ['GET', 'POST', 'PUT']) quietly(() => { const x = new XMLHttpRequest(); x.open(m, u); x.send('x') })"),
     vector("N1", "XHR, synchronous",
         "for (const u of urls.slice(1, 3)) quietly(() => { const x = new XMLHttpRequest(); x.open('GET', u, false); x.send() })"),
-    // Chromium has further sockets of a process wait for a second or so when the last ones have failed.
+    // After failed sockets Chromium delays further sockets of a process for about a second.
     vector("N2", "WebSocket", "for (const u of urls) quietly(() => { new WebSocket(u.replace('https', 'wss')) }); await new Promise((r) => setTimeout(r, 1200))"),
     vector("N2", "WebSocketStream",
-        // Held: what nobody refers to may be collected before it has connected.
+        // The streams are held, because an unreferenced stream may be collected before it connects.
         "globalThis.held = []; for (const u of urls) quietly(() => { const s = new WebSocketStream(u.replace('https', 'wss')); held.push(s); return s.opened }); await new Promise((r) => setTimeout(r, 1200))"),
     vector("N2", "WebSocketStream from a worker",
         "quietly(() => new Worker(blob(`globalThis.held = []; for (const u of ${JSON.stringify(urls)}) { const s = new WebSocketStream(u.replace('https', 'wss')); held.push(s); s.opened.catch(() => 0) }`))); await new Promise((r) => setTimeout(r, 1200))"),
@@ -103,10 +103,10 @@ pub(super) const VECTORS: &[Vector] = &[
             const v = add('video', { src: u }); v.innerHTML = `<source src='${u}'><track default src='${u}'>` }"),
     vector("N5", "objects and frames", "for (const u of urls) { add('object', { data: u }); add('embed', { src: u }); add('iframe', { src: u }); add('frame', { src: u }) }"),
     vector("N5", "SVG", "for (const u of urls) document.documentElement.insertAdjacentHTML('beforeend', `<svg><image href='${u}'/><use href='${u}#x'/><feImage href='${u}'/><script href='${u}'/></svg>`)"),
-    vain("N5", "favicon and manifest", "for (const u of urls) { add('link', { rel: 'icon', href: u }); add('link', { rel: 'manifest', href: u }); add('link', { rel: 'apple-touch-icon', href: u }) }",
+    ineffective("N5", "favicon and manifest", "for (const u of urls) { add('link', { rel: 'icon', href: u }); add('link', { rel: 'manifest', href: u }); add('link', { rel: 'apple-touch-icon', href: u }) }",
         "headless-shell loads neither"),
-    vain("N6", "dns-prefetch", "for (const u of urls) add('link', { rel: 'dns-prefetch', href: u })", "headless-shell does not act on it"),
-    vain("N6", "preconnect", "for (const u of urls) add('link', { rel: 'preconnect', href: u })", "headless-shell does not act on it"),
+    ineffective("N6", "dns-prefetch", "for (const u of urls) add('link', { rel: 'dns-prefetch', href: u })", "headless-shell does not act on it"),
+    ineffective("N6", "preconnect", "for (const u of urls) add('link', { rel: 'preconnect', href: u })", "headless-shell does not act on it"),
     vector("N6", "prefetch", "for (const u of urls) add('link', { rel: 'prefetch', href: u })"),
     vector("N6", "preload and modulepreload", "for (const u of urls) { add('link', { rel: 'modulepreload', href: u }); for (const as of ['fetch', 'image', 'script', 'style', 'font']) add('link', { rel: 'preload', as, href: u }) }"),
     vector("N6", "prerender and speculation rules",
@@ -125,9 +125,9 @@ pub(super) const VECTORS: &[Vector] = &[
     vector("N8", "dedicated worker", "for (const u of urls) { quietly(() => new Worker(u)); quietly(() => new Worker(u, { type: 'module' })) }
             quietly(() => new Worker(blob(`importScripts('${urls[1]}')`))); quietly(() => new Worker(blob(`import '${urls[1]}'`), { type: 'module' }))"),
     vector("N8", "shared worker", "quietly(() => new SharedWorker(blob(`fetch('${urls[1]}').catch(() => 0); importScripts('${urls[0]}')`)))"),
-    vain("N8", "service worker", "for (const u of urls) quietly(() => navigator.serviceWorker.register(u))", "a script of another origin is refused before it is fetched"),
+    ineffective("N8", "service worker", "for (const u of urls) quietly(() => navigator.serviceWorker.register(u))", "a script of another origin is refused before it is fetched"),
     vector("N8", "worklets", "for (const u of urls) { quietly(() => new OfflineAudioContext(1, 1, 44100).audioWorklet.addModule(u)); quietly(() => CSS.paintWorklet.addModule(u)); quietly(() => sharedStorage.worklet.addModule(u)) }"),
-    vain("N9", "reports",
+    ineffective("N9", "reports",
         "add('meta', { httpEquiv: 'Content-Security-Policy', content: `img-src 'none'; report-uri ${urls[1]}; report-to x` }); add('meta', { httpEquiv: 'Report-To', content: JSON.stringify({ group: 'x', max_age: 9, endpoints: [{ url: urls[1] }] }) });
          add('meta', { httpEquiv: 'NEL', content: '{}' }); add('img', { src: 'data:,x' }); quietly(() => { new ReportingObserver(() => 0).observe() })",
         "a page cannot set the headers that ask for reports"),
@@ -137,7 +137,8 @@ pub(super) const VECTORS: &[Vector] = &[
             quietly(() => navigator.credentials.get({ publicKey: { challenge: new Uint8Array(9), rpId: hosts[0] } }));
             quietly(() => document.requestStorageAccessFor(u)); quietly(() => navigator.login.setStatus('logged-in')) }"),
     vector("N10", "names alone", "const [h] = hosts; for (let i = 0; i < 5; i++) { const u = `https://x${i}.${h}:${port}/`; add('link', { rel: 'dns-prefetch', href: u }); add('link', { rel: 'preconnect', href: u }); quietly(() => fetch(u)) }"),
-    // Not among the others with WebRTC: what they ask for by multicast cannot be told apart.
+    // This is apart from the other WebRTC vectors, because their multicast queries cannot be told
+    // apart.
     vector("N3", MULTICAST,
         "quietly(async () => { const c = new RTCPeerConnection(), d = new RTCPeerConnection(); c.createDataChannel('x');
             await c.setLocalDescription(await c.createOffer()); await d.setRemoteDescription(c.localDescription);

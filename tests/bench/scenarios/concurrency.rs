@@ -1,4 +1,5 @@
-//! One contract, with few callers and with many: beside the ceiling, and a lone caller beside the floor.
+//! One contract with few and with many callers, compared with the ceiling. A single caller is also
+//! compared with the lower bound.
 
 use super::{Bench, Javascript};
 use crate::contracts::{ADD_BODY, path};
@@ -10,7 +11,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     for connections in bench.plan.connections {
         let echo = bench.echo.at.clone();
         if *connections == 1 {
-            let raw = farm.page.in_turn(span).await;
+            let raw = farm.page.sequential(span).await;
             bench
                 .figures
                 .note(names::RAW, Metric::P50, raw.all_but_one_in(2));

@@ -1,6 +1,7 @@
-//! Contracts that are loaded and that nobody calls: records in Redis, to be told apart from the one that
-//! is called. They have no pages. As after a restart of all workers, each waits for its next call to be
-//! hosted again; pages for a thousand contracts would measure the machine's memory.
+//! Contracts that are loaded but not called: records in Redis that must not slow down the one
+//! contract that is called. They have no pages. As after a restart of all workers, each waits for
+//! its next call to be assigned. Pages for a thousand contracts would measure the machine's memory
+//! instead.
 
 use futures::StreamExt;
 use futures::stream::iter;
@@ -15,10 +16,10 @@ use crate::wrk::Load;
 
 const CONTRACTS: usize = 1000;
 
-/// Unloads under way.
-const AT_ONCE: usize = 16;
+/// Concurrent unloads.
+const CONCURRENT_LOADS: usize = 16;
 
-/// Alone, beside them twice, alone: what changes slowly meanwhile touches both alike.
+/// Alone, twice with the idle contracts, alone: so a slow drift affects both cases equally.
 pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let paths = [path("abcd", "add")];
     let load = bench.load(&farm.at, &paths, ADD_BODY, 64);
@@ -42,7 +43,7 @@ fn address(number: usize) -> String {
     format!("idle-{number}")
 }
 
-/// Loads one as everybody does, and repeats what Redis holds of it, without its host.
+/// Loads one contract normally and copies its record in Redis, without the owner.
 async fn fill(farm: &Farm) {
     let client = farm.client();
     client.must_load("idle", ADD).await;
@@ -65,15 +66,15 @@ async fn fill(farm: &Farm) {
     let mut connection = farm.redis.connection().await;
     let done = commands.query_async::<()>(&mut connection).await;
     done.expect("the farm's Redis answers");
-    client.unload("idle").await.is_done();
+    client.unload("idle").await.is_no_content();
     let loaded = client.contracts().await.len();
     assert_eq!(loaded, CONTRACTS + 1, "the idle ones and the hot one");
 }
 
 async fn clear(client: &Client) {
     iter(0..CONTRACTS)
-        .map(async |number| client.unload(&address(number)).await.is_done())
-        .buffer_unordered(AT_ONCE)
+        .map(async |number| client.unload(&address(number)).await.is_no_content())
+        .buffer_unordered(CONCURRENT_LOADS)
         .collect::<()>()
         .await;
 }

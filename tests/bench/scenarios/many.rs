@@ -1,4 +1,4 @@
-//! A hundred contracts: how fast they are loaded, and what becomes of calls that go to all of them.
+//! A hundred contracts: how fast they load, and the throughput of calls spread over all of them.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use crate::names;
 
 const CONTRACTS: usize = 100;
 
-/// Loads under way where they do not wait for one another.
-const AT_ONCE: usize = 8;
+/// Concurrent loads in the parallel case.
+const CONCURRENT_LOADS: usize = 8;
 
 pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let start = Instant::now();
@@ -29,7 +29,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let paths: Vec<String> = (0..CONTRACTS).map(|n| path(&address(n), "add")).collect();
     let farm_load = bench.load(&farm.at, &paths, ADD_BODY, 256);
     bench.measure_farm(names::MANY, &farm_load).await;
-    // The same paths: wrk pays for taking turns, too.
+    // The same paths, because alternating between paths also costs wrk time.
     let echo = bench.echo.at.clone();
     let bare_load = bench.load(&echo, &paths, ADD_BODY, 256);
     bench.measure(names::MANY_BARE, &bare_load).await;
@@ -37,9 +37,11 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
 
     if !bench.plan.is_quick() {
         let start = Instant::now();
-        let count = load(farm, AT_ONCE).await.count();
+        let count = load(farm, CONCURRENT_LOADS).await.count();
         let rate = per_second(count, start.elapsed());
-        bench.figures.note(names::LOADS_AT_ONCE, Metric::Rate, rate);
+        bench
+            .figures
+            .note(names::CONCURRENT_LOADS, Metric::Rate, rate);
         unload(farm).await;
     }
 }
@@ -62,7 +64,7 @@ async fn load(farm: &Javascript, at_once: usize) -> Latencies {
 async fn unload(farm: &Javascript) {
     for number in 0..CONTRACTS {
         let client = farm.farm.client();
-        client.unload(&address(number)).await.is_done();
+        client.unload(&address(number)).await.is_no_content();
     }
 }
 

@@ -1,5 +1,5 @@
-//! What contracts and calls take of the machine's memory, in a farm of each round's own: what was
-//! measured before would leave its traces.
+//! The memory that contracts and calls need. Each round has its own farm, because earlier
+//! measurements would affect it.
 
 use std::time::{Duration, Instant};
 
@@ -20,16 +20,16 @@ use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::wait;
 
-/// Contracts, and pages to compare them with.
+/// The number of contracts, and of pages to compare them with.
 const PAGES: u32 = 20;
 
-/// Calls in flight; each has a connection of its own.
+/// Calls in flight, each on its own connection.
 const CALLS: u16 = 500;
 
-/// How long each of them is: all of them must be in flight at some time, and none over its limit.
+/// The length of each call: all must be in flight at some time, and none may overrun its limit.
 const CALL_MS: u64 = 1500;
 
-/// How long processes may take to come to rest.
+/// How long processes may take to become idle.
 const REST: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(bench: &mut Bench) {
@@ -44,18 +44,18 @@ pub(super) async fn run(bench: &mut Bench) {
     }
 }
 
-/// How much more a worker has, its browser with it, for each further contract.
+/// The additional memory of a worker, including its browser, for each further contract.
 async fn contracts(bench: &mut Bench, farm: &Farm) {
     let worker = farm.workers[0].pid();
     farm.client().must_load("first", &add(0)).await;
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     let before = tree_pss_mib(worker);
     for number in 1..=PAGES {
         let address = format!("c{number}");
         let executable = format!("{{ add: (a) => a + {number} }}");
         farm.client().must_load(&address, &executable).await;
     }
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     note_each(bench, names::CONTRACT_MEMORY, before, tree_pss_mib(worker));
     let figures = &mut bench.figures;
     let mib = rss_kib(farm.apis[0].pid()) / 1024.0;
@@ -63,17 +63,17 @@ async fn contracts(bench: &mut Bench, farm: &Farm) {
     figures.note(names::WORKER_MEMORY, Metric::Mib, rss_kib(worker) / 1024.0);
 }
 
-/// How much more a browser has for each further page, each in a context and a process of its own.
+/// The additional memory of a browser for each further page in its own context and process.
 async fn pages(bench: &mut Bench, arguments: &[String]) {
     let browser = raw_cdp::browser(arguments).await;
     let pid = browser.process.pid();
     open_apart(&browser).await;
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     let before = tree_pss_mib(pid);
     for _ in 0..PAGES {
         open_apart(&browser).await;
     }
-    wait::lasts(REST).await;
+    wait::pass(REST).await;
     note_each(bench, names::PAGE_MEMORY, before, tree_pss_mib(pid));
     browser.stop().await;
 }
@@ -98,8 +98,8 @@ fn note_each(bench: &mut Bench, name: &str, before: Option<f64>, after: Option<f
     }
 }
 
-/// How much more an api has for connections, and how much more again while a call is in flight on each.
-/// It has had neither before: what an allocator keeps would be used again, and not be seen.
+/// The additional memory of an api for connections, and then for a call in flight on each. The api
+/// is new, because an allocator reuses what it kept, which would hide the difference.
 async fn calls(bench: &mut Bench, farm: &Farm) {
     let (client, api) = (farm.client(), farm.apis[0].pid());
     let at = address_of(farm);
@@ -123,7 +123,7 @@ async fn calls(bench: &mut Bench, farm: &Farm) {
     let mut most = connected;
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(CALL_MS) {
-        wait::lasts(Duration::from_millis(50)).await;
+        wait::pass(Duration::from_millis(50)).await;
         most = most.max(rss_kib(api));
     }
     calls.join_all().await;

@@ -1,5 +1,5 @@
-//! What is measured, by groups; each group has a farm of its own, and in each of its rounds every
-//! comparison stands next to what it is compared with.
+//! The scenarios, in groups. Each group has its own farm. In each round, every comparison is
+//! measured next to its reference.
 
 mod concurrency;
 mod docker;
@@ -24,10 +24,10 @@ use crate::raw_cdp::RawPage;
 use crate::support::farm::Farm;
 use crate::wrk::{Load, Run, Wrk};
 
-/// Room for all contracts that a scenario has at the same time.
+/// Capacity for all contracts of a scenario.
 const CAPACITY: &str = "256";
 
-/// What every scenario works with.
+/// The context of every scenario.
 pub(crate) struct Bench {
     pub(crate) plan: Plan,
     pub(crate) figures: Figures,
@@ -35,7 +35,7 @@ pub(crate) struct Bench {
     echo: Echo,
 }
 
-/// A farm of one api and one worker with the contract `abcd`, and a page beside it.
+/// A farm of one api and one worker with the contract `abcd`, and a raw page for comparison.
 struct Javascript {
     farm: Farm,
     page: RawPage,
@@ -44,7 +44,7 @@ struct Javascript {
 }
 
 impl Bench {
-    /// Runs everything that the plan has.
+    /// Runs all scenarios of the plan.
     pub(crate) async fn run(plan: Plan) -> Self {
         let mut bench = Self {
             plan,
@@ -88,21 +88,21 @@ impl Bench {
             pace::run(self, &farm).await;
         }
         farm.page.stop().await;
-        farm.farm.client().unload("abcd").await.is_done();
-        // wrk hangs up with calls under way: what it had sent of large arguments stays until it expires.
-        farm.farm.stop_whatever_is_in_redis().await;
+        farm.farm.client().unload("abcd").await.is_no_content();
+        // wrk disconnects with calls in flight. Their large arguments stay until they expire.
+        farm.farm.stop_ignoring_keys().await;
     }
 
-    /// What is called for the first time is slower: connections, caches, compilers.
+    /// Warms up connections, caches and compilers, because first calls are slower.
     async fn warm_up(&self, farm: &Javascript) {
         for at in [&farm.at, &self.echo.at] {
             let paths = [path("abcd", "add")];
             self.wrk.run(&self.load(at, &paths, ADD_BODY, 64)).await;
         }
-        farm.page.in_turn(Duration::from_secs(1)).await;
+        farm.page.sequential(Duration::from_secs(1)).await;
     }
 
-    /// A load of the plan's span.
+    /// A load that lasts as long as the plan says.
     fn load<'a>(
         &self,
         at: &'a str,
@@ -119,13 +119,13 @@ impl Bench {
         }
     }
 
-    /// Loads what there is to load, and notes what came of it.
+    /// Runs a load and records its result.
     async fn measure(&mut self, name: &str, load: &Load<'_>) {
         let run: Run = self.wrk.run(load).await;
         self.figures.note_run(name, &run);
     }
 
-    /// The same for a load of a farm, and whose processor time it takes.
+    /// The same for a load of a farm, with the processor time that it uses.
     async fn measure_farm(&mut self, name: &str, load: &Load<'_>) {
         let before = Times::now();
         let run: Run = self.wrk.run(load).await;
@@ -138,7 +138,7 @@ impl Bench {
         }
     }
 
-    /// Calls `add` of `abcd`, in a farm or where nothing is behind it.
+    /// Calls `add` of `abcd`, on a farm or on the echo server.
     async fn measure_add(&mut self, name: &str, at: &str, connections: u32) {
         let paths = [path("abcd", "add")];
         let load = self.load(at, &paths, ADD_BODY, connections);
@@ -146,7 +146,7 @@ impl Bench {
     }
 }
 
-/// Where the first api of a farm listens.
+/// The `HOST:PORT` of a farm's first api.
 fn address_of(farm: &Farm) -> String {
     farm.client()
         .url("")

@@ -1,5 +1,5 @@
-//! A contract that is called all the time, and one beside it that is called now and then: what the
-//! second one's callers notice of the first.
+//! A contract under constant load and one that is called now and then: how much the first one
+//! affects the latency of the second.
 
 use super::{Bench, Javascript};
 use crate::contracts::{ADD, ADD_BODY, path};
@@ -16,5 +16,5 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let (hot, cold) = tokio::join!(bench.wrk.run(&hot), bench.wrk.run(&cold));
     bench.figures.note_run(names::COLD, &cold);
     bench.figures.note_run(names::HOT, &hot);
-    client.unload("cold").await.is_done();
+    client.unload("cold").await.is_no_content();
 }

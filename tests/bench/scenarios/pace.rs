@@ -1,5 +1,4 @@
-//! Calls at a constant rate, far below what the farm can take: how long callers wait who do not wait
-//! for one another.
+//! Calls at a constant rate far below the farm's limit: the latency of callers that do not compete.
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;

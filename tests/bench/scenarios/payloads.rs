@@ -1,4 +1,4 @@
-//! Arguments and results of some size: what a contract gives back is what it was given.
+//! Arguments and results of several sizes. The contract returns its argument.
 
 use super::{Bench, Javascript};
 use crate::contracts::{ECHO, path, text};
@@ -17,5 +17,5 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
         let load = bench.load(&echo, &paths, &body, CONNECTIONS);
         bench.measure(&names::bare_payload(*size), &load).await;
     }
-    client.unload("echo").await.is_done();
+    client.unload("echo").await.is_no_content();
 }

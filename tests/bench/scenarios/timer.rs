@@ -10,5 +10,5 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let paths = [path("later", "later")];
     let load = bench.load(&farm.at, &paths, "5", 64);
     bench.measure(names::TIMER, &load).await;
-    client.unload("later").await.is_done();
+    client.unload("later").await.is_no_content();
 }

@@ -1,5 +1,6 @@
-//! What more workers are worth to contracts that wait: each worker has room for one, which takes so
-//! many calls at a time and no more. Nothing here is bounded by the machine's cores.
+//! How throughput grows with workers for contracts that wait. Each worker has capacity for one
+//! contract, which runs a fixed number of calls at a time. The machine's cores are not the limit
+//! here.
 
 use std::collections::BTreeSet;
 
@@ -8,22 +9,22 @@ use crate::contracts::{WAITING, path};
 use crate::names;
 use crate::support::client::Client;
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// More than all contracts together take.
+/// More than all contracts together run at a time.
 const CONNECTIONS: u32 = 128;
 
 pub(super) async fn run(bench: &mut Bench) {
     let all = bench.plan.workers.iter().max().copied().unwrap_or_default();
     let farm = Farm::builder().workers(all).env("WORKER_CAPACITY", "1");
     let farm = farm.start().await;
-    let mut hosts = BTreeSet::new();
+    let mut owners = BTreeSet::new();
     for number in 0..all {
         let address = address(number);
         farm.client().must_load(&address, WAITING).await;
-        hosts.insert(farm.client().host(&address).await);
+        owners.insert(farm.client().owner(&address).await);
     }
-    assert_eq!(hosts.len(), all, "each worker has one: {hosts:?}");
+    assert_eq!(owners.len(), all, "each worker has one: {owners:?}");
     let at = address_of(&farm);
     let paths: Vec<String> = (0..all).map(|n| path(&address(n), "wait")).collect();
     for round in 1..=bench.plan.rounds {
@@ -37,9 +38,9 @@ pub(super) async fn run(bench: &mut Bench) {
     farm.stop().await;
 }
 
-/// Waits until nobody is in line any more: wrk hangs up with calls under way.
+/// Waits until no call is in flight or queued, because wrk disconnects with calls in flight.
 async fn rest(client: &Client) {
-    wait::until_true("the last calls to end", PATIENCE, async || {
+    wait::until_true("the last calls to end", DEFAULT_LIMIT, async || {
         let contracts = client.contracts().await;
         contracts.iter().all(|contract| contract["queueDepth"] == 0)
     })

@@ -1,4 +1,4 @@
-//! Just enough HTTP/1.1, and how to get it wrong.
+//! Just enough HTTP/1.1, and several ways to violate it.
 
 use std::io::{self, BufRead, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ pub struct Request {
 pub struct Reply {
     pub status: u16,
     pub body: String,
-    /// Sent by whoever made it: nothing more is to be written.
+    /// The reply has already been sent, so nothing more is written.
     pub sent: bool,
 }
 
@@ -75,9 +75,9 @@ pub fn write(mut stream: &TcpStream, request: &Request, reply: &Reply) -> io::Re
     stream.write_all((head + shown).as_bytes())
 }
 
-/// Answers as no contract should: `"KIND"` names how. The connection is closed afterwards.
+/// Sends an invalid answer, whose kind is `"KIND"`, and closes the connection.
 pub fn ill(kind: &str, stream: &TcpStream) -> Reply {
-    // The caller may hang up at any time.
+    // The caller may disconnect at any time.
     let _ = ill_answer(kind.trim_matches('"'), stream);
     Reply {
         status: 0,

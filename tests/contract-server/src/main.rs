@@ -1,9 +1,9 @@
-//! A Docker contract for the tests: tiny, static, and as ill-behaved as it is told to be.
+//! A Docker contract for the tests: tiny, static, and able to misbehave on request.
 //!
-//! It speaks just enough HTTP/1.1, with the standard library alone, a thread per connection. How it
-//! begins is set by its first argument (see [`main`]), what it does by the paths in [`answer`].
+//! It implements just enough HTTP/1.1 with the standard library, and uses a thread per connection.
+//! Its first argument sets how it starts (see [`main`]); the paths in [`answer`] are its actions.
 
-mod deeds;
+mod actions;
 mod http;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -16,15 +16,21 @@ use std::time::Duration;
 use http::{Reply, Request};
 use nix::sys::signal::{SigSet, Signal};
 
-/// What the contract remembers.
+/// The state of the contract.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-/// Calls that are under way in `sleep`, and the most there ever were.
+/// Calls in flight in `sleep`, and their maximum so far.
 static ASLEEP: AtomicU64 = AtomicU64::new(0);
 static MOST_ASLEEP: AtomicU64 = AtomicU64::new(0);
 
-/// `serve [PORT]`, `stubborn` (serves, and SIGTERM does not end it), `away` (leaves the serving to a
-/// child and ends), `exit CODE`, `silent` (never listens), or `sleep`, for `deeds`.
+/// Runs in one of these modes:
+///
+/// - `serve [PORT]` serves the contract.
+/// - `stubborn` serves, and SIGTERM does not end it.
+/// - `away` starts a child that serves, and ends.
+/// - `exit CODE` ends at once.
+/// - `silent` never listens.
+/// - `euid` and `sleep` are for processes that `actions` starts.
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |index: usize| arguments.get(index).map(String::as_str);
@@ -33,19 +39,19 @@ fn main() {
             println!("about to end, as asked");
             exit(argument(1).and_then(|code| code.parse().ok()).unwrap_or(0));
         }
-        // What `setuid` starts, by another name.
+        // The mode of the copy that `setuid` starts.
         Some("euid") => print!("{}", nix::unistd::geteuid()),
         Some("silent") => loop {
             thread::park();
         },
-        // What `fork` starts.
+        // The mode of the processes that `fork` starts.
         Some("sleep") => thread::sleep(Duration::from_mins(10)),
         Some("away") => {
-            // Nobody waits for it: that is the point.
+            // The child is deliberately not awaited.
             let _ = Command::new("/contract-server").arg("serve").spawn();
         }
         Some("stubborn") => {
-            // Every thread inherits it.
+            // Every thread inherits the blocked signal.
             let _ = SigSet::from(Signal::SIGTERM).thread_block();
             serve(8080);
         }
@@ -67,18 +73,18 @@ fn serve(port: u16) {
     };
     println!("listening on {port}");
     for stream in listener.incoming().flatten() {
-        // Without a thread the connection is closed, which is what a caller should see.
+        // If no thread can be started, the connection is closed, so the caller sees a failure.
         let _ = thread::Builder::new()
             .stack_size(256 * 1024)
-            .spawn(move || talk(&stream));
+            .spawn(move || serve_connection(&stream));
     }
 }
 
-fn talk(stream: &TcpStream) {
+fn serve_connection(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let mut reader = std::io::BufReader::new(stream);
     while let Some(request) = http::read(&mut reader) {
-        deeds::hang_if_told();
+        actions::hang_if_asked();
         let reply = answer(&request, stream);
         if http::write(stream, &request, &reply).is_err() {
             return;
@@ -100,31 +106,31 @@ fn answer(request: &Request, stream: &TcpStream) -> Reply {
         (_, "/note") => note(body),
         (_, "/sleep") => sleep(body),
         (_, "/most-asleep") => Reply::json(&MOST_ASLEEP.load(Ordering::SeqCst).to_string()),
-        (_, "/whoami") => deeds::whoami(),
-        (_, "/hang") => deeds::hang(),
+        (_, "/whoami") => actions::whoami(),
+        (_, "/hang") => actions::hang(),
         (_, "/exit") => exit(body.parse().unwrap_or(0)),
-        (_, "/burn") => deeds::burn(body),
-        (_, "/eat") => deeds::eat(body),
-        (_, "/fork") => deeds::fork(body),
-        (_, "/files") => deeds::files(body),
-        (_, "/chatter") => deeds::chatter(body),
-        (_, "/write") => deeds::write(body),
-        (_, "/read") => deeds::read(body),
-        (_, "/connect") => deeds::connect(body),
-        (_, "/resolve") => deeds::resolve(body),
-        (_, "/udp") => deeds::udp(body),
-        (_, "/mount") => deeds::mount(),
-        (_, "/raw-socket") => deeds::raw_socket(),
-        (_, "/ptrace") => deeds::ptrace(body),
-        (_, "/setuid") => deeds::setuid(),
-        (_, "/device") => deeds::device(),
+        (_, "/burn") => actions::burn(body),
+        (_, "/eat") => actions::eat(body),
+        (_, "/fork") => actions::fork(body),
+        (_, "/files") => actions::files(body),
+        (_, "/chatter") => actions::chatter(body),
+        (_, "/write") => actions::write(body),
+        (_, "/read") => actions::read(body),
+        (_, "/connect") => actions::connect(body),
+        (_, "/resolve") => actions::resolve(body),
+        (_, "/udp") => actions::udp(body),
+        (_, "/mount") => actions::mount(),
+        (_, "/raw-socket") => actions::raw_socket(),
+        (_, "/ptrace") => actions::ptrace(body),
+        (_, "/setuid") => actions::setuid(),
+        (_, "/device") => actions::device(),
         (_, "/ill") => http::ill(body, stream),
         (_, "/percent%2Fencoded%20one") => Reply::json("\"one segment\""),
         _ => Reply::status(404, "\"no such endpoint\""),
     }
 }
 
-/// `{"a":1,"b":2}` or any other text with two numbers in it.
+/// Adds the numbers of `{"a":1,"b":2}`, or of any other text that contains numbers.
 fn add(body: &str) -> Reply {
     let numbers = body.split(|c: char| !c.is_ascii_digit() && c != '-');
     let sum: i64 = numbers
@@ -133,7 +139,7 @@ fn add(body: &str) -> Reply {
     Reply::json(&sum.to_string())
 }
 
-/// Remembers a JSON value; gives all of them.
+/// Stores a JSON value and returns all stored values.
 fn note(body: &str) -> Reply {
     let Ok(mut notes) = NOTES.lock() else {
         return Reply::status(500, "\"poisoned\"");
@@ -142,7 +148,7 @@ fn note(body: &str) -> Reply {
     Reply::json(&format!("[{}]", notes.join(",")))
 }
 
-/// Sleeps so many milliseconds.
+/// Sleeps for the given milliseconds.
 fn sleep(body: &str) -> Reply {
     let now = ASLEEP.fetch_add(1, Ordering::SeqCst) + 1;
     MOST_ASLEEP.fetch_max(now, Ordering::SeqCst);

@@ -1,16 +1,16 @@
-//! What a contract answers, and what its caller gets.
+//! What a container answers, and what its caller receives.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::world::{World, farm};
-use crate::support::wait::{self, PATIENCE};
+use super::docker_farm::{DockerFarm, docker_builder};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 #[tokio::test]
-async fn results_are_passed_on() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
+async fn results_are_returned_unchanged() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
     let long = "ü".repeat(200_000);
     for value in [
         json!(null),
@@ -18,10 +18,10 @@ async fn results_are_passed_on() {
         json!([1, {"b": "\u{0}\u{2028}"}]),
         json!(long),
     ] {
-        assert_eq!(world.call("a", "echo", value.clone()).await, value);
-        assert_eq!(world.call("a", "wrapped", value.clone()).await, value);
+        assert_eq!(farm.call("a", "echo", value.clone()).await, value);
+        assert_eq!(farm.call("a", "wrapped", value.clone()).await, value);
     }
-    let client = world.client();
+    let client = farm.client();
     assert_eq!(client.call("a", "echo").await.data(), Value::Null);
     assert_eq!(
         client.call("a", "schema").await.data(),
@@ -31,18 +31,18 @@ async fn results_are_passed_on() {
         client.call("a", "percent%2Fencoded%20one").await.data(),
         "one segment"
     );
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn answers_that_are_no_results_have_their_errors() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
-    let client = world.client();
+async fn each_invalid_answer_has_its_own_error() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
+    let client = farm.client();
     let answer = client.call("a", "nothing").await;
     let text = answer.error_text(404, "endpoint_not_found");
     assert!(text.contains("nothing"), "{text}");
-    // It is the container that says so: whatever it did before, it was asked.
+    // The container itself answered, so the call may have had an effect before.
     assert!(answer.json()["started"].is_null(), "{answer:?}");
     for (kind, status, code, said) in [
         ("html", 500, "result_not_json", "JSON"),
@@ -65,35 +65,35 @@ async fn answers_that_are_no_results_have_their_errors() {
         client.execute("a", "ill", &json!("empty")).await.data(),
         Value::Null
     );
-    // None of that was the container's end.
+    // None of these answers ended the container.
     assert_eq!(client.generation("a").await, 1);
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
 async fn a_result_may_have_as_many_bytes_as_its_limit() {
-    let mut world = World::start().await;
-    let image = world.image(super::recipe::Recipe::new()).await;
+    let mut farm = DockerFarm::start().await;
+    let image = farm.image(super::test_image::TestImage::new()).await;
     let limits = json!({"limits": {"resultBytes": 100}});
-    world.load_with("a", &image, limits).await.is_done();
+    farm.load_with("a", &image, limits).await.is_no_content();
     let fits = json!("x".repeat(98));
-    assert_eq!(world.call("a", "echo", fits.clone()).await, fits);
-    let answer = world
+    assert_eq!(farm.call("a", "echo", fits.clone()).await, fits);
+    let answer = farm
         .client()
         .execute("a", "echo", &json!("x".repeat(99)))
         .await;
     answer.error(500, "result_too_large");
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn an_overdue_call_does_not_end_a_container_that_answers() {
-    let mut world = World::of(farm().env("EXECUTE_TIMEOUT_MS", "300")).await;
-    world.load_servers(&["a"]).await;
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
+async fn an_overrun_call_does_not_end_a_responsive_container() {
+    let mut farm = DockerFarm::of(docker_builder().env("EXECUTE_TIMEOUT_MS", "300")).await;
+    farm.load_all(&["a"]).await;
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
     for (method, argument) in [("sleep", json!(2000)), ("ill", json!("trickle"))] {
         let start = Instant::now();
-        let answer = world.client().execute("a", method, &argument).await;
+        let answer = farm.client().execute("a", method, &argument).await;
         answer.error(504, "execution_timeout");
         assert!(
             start.elapsed() < Duration::from_millis(1300),
@@ -101,63 +101,62 @@ async fn an_overdue_call_does_not_end_a_container_that_answers() {
             start.elapsed()
         );
     }
-    assert_eq!(world.call("a", "count", Value::Null).await, 2);
-    assert_eq!(world.client().generation("a").await, 1);
-    world.stop().await;
+    assert_eq!(farm.call("a", "count", Value::Null).await, 2);
+    assert_eq!(farm.client().generation("a").await, 1);
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_container_that_hangs_is_made_anew() {
-    let builder = farm()
+async fn a_container_that_hangs_is_recreated() {
+    let builder = docker_builder()
         .env("EXECUTE_TIMEOUT_MS", "300")
         .env("CONTAINER_PROBE_TIMEOUT_MS", "300");
-    let mut world = World::of(builder).await;
-    world.load_servers(&["a", "b"]).await;
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-    let before = world.container_name("a").await;
-    world
-        .client()
+    let mut farm = DockerFarm::of(builder).await;
+    farm.load_all(&["a", "b"]).await;
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
+    let before = farm.container_name("a").await;
+    farm.client()
         .call("a", "hang")
         .await
         .error(504, "execution_timeout");
-    // A call that comes now waits for the new one.
-    let answer = world.client().call("a", "count").await;
+    // A call that arrives now waits for the new container.
+    let answer = farm.client().call("a", "count").await;
     assert_eq!((answer.data(), answer.generation()), (json!(1), 2));
-    assert_ne!(world.container_name("a").await, before);
-    assert_eq!(world.client().generation("b").await, 1);
-    world.stop().await;
+    assert_ne!(farm.container_name("a").await, before);
+    assert_eq!(farm.client().generation("b").await, 1);
+    farm.stop().await;
 }
 
 #[tokio::test]
 async fn calls_run_concurrently_up_to_the_limit() {
-    let mut world = World::start().await;
-    let image = world.image(super::recipe::Recipe::new()).await;
+    let mut farm = DockerFarm::start().await;
+    let image = farm.image(super::test_image::TestImage::new()).await;
     let limits = json!({"limits": {"concurrency": 3}});
-    world.load_with("few", &image, limits).await.is_done();
-    world.load("many", &image).await.is_done();
+    farm.load_with("few", &image, limits).await.is_no_content();
+    farm.load("many", &image).await.is_no_content();
     for (address, most) in [("few", 3), ("many", 16)] {
-        let client = world.client();
+        let client = farm.client();
         let (long, some) = (json!(200), [(); 24]);
         let calls = some.map(|()| client.execute(address, "sleep", &long));
         for answer in futures::future::join_all(calls).await {
             assert_eq!(answer.data(), "slept");
         }
-        assert_eq!(world.call(address, "most-asleep", Value::Null).await, most);
+        assert_eq!(farm.call(address, "most-asleep", Value::Null).await, most);
     }
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn an_unload_finishes_what_runs() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
-    let client = world.client().clone();
+async fn an_unload_finishes_running_calls() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
+    let client = farm.client().clone();
     let slow = tokio::spawn(async move { client.execute("a", "sleep", &json!(800)).await });
-    wait::until_true("the call to run", PATIENCE, async || {
-        world.client().contract("a").await["queueDepth"] == 1
+    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
+        farm.client().contract("a").await["queueDepth"] == 1
     })
     .await;
-    world.client().unload("a").await.is_done();
+    farm.client().unload("a").await.is_no_content();
     assert_eq!(slow.await.unwrap().data(), "slept");
-    world.stop().await;
+    farm.stop().await;
 }

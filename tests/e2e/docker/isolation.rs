@@ -1,5 +1,5 @@
-//! What a contract reaches: nothing but who calls it. Each attempt has a control that shows that it
-//! would be seen.
+//! What a contract can reach: nothing except its callers. Each attempt has a control that shows
+//! that a success would be noticed.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::world::{World, farm};
+use super::docker_farm::{DockerFarm, docker_builder};
 
 #[tokio::test]
 async fn a_contract_has_no_privileges() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
-    let seen = world.call("a", "whoami", Value::Null).await;
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
+    let seen = farm.call("a", "whoami", Value::Null).await;
     for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(seen[field], "0000000000000000", "{field}");
     }
@@ -22,7 +22,7 @@ async fn a_contract_has_no_privileges() {
     let init = seen["Init"].as_str().unwrap();
     assert!(init.contains("docker-init"), "{init}");
 
-    let container = world.container("a").await;
+    let container = farm.container("a").await;
     let host = container.host_config.unwrap();
     assert_eq!(host.privileged, Some(false));
     assert_eq!(host.readonly_rootfs, Some(true));
@@ -33,12 +33,12 @@ async fn a_contract_has_no_privileges() {
     }
     assert_eq!(host.ipc_mode.as_deref(), Some("private"));
     assert!(container.mounts.unwrap_or_default().is_empty());
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn privileges_are_the_operators_to_set() {
-    let builder = farm()
+async fn the_operator_can_configure_privileges() {
+    let builder = docker_builder()
         .env("CONTAINER_CAPABILITIES", "NET_BIND_SERVICE, CHOWN")
         .env("CONTAINER_USER", "1234:1234")
         .env("CONTAINER_INIT", "false")
@@ -46,41 +46,41 @@ async fn privileges_are_the_operators_to_set() {
         .env("CONTAINER_READONLY", "false")
         .env("CONTAINER_MEMORY_MB", "64")
         .env("CONTAINER_SUBNETS", "10.214.7.0/24");
-    let mut world = World::of(builder).await;
-    world.load_servers(&["a"]).await;
-    let seen = world.call("a", "whoami", Value::Null).await;
+    let mut farm = DockerFarm::of(builder).await;
+    farm.load_all(&["a"]).await;
+    let seen = farm.call("a", "whoami", Value::Null).await;
     assert_eq!(seen["CapBnd"], "0000000000000401");
     assert_eq!(seen["Uid"], "1234\t1234\t1234\t1234");
     assert_eq!(seen["NoNewPrivs"], "0");
     assert_eq!(seen["Init"], "/contract-server serve ");
-    let host = world.container("a").await.host_config.unwrap();
+    let host = farm.container("a").await.host_config.unwrap();
     assert_eq!(
         (host.memory, host.readonly_rootfs),
         (Some(64 << 20), Some(false))
     );
-    let ip = world.ip("a").await;
+    let ip = farm.ip("a").await;
     assert!(ip.starts_with("10.214.7."), "{ip}");
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_contract_reaches_no_other_and_not_the_host() {
-    let mut world = World::start().await;
-    world.load_servers(&["spy", "victim"]).await;
-    let victim = format!("{}:8080", world.ip("victim").await);
+async fn a_contract_reaches_neither_other_contracts_nor_the_host() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["spy", "victim"]).await;
+    let victim = format!("{}:8080", farm.ip("victim").await);
     // Control: the host reaches it.
     TcpStream::connect(&victim).await.unwrap();
-    let said = world.call("spy", "connect", json!(victim)).await;
+    let said = farm.call("spy", "connect", json!(victim)).await;
     assert_ne!(said, "done", "another contract");
-    // Control: a contract can connect, to itself.
-    let own = format!("{}:8080", world.ip("spy").await);
-    assert_eq!(world.call("spy", "connect", json!(own)).await, "done");
+    // Control: a contract can connect to itself.
+    let own = format!("{}:8080", farm.ip("spy").await);
+    assert_eq!(farm.call("spy", "connect", json!(own)).await, "done");
 
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     listener.set_nonblocking(true).unwrap();
-    let gateway = gateway(&world, "spy").await;
+    let gateway = gateway(&farm, "spy").await;
     let service = format!("{gateway}:{}", listener.local_addr().unwrap().port());
-    let said = world.call("spy", "connect", json!(service)).await;
+    let said = farm.call("spy", "connect", json!(service)).await;
     assert_ne!(said, "done", "the host's services");
     let refused = listener.accept().unwrap_err().kind();
     assert_eq!(
@@ -88,22 +88,22 @@ async fn a_contract_reaches_no_other_and_not_the_host() {
         std::io::ErrorKind::WouldBlock,
         "a connection arrived"
     );
-    // Control: the same listener at the same address, asked by the host.
+    // Control: the same listener at the same address, reached from the host.
     TcpStream::connect(&service).await.unwrap();
     listener.accept().unwrap();
 
     let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
     let service = format!("{gateway}:{}", socket.local_addr().unwrap().port());
-    assert_ne!(world.call("spy", "udp", json!(service)).await, "done");
+    assert_ne!(farm.call("spy", "udp", json!(service)).await, "done");
     let mut datagram = [0; 8];
     let heard = tokio::time::timeout(Duration::from_millis(100), socket.recv(&mut datagram));
     assert!(heard.await.is_err(), "a datagram arrived");
-    world.stop().await;
+    farm.stop().await;
 }
 
 /// The host's address in a contract's network: the first of the eight.
-async fn gateway(world: &World, address: &str) -> Ipv4Addr {
-    let ip: Ipv4Addr = world.ip(address).await.parse().expect("an address is one");
+async fn gateway(farm: &DockerFarm, address: &str) -> Ipv4Addr {
+    let ip: Ipv4Addr = farm.ip(address).await.parse().expect("an address is one");
     Ipv4Addr::from((u32::from(ip) & !7) + 1)
 }
 
@@ -117,17 +117,17 @@ fn rules(chain: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Nothing is sent anywhere: that there is no way to anywhere is seen in the tables.
+/// Checks the routing tables and firewall rules. No packet is sent to the outside.
 #[tokio::test]
-async fn there_is_no_way_to_the_outside_and_no_resolver() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
-    let name = world.container_name("a").await;
-    let network = world.docker.inspect_network(&name, None).await.unwrap();
+async fn a_contract_has_no_route_to_the_outside_and_no_resolver() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
+    let name = farm.container_name("a").await;
+    let network = farm.docker.inspect_network(&name, None).await.unwrap();
     assert_eq!(network.internal, Some(true));
-    // Older daemons set a default route in spite of that. It leads to the host, which drops what is
-    // for the network's outside: the metadata service's address as well as any other.
-    let bridge = world.bridge("a").await;
+    // Older daemons set a default route in spite of that. It leads to the host, which drops all
+    // packets to the outside, including those to the metadata service's address.
+    let bridge = farm.bridge("a").await;
     assert!(bridge.starts_with("exb-c"), "{bridge}");
     let closed = "-A FORWARD -i exb-c+ -j DROP";
     let forward = rules("FORWARD");
@@ -139,7 +139,7 @@ async fn there_is_no_way_to_the_outside_and_no_resolver() {
     let answers = "-A INPUT -i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP";
     assert!(input.iter().any(|rule| rule == answers), "{input:#?}");
 
-    let answer = world
+    let answer = farm
         .client()
         .execute("a", "read", &json!("/proc/net/ipv6_route"))
         .await;
@@ -152,13 +152,13 @@ async fn there_is_no_way_to_the_outside_and_no_resolver() {
             .filter(|line| line.contains("eth"));
         assert_eq!(of_ethernet.count(), 0, "{all}");
     }
-    let host = world.container("a").await.host_config.unwrap();
+    let host = farm.container("a").await.host_config.unwrap();
     assert_eq!(
         host.dns.unwrap(),
         ["127.0.0.1"],
-        "what the daemon would ask for the contract"
+        "the daemon resolves no name for the contract"
     );
-    let resolvers = world.call("a", "read", json!("/etc/resolv.conf")).await;
+    let resolvers = farm.call("a", "read", json!("/etc/resolv.conf")).await;
     let resolvers = resolvers.as_str().unwrap();
     let servers = resolvers
         .lines()
@@ -168,32 +168,32 @@ async fn there_is_no_way_to_the_outside_and_no_resolver() {
         ["nameserver 127.0.0.11"],
         "the daemon's own"
     );
-    // Control: the daemon's resolver works, for what the daemon knows itself.
-    let own = world.container_name("a").await;
-    assert_eq!(world.call("a", "resolve", json!(own)).await, "done");
-    // A name that exists nowhere: the resolver finds nobody to ask, and may take its time.
+    // Control: the daemon's resolver works for names that the daemon knows itself.
+    let own = farm.container_name("a").await;
+    assert_eq!(farm.call("a", "resolve", json!(own)).await, "done");
+    // No such name exists. The resolver has no upstream to ask and may take its time.
     let unknown = json!("execution.invalid");
-    let answer = world.client().execute("a", "resolve", &unknown).await;
+    let answer = farm.client().execute("a", "resolve", &unknown).await;
     assert!(
         answer.status == 504 || answer.data() != "done",
         "{answer:?}"
     );
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn the_outside_network_is_the_operators_to_give() {
+async fn only_the_operator_can_allow_egress() {
     let wanted = json!({"limits": {"network": true}});
-    let mut strict = World::start().await;
-    let image = strict.image(super::recipe::Recipe::new()).await;
+    let mut strict = DockerFarm::start().await;
+    let image = strict.image(super::test_image::TestImage::new()).await;
     let answer = strict.load_with("a", &image, wanted.clone()).await;
     let text = answer.error_text(422, "invalid_executable");
     assert!(text.contains("CONTAINER_ALLOW_EGRESS"), "{text}");
-    assert_eq!(strict.things().await, [""; 0]);
+    assert_eq!(strict.resources().await, [""; 0]);
 
-    let open = World::of(farm().env("CONTAINER_ALLOW_EGRESS", "true")).await;
+    let open = DockerFarm::of(docker_builder().env("CONTAINER_ALLOW_EGRESS", "true")).await;
     for (address, more, internal) in [("asks", wanted, false), ("does-not", json!({}), true)] {
-        open.load_with(address, &image, more).await.is_done();
+        open.load_with(address, &image, more).await.is_no_content();
         let name = open.container_name(address).await;
         let network = open.docker.inspect_network(&name, None).await.unwrap();
         assert_eq!(network.internal, Some(internal));
@@ -201,7 +201,7 @@ async fn the_outside_network_is_the_operators_to_give() {
         let bridge = open.bridge(address).await;
         assert!(bridge.starts_with(start), "{bridge}");
     }
-    // Not even then the host: with a control as above.
+    // Even with egress the host is unreachable. The control is the same as above.
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let gateway = gateway(&open, "asks").await;
     let service = format!("{gateway}:{}", listener.local_addr().unwrap().port());

@@ -1,79 +1,79 @@
-//! The limits of a container bite, and its neighbour does not notice.
+//! The limits of a container take effect and do not affect its neighbour.
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::world::{World, farm};
-use crate::support::wait::{self, PATIENCE};
+use super::docker_farm::{DockerFarm, docker_builder};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// A world with a contract to misbehave and one to suffer from it.
-async fn pair() -> World {
-    let mut world = World::of(farm().env("EXECUTE_TIMEOUT_MS", "10000")).await;
-    world.load_servers(&["bad", "good"]).await;
-    assert_eq!(world.call("good", "count", Value::Null).await, 1);
-    world
+/// A farm with two contracts: one that misbehaves and its neighbour.
+async fn two_contracts() -> DockerFarm {
+    let mut farm = DockerFarm::of(docker_builder().env("EXECUTE_TIMEOUT_MS", "10000")).await;
+    farm.load_all(&["bad", "good"]).await;
+    assert_eq!(farm.call("good", "count", Value::Null).await, 1);
+    farm
 }
 
-/// The neighbour is the same as before, and the worker can do all its work.
-async fn is_unharmed(mut world: World) {
-    assert_eq!(world.call("good", "count", Value::Null).await, 2);
-    assert_eq!(world.client().generation("good").await, 1);
-    world.load_servers(&["new"]).await;
-    assert_eq!(world.call("new", "count", Value::Null).await, 1);
-    world.stop().await;
+/// Checks that the neighbour kept its state and that the worker can load another contract.
+async fn neighbour_is_unaffected(mut farm: DockerFarm) {
+    assert_eq!(farm.call("good", "count", Value::Null).await, 2);
+    assert_eq!(farm.client().generation("good").await, 1);
+    farm.load_all(&["new"]).await;
+    assert_eq!(farm.call("new", "count", Value::Null).await, 1);
+    farm.stop().await;
 }
 
 #[tokio::test]
 async fn memory_is_limited() {
-    let world = pair().await;
-    assert_eq!(world.call("bad", "eat", json!(100)).await, 100);
-    let answer = world.client().execute("bad", "eat", &json!(400)).await;
+    let farm = two_contracts().await;
+    assert_eq!(farm.call("bad", "eat", json!(100)).await, 100);
+    let answer = farm.client().execute("bad", "eat", &json!(400)).await;
     answer.error(500, "contract_crashed");
-    // It is back, without what it ate.
-    assert_eq!(world.call("bad", "eat", json!(100)).await, 100);
-    assert_eq!(world.client().generation("bad").await, 2);
-    is_unharmed(world).await;
+    // The container was recreated, without the memory that it used.
+    assert_eq!(farm.call("bad", "eat", json!(100)).await, 100);
+    assert_eq!(farm.client().generation("bad").await, 2);
+    neighbour_is_unaffected(farm).await;
 }
 
 #[tokio::test]
 async fn processes_are_limited() {
-    let world = pair().await;
-    let forked = world.call("bad", "fork", json!(1000)).await;
+    let farm = two_contracts().await;
+    let forked = farm.call("bad", "fork", json!(1000)).await;
     assert!((50..128).contains(&forked.as_u64().unwrap()), "{forked}");
-    is_unharmed(world).await;
+    neighbour_is_unaffected(farm).await;
 }
 
 #[tokio::test]
 async fn cpu_is_limited() {
-    let world = pair().await;
-    // Before and while the other one burns.
+    let farm = two_contracts().await;
+    // The neighbour's calls before and while the other contract uses all its CPU time.
     let burnt = |address: &'static str| {
-        let call = world.call(address, "burn", json!(1000));
+        let call = farm.call(address, "burn", json!(1000));
         async move { call.await.as_u64().unwrap() }
     };
     let start = Instant::now();
     let rounds = burnt("bad").await;
     let wall = start.elapsed().as_secs_f64();
-    let stats = cpu_seconds(&world).await;
-    // Half a core, of four threads that want more.
+    let stats = cpu_seconds(&farm).await;
+    // Half a core, although four threads want more.
     assert!(
         rounds > 0 && stats < 0.75 * wall + 0.25,
         "{stats} s of CPU in {wall} s"
     );
-    is_unharmed(world).await;
+    neighbour_is_unaffected(farm).await;
 }
 
 /// CPU time that the misbehaving container has used so far.
-async fn cpu_seconds(world: &World) -> f64 {
+async fn cpu_seconds(farm: &DockerFarm) -> f64 {
     use bollard::query_parameters::StatsOptionsBuilder;
     use futures::StreamExt;
-    let name = world.container_name("bad").await;
+    let name = farm.container_name("bad").await;
     let options = StatsOptionsBuilder::new()
         .stream(false)
         .one_shot(true)
         .build();
-    let mut stats = Box::pin(world.docker.stats(&name, Some(options)));
+    let mut stats = Box::pin(farm.docker.stats(&name, Some(options)));
     let stats = stats
         .next()
         .await
@@ -88,12 +88,12 @@ async fn cpu_seconds(world: &World) -> f64 {
 
 #[tokio::test]
 async fn files_and_space_are_limited() {
-    let world = pair().await;
-    let opened = world.call("bad", "files", json!(2000)).await;
+    let farm = two_contracts().await;
+    let opened = farm.call("bad", "files", json!(2000)).await;
     assert!((900..1024).contains(&opened.as_u64().unwrap()), "{opened}");
-    assert_eq!(world.call("bad", "write", json!("/tmp/file 100")).await, 32);
+    assert_eq!(farm.call("bad", "write", json!("/tmp/file 100")).await, 32);
     assert_eq!(
-        world.call("bad", "write", json!("/dev/shm/file 100")).await,
+        farm.call("bad", "write", json!("/dev/shm/file 100")).await,
         16
     );
     for path in [
@@ -102,30 +102,34 @@ async fn files_and_space_are_limited() {
         "/proc/sys/kernel/hostname",
         "/sys/file",
     ] {
-        let said = world.call("bad", "write", json!(path)).await;
+        let said = farm.call("bad", "write", json!(path)).await;
         assert!(said.is_string(), "{path}: {said}");
     }
-    is_unharmed(world).await;
+    neighbour_is_unaffected(farm).await;
 }
 
 #[tokio::test]
 async fn output_is_limited() {
-    let world = pair().await;
-    world.call("bad", "chatter", json!(20)).await;
-    let name = world.container_name("bad").await;
-    wait::until_true("the daemon to keep little of it", PATIENCE, async || {
-        let kept = log_bytes(&world, &name).await;
-        (1..3 << 20).contains(&kept)
-    })
+    let farm = two_contracts().await;
+    farm.call("bad", "chatter", json!(20)).await;
+    let name = farm.container_name("bad").await;
+    wait::until_true(
+        "the daemon to keep little of it",
+        DEFAULT_LIMIT,
+        async || {
+            let kept = log_bytes(&farm, &name).await;
+            (1..3 << 20).contains(&kept)
+        },
+    )
     .await;
-    is_unharmed(world).await;
+    neighbour_is_unaffected(farm).await;
 }
 
-async fn log_bytes(world: &World, name: &str) -> usize {
+async fn log_bytes(farm: &DockerFarm, name: &str) -> usize {
     use bollard::query_parameters::LogsOptionsBuilder;
     use futures::StreamExt;
     let options = LogsOptionsBuilder::new().stdout(true).build();
-    let lines = world.docker.logs(name, Some(options));
+    let lines = farm.docker.logs(name, Some(options));
     lines
         .filter_map(async |line| line.ok())
         .fold(0, async |bytes, line| bytes + line.into_bytes().len())

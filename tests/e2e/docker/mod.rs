@@ -1,16 +1,17 @@
-//! Docker contracts, against a real Docker Engine.
+//! Tests of Docker contracts against a real Docker Engine.
 //!
-//! `world` is a farm with a daemon, `recipe` makes the images: from nothing, out of the one static
-//! program in `tests/contract-server`. A daemon must run: `scripts/setup --docker` sees to that.
+//! `docker_farm` is a farm with a daemon. `test_image` builds the images from scratch out of the one
+//! static program in `tests/contract-server`. A daemon must run: `scripts/setup --docker` ensures
+//! that.
 
 mod calls;
+mod docker_farm;
 mod faults;
 mod isolation;
 mod limits;
 mod load;
-mod recipe;
 mod recovery;
 mod registry;
-mod seat;
 mod tar;
-mod world;
+mod test_image;
+mod worker_in_container;

@@ -1,25 +1,25 @@
-//! Containers, daemons and workers die, and what follows.
+//! Recovery after containers, daemons and workers die.
 
 use serde_json::{Value, json};
 
-use super::faults::{becomes, kill};
-use super::recipe::Recipe;
-use super::world::{World, farm};
-use crate::support::wait::{self, PATIENCE};
+use super::docker_farm::{DockerFarm, docker_builder};
+use super::faults::{kill, wait_for_field};
+use super::test_image::TestImage;
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 #[tokio::test]
-async fn a_call_that_was_running_is_run_again_only_if_it_may_be() {
-    let mut world = World::start().await;
-    let image = world.image(Recipe::new()).await;
-    world.load("once", &image).await.is_done();
+async fn a_running_call_is_retried_only_if_it_is_idempotent() {
+    let mut farm = DockerFarm::start().await;
+    let image = farm.image(TestImage::new()).await;
+    farm.load("once", &image).await.is_no_content();
     let twice = json!({"idempotent": true});
-    world.load_with("twice", &image, twice).await.is_done();
+    farm.load_with("twice", &image, twice).await.is_no_content();
     for (address, crashes) in [("once", true), ("twice", false)] {
-        let client = world.client().clone();
+        let client = farm.client().clone();
         let slow =
             tokio::spawn(async move { client.execute(address, "sleep", &json!(1000)).await });
-        becomes(&world, address, "queueDepth", json!(1)).await;
-        kill(&world, address).await;
+        wait_for_field(&farm, address, "queueDepth", json!(1)).await;
+        kill(&farm, address).await;
         let answer = slow.await.unwrap();
         if crashes {
             answer.error(500, "contract_crashed");
@@ -27,64 +27,66 @@ async fn a_call_that_was_running_is_run_again_only_if_it_may_be() {
             assert_eq!(answer.data(), "slept");
         }
     }
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_container_that_dies_again_and_again_is_quarantined() {
-    let mut world = World::of(farm().env("CONTAINER_MAX_DEATHS", "3")).await;
-    world.load_servers(&["a", "b"]).await;
-    let image = world.image(Recipe::new()).await;
-    world.load("a", &image).await.is_done();
+async fn a_crash_looping_container_is_quarantined() {
+    let mut farm = DockerFarm::of(docker_builder().env("CONTAINER_MAX_DEATHS", "3")).await;
+    farm.load_all(&["a", "b"]).await;
+    let image = farm.image(TestImage::new()).await;
+    farm.load("a", &image).await.is_no_content();
     for _ in 0..3 {
-        let answer = world.client().execute("a", "exit", &json!(1)).await;
+        let answer = farm.client().execute("a", "exit", &json!(1)).await;
         answer.error(500, "contract_crashed");
     }
-    let answer = world.client().call("a", "count").await;
+    let answer = farm.client().call("a", "count").await;
     answer.error(503, "contract_quarantined");
-    assert_eq!(world.client().contract("a").await["state"], "quarantined");
-    assert!(world.containers("a").await.is_empty());
-    assert_eq!(world.call("b", "count", Value::Null).await, 1);
-    // Loaded again, it is given another chance.
-    world.load("a", &image).await.is_done();
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-    let letters = world.client().dead_letters().await;
+    assert_eq!(farm.client().contract("a").await["state"], "quarantined");
+    assert!(farm.containers("a").await.is_empty());
+    assert_eq!(farm.call("b", "count", Value::Null).await, 1);
+    // Loading it again lifts the quarantine.
+    farm.load("a", &image).await.is_no_content();
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
+    let letters = farm.client().dead_letters().await;
     assert_eq!(letters[0]["kind"], "quarantine", "{letters:?}");
-    world
-        .farm()
+    farm.inner()
         .redis_command::<()>(&["DEL", "exec:dead-letters"])
         .await;
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_living_workers_containers_are_no_orphans() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
-    world.farm().add_worker().await;
-    // Another farm on the same daemon knows none of the two workers.
-    let mut other = World::start().await;
-    other.load_servers(&["a"]).await;
-    // Both have time for a sweep; it leaves no trace but what it removes.
+async fn containers_of_living_workers_are_not_swept() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
+    farm.inner().add_worker().await;
+    // Another farm on the same daemon does not know these two workers.
+    let mut other = DockerFarm::start().await;
+    other.load_all(&["a"]).await;
+    // Both have time for a sweep. A sweep is only visible by what it removes.
     let since = std::time::Instant::now();
-    wait::until_true("sweeps", PATIENCE, async || since.elapsed().as_secs() >= 7).await;
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
+    wait::until_true("sweeps", DEFAULT_LIMIT, async || {
+        since.elapsed().as_secs() >= 7
+    })
+    .await;
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
     assert_eq!(other.call("a", "count", Value::Null).await, 1);
-    assert_eq!(world.client().generation("a").await, 1);
+    assert_eq!(farm.client().generation("a").await, 1);
     other.stop().await;
-    world.stop().await;
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_worker_that_ends_takes_its_containers_along() {
-    let mut world = World::start().await;
-    world.load_servers(&["a"]).await;
-    world.farm().workers[0].terminate().await;
-    assert_eq!(world.things().await, [""; 0]);
-    world.farm().add_worker().await;
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-    assert_eq!(world.client().generation("a").await, 2);
-    world.stop().await;
+async fn a_worker_that_ends_removes_its_containers() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["a"]).await;
+    farm.inner().workers[0].terminate().await;
+    assert_eq!(farm.resources().await, [""; 0]);
+    farm.inner().add_worker().await;
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
+    assert_eq!(farm.client().generation("a").await, 2);
+    farm.stop().await;
 }
 
 #[tokio::test]
@@ -108,12 +110,12 @@ async fn without_a_daemon_docker_is_not_offered() {
 }
 
 #[tokio::test]
-async fn a_worker_for_docker_alone_starts_no_browser() {
-    let world = World::start().await;
-    let farm = world.farm.as_ref().unwrap();
-    assert!(farm.browsers(0).is_empty());
+async fn a_worker_with_only_docker_starts_no_browser() {
+    let farm = DockerFarm::start().await;
+    let inner = farm.inner.as_ref().unwrap();
+    assert!(inner.browsers(0).is_empty());
     let body = json!({"contractAddress": "a", "executable": "{ one: () => 1 }"});
-    let answer = world.client().post("/loadSmartContract", &body).await;
+    let answer = farm.client().post("/loadSmartContract", &body).await;
     answer.error(503, "no_capacity");
-    world.stop().await;
+    farm.stop().await;
 }

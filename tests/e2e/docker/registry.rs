@@ -1,5 +1,5 @@
-//! A registry of images on the loopback interface: just enough of its protocol to pull one image,
-//! with or without a password. And pulling from it.
+//! Pulling images from a registry. The registry runs on the loopback interface and implements just
+//! enough of the protocol to pull one image, with or without a password.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::recipe::Recipe;
+use super::docker_farm::{DockerFarm, docker_builder};
 use super::tar::gzip;
-use super::world::{World, farm};
+use super::test_image::TestImage;
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -22,7 +22,7 @@ const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const USER: &str = "user";
 const PASSWORD: &str = "pass>word?";
 
-/// Serves until it is dropped.
+/// A registry that serves until it is dropped.
 struct Registry {
     port: u16,
     /// The digest of its image's manifest.
@@ -30,13 +30,13 @@ struct Registry {
     serving: JoinHandle<()>,
 }
 
-/// What is served: path to type, digest and content.
+/// The served content: path to type, digest and content.
 type Content = HashMap<String, (&'static str, String, Vec<u8>)>;
 
 impl Registry {
     /// Serves the image as `app:1`.
-    async fn start(recipe: &Recipe, password: bool) -> Self {
-        let (config, layer) = recipe.parts();
+    async fn start(test_image: &TestImage, password: bool) -> Self {
+        let (config, layer) = test_image.parts();
         let layer = gzip(&layer);
         let describe = |kind: &str, content: &[u8]| {
             let digest = format!("sha256:{}", digest(content));
@@ -76,7 +76,7 @@ impl Registry {
                     .accept()
                     .await
                     .expect("the loopback interface serves");
-                tokio::spawn(talk(stream, content.clone(), password));
+                tokio::spawn(serve(stream, content.clone(), password));
             }
         });
         Self {
@@ -101,8 +101,8 @@ impl Drop for Registry {
     }
 }
 
-/// Serves one connection; whatever goes wrong with it is the daemon's to notice.
-async fn talk(stream: TcpStream, content: Arc<Content>, password: bool) {
+/// Serves one connection. Errors are ignored here because the daemon reports them.
+async fn serve(stream: TcpStream, content: Arc<Content>, password: bool) {
     let mut stream = BufReader::new(stream);
     let known = format!(
         "basic {}",
@@ -159,42 +159,41 @@ async fn talk(stream: TcpStream, content: Arc<Content>, password: bool) {
 
 #[tokio::test]
 async fn an_image_that_is_not_present_is_pulled() {
-    let mut world = World::start().await;
-    let recipe = Recipe::new();
-    let registry = Registry::start(&recipe, false).await;
-    world.load("a", &registry.image()).await.is_done();
-    assert_eq!(world.call("a", "count", Value::Null).await, 1);
-    assert_eq!(world.client().contract("a").await["image"], recipe.id());
-    world.client().unload("a").await.is_done();
-    // It stays: the next load needs no registry.
-    assert!(world.has_image(&registry.image()).await);
-    world.forget_later(&registry.image());
-    world.stop().await;
+    let mut farm = DockerFarm::start().await;
+    let test_image = TestImage::new();
+    let registry = Registry::start(&test_image, false).await;
+    farm.load("a", &registry.image()).await.is_no_content();
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
+    assert_eq!(farm.client().contract("a").await["image"], test_image.id());
+    farm.client().unload("a").await.is_no_content();
+    // The image is kept, so the next load needs no registry.
+    assert!(farm.has_image(&registry.image()).await);
+    farm.remove_on_stop(&registry.image());
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_digest_names_exactly_one_image() {
-    let mut world = World::start().await;
-    let recipe = Recipe::new();
-    let registry = Registry::start(&recipe, false).await;
+async fn a_digest_identifies_exactly_one_image() {
+    let mut farm = DockerFarm::start().await;
+    let test_image = TestImage::new();
+    let registry = Registry::start(&test_image, false).await;
     let pinned = format!("{}/app@{}", registry.host(), registry.digest);
-    world.load("a", &pinned).await.is_done();
-    assert_eq!(world.client().contract("a").await["image"], recipe.id());
+    farm.load("a", &pinned).await.is_no_content();
+    assert_eq!(farm.client().contract("a").await["image"], test_image.id());
     let unknown = format!("{}/app@sha256:{}", registry.host(), "0".repeat(64));
-    world
-        .load("b", &unknown)
+    farm.load("b", &unknown)
         .await
         .error(422, "invalid_executable");
-    world.forget_later(&pinned);
-    world.stop().await;
+    farm.remove_on_stop(&pinned);
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn an_image_that_does_not_exist_is_named() {
-    let world = World::start().await;
-    let registry = Registry::start(&Recipe::new(), false).await;
+async fn an_error_names_the_missing_image() {
+    let farm = DockerFarm::start().await;
+    let registry = Registry::start(&TestImage::new(), false).await;
     let missing = format!("{}/app:2", registry.host());
-    let text = world
+    let text = farm
         .load("a", &missing)
         .await
         .error_text(422, "invalid_executable");
@@ -202,35 +201,35 @@ async fn an_image_that_does_not_exist_is_named() {
         text.contains(&missing) && text.contains("manifest unknown"),
         "{text}"
     );
-    // A registry that does not answer may do so later.
+    // A registry that does not respond may do so later, so the load can be retried.
     let nobody = format!("127.0.0.1:{}/app:1", crate::support::programs::free_port());
-    world.load("a", &nobody).await.error(503, "no_capacity");
-    world.stop().await;
+    farm.load("a", &nobody).await.error(503, "no_capacity");
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn credentials_are_for_one_registry() {
-    let recipe = Recipe::new();
-    let registry = Registry::start(&recipe, true).await;
-    let mut stranger = World::start().await;
+async fn credentials_are_sent_only_to_their_registry() {
+    let test_image = TestImage::new();
+    let registry = Registry::start(&test_image, true).await;
+    let mut stranger = DockerFarm::start().await;
     let answer = stranger.load("a", &registry.image()).await;
     answer.error(422, "invalid_executable");
 
     let known = |host: &str| {
-        farm()
+        docker_builder()
             .env("REGISTRY_HOST", host)
             .env("REGISTRY_USERNAME", USER)
             .env("REGISTRY_PASSWORD", PASSWORD)
     };
-    let elsewhere = World::of(known("registry.invalid")).await;
+    let elsewhere = DockerFarm::of(known("registry.invalid")).await;
     let answer = elsewhere.load("a", &registry.image()).await;
     answer.error(422, "invalid_executable");
 
-    let guest = World::of(known(&registry.host())).await;
-    guest.load("a", &registry.image()).await.is_done();
-    assert_eq!(guest.client().contract("a").await["image"], recipe.id());
+    let guest = DockerFarm::of(known(&registry.host())).await;
+    guest.load("a", &registry.image()).await.is_no_content();
+    assert_eq!(guest.client().contract("a").await["image"], test_image.id());
     guest.stop().await;
     elsewhere.stop().await;
-    stranger.forget_later(&registry.image());
+    stranger.remove_on_stop(&registry.image());
     stranger.stop().await;
 }

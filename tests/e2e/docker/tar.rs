@@ -1,4 +1,4 @@
-//! Images that come as a tar: they add an image, and do nothing else to the daemon.
+//! Images that are loaded as a tar: they add an image and have no other effect on the daemon.
 
 use std::io::Write;
 
@@ -6,8 +6,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::recipe::{Recipe, pack};
-use super::world::{World, base64, farm};
+use super::docker_farm::{DockerFarm, base64, docker_builder};
+use super::test_image::{TestImage, pack};
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -16,10 +16,10 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_tar_becomes_a_contract_and_its_image_goes_with_the_last_one() {
-    let world = World::start().await;
-    let recipe = Recipe::new();
-    let plain = base64(&recipe.tar());
+async fn a_tar_becomes_a_contract_and_its_image_is_removed_with_the_last_contract() {
+    let farm = DockerFarm::start().await;
+    let test_image = TestImage::new();
+    let plain = base64(&test_image.tar());
     let wrapped: Vec<&str> = plain
         .as_bytes()
         .chunks(76)
@@ -28,46 +28,46 @@ async fn a_tar_becomes_a_contract_and_its_image_goes_with_the_last_one() {
     let tars = [
         ("plain", plain.clone()),
         ("wrapped", wrapped.join("\r\n")),
-        ("gzip", base64(&gzip(&recipe.tar()))),
+        ("gzip", base64(&gzip(&test_image.tar()))),
     ];
     for (address, executable) in &tars {
-        world.load(address, executable).await.is_done();
-        assert_eq!(world.call(address, "count", Value::Null).await, 1);
-        let shown = world.client().contract(address).await;
-        assert_eq!(shown["image"], recipe.id());
+        farm.load(address, executable).await.is_no_content();
+        assert_eq!(farm.call(address, "count", Value::Null).await, 1);
+        let shown = farm.client().contract(address).await;
+        assert_eq!(shown["image"], test_image.id());
     }
     for (address, _) in &tars {
         assert!(
-            world.has_image(&recipe.id()).await,
+            farm.has_image(&test_image.id()).await,
             "{address} still needs it"
         );
-        world.client().unload(address).await.is_done();
+        farm.client().unload(address).await.is_no_content();
     }
-    assert!(!world.has_image(&recipe.id()).await);
-    world.stop().await;
+    assert!(!farm.has_image(&test_image.id()).await);
+    farm.stop().await;
 }
 
 #[tokio::test]
 async fn a_tar_does_not_move_a_tag() {
-    let mut world = World::start().await;
-    let theirs = world.image(Recipe::new()).await;
-    let before = world.docker.inspect_image(&theirs).await.unwrap().id;
-    let thief = Recipe::new().tag(&theirs);
-    world.load("a", &base64(&thief.tar())).await.is_done();
-    let after = world.docker.inspect_image(&theirs).await.unwrap().id;
+    let mut farm = DockerFarm::start().await;
+    let theirs = farm.image(TestImage::new()).await;
+    let before = farm.docker.inspect_image(&theirs).await.unwrap().id;
+    let thief = TestImage::new().tag(&theirs);
+    farm.load("a", &base64(&thief.tar())).await.is_no_content();
+    let after = farm.docker.inspect_image(&theirs).await.unwrap().id;
     assert_eq!(before, after);
-    // Control: the daemon itself would have moved it.
-    world.import(&thief.tar()).await;
-    let moved = world.docker.inspect_image(&theirs).await.unwrap().id;
+    // Control: the daemon itself would have moved the tag.
+    farm.import(&thief.tar()).await;
+    let moved = farm.docker.inspect_image(&theirs).await.unwrap().id;
     assert_eq!(moved.as_deref(), Some(thief.id().as_str()));
-    // An image that somebody has named stays, although it came as a tar.
-    world.client().unload("a").await.is_done();
-    assert!(world.has_image(&thief.id()).await);
-    world.forget_later(&before.unwrap());
-    world.stop().await;
+    // An image that has a tag is kept, although it was loaded as a tar.
+    farm.client().unload("a").await.is_no_content();
+    assert!(farm.has_image(&thief.id()).await);
+    farm.remove_on_stop(&before.unwrap());
+    farm.stop().await;
 }
 
-/// A tar with one header changed, which the `tar` crate would not write.
+/// A tar with an entry that the `tar` crate would not write.
 fn with_entry(path: &[u8], kind: tar::EntryType) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.as_old_mut().name[..path.len()].copy_from_slice(path);
@@ -77,7 +77,7 @@ fn with_entry(path: &[u8], kind: tar::EntryType) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     tar.append(&header, std::io::empty())
         .expect("a Vec takes every byte");
-    for (path, content) in Recipe::new().files() {
+    for (path, content) in TestImage::new().files() {
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         tar.append_data(&mut header, path, content.as_slice())
@@ -87,13 +87,13 @@ fn with_entry(path: &[u8], kind: tar::EntryType) -> Vec<u8> {
 }
 
 fn without(path: &str) -> Vec<u8> {
-    let mut files = Recipe::new().with_own_layer().files();
+    let mut files = TestImage::new().with_own_layer().files();
     files.retain(|(name, _)| name != path);
     pack(&files)
 }
 
 fn with(path: &str, content: &[u8]) -> Vec<u8> {
-    let mut files = Recipe::new().files();
+    let mut files = TestImage::new().files();
     match files.iter_mut().find(|(name, _)| name == path) {
         Some(file) => file.1 = content.to_vec(),
         None => files.push((path.to_owned(), content.to_vec())),
@@ -101,36 +101,39 @@ fn with(path: &str, content: &[u8]) -> Vec<u8> {
     pack(&files)
 }
 
-/// The manifest's one image, twice.
+/// A tar whose manifest lists its one image twice.
 fn two_images() -> Vec<u8> {
-    let mut files = Recipe::new().files();
+    let mut files = TestImage::new().files();
     let manifest: Value = serde_json::from_slice(&files[2].1).expect("the manifest is JSON");
     files[2].1 = json!([manifest[0], manifest[0]]).to_string().into_bytes();
     pack(&files)
 }
 
-/// How large a tar of these tests may be.
+/// The size limit of a tar in these tests.
 const LIMIT: usize = 8_000_000;
 
-/// Loads each of the tars; checks that it is refused, with these words.
+/// Loads each of the tars and checks that it is refused with these words.
 async fn are_refused(cases: &[(&str, Vec<u8>, &str)]) {
-    let world = World::of(farm().env("CONTAINER_TAR_LIMIT_BYTES", &LIMIT.to_string())).await;
+    let farm =
+        DockerFarm::of(docker_builder().env("CONTAINER_TAR_LIMIT_BYTES", &LIMIT.to_string())).await;
     for (what, tar, said) in cases {
-        let answer = world.load("a", &base64(tar)).await;
+        let answer = farm.load("a", &base64(tar)).await;
         assert_eq!(answer.status, 422, "{what}: {answer:?}");
         let text = answer.error_text(422, "invalid_executable");
         assert!(text.contains(said), "{what}: {text}");
     }
-    assert_eq!(world.things().await, [""; 0]);
-    // The worker goes on, and takes what is right.
-    let answer = world.load("a", &base64(&gzip(&Recipe::new().tar()))).await;
-    answer.is_done();
-    assert_eq!(world.call("a", "echo", json!(1)).await, 1);
-    world.stop().await;
+    assert_eq!(farm.resources().await, [""; 0]);
+    // The worker continues and accepts a valid image.
+    let answer = farm
+        .load("a", &base64(&gzip(&TestImage::new().tar())))
+        .await;
+    answer.is_no_content();
+    assert_eq!(farm.call("a", "echo", json!(1)).await, 1);
+    farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_tar_that_is_more_than_an_image_is_refused() {
+async fn a_tar_with_more_than_an_image_is_refused() {
     use tar::EntryType::{Block, Link, Regular, Symlink};
     are_refused(&[
         ("a path up", with_entry(b"../file", Regular), "leads out"),
@@ -159,9 +162,9 @@ async fn a_tar_that_is_more_than_an_image_is_refused() {
 }
 
 #[tokio::test]
-async fn a_tar_that_is_too_large_or_none_is_refused() {
+async fn a_tar_that_is_too_large_or_invalid_is_refused() {
     let zeros = vec![0; LIMIT + 1_000_000];
-    let whole = Recipe::new().tar();
+    let whole = TestImage::new().tar();
     let half = whole[..whole.len() / 2].to_vec();
     let text = b"no tar at all, but long enough to be one".repeat(40);
     let layer = |content: &[u8]| with("layer/layer.tar", content);

@@ -1,4 +1,4 @@
-//! Loads, unloads and calls of one contract get into each other's way.
+//! Races between loads, unloads and calls of one contract.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{builder, load_books, shared};
-use crate::support::books::CONTRACT;
+use super::{builder, load_recorders, shared};
+use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::scrape::Scrape;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// How often a race is run.
+/// How many times each race is run.
 const ROUNDS: usize = 5;
 
 #[tokio::test]
@@ -31,18 +31,18 @@ async fn fault_26_two_loads_of_one_address_at_once() {
             one.load(&address, executables[0]),
             two.load(&address, executables[1])
         );
-        first.is_done();
-        second.is_done();
-        let mut told = BTreeSet::new();
+        first.is_no_content();
+        second.is_no_content();
+        let mut answers = BTreeSet::new();
         for client in [&one, &two, &one, &two] {
             let answer = client.call(&address, "who").await;
-            told.insert((answer.data().to_string(), answer.generation()));
+            answers.insert((answer.data().to_string(), answer.generation()));
         }
-        assert_eq!(told.len(), 1, "two owners: {told:?}");
-        assert_eq!(one.host(&address).await, two.host(&address).await);
+        assert_eq!(answers.len(), 1, "two owners: {answers:?}");
+        assert_eq!(one.owner(&address).await, two.owner(&address).await);
     }
-    // One page each, no more.
-    farm.is_quiet().await;
+    // Each contract has exactly one page.
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -51,17 +51,17 @@ async fn fault_27_unload_while_calls_run() {
     let _machine = shared().await;
     let mut farm = builder().start().await;
     let client = farm.client().clone();
-    let address = load_books(&client, 1).await.remove(0);
+    let address = load_recorders(&client, 1).await.remove(0);
     let running = tokio::spawn(work(client.clone(), address.clone(), 1, 1_000));
     depth_is(&client, &address, 1).await;
-    // Too few to be given to the page beside it.
+    // So few calls that the worker does not start a second page for the contract.
     let mut queued = JoinSet::new();
     for id in 2..=22 {
         let (client, address) = (client.clone(), address.clone());
         queued.spawn(async move { client.execute(&address, "add", &json!(id)).await });
     }
     depth_is(&client, &address, 22).await;
-    client.unload(&address).await.is_done();
+    client.unload(&address).await.is_no_content();
     let answer = running.await.expect("the caller does not panic");
     assert_eq!(answer.data()["times"], 1);
     for answer in queued.join_all().await {
@@ -75,7 +75,7 @@ async fn fault_27_unload_while_calls_run() {
         .call(&address, "add")
         .await
         .error(404, "contract_not_loaded");
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -85,7 +85,7 @@ async fn work(client: Client, address: String, id: u64, ms: u64) -> crate::suppo
 }
 
 async fn depth_is(client: &Client, address: &str, depth: u64) {
-    wait::until_true("the calls to wait", PATIENCE, async || {
+    wait::until_true("the calls to wait", DEFAULT_LIMIT, async || {
         client.contract(address).await["queueDepth"] == depth
     })
     .await;
@@ -96,10 +96,10 @@ async fn fault_28_a_registry_that_names_the_wrong_worker() {
     let _machine = shared().await;
     let mut farm = builder().start().await;
     let client = farm.client().clone();
-    client.must_load("books", CONTRACT).await;
-    // As after a claim whose answer was lost: the worker lives, and knows nothing of it.
-    let books: Vec<String> = farm
-        .redis_command(&["HMGET", "exec:{c:books}", "spec", "owner"])
+    client.must_load("recorder", CONTRACT).await;
+    // The state after a claim whose reply was lost: the worker runs but does not know the contract.
+    let record: Vec<String> = farm
+        .redis_command(&["HMGET", "exec:{c:recorder}", "spec", "owner"])
         .await;
     farm.redis_command::<()>(&[
         "HSET",
@@ -107,19 +107,19 @@ async fn fault_28_a_registry_that_names_the_wrong_worker() {
         "gen",
         "1",
         "spec",
-        &books[0],
+        &record[0],
         "owner",
-        &books[1],
+        &record[1],
     ])
     .await;
     let answer = client.execute("ghost", "add", &json!(1)).await;
     assert_eq!(answer.data()["count"], 1, "{answer:?}");
     assert_eq!(answer.generation(), 2);
     assert_eq!(
-        client.execute("books", "add", &json!(1)).await.data()["count"],
+        client.execute("recorder", "add", &json!(1)).await.data()["count"],
         1
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -132,15 +132,15 @@ async fn fault_28_a_stale_route() {
     let mut moved = 0;
     let mut slowest = Duration::ZERO;
     for round in 0..20 {
-        // The caller's api knows from now on where the contract is.
-        let before = other.host("moves").await;
+        // This call puts the contract's owner into the route cache of the caller's api.
+        let before = other.owner("moves").await;
         assert_eq!(
             caller.execute("moves", "echo", &json!(round)).await.data(),
             round
         );
-        other.unload("moves").await.is_done();
+        other.unload("moves").await.is_no_content();
         other.must_load("moves", "{ echo: (a) => a }").await;
-        let has_moved = other.host("moves").await != before;
+        let has_moved = other.owner("moves").await != before;
         moved += usize::from(has_moved);
         let (start, retries) = (Instant::now(), retries_of(&caller).await);
         assert_eq!(
@@ -149,12 +149,16 @@ async fn fault_28_a_stale_route() {
         );
         slowest = slowest.max(start.elapsed());
         let retries = retries_of(&caller).await - retries;
-        assert_eq!(retries, u64::from(has_moved), "tries too many, or too few");
+        assert_eq!(
+            retries,
+            u64::from(has_moved),
+            "unexpected number of retries"
+        );
     }
-    assert!(moved > 0, "the contract has never moved");
+    assert!(moved > 0, "the contract never moved to the other worker");
     eprintln!("{moved} moves, the slowest call after one took {slowest:.1?}");
     assert!(slowest < Duration::from_secs(1));
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 

@@ -1,24 +1,24 @@
-//! Frames that the test itself puts into the queue: such as cannot be understood, and such as come again.
+//! Frames that the test appends to the queue itself: unreadable ones and repeated ones.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{builder, load_books, shared};
+use super::{builder, load_recorders, shared};
 use crate::support::chaos::{freeze, thaw};
 use crate::support::farm::Farm;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// An api that nobody has started: the test reads what it is told.
-const NOBODY: &str = "00000000000040008000000000000001";
+/// The id of an api that does not run. The test reads its reply stream.
+const FAKE_API: &str = "00000000000040008000000000000001";
 
 #[tokio::test]
-async fn fault_31_frames_that_nobody_can_read() {
+async fn fault_31_unreadable_frames() {
     let _machine = shared().await;
     let mut farm = builder().workers(0).start().await;
     let worker = farm.join().await;
     let client = farm.client().clone();
-    let address = load_books(&client, 1).await.remove(0);
+    let address = load_recorders(&client, 1).await.remove(0);
     let inbox = format!("exec:{{w:{}}}:in", worker.id);
     let apis: Vec<String> = farm
         .redis_command(&["ZRANGE", "exec:apis", "0", "-1"])
@@ -35,7 +35,7 @@ async fn fault_31_frames_that_nobody_can_read() {
         1
     );
 
-    let letters = wait::until("the dead letters", PATIENCE, async || {
+    let letters = wait::until("the dead letters", DEFAULT_LIMIT, async || {
         let letters = client.dead_letters().await;
         (letters.len() > garbage.len()).then_some(letters)
     })
@@ -55,27 +55,27 @@ async fn fault_31_frames_that_nobody_can_read() {
         "newest first: {ids:?}"
     );
     for letter in &letters {
-        forget(&farm, letter).await;
+        delete_dead_letter(&farm, letter).await;
     }
     assert_eq!(client.dead_letters().await, Vec::<Value>::new());
     farm.redis_command::<()>(&["DEL", "exec:dead-letters"])
         .await;
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
-/// Waits for so many replies in a stream that the test has begun with an entry of its own.
-async fn told(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
-    wait::until("the replies", PATIENCE, async || {
-        // An entry is its id and its one field with the value.
+/// Waits for `count` replies in a stream that already holds one entry from the test.
+async fn received_replies(farm: &Farm, replies: &str, count: usize) -> Vec<Value> {
+    wait::until("the replies", DEFAULT_LIMIT, async || {
+        // An entry is an id and one field with its value.
         let entries: Vec<(String, [String; 2])> =
             farm.redis_command(&["XRANGE", replies, "-", "+"]).await;
         let frames = entries.into_iter().skip(1).map(|(_, [_, body])| {
             let frame: Value = serde_json::from_str(&body).expect("a frame is JSON");
             frame["replies"].as_array().cloned()
         });
-        let told: Vec<_> = frames.flatten().flatten().collect();
-        (told.len() >= count).then_some(told)
+        let received: Vec<_> = frames.flatten().flatten().collect();
+        (received.len() >= count).then_some(received)
     })
     .await
 }
@@ -85,13 +85,13 @@ async fn append(farm: &Farm, stream: &str, frame: &str) {
         .await;
 }
 
-async fn forget(farm: &Farm, letter: &Value) {
+async fn delete_dead_letter(farm: &Farm, letter: &Value) {
     let path = format!(
         "/dead-letters/{}",
         letter["id"].as_str().expect("checked to be text")
     );
     let delete = || farm.client().request(reqwest::Method::DELETE, &path);
-    crate::support::client::send(delete()).await.is_done();
+    crate::support::client::send(delete()).await.is_no_content();
     crate::support::client::send(delete())
         .await
         .error(404, "dead_letter_not_found");
@@ -102,22 +102,22 @@ async fn fault_31_a_frame_of_another_version_is_answered() {
     let _machine = shared().await;
     let mut farm = builder().workers(0).start().await;
     let worker = farm.join().await;
-    let address = load_books(farm.client(), 1).await.remove(0);
-    let replies = format!("exec:{{a:{NOBODY}}}:re");
+    let address = load_recorders(farm.client(), 1).await.remove(0);
+    let replies = format!("exec:{{a:{FAKE_API}}}:re");
     farm.redis_command::<String>(&["XADD", &replies, "*", "b", "first"])
         .await;
     let frame =
-        json!({ "v": 99, "api": NOBODY, "jobs": [{ "id": 7, "what": "is this" }, { "id": 8 }] });
+        json!({ "v": 99, "api": FAKE_API, "jobs": [{ "id": 7, "what": "is this" }, { "id": 8 }] });
     append(
         &farm,
         &format!("exec:{{w:{}}}:in", worker.id),
         &frame.to_string(),
     )
     .await;
-    let told = told(&farm, &replies, 2).await;
-    let ids: Vec<_> = told.iter().map(|reply| reply["id"].as_u64()).collect();
-    assert_eq!(ids, [Some(7), Some(8)], "{told:?}");
-    for reply in &told {
+    let received = received_replies(&farm, &replies, 2).await;
+    let ids: Vec<_> = received.iter().map(|reply| reply["id"].as_u64()).collect();
+    assert_eq!(ids, [Some(7), Some(8)], "{received:?}");
+    for reply in &received {
         let failure = &reply["outcome"]["Err"];
         assert_eq!(failure["code"], "unsupported_version", "{reply}");
         assert_eq!(failure["started"], false, "{reply}");
@@ -130,65 +130,65 @@ async fn fault_31_a_frame_of_another_version_is_answered() {
         1
     );
     farm.redis_command::<()>(&["DEL", &replies]).await;
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
-/// An api that got no answer sends a frame again, while its worker was taken for dead and has come back
-/// with a new inbox: what was in the old one has been answered for.
+/// An api that got no reply sends a frame again. Meanwhile its worker failed over and came back
+/// with a new inbox. Calls of the old inbox have already been answered.
 #[tokio::test]
-async fn fault_17_a_frame_is_sent_again_after_its_worker_was_given_up() {
+async fn fault_17_a_frame_is_resent_after_its_worker_failed_over() {
     let _machine = shared().await;
     let mut farm = builder().workers(0).start().await;
     let worker = farm.join().await;
     let client = farm.client().clone();
-    let address = load_books(&client, 1).await.remove(0);
+    let address = load_recorders(&client, 1).await.remove(0);
     let before = client.generation(&address).await;
-    let replies = format!("exec:{{a:{NOBODY}}}:re");
+    let replies = format!("exec:{{a:{FAKE_API}}}:re");
     farm.redis_command::<String>(&["XADD", &replies, "*", "b", "first"])
         .await;
     let (sent_before, _) = farm.redis_command::<(u64, u64)>(&["TIME"]).await;
 
     freeze(&mut farm.workers[worker.index]);
-    wait::until_true("the worker to be given up", PATIENCE, async || {
+    wait::until_true("the worker to fail over", DEFAULT_LIMIT, async || {
         farm.redis.workers("exec:").await.is_empty()
     })
     .await;
     thaw(&mut farm.workers[worker.index]);
-    wait::until_true("the worker to serve again", PATIENCE, async || {
+    wait::until_true("the worker to serve again", DEFAULT_LIMIT, async || {
         client.call(&address, "repeated").await.status == 200
     })
     .await;
 
-    // What was sent within a second of that moment may have been sent before it: clocks differ. And the
-    // frames below tell whole seconds.
-    wait::lasts(Duration::from_secs(3)).await;
+    // Frames sent within a second after the failover may have been sent before it, because clocks
+    // differ. The timestamps below are whole seconds.
+    wait::pass(Duration::from_secs(3)).await;
     let (now, _) = farm.redis_command::<(u64, u64)>(&["TIME"]).await;
     let inbox = format!("exec:{{w:{}}}:in", worker.id);
     let call = |id: u64| {
         let execute = json!({ "address": address, "method": "add", "argument": { "json": id } });
         json!({ "id": id, "deadline": (now + 60) * 1000, "attempt": 1, "job": { "execute": execute } })
     };
-    // The second one was lost on its way; nobody has answered for it.
+    // The second frame was lost on its way and has not been answered.
     for (id, first_sent) in [(7, sent_before), (8, now)] {
         let frame =
-            json!({ "v": 1, "api": NOBODY, "first_sent": first_sent * 1000, "jobs": [call(id)] });
+            json!({ "v": 1, "api": FAKE_API, "first_sent": first_sent * 1000, "jobs": [call(id)] });
         append(&farm, &inbox, &frame.to_string()).await;
     }
-    let told = told(&farm, &replies, 2).await;
-    let reply = |id: u64| told.iter().find(|reply| reply["id"] == id);
-    let [seven, eight] = [7, 8].map(|id| reply(id).unwrap_or_else(|| panic!("{told:?}")));
+    let received = received_replies(&farm, &replies, 2).await;
+    let reply = |id: u64| received.iter().find(|reply| reply["id"] == id);
+    let [seven, eight] = [7, 8].map(|id| reply(id).unwrap_or_else(|| panic!("{received:?}")));
     assert_eq!(seven["outcome"]["Err"]["code"], "not_hosted", "{seven}");
     assert_eq!(seven["outcome"]["Err"]["started"], false, "{seven}");
     assert!(eight["outcome"]["Ok"].is_object(), "{eight}");
     let known = client.execute(&address, "known", &json!([7, 8])).await;
-    assert_eq!(known.data(), json!([8]), "it was run after all");
     assert_eq!(
-        known.generation(),
-        before,
-        "the page is the one that was there before"
+        known.data(),
+        json!([8]),
+        "a call that was answered as not run has run"
     );
+    assert_eq!(known.generation(), before, "the page was recreated");
     farm.redis_command::<()>(&["DEL", &replies]).await;
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }

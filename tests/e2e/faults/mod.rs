@@ -1,9 +1,9 @@
-//! Faults that the farm must survive: real processes are killed and frozen, real connections cut,
-//! a real Redis taken away.
+//! Faults that the farm must survive: processes are killed and frozen, connections are cut, Redis
+//! is taken away.
 //!
-//! Each function is named after the fault; after each one the farm is whole again, and the
-//! callers' books balance ([`crate::support::books`] has the invariants). Times are printed; only
-//! those that are promised are asserted.
+//! Each function is named after its fault. After each fault the farm recovers, and the recorded
+//! calls satisfy the invariants of [`crate::support::call_log`]. All times are printed. Only
+//! promised times are asserted.
 
 mod apis;
 mod contracts;
@@ -21,15 +21,15 @@ use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::support::books::CONTRACT;
+use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::farm::{Builder, Farm};
 
-/// From the death of a worker until its contracts answer: a lease of 5 s, and what it takes to
-/// notice and to load.
+/// From the death of a worker until its contracts answer: a lease of 5 s, plus the time to notice
+/// and to load.
 const FAILOVER: Duration = Duration::from_secs(7);
 
-/// What measures how long answers take wants the machine for itself; the others share it.
+/// Tests that measure latency need the machine exclusively. All other tests share it.
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
 async fn shared() -> RwLockReadGuard<'static, ()> {
@@ -40,13 +40,13 @@ async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
 }
 
-/// A farm in which the dead are reaped although its Redis has only just been started.
+/// A farm that fails over dead workers although its Redis has only just been started.
 fn builder() -> Builder {
     Farm::builder().env("REAP_GRACE_MS", "0")
 }
 
-/// Loads the contracts `c0`.., all of them book-keepers.
-async fn load_books(client: &Client, count: usize) -> Vec<String> {
+/// Loads the contracts `c0`, `c1`, .., each of which records the calls that it ran.
+async fn load_recorders(client: &Client, count: usize) -> Vec<String> {
     let addresses: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
     let loads = addresses
         .iter()
@@ -55,15 +55,15 @@ async fn load_books(client: &Client, count: usize) -> Vec<String> {
     addresses
 }
 
-/// A farm whose first worker hosts `count` contracts, while a second one stands by.
+/// A farm whose first worker owns `count` contracts. A second worker owns none.
 async fn standby(builder: Builder, count: usize) -> (Farm, Vec<String>) {
     let mut farm = builder.start().await;
-    let addresses = load_books(farm.client(), count).await;
+    let addresses = load_recorders(farm.client(), count).await;
     farm.join().await;
     (farm, addresses)
 }
 
-/// The generations of contracts, in their order.
+/// The generations of contracts, in the order of `addresses`.
 async fn generations(client: &Client, addresses: &[String]) -> Vec<u64> {
     let generations = addresses.iter().map(|address| client.generation(address));
     futures::future::join_all(generations).await

@@ -1,4 +1,4 @@
-//! Redis is there, but not well.
+//! Redis runs but is frozen, full, misconfigured, or loses its scripts and clients.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::redis_down::is_refused_at_once;
-use super::{builder, generations, load_books, shared};
-use crate::support::books::CONTRACT;
+use super::{builder, generations, load_recorders, shared};
+use crate::support::call_log::CONTRACT;
 use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::load::{Load, Pace};
@@ -15,69 +15,72 @@ use crate::support::process::Process;
 use crate::support::programs;
 use crate::support::redis_server::RedisServer;
 use crate::support::scrape::Scrape;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 #[tokio::test]
 async fn fault_21_freeze_redis_for_3_s() {
     let _machine = shared().await;
     let mut farm = builder().apis(2).workers(2).start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 4).await;
+    let addresses = load_recorders(&client, 4).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let frozen = Instant::now();
     freeze(&mut farm.redis.process);
     let opened = is_refused_at_once(&client, &addresses[0]).await - frozen;
     eprintln!("freeze of Redis until calls are refused at once: {opened:.2?}");
-    wait::lasts(Duration::from_secs(3).saturating_sub(frozen.elapsed())).await;
+    wait::pass(Duration::from_secs(3).saturating_sub(frozen.elapsed())).await;
     thaw(&mut farm.redis.process);
-    eprintln!("thaw to full pace: {:.2?}", load.flows().await);
+    eprintln!("thaw to full pace: {:.2?}", load.full_pace().await);
     load.end()
         .await
-        .balance(&client, &["ok", "queue_unavailable"])
+        .check(&client, &["ok", "queue_unavailable"])
         .await;
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
-/// Longer than a lease: nobody could renew one meanwhile, so nobody is dead. The apis look for the dead
-/// before the workers have had their turn.
+/// A freeze for longer than a lease triggers no failover: no worker could renew its lease
+/// meanwhile. The apis check for dead workers before the workers can renew.
 #[tokio::test]
 async fn fault_21_freeze_redis_for_longer_than_a_lease() {
     let _machine = shared().await;
     let mut farm = builder().apis(2).workers(3).start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 6).await;
+    let addresses = load_recorders(&client, 6).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     freeze(&mut farm.redis.process);
-    wait::lasts(Duration::from_secs(6)).await;
+    wait::pass(Duration::from_secs(6)).await;
     farm.workers.iter_mut().for_each(freeze);
     thaw(&mut farm.redis.process);
-    wait::lasts(Duration::from_secs(2)).await;
+    wait::pass(Duration::from_secs(2)).await;
     farm.workers.iter_mut().for_each(thaw);
-    eprintln!("thaw after 6 s to full pace: {:.2?}", load.flows().await);
-    // Longer than a lease, so that whoever would be reaped by mistake has been.
-    wait::lasts(Duration::from_secs(7)).await;
+    eprintln!(
+        "thaw after 6 s to full pace: {:.2?}",
+        load.full_pace().await
+    );
+    // Longer than a lease, so that a mistaken failover would have happened.
+    wait::pass(Duration::from_secs(7)).await;
     let known = ["ok", "queue_unavailable", "outcome_unknown"];
-    load.end().await.balance(&client, &known).await;
+    load.end().await.check(&client, &known).await;
     for client in &farm.clients {
         let reaps = Scrape::of(client).await.count("execution_reaps_total");
-        assert_eq!(reaps, 0, "a worker was taken for dead");
+        assert_eq!(reaps, 0, "a living worker was failed over");
     }
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -86,19 +89,19 @@ async fn fault_22_the_memory_of_redis_is_full() {
     let _machine = shared().await;
     let mut farm = builder().workers(2).start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 4).await;
+    let addresses = load_recorders(&client, 4).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
 
-    // Over four fifths, but not full: what is under way is finished, nothing new is let in.
+    // Over four fifths but not full: calls in flight finish and new ones are refused.
     let used = farm.used_memory().await;
     farm.config_set("maxmemory", &(used + used / 10).to_string())
         .await;
     is_refused_as_overloaded(&client, &addresses[0]).await;
-    // Really full. Longer than a lease: the workers live on.
+    // Completely full, for longer than a lease: the workers must survive.
     farm.config_set("maxmemory", &(used / 2).to_string()).await;
-    wait::lasts(Duration::from_secs(7)).await;
+    wait::pass(Duration::from_secs(7)).await;
     assert_ne!(
         client
             .execute(&addresses[0], "known", &json!([]))
@@ -114,23 +117,23 @@ async fn fault_22_the_memory_of_redis_is_full() {
         assert!(lives, "{worker} has lost its lease");
     }
     farm.config_set("maxmemory", "0").await;
-    eprintln!("room again to full pace: {:.2?}", load.flows().await);
+    eprintln!("room again to full pace: {:.2?}", load.full_pace().await);
     load.end()
         .await
-        .balance(&client, &["ok", "overloaded", "queue_unavailable"])
+        .check(&client, &["ok", "overloaded", "queue_unavailable"])
         .await;
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
     client.must_load("another", CONTRACT).await;
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
 async fn is_refused_as_overloaded(client: &Client, address: &str) {
-    let refused = wait::until("calls to be refused", PATIENCE, async || {
+    let refused = wait::until("calls to be refused", DEFAULT_LIMIT, async || {
         let answer = client.execute(address, "known", &json!([])).await;
         Some(answer).filter(|answer| answer.status != 200)
     })
@@ -147,32 +150,32 @@ async fn fault_23_scripts_flushed_and_clients_killed_for_30_s() {
     let _machine = shared().await;
     let mut farm = builder().apis(2).workers(2).start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 4).await;
+    let addresses = load_recorders(&client, 4).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let start = Instant::now();
     let mut rounds = 0;
     while start.elapsed() < Duration::from_secs(30) {
         farm.script_flush().await;
         farm.client_kill().await;
         rounds += 1;
-        wait::lasts(Duration::from_millis(500)).await;
+        wait::pass(Duration::from_millis(500)).await;
     }
     eprintln!(
         "{rounds} rounds; then to full pace: {:.2?}",
-        load.flows().await
+        load.full_pace().await
     );
-    let books = load.end().await;
-    let (all, well) = (books.calls.len(), books.succeeded());
-    books.balance(&client, &["ok", "queue_unavailable"]).await;
-    assert!(well * 10 >= all * 9, "{well} of {all} have succeeded");
+    let log = load.end().await;
+    let (all, well) = (log.calls.len(), log.succeeded());
+    log.check(&client, &["ok", "queue_unavailable"]).await;
+    assert!(well * 10 >= all * 9, "{well} of {all} succeeded");
     assert_eq!(
         generations(&client, &addresses).await,
         before,
-        "contracts have moved"
+        "contracts moved to another worker"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -188,7 +191,7 @@ async fn fault_24_a_wrong_eviction_policy() {
             .env("EXECUTION_API_PORT", "0")
             .env("TMPDIR", folder.path());
         let mut process = Process::start("refuses", command, folder.path());
-        let status = process.end(PATIENCE).await;
+        let status = process.end(DEFAULT_LIMIT).await;
         let log = process.log();
         assert!(
             status.code().is_some_and(|code| code != 0),

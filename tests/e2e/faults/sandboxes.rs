@@ -1,25 +1,25 @@
-//! Pages and browsers die.
+//! Pages, graphics processes and browsers that die.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{alone, builder, generations, load_books, shared};
+use super::{alone, builder, generations, load_recorders, shared};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
-use crate::support::processes::{self, Seen};
-use crate::support::wait::{self, PATIENCE};
+use crate::support::processes::{self, ProcessInfo};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
-/// From the loss of a page to an answer of a fresh one.
-const FRESH: Duration = Duration::from_secs(1);
+/// From the loss of a page to an answer of its replacement.
+const PAGE_RECOVERY: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn fault_09_kill_the_renderer_of_a_page() {
     let _machine = alone().await;
     let mut farm = builder().start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 3).await;
+    let addresses = load_recorders(&client, 3).await;
     let work = async {
         let argument = json!({ "id": 0, "ms": 500 });
         client
@@ -30,22 +30,22 @@ async fn fault_09_kill_the_renderer_of_a_page() {
     let renderer = farm.busy_renderer(0, work).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses[1..], Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let killed = Instant::now();
     renderer.kill();
-    let answer = answers_anew(&client, &addresses[0], before[0]).await;
+    let answer = answers_with_newer_generation(&client, &addresses[0], before[0]).await;
     let took = killed.elapsed();
     eprintln!("kill of a page to its next answer: {took:.2?}");
-    assert!(took < FRESH, "{took:?}");
+    assert!(took < PAGE_RECOVERY, "{took:?}");
     assert_eq!(answer, before[0] + 1);
-    load.flows().await;
-    load.end().await.balance(&client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(&client, &["ok"]).await;
     assert_eq!(
         generations(&client, &addresses[1..]).await,
         before[1..],
         "neighbours were lost"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -54,35 +54,35 @@ async fn fault_09_a_page_out_of_memory() {
     let _machine = alone().await;
     let mut farm = builder().env("CHROMIUM_HEAP_MB", "64").start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 2).await;
+    let addresses = load_recorders(&client, 2).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses[1..], Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     client
         .call(&addresses[0], "fill")
         .await
         .error(500, "contract_crashed");
     let crashed = Instant::now();
-    let answer = answers_anew(&client, &addresses[0], before[0]).await;
+    let answer = answers_with_newer_generation(&client, &addresses[0], before[0]).await;
     let took = crashed.elapsed();
     eprintln!("a page out of memory to its next answer: {took:.2?}");
-    assert!(took < FRESH, "{took:?}");
-    // One page was lost under the call, another one when it was run again, alone.
+    assert!(took < PAGE_RECOVERY, "{took:?}");
+    // The call cost one page, and a second one when it was run again on its own.
     assert_eq!(answer, before[0] + 2);
-    load.flows().await;
-    load.end().await.balance(&client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(&client, &["ok"]).await;
     assert_eq!(
         generations(&client, &addresses[1..]).await,
         before[1..],
         "neighbours were lost"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
-/// Calls until a younger generation answers, which must succeed; gives it.
-async fn answers_anew(client: &Client, address: &str, before: u64) -> u64 {
-    wait::until("a fresh page", PATIENCE, async || {
+/// Calls until a newer generation answers, which must succeed. Returns that generation.
+async fn answers_with_newer_generation(client: &Client, address: &str, before: u64) -> u64 {
+    wait::until("a new page", DEFAULT_LIMIT, async || {
         let answer = client.execute(address, "add", &json!(1)).await;
         assert!([200, 500].contains(&answer.status), "{answer:?}");
         Some(answer)
@@ -93,35 +93,38 @@ async fn answers_anew(client: &Client, address: &str, before: u64) -> u64 {
     .await
 }
 
-/// Chromium gives up after some deaths of what draws, though no page may use it: then everything comes back
-/// with another browser.
+/// Chromium gives up after several deaths of its graphics process, although no page may use it.
+/// Then the worker restarts the browser.
 #[tokio::test]
 async fn fault_09_kill_the_graphics_process() {
     const KILLS: usize = 6;
     let _machine = shared().await;
     let mut farm = builder().start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 3).await;
+    let addresses = load_recorders(&client, 3).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let graphics = |farm: &Farm| {
         let all = processes::descendants(farm.workers[0].pid());
         let mut drawing = all.into_iter();
         drawing.find(|seen| seen.command.contains("--type=gpu-process"))
     };
     for _ in 0..KILLS {
-        let drawing = wait::until("the graphics process", PATIENCE, async || graphics(&farm)).await;
+        let drawing = wait::until("the graphics process", DEFAULT_LIMIT, async || {
+            graphics(&farm)
+        })
+        .await;
         drawing.kill();
         let gone = async || !drawing.runs();
-        wait::until_true("its end", PATIENCE, gone).await;
+        wait::until_true("its end", DEFAULT_LIMIT, gone).await;
         for address in &addresses {
-            answers_anew(&client, address, 0).await;
+            answers_with_newer_generation(&client, address, 0).await;
         }
     }
-    load.flows().await;
-    load.end().await.balance(&client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(&client, &["ok"]).await;
     farm.all_run();
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -130,23 +133,23 @@ async fn fault_10_kill_the_browser() {
     let _machine = shared().await;
     let mut farm = builder().start().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 10).await;
+    let addresses = load_recorders(&client, 10).await;
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let browsers = farm.browsers(0);
     assert_eq!(browsers.len(), 1, "{browsers:#?}");
     let killed = Instant::now();
-    browsers.iter().for_each(Seen::kill);
+    browsers.iter().for_each(ProcessInfo::kill);
     for (address, before) in addresses.iter().zip(before) {
-        answers_anew(&client, address, before).await;
+        answers_with_newer_generation(&client, address, before).await;
     }
     let took = killed.elapsed();
     eprintln!("kill of the browser until all 10 contracts answer: {took:.2?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
-    load.flows().await;
-    load.end().await.balance(&client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(&client, &["ok"]).await;
     farm.all_run();
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }

@@ -1,19 +1,19 @@
-//! Workers die, freeze, and lose their connection.
+//! Workers that are killed, frozen, or cut off from Redis.
 
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::json;
 
-use super::{FAILOVER, builder, generations, load_books, shared, standby};
-use crate::support::books::{CONTRACT, percent};
-use crate::support::chaos::{Member, freeze, thaw};
+use super::{FAILOVER, builder, generations, load_recorders, shared, standby};
+use crate::support::call_log::{CONTRACT, percentile};
+use crate::support::chaos::{JoinedWorker, freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::load::{Load, Pace};
-use crate::support::proxy::{Proxy, Role, Weather};
+use crate::support::proxy::{Condition, Proxy, Role};
 use crate::support::scrape::Scrape;
-use crate::support::wait::{self, PATIENCE};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 #[tokio::test]
 async fn fault_01_kill_an_idle_worker() {
@@ -35,12 +35,12 @@ async fn fault_01_kill_an_idle_worker() {
     }
     let times: Vec<_> = answers.iter().map(|(_, took)| took).collect();
     eprintln!("kill -9 to the next answers: {times:.2?}");
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
 #[tokio::test]
-async fn fault_01_kill_a_worker_where_nobody_else_has_room() {
+async fn fault_01_kill_a_worker_without_free_capacity_elsewhere() {
     let _machine = shared().await;
     let mut farm = builder()
         .workers(0)
@@ -49,11 +49,11 @@ async fn fault_01_kill_a_worker_where_nobody_else_has_room() {
         .await;
     let first = farm.join().await;
     let client = farm.client().clone();
-    let addresses = load_books(&client, 1).await;
+    let addresses = load_recorders(&client, 1).await;
     farm.join().await;
     client.must_load("other", CONTRACT).await;
     farm.workers[first.index].kill().await;
-    // However long it is called, it is on offer once.
+    // Repeated calls enqueue the contract for placement only once.
     let answer = client.execute(&addresses[0], "add", &json!(1)).await;
     assert_eq!(answer.error(503, "no_capacity")["started"], false);
     let offers: usize = farm.redis_command(&["XLEN", "exec:place:javascript"]).await;
@@ -61,7 +61,7 @@ async fn fault_01_kill_a_worker_where_nobody_else_has_room() {
     farm.join().await;
     let answer = client.execute(&addresses[0], "add", &json!(2)).await;
     assert_eq!(answer.data()["count"], 1, "{answer:?}");
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -72,11 +72,11 @@ async fn fault_02_kill_a_worker_under_load() {
     let client = farm.client().clone();
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let killed = Instant::now();
     farm.workers[0].kill().await;
-    eprintln!("kill -9 to full pace: {:.2?}", load.flows().await);
-    let books = load.end().await;
+    eprintln!("kill -9 to full pace: {:.2?}", load.full_pace().await);
+    let log = load.end().await;
     let after = generations(&client, &addresses).await;
     assert!(
         after
@@ -84,22 +84,25 @@ async fn fault_02_kill_a_worker_under_load() {
             .zip(before)
             .all(|(after, before)| *after > before)
     );
-    let caught: Vec<_> = books
+    let caught: Vec<_> = log
         .calls
         .iter()
         .filter(|call| call.took() > Duration::from_secs(1))
         .collect();
-    assert!(!caught.is_empty(), "no call was caught by the death");
+    assert!(
+        !caught.is_empty(),
+        "no call was in flight when the worker died"
+    );
     let answered = caught.iter().map(|call| call.ended - killed).max();
     eprintln!(
         "kill -9 under load: {} calls waited, p95 {:.2?}; the last answered after {:.2?}",
         caught.len(),
-        percent(95, caught.iter().copied()),
+        percentile(95, caught.iter().copied()),
         answered.unwrap_or_default()
     );
-    assert!(percent(95, caught) < FAILOVER);
-    books.balance(&client, &["ok"]).await;
-    farm.is_quiet().await;
+    assert!(percentile(95, caught) < FAILOVER);
+    log.check(&client, &["ok"]).await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -109,19 +112,19 @@ async fn fault_04_kill_between_reply_and_acknowledgement() {
     let mut farm = builder().workers(0).start().await;
     let client = farm.client().clone();
     let (proxy, _) = worker_behind_proxy(&mut farm).await;
-    let addresses = load_books(&client, 1).await;
+    let addresses = load_recorders(&client, 1).await;
     let before = client.generation(&addresses[0]).await;
     farm.join().await;
     proxy.hold_before("XACK");
     let answer = client.execute(&addresses[0], "add", &json!(4)).await;
     assert_eq!(answer.data()["times"], 1);
-    proxy.holds().await;
+    proxy.wait_until_held().await;
     farm.workers[0].kill().await;
     let known = client.execute(&addresses[0], "known", &json!([4])).await;
     assert!(known.generation() > before);
-    // It has its answer: nobody waits for a second one.
+    // The call was answered, so it must not be redelivered.
     assert_eq!(known.data(), json!([]), "an answered call was run again");
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     assert_eq!(
         client
             .execute(&addresses[0], "known", &json!([4]))
@@ -139,18 +142,18 @@ async fn fault_05_freeze_a_worker_for_2_s() {
     let client = farm.client().clone();
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     freeze(&mut farm.workers[0]);
-    wait::lasts(Duration::from_secs(2)).await;
+    wait::pass(Duration::from_secs(2)).await;
     thaw(&mut farm.workers[0]);
-    load.flows().await;
-    load.end().await.balance(&client, &["ok"]).await;
+    load.full_pace().await;
+    load.end().await.check(&client, &["ok"]).await;
     assert_eq!(
         generations(&client, &addresses).await,
         before,
         "contracts have moved"
     );
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -159,35 +162,37 @@ async fn fault_06_freeze_a_worker_for_20_s() {
     let _machine = shared().await;
     let mut farm = builder().workers(0).start().await;
     let first = farm.join().await;
-    let addresses = load_books(farm.client(), 2).await;
+    let addresses = load_recorders(farm.client(), 2).await;
     let second = farm.join().await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
-    // Its result is ready when the worker has been given up long ago.
+    load.full_pace().await;
+    // The result of this call is ready long after the worker has failed over.
     let (caller, address) = (farm.client().clone(), addresses[0].clone());
     let late = tokio::spawn(async move {
         let argument = json!({ "id": 1_000_000, "ms": 1_000 });
         caller.execute(&address, "wait", &argument).await
     });
-    wait::lasts(Duration::from_millis(300)).await;
+    wait::pass(Duration::from_millis(300)).await;
     let unclaimed = unclaimed_replies(farm.client()).await;
     let frozen = Instant::now();
     freeze(&mut farm.workers[first.index]);
-    eprintln!("freeze to full pace: {:.2?}", load.flows().await);
-    wait::lasts(Duration::from_secs(20).saturating_sub(frozen.elapsed())).await;
+    eprintln!("freeze to full pace: {:.2?}", load.full_pace().await);
+    wait::pass(Duration::from_secs(20).saturating_sub(frozen.elapsed())).await;
     thaw(&mut farm.workers[first.index]);
     let client = farm.client().clone();
-    has_come_back(&client, &first).await;
-    load.flows().await;
+    is_ready_again(&client, &first).await;
+    load.full_pace().await;
     let late = late.await.expect("the caller does not panic");
     assert_eq!(late.data()["times"], 1, "{late:?}");
-    wait::until_true("the late replies to be dropped", PATIENCE, async || {
-        unclaimed_replies(&client).await > unclaimed
-    })
+    wait::until_true(
+        "the late replies to be dropped",
+        DEFAULT_LIMIT,
+        async || unclaimed_replies(&client).await > unclaimed,
+    )
     .await;
-    load.end().await.balance(&client, &["ok"]).await;
-    all_are_hosted_by(&client, &addresses, &second).await;
-    farm.is_quiet().await;
+    load.end().await.check(&client, &["ok"]).await;
+    all_are_owned_by(&client, &addresses, &second).await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
@@ -202,55 +207,55 @@ async fn fault_07_a_worker_cut_off_from_redis_for_20_s() {
     let _machine = shared().await;
     let mut farm = builder().workers(0).start().await;
     let (proxy, first) = worker_behind_proxy(&mut farm).await;
-    let addresses = load_books(farm.client(), 2).await;
+    let addresses = load_recorders(farm.client(), 2).await;
     let second = farm.join().await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
+    load.full_pace().await;
     let cut = Instant::now();
-    proxy.all(Weather::Silent);
-    eprintln!("cut to full pace: {:.2?}", load.flows().await);
-    wait::lasts(Duration::from_secs(20).saturating_sub(cut.elapsed())).await;
+    proxy.set_all(Condition::Silent);
+    eprintln!("cut to full pace: {:.2?}", load.full_pace().await);
+    wait::pass(Duration::from_secs(20).saturating_sub(cut.elapsed())).await;
     proxy.heal();
     let client = farm.client().clone();
-    has_come_back(&client, &first).await;
-    load.flows().await;
-    load.end().await.balance(&client, &["ok"]).await;
-    all_are_hosted_by(&client, &addresses, &second).await;
-    farm.is_quiet().await;
+    is_ready_again(&client, &first).await;
+    load.full_pace().await;
+    load.end().await.check(&client, &["ok"]).await;
+    all_are_owned_by(&client, &addresses, &second).await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
 #[tokio::test]
 async fn fault_08_half_open_under_a_blocking_read() {
     let _machine = shared().await;
-    let (mut farm, proxy) = falls_silent(Role::Inbox).await;
+    let (mut farm, proxy) = goes_silent(Role::Inbox).await;
     proxy.heal();
-    farm.is_quiet().await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
-/// Heartbeats and replies: nobody ever says that the connection is broken.
+/// The connection for heartbeats and replies goes silent, and no error ever reports it.
 #[tokio::test]
-async fn fault_08_the_connection_of_a_worker_falls_silent_for_good() {
+async fn fault_08_the_connection_of_a_worker_goes_silent_permanently() {
     let _machine = shared().await;
-    let (mut farm, _proxy) = falls_silent(Role::Append).await;
-    farm.is_quiet().await;
+    let (mut farm, _proxy) = goes_silent(Role::Append).await;
+    farm.wait_until_recovered().await;
     farm.stop().await;
 }
 
-/// A worker's one connection of this kind falls silent under load: no call is lost, and nothing moves.
-async fn falls_silent(role: Role) -> (Farm, Proxy) {
+/// One connection of a worker goes silent under load: no call is lost and no contract moves.
+async fn goes_silent(role: Role) -> (Farm, Proxy) {
     let mut farm = builder().workers(0).start().await;
     let (proxy, _) = worker_behind_proxy(&mut farm).await;
-    let addresses = load_books(farm.client(), 2).await;
+    let addresses = load_recorders(farm.client(), 2).await;
     farm.join().await;
     let client = farm.client().clone();
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.flows().await;
-    assert_eq!(proxy.present(role, Weather::Silent), 1);
-    eprintln!("silence to full pace: {:.2?}", load.flows().await);
-    load.end().await.balance(&client, &["ok"]).await;
+    load.full_pace().await;
+    assert_eq!(proxy.set_present(role, Condition::Silent), 1);
+    eprintln!("silence to full pace: {:.2?}", load.full_pace().await);
+    load.end().await.check(&client, &["ok"]).await;
     assert_eq!(
         generations(&client, &addresses).await,
         before,
@@ -259,16 +264,16 @@ async fn falls_silent(role: Role) -> (Farm, Proxy) {
     (farm, proxy)
 }
 
-/// Lets a worker join whose way to Redis is in the test's hands.
-async fn worker_behind_proxy(farm: &mut Farm) -> (Proxy, Member) {
+/// Starts a worker that reaches Redis through a proxy that the test controls.
+async fn worker_behind_proxy(farm: &mut Farm) -> (Proxy, JoinedWorker) {
     let proxy = Proxy::start(farm.redis.port()).await;
     let worker = farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
     (proxy, worker)
 }
 
-/// Waits until a worker that was given up is ready again.
-async fn has_come_back(client: &Client, worker: &Member) {
-    wait::until_true("the worker to be ready again", PATIENCE, async || {
+/// Waits until a worker that was failed over is ready again.
+async fn is_ready_again(client: &Client, worker: &JoinedWorker) {
+    wait::until_true("the worker to be ready again", DEFAULT_LIMIT, async || {
         let workers = client.workers().await;
         workers
             .iter()
@@ -277,9 +282,9 @@ async fn has_come_back(client: &Client, worker: &Member) {
     .await;
 }
 
-async fn all_are_hosted_by(client: &Client, addresses: &[String], worker: &Member) {
+async fn all_are_owned_by(client: &Client, addresses: &[String], worker: &JoinedWorker) {
     for address in addresses {
-        let host = client.host(address).await;
-        assert_eq!(host.as_ref(), Some(&worker.id), "{address}");
+        let owner = client.owner(address).await;
+        assert_eq!(owner.as_ref(), Some(&worker.id), "{address}");
     }
 }

@@ -1,5 +1,5 @@
-//! A browser of a test's own, to use a page as a person does. Its sandbox is on, and it reaches
-//! nothing but this machine.
+//! A browser for tests that use a page as a person does. Its sandbox is on, and it reaches only
+//! this machine.
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::process::Process;
 use super::programs;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 const PROGRAM: &str = "/usr/lib/chromium/chromium-headless-shell";
 
@@ -39,16 +39,16 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts one; as nobody, since Chromium has no sandbox for root.
+    /// Starts a browser as an unprivileged user, because Chromium has no sandbox for root.
     pub(crate) async fn start() -> Self {
         Self::start_with(&[], HandlerConfig::default()).await
     }
 
-    /// The same, with more arguments: of two that contradict each other, the last one counts.
+    /// The same with more arguments. If two arguments conflict, the last one wins.
     pub(crate) async fn start_with(more: &[String], config: HandlerConfig) -> Self {
         let profile = TempDir::with_prefix("execution-browser-").expect("a folder can be made");
         let process = Process::start("browser", command(profile.path(), more), profile.path());
-        let address = wait::until("the browser's address", PATIENCE, async || {
+        let address = wait::until("the browser's address", DEFAULT_LIMIT, async || {
             let log = process.log();
             let (_, rest) = log.split_once("DevTools listening on ")?;
             let (address, _) = rest.split_once('\n')?;
@@ -73,10 +73,10 @@ impl Browser {
         page.unwrap_or_else(|error| panic!("{url} cannot be opened: {error}"))
     }
 
-    /// Ends it.
+    /// Closes the browser and removes its profile.
     pub(crate) async fn stop(mut self) {
         self.cdp.close().await.expect("a browser can be closed");
-        self.process.end(PATIENCE).await;
+        self.process.end(DEFAULT_LIMIT).await;
         self.events.await.expect("the connection ends");
         self.profile.close().expect("a profile can be removed");
     }
@@ -102,9 +102,9 @@ fn command(profile: &Path, more: &[String]) -> Command {
     command
 }
 
-/// Clicks what `selector` finds, once it is there.
+/// Clicks the element that `selector` matches, once it exists.
 pub(crate) async fn click(page: &Page, selector: &str) {
-    let element = wait::until(selector, PATIENCE, async || {
+    let element = wait::until(selector, DEFAULT_LIMIT, async || {
         page.find_element(selector).await.ok()
     })
     .await;
@@ -112,17 +112,17 @@ pub(crate) async fn click(page: &Page, selector: &str) {
     clicked.unwrap_or_else(|error| panic!("{selector} cannot be clicked: {error}"));
 }
 
-/// What JavaScript finds in a page, once it finds something.
+/// Evaluates `expression` until its value is not null, and returns that value.
 pub(crate) async fn found(page: &Page, expression: &str) -> serde_json::Value {
-    wait::until(expression, PATIENCE, async || {
+    wait::until(expression, DEFAULT_LIMIT, async || {
         let result = page.evaluate(expression).await.ok()?;
         result.value().filter(|value| !value.is_null()).cloned()
     })
     .await
 }
 
-/// Keeps what a page looks like in `target/screenshots`, for a person.
-pub(crate) async fn keep_screenshot(page: &Page, name: &str) {
+/// Saves a screenshot of the page in `target/screenshots` for a person to view.
+pub(crate) async fn save_screenshot(page: &Page, name: &str) {
     let folder = programs::folder().with_file_name("screenshots");
     std::fs::create_dir_all(&folder).expect("the target folder can be written");
     let whole = ScreenshotParams::builder().full_page(true).build();

@@ -1,5 +1,5 @@
-//! Faults on purpose, done to the farm's own children and to its Redis. What lies on the wire
-//! between them is [`super::proxy`]'s.
+//! Faults that a test injects into the farm's processes and its Redis. Faults on the network
+//! between them are in [`super::proxy`].
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use reqwest::Method;
 use super::client::{Client, try_send};
 use super::farm::Farm;
 use super::process::Process;
-use super::processes::Seen;
+use super::processes::ProcessInfo;
 use super::redis_server::RedisServer;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
-/// A worker that has joined, and the name by which the farm knows it.
+/// A worker that has registered, and the id that it registered with.
 #[derive(Debug, Clone)]
-pub(crate) struct Member {
-    /// Its place in [`Farm::workers`].
+pub(crate) struct JoinedWorker {
+    /// Its index in [`Farm::workers`].
     pub(crate) index: usize,
-    /// What it has registered as.
+    /// The id that it registered with.
     pub(crate) id: String,
 }
 
@@ -28,35 +28,35 @@ pub(crate) fn freeze(process: &mut Process) {
     process.signal(Signal::SIGSTOP);
 }
 
-/// Lets it go on (SIGCONT).
+/// Resumes a stopped process (SIGCONT).
 pub(crate) fn thaw(process: &mut Process) {
     process.signal(Signal::SIGCONT);
 }
 
 impl Farm {
     /// Starts one more worker and waits until it has registered.
-    pub(crate) async fn join(&mut self) -> Member {
+    pub(crate) async fn join(&mut self) -> JoinedWorker {
         self.join_with(&[]).await
     }
 
-    /// The same, with variables of its own.
-    pub(crate) async fn join_with(&mut self, env: &[(&str, &str)]) -> Member {
+    /// The same as [`Farm::join`], with extra environment variables.
+    pub(crate) async fn join_with(&mut self, env: &[(&str, &str)]) -> JoinedWorker {
         let prefix = self.prefix().to_owned();
         let before = self.redis.workers(&prefix).await;
         self.spawn_worker(env);
-        let id = wait::until("a worker to join", PATIENCE, async || {
+        let id = wait::until("a worker to join", DEFAULT_LIMIT, async || {
             self.all_run();
             let now = self.redis.workers(&prefix).await;
             now.into_iter().find(|id| !before.contains(id))
         })
         .await;
-        Member {
+        JoinedWorker {
             index: self.workers.len() - 1,
             id,
         }
     }
 
-    /// Starts one more api, with variables of its own, and waits until it answers.
+    /// Starts one more api with extra environment variables, and waits until it answers.
     pub(crate) async fn join_api_with(&mut self, env: &[(&str, &str)]) {
         self.spawn_api(env);
         let client = self.clients.last().expect("one was just added").clone();
@@ -65,7 +65,7 @@ impl Farm {
 
     /// Waits until an api answers.
     pub(crate) async fn api_answers(&mut self, client: &Client) {
-        wait::until_true("an api to answer", PATIENCE, async || {
+        wait::until_true("an api to answer", DEFAULT_LIMIT, async || {
             self.all_run();
             let answer = try_send(client.request(Method::GET, "/healthz")).await;
             answer.is_ok_and(|answer| answer.status == 200)
@@ -73,10 +73,10 @@ impl Farm {
         .await;
     }
 
-    /// From now on Redis writes all it is told to its append-only file.
-    pub(crate) async fn keep_redis_data(&self) {
+    /// From now on Redis writes every command to its append-only file.
+    pub(crate) async fn enable_append_only_file(&self) {
         self.config_set("appendonly", "yes").await;
-        wait::until_true("the append-only file", PATIENCE, async || {
+        wait::until_true("the append-only file", DEFAULT_LIMIT, async || {
             let info: String = self.redis_command(&["INFO", "persistence"]).await;
             [
                 "aof_enabled:1",
@@ -89,7 +89,7 @@ impl Farm {
         .await;
     }
 
-    /// Starts Redis where the last one was, with what that one has written.
+    /// Restarts Redis on the same port with the data of its append-only file.
     pub(crate) async fn restart_redis_with_data(&mut self) {
         self.redis.process.kill().await;
         let port = self.redis.port();
@@ -127,9 +127,9 @@ impl Farm {
         used.parse().expect("a number of bytes")
     }
 
-    /// Waits until Redis runs for longer than `age`.
+    /// Waits until Redis has run for longer than `age`.
     pub(crate) async fn redis_is_older_than(&self, age: Duration) {
-        wait::until_true("Redis to grow older", PATIENCE, async || {
+        wait::until_true("Redis to grow older", DEFAULT_LIMIT, async || {
             let uptime = self.info("server", "uptime_in_seconds").await;
             uptime
                 .parse::<u64>()
@@ -148,7 +148,7 @@ impl Farm {
             .to_owned()
     }
 
-    /// Entries in the inboxes of all workers.
+    /// The number of entries in the inboxes of all workers.
     pub(crate) async fn backlog(&self) -> usize {
         let mut entries = 0;
         for worker in self.redis.workers(self.prefix()).await {
@@ -158,18 +158,18 @@ impl Farm {
         entries
     }
 
-    /// Makes Redis forget its scripts.
+    /// Deletes all cached scripts in Redis (`SCRIPT FLUSH`).
     pub(crate) async fn script_flush(&self) {
         self.redis_command::<()>(&["SCRIPT", "FLUSH"]).await;
     }
 
-    /// The process that runs the page of a contract: the one that computes while `work` goes on.
+    /// The process that runs a contract's page: the one that uses most CPU time during `work`.
     pub(crate) async fn busy_renderer(
         &self,
         worker: usize,
         work: impl Future<Output = ()>,
-    ) -> Seen {
-        let before: Vec<(Seen, u64)> = self
+    ) -> ProcessInfo {
+        let before: Vec<(ProcessInfo, u64)> = self
             .renderers(worker)
             .into_iter()
             .map(|seen| (seen.clone(), seen.ticks()))

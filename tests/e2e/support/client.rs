@@ -1,4 +1,4 @@
-//! A thin HTTP client: requests as a caller sends them, answers as they come.
+//! A thin HTTP client that sends requests as a caller does and returns answers unchanged.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-/// No request may take longer, whatever happens; far above every deadline of the service.
+/// The time limit of every request, far above every deadline of the service.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Talks to one api.
+/// A client of one api.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
 }
 
-/// What came back.
+/// An HTTP response: status, headers and body.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -38,12 +38,12 @@ impl Client {
         }
     }
 
-    /// Where a path is.
+    /// The URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// A request still to be furnished; see [`send`].
+    /// A request that the test completes and then sends with [`send`].
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, self.url(path))
     }
@@ -58,7 +58,7 @@ impl Client {
         send(self.request(Method::POST, path).json(body)).await
     }
 
-    /// `POST path` with a body that is sent as it is, and called JSON.
+    /// `POST path` with a body that is sent unchanged, with the content type JSON.
     pub(crate) async fn post_text(&self, path: &str, body: impl Into<String>) -> Answer {
         let request = self
             .request(Method::POST, path)
@@ -72,9 +72,9 @@ impl Client {
         self.post("/loadSmartContract", &body).await
     }
 
-    /// Loads a contract that must be taken.
+    /// Loads a contract, which must succeed.
     pub(crate) async fn must_load(&self, address: &str, executable: &str) {
-        self.load(address, executable).await.is_done();
+        self.load(address, executable).await.is_no_content();
     }
 
     /// Unloads a contract.
@@ -97,7 +97,7 @@ impl Client {
         send(self.request(Method::POST, &format!("/execute/{address}/{method}"))).await
     }
 
-    /// `GET /contracts`, which must be answered.
+    /// `GET /contracts`, which must succeed.
     pub(crate) async fn contracts(&self) -> Vec<Value> {
         let answer = self.get("/contracts").await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -108,19 +108,19 @@ impl Client {
             .clone()
     }
 
-    /// `GET /contracts/{address}`, which must be answered.
+    /// `GET /contracts/{address}`, which must succeed.
     pub(crate) async fn contract(&self, address: &str) -> Value {
         let answer = self.get(&format!("/contracts/{address}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
     }
 
-    /// `GET /workers`, which must be answered.
+    /// `GET /workers`, which must succeed.
     pub(crate) async fn workers(&self) -> Vec<Value> {
         self.list("/workers").await
     }
 
-    /// `GET /dead-letters`, which must be answered.
+    /// `GET /dead-letters`, which must succeed.
     pub(crate) async fn dead_letters(&self) -> Vec<Value> {
         self.list("/dead-letters").await
     }
@@ -135,12 +135,12 @@ impl Client {
             .clone()
     }
 
-    /// Asks a worker to hand over what it has and to end.
+    /// Asks a worker to drain: to hand over its contracts and to end.
     pub(crate) async fn drain(&self, worker: &str) -> Answer {
         send(self.request(Method::POST, &format!("/workers/{worker}/drain"))).await
     }
 
-    /// The contract's generation, as the list of contracts tells it.
+    /// The contract's generation, as `GET /contracts/{address}` reports it.
     pub(crate) async fn generation(&self, address: &str) -> u64 {
         let contract = self.contract(address).await;
         contract["generation"]
@@ -148,8 +148,8 @@ impl Client {
             .expect("a generation is a number")
     }
 
-    /// The worker that hosts the contract, if one does.
-    pub(crate) async fn host(&self, address: &str) -> Option<String> {
+    /// The worker that owns the contract, if it is assigned.
+    pub(crate) async fn owner(&self, address: &str) -> Option<String> {
         self.contract(address).await["host"]
             .as_str()
             .map(str::to_owned)
@@ -159,12 +159,12 @@ impl Client {
 /// Sends a request.
 ///
 /// # Panics
-/// When no answer comes: a request without an answer is always a failure.
+/// When no answer arrives: a request without an answer is always a failure.
 pub(crate) async fn send(request: RequestBuilder) -> Answer {
     try_send(request).await.expect("every request is answered")
 }
 
-/// Sends a request to an api that may be going down.
+/// Sends a request to an api that may be shutting down.
 pub(crate) async fn try_send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
     let response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -194,19 +194,19 @@ impl Answer {
         body["data"].clone()
     }
 
-    /// `ok`, or an error's code; what its caller waited for in vain has one of its own.
+    /// `ok`, or the error code. A call whose deadline passed has an outcome of its own.
     pub(crate) fn outcome(&self) -> String {
         if self.status == 200 {
             return "ok".to_owned();
         }
-        if self.body.contains("No answer came before the deadline") {
+        if self.body.contains("No reply arrived before the deadline") {
             return "deadline".to_owned();
         }
         let body = self.json();
         body["code"].as_str().unwrap_or("no code").to_owned()
     }
 
-    /// Whether it says that the call was certainly not run.
+    /// Whether the answer states that the call was certainly not run.
     pub(crate) fn never_started(&self) -> bool {
         self.status != 200 && self.json()["started"] == false
     }
@@ -224,13 +224,13 @@ impl Answer {
             .unwrap_or_else(|| panic!("none in {self:?}"))
     }
 
-    /// Checks that something was done that has no result.
+    /// Checks that a request without a result succeeded (status 204).
     #[track_caller]
-    pub(crate) fn is_done(&self) {
+    pub(crate) fn is_no_content(&self) {
         assert_eq!((self.status, self.body.as_str()), (204, ""), "{self:?}");
     }
 
-    /// Checks that this is an error in the form that every error has, and gives its body.
+    /// Checks the form that every error has, and returns the error's body.
     #[track_caller]
     pub(crate) fn error(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -264,7 +264,7 @@ impl Answer {
         body
     }
 
-    /// Checks that this is an error, and gives its text.
+    /// Checks that this is an error, and returns its text.
     #[track_caller]
     pub(crate) fn error_text(&self, status: u16, code: &str) -> String {
         let body = self.error(status, code);

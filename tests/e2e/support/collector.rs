@@ -1,4 +1,4 @@
-//! A collector of traces: takes what is exported to it, and keeps it.
+//! A trace collector that receives exported spans and stores them.
 
 use std::sync::{Arc, Mutex};
 
@@ -35,7 +35,7 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a collector on a free port.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
@@ -57,7 +57,7 @@ impl Collector {
 
     /// The spans of one trace so far.
     pub(crate) fn of(&self, trace: &str) -> Vec<Span> {
-        let spans = self.spans.lock().expect("nobody panics with it");
+        let spans = self.spans.lock().expect("the lock is not poisoned");
         spans
             .iter()
             .filter(|span| span.trace == trace)
@@ -74,7 +74,7 @@ impl Drop for Collector {
 
 async fn take(State(spans): State<Spans>, body: Bytes) {
     let request = ExportTraceServiceRequest::decode(body).expect("protobuf");
-    let mut spans = spans.lock().expect("nobody panics with it");
+    let mut spans = spans.lock().expect("the lock is not poisoned");
     for of_resource in request.resource_spans {
         let resource = of_resource.resource.expect("a service says who it is");
         let service = text(&resource.attributes, "service.name");

@@ -1,4 +1,4 @@
-//! What a test does with a Docker daemon, besides what the farm does there.
+//! Operations of the tests themselves on the Docker daemon.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -9,12 +9,12 @@ use bollard::query_parameters::{
 };
 use futures::StreamExt;
 
-/// The daemon's address, as the programs are told it.
+/// The daemon's address, in the form that the programs are configured with.
 pub(crate) fn address() -> String {
     std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned())
 }
 
-/// What `docker load` does.
+/// Loads an image from a tar archive, as `docker load` does.
 pub(crate) async fn import(docker: &Docker, tar: Vec<u8>) {
     let options = ImportImageOptionsBuilder::new().build();
     let mut steps = docker.import_image(options, bollard::body_full(tar.into()), None);
@@ -23,7 +23,7 @@ pub(crate) async fn import(docker: &Docker, tar: Vec<u8>) {
     }
 }
 
-/// The names of all containers, running or not, and networks with a label.
+/// The names of all containers, running or stopped, and networks with a label.
 pub(crate) async fn labelled(docker: &Docker, label: &str) -> Vec<String> {
     let filter = HashMap::from([("label", vec![label])]);
     let options = ListContainersOptionsBuilder::new()
@@ -40,13 +40,13 @@ pub(crate) async fn labelled(docker: &Docker, label: &str) -> Vec<String> {
         .collect()
 }
 
-/// Removes everything with a label, and images: after a failure, where nothing can be awaited, so the
-/// daemon is asked by its own program.
+/// Removes the given images, and all containers and networks with a label. It runs after a failure
+/// in a `drop`, which cannot await, so it calls the `docker` command.
 pub(crate) fn clear(host: &str, label: &str, images: &[String]) {
     let script = "docker ps --all --quiet --filter label=$LABEL | xargs --no-run-if-empty docker rm --force --volumes
         docker network ls --quiet --filter label=$LABEL | xargs --no-run-if-empty docker network rm
         for image in $IMAGES; do docker rmi $image; done";
-    // The failure is told already.
+    // The failure that led here has already been reported.
     let _ = Command::new("sh")
         .args(["-c", script])
         .env("DOCKER_HOST", host)

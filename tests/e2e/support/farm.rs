@@ -1,4 +1,4 @@
-//! A farm for one test: a Redis, apis and workers, and nothing that another test could touch.
+//! A farm for one test: a Redis, apis and workers that share nothing with other tests.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +9,12 @@ use tempfile::TempDir;
 
 use super::client::Client;
 use super::process::Process;
-use super::processes::{self, Seen};
+use super::processes::{self, ProcessInfo};
 use super::redis_server::RedisServer;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 use super::{leftovers, programs};
 
-/// What a farm consists of; see [`Farm::builder`].
+/// The configuration of a farm; see [`Farm::builder`].
 pub(crate) struct Builder {
     apis: usize,
     workers: usize,
@@ -23,17 +23,17 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// How many apis; 1 unless told.
+    /// The number of apis; 1 by default.
     pub(crate) fn apis(self, apis: usize) -> Self {
         Self { apis, ..self }
     }
 
-    /// How many workers; 1 unless told.
+    /// The number of workers; 1 by default.
     pub(crate) fn workers(self, workers: usize) -> Self {
         Self { workers, ..self }
     }
 
-    /// What stands before every key of the farm.
+    /// The prefix of every Redis key of the farm.
     pub(crate) fn prefix(self, prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -41,16 +41,16 @@ impl Builder {
         }
     }
 
-    /// A variable for every program.
+    /// Sets an environment variable for every program.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_string()));
         self
     }
 
-    /// Starts everything and waits until it can serve.
+    /// Starts everything and waits until the farm can serve.
     pub(crate) async fn start(self) -> Farm {
         let folder = TempDir::with_prefix("execution-e2e-").expect("a folder can be made");
-        // The browsers run as another user, who must get through to the profiles.
+        // The browsers run as another user, who must be able to reach the profiles.
         let profiles = folder.path().join("profiles");
         fs::create_dir(&profiles).expect("the farm's folder can be written");
         open_to_all(folder.path(), 0o755);
@@ -86,7 +86,7 @@ fn open_to_all(folder: &Path, mode: u32) {
 pub(crate) struct Farm {
     pub(crate) redis: RedisServer,
     pub(crate) apis: Vec<Process>,
-    /// One for each api.
+    /// One client for each api.
     pub(crate) clients: Vec<Client>,
     pub(crate) workers: Vec<Process>,
     prefix: String,
@@ -97,7 +97,7 @@ pub(crate) struct Farm {
 }
 
 impl Farm {
-    /// A farm of one api and one worker, unless told otherwise.
+    /// A farm of one api and one worker, unless configured otherwise.
     pub(crate) fn builder() -> Builder {
         Builder {
             apis: 1,
@@ -117,17 +117,17 @@ impl Farm {
         &self.clients[0]
     }
 
-    /// The folder of everything that the farm writes.
+    /// The folder of all files that the farm writes.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What stands before every key.
+    /// The prefix of every Redis key.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Starts one more api, with variables of its own.
+    /// Starts one more api, with extra environment variables.
     pub(crate) fn spawn_api(&mut self, env: &[(&str, &str)]) {
         let port = programs::free_port();
         let mut command = programs::api();
@@ -137,7 +137,7 @@ impl Farm {
         self.clients.push(Client::new(port));
     }
 
-    /// Starts one more worker, with variables of its own.
+    /// Starts one more worker, with extra environment variables.
     pub(crate) fn spawn_worker(&mut self, env: &[(&str, &str)]) {
         let name = format!("worker-{}", self.workers.len());
         let worker = self.spawn(&name, programs::worker(), env);
@@ -150,7 +150,7 @@ impl Farm {
             .env("REDIS_PREFIX", &self.prefix)
             .env("TMPDIR", &self.profiles)
             .env("RUST_LOG", "info")
-            // What a test does not need cannot disturb it.
+            // Features that a test does not need are off, so that they cannot affect it.
             .env("WORKER_ENGINES", "javascript")
             .env("CHROMIUM_CGROUP_MB", "0")
             .env("NO_COLOR", "1")
@@ -159,30 +159,30 @@ impl Farm {
         Process::start(name, command, self.folder.path())
     }
 
-    /// Starts one more worker and waits until it has joined.
+    /// Starts one more worker and waits until it has registered.
     pub(crate) async fn add_worker(&mut self) {
         let workers = self.redis.workers(&self.prefix).await.len() + 1;
         self.spawn_worker(&[]);
         self.serves(workers).await;
     }
 
-    /// Starts an empty Redis where the last one was.
+    /// Restarts Redis on the same port, without data.
     pub(crate) async fn restart_redis(&mut self) {
         self.redis.process.kill().await;
         let port = self.redis.port();
         self.redis = RedisServer::start_on(port, "noeviction", self.folder.path()).await;
     }
 
-    /// Waits until `workers` have registered and every api says that it can serve.
+    /// Waits until `workers` have registered and every api reports that it can serve.
     async fn serves(&mut self, workers: usize) {
-        wait::until_true("the workers to register", PATIENCE, async || {
+        wait::until_true("the workers to register", DEFAULT_LIMIT, async || {
             self.all_run();
             self.redis.workers(&self.prefix).await.len() == workers
         })
         .await;
         // Without a worker no api is ready.
         let path = if workers == 0 { "/healthz" } else { "/readyz" };
-        wait::until_true("the apis to serve", PATIENCE, async || {
+        wait::until_true("the apis to serve", DEFAULT_LIMIT, async || {
             self.all_run();
             for client in &self.clients {
                 let answer = super::client::try_send(client.request(reqwest::Method::GET, path));
@@ -195,42 +195,42 @@ impl Farm {
         .await;
     }
 
-    /// Fails when a program has ended that nobody told to.
+    /// Fails if a program has ended without a signal from the test.
     pub(crate) fn all_run(&mut self) {
         for process in self.apis.iter_mut().chain(&mut self.workers) {
-            if let Some(status) = process.ended_early() {
+            if let Some(status) = process.ended_without_signal() {
                 panic!("{} ended early: {status}", process.name());
             }
         }
     }
 
     /// The browsers of one worker.
-    pub(crate) fn browsers(&self, worker: usize) -> Vec<Seen> {
+    pub(crate) fn browsers(&self, worker: usize) -> Vec<ProcessInfo> {
         let mut all = processes::descendants(self.workers[worker].pid());
-        all.retain(Seen::is_browser);
+        all.retain(ProcessInfo::is_browser);
         all
     }
 
     /// The processes of one worker that run pages.
-    pub(crate) fn renderers(&self, worker: usize) -> Vec<Seen> {
+    pub(crate) fn renderers(&self, worker: usize) -> Vec<ProcessInfo> {
         let mut all = processes::descendants(self.workers[worker].pid());
-        all.retain(Seen::is_renderer);
+        all.retain(ProcessInfo::is_renderer);
         all
     }
 
-    /// What the workers have put into the folder for temporary files.
+    /// The names of the workers' files in the folder for temporary files.
     pub(crate) fn profiles(&self) -> Vec<String> {
         leftovers::files(&self.profiles)
     }
 
-    /// Unloads what is loaded, ends everything, and fails when anything is left.
+    /// Unloads all contracts, ends all programs, and fails if anything is left.
     pub(crate) async fn stop(mut self) {
         if let Some(client) = self.clients.first() {
             for contract in client.contracts().await {
                 let address = contract["contractAddress"]
                     .as_str()
                     .expect("an address is text");
-                client.unload(address).await.is_done();
+                client.unload(address).await.is_no_content();
             }
         }
         let seen = self.end_programs().await;
@@ -239,15 +239,15 @@ impl Farm {
         self.end(&seen).await;
     }
 
-    /// As [`Farm::stop`], but after a failure that may leave keys: a worker that was killed cannot
-    /// take its own away, and what is not reached cannot be unloaded.
-    pub(crate) async fn stop_whatever_is_in_redis(mut self) {
+    /// The same as [`Farm::stop`], but after a failure that may leave keys. A killed worker cannot
+    /// delete its own keys, and a contract that cannot be reached cannot be unloaded.
+    pub(crate) async fn stop_ignoring_keys(mut self) {
         let seen = self.end_programs().await;
         self.end(&seen).await;
     }
 
-    /// Ends the programs that still run; gives what belonged to the farm before.
-    async fn end_programs(&mut self) -> Vec<Seen> {
+    /// Ends the programs that still run. Returns the processes that belonged to the farm before.
+    async fn end_programs(&mut self) -> Vec<ProcessInfo> {
         let seen = processes::of_folder(self.folder.path());
         for process in self.workers.iter_mut().chain(&mut self.apis) {
             if process.ended().is_none() {
@@ -257,7 +257,7 @@ impl Farm {
         seen
     }
 
-    async fn end(&mut self, seen: &[Seen]) {
+    async fn end(&mut self, seen: &[ProcessInfo]) {
         self.redis.process.terminate().await;
         let processes = leftovers::processes(seen, self.folder.path());
         assert!(processes.is_empty(), "processes are left: {processes:#?}");
@@ -285,7 +285,7 @@ impl Drop for Farm {
                 eprintln!("--- {}\n{}", process.name(), process.log());
             }
         } else {
-            panic!("a farm was dropped without stop()");
+            panic!("a farm was dropped without a call of stop()");
         }
     }
 }

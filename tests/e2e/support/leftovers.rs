@@ -1,22 +1,22 @@
-//! What a farm leaves behind when it has ended: nothing but what is documented.
+//! What a farm leaves behind after it has ended: only what is documented.
 
 use std::path::Path;
 
-use super::processes::{self, Seen};
+use super::processes::{self, ProcessInfo};
 use super::redis_server::RedisServer;
 
-/// How a placement stream's key begins, after the prefix. It belongs to no process and no
-/// contract, and lasts.
+/// The start of a placement stream's key, after the prefix. The stream belongs to no process and no
+/// contract, and is kept.
 const PLACEMENT: &str = "place:";
 
-/// The farm's own name, which lasts as well.
+/// The key of the farm's own name, which is kept as well.
 const FARM: &str = "farm";
 
-/// How an executable's key begins. One that no load took expires by itself.
+/// The start of an executable's key. One that no load recorded expires by itself.
 const EXECUTABLE: &str = "{blob:";
 
-/// The processes, of the ones seen before and of those that name the folder, that still run.
-pub(crate) fn processes(before: &[Seen], folder: &Path) -> Vec<Seen> {
+/// The farm's processes that still run: those of `before`, and those that name the folder.
+pub(crate) fn processes(before: &[ProcessInfo], folder: &Path) -> Vec<ProcessInfo> {
     let mut left = processes::of_folder(folder);
     left.extend(before.iter().filter(|process| process.runs()).cloned());
     left.sort_by_key(|process| process.pid);
@@ -24,7 +24,7 @@ pub(crate) fn processes(before: &[Seen], folder: &Path) -> Vec<Seen> {
     left
 }
 
-/// What is in `folder`, where the workers put the browsers' profiles.
+/// The files in `folder`, where the workers store the browsers' profiles.
 pub(crate) fn files(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).expect("the farm's folder can be read");
     entries
@@ -33,7 +33,7 @@ pub(crate) fn files(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The keys that nobody needs any more.
+/// The keys that should have been deleted.
 pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     let mut left = Vec::new();
     for key in redis.keys().await {

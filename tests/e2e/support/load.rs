@@ -1,7 +1,7 @@
-//! Callers that keep calling at a steady pace while something goes wrong, and note every answer.
+//! Callers that call at a steady pace during a fault and record every answer.
 //!
-//! The pace is given, not "as fast as possible": so a machine that is busy otherwise does not
-//! change what is expected. What is made of the notes is [`super::books`]'s.
+//! The pace is fixed, not "as fast as possible", so a busy machine does not change what is
+//! expected. [`super::call_log`] checks the recorded calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,12 +12,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use super::books::{Books, Call};
+use super::call_log::{Call, CallLog};
 use super::client::{Answer, Client, try_send};
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
-/// How many callers, and how often each of them calls. A caller waits for its answer before it
-/// calls again.
+/// The number of callers and the interval of their calls. A caller waits for its answer before its
+/// next call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) callers: u32,
@@ -37,21 +37,21 @@ impl Pace {
     }
 }
 
-/// How a caller behaves when it gets no answer, or one that tells it to go elsewhere.
+/// What a caller does when it gets no answer, or `draining`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manners {
-    /// It notes that.
-    Noting,
+enum OnFailure {
+    /// It records the outcome.
+    Record,
     /// It tries the next api, as a load balancer would.
-    Retrying,
+    Retry,
 }
 
 const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
-/// How long a retrying caller tries.
+/// How long a retrying caller keeps trying.
 const RETRY_FOR: Duration = Duration::from_secs(10);
 
-/// Callers at work.
+/// A running load.
 pub(crate) struct Load {
     pace: Pace,
     shared: Arc<Shared>,
@@ -61,7 +61,7 @@ pub(crate) struct Load {
 struct Shared {
     clients: Vec<Client>,
     addresses: Vec<String>,
-    manners: Manners,
+    on_failure: OnFailure,
     next: AtomicU64,
     succeeded: AtomicUsize,
     ended: AtomicBool,
@@ -70,17 +70,17 @@ struct Shared {
 impl Load {
     /// Starts calling `add` of every contract through every client.
     pub(crate) fn start(clients: &[Client], addresses: &[String], pace: Pace) -> Self {
-        Self::launch(1, clients, addresses, pace, Manners::Noting)
+        Self::launch(1, clients, addresses, pace, OnFailure::Record)
     }
 
-    /// The same, with ids from `first` on, and callers that try the next api when one is gone.
+    /// The same, with ids from `first` on. A caller tries the next api when one is gone.
     pub(crate) fn retrying(
         first: u64,
         clients: &[Client],
         addresses: &[String],
         pace: Pace,
     ) -> Self {
-        Self::launch(first, clients, addresses, pace, Manners::Retrying)
+        Self::launch(first, clients, addresses, pace, OnFailure::Retry)
     }
 
     fn launch(
@@ -88,12 +88,12 @@ impl Load {
         clients: &[Client],
         addresses: &[String],
         pace: Pace,
-        manners: Manners,
+        on_failure: OnFailure,
     ) -> Self {
         let shared = Arc::new(Shared {
             clients: clients.to_vec(),
             addresses: addresses.to_vec(),
-            manners,
+            on_failure,
             next: AtomicU64::new(first),
             succeeded: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
@@ -111,13 +111,13 @@ impl Load {
         self.shared.succeeded.load(Ordering::Relaxed)
     }
 
-    /// Waits until calls succeed at the pace; gives how long that took from now on (I6: within
-    /// 15 s, nine in ten).
-    pub(crate) async fn flows(&self) -> Duration {
+    /// Waits until calls succeed at the pace, and returns the time that this took (I6: nine in ten,
+    /// within 15 s).
+    pub(crate) async fn full_pace(&self) -> Duration {
         const WINDOW: Duration = Duration::from_secs(1);
         let start = Instant::now();
         let mut seen = std::collections::VecDeque::from([(start, self.succeeded())]);
-        wait::until_none(PATIENCE / 2, async || {
+        wait::until_none(DEFAULT_LIMIT / 2, async || {
             let (now, count) = (Instant::now(), self.succeeded());
             seen.push_back((now, count));
             while seen.get(1).is_some_and(|(then, _)| now - *then >= WINDOW) {
@@ -127,18 +127,18 @@ impl Load {
             let (calls, window) = (count - before, now - then);
             // Counts of calls are far below what a float holds exactly.
             let rate = f64::from(u32::try_from(calls).unwrap_or(u32::MAX)) / window.as_secs_f64();
-            let flows = window >= WINDOW && rate >= 0.9 * self.pace.rate();
-            let told = || format!("{calls} calls have succeeded in {window:?}, {count} before");
-            (!flows).then(told).into_iter().collect()
+            let at_pace = window >= WINDOW && rate >= 0.9 * self.pace.rate();
+            let progress = || format!("{calls} calls have succeeded in {window:?}, {count} before");
+            (!at_pace).then(progress).into_iter().collect()
         })
         .await;
         start.elapsed().saturating_sub(WINDOW)
     }
 
-    /// Lets every caller finish, and gives what they have noted.
-    pub(crate) async fn end(self) -> Books {
+    /// Lets every caller finish and returns the recorded calls.
+    pub(crate) async fn end(self) -> CallLog {
         self.shared.ended.store(true, Ordering::Relaxed);
-        Books::new(self.callers.join_all().await.concat())
+        CallLog::new(self.callers.join_all().await.concat())
     }
 }
 
@@ -168,17 +168,17 @@ impl Shared {
         let index = usize::try_from(id).unwrap_or_default();
         let address = &self.addresses[index % self.addresses.len()];
         let first = Instant::now();
-        let (mut client, mut broken) = (caller, 0);
+        let (mut client, mut broken_connections) = (caller, 0);
         loop {
             let sent = Instant::now();
             let answer = self.clients[client % self.clients.len()]
                 .try_execute(address, "add", id)
                 .await;
-            let elsewhere = answer.as_ref().is_none_or(goes_elsewhere);
-            if self.manners == Manners::Retrying && elsewhere && first.elapsed() < RETRY_FOR {
+            let elsewhere = answer.as_ref().is_none_or(should_try_next_api);
+            if self.on_failure == OnFailure::Retry && elsewhere && first.elapsed() < RETRY_FOR {
                 client += 1;
-                broken += u64::from(answer.is_none());
-                wait::lasts(Duration::from_millis(20)).await;
+                broken_connections += u64::from(answer.is_none());
+                wait::pass(Duration::from_millis(20)).await;
                 continue;
             }
             return Call {
@@ -186,15 +186,15 @@ impl Shared {
                 address: address.clone(),
                 sent,
                 ended: Instant::now(),
-                answer: answer.map(slim),
-                broken,
+                answer: answer.map(without_headers),
+                broken_connections,
             };
         }
     }
 }
 
-/// Keeps of an answer what is looked at later: there are many.
-fn slim(mut answer: Answer) -> Answer {
+/// Drops the headers that no check reads, to save memory: there are many answers.
+fn without_headers(mut answer: Answer) -> Answer {
     if answer.status == 200 {
         let generation = answer.headers.remove(GENERATION);
         answer.headers = generation
@@ -205,12 +205,12 @@ fn slim(mut answer: Answer) -> Answer {
     answer
 }
 
-fn goes_elsewhere(answer: &Answer) -> bool {
+fn should_try_next_api(answer: &Answer) -> bool {
     answer.status == 503 && answer.json()["code"] == "draining"
 }
 
 impl Client {
-    /// Calls a method of an api that may be going down; none when it gives no answer.
+    /// Calls a method of an api that may be shutting down. None when it gives no answer.
     pub(crate) async fn try_execute(&self, address: &str, method: &str, id: u64) -> Option<Answer> {
         let path = format!("/execute/{address}/{method}");
         let request = self.request(reqwest::Method::POST, &path).json(&json!(id));

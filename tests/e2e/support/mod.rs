@@ -1,8 +1,8 @@
-//! What every behaviour needs: a farm, a client, traffic, and a way to wait for a condition; and
-//! what the faults need: ways to break things, a load, and books that must balance.
+//! Shared helpers of the tests: a farm, a client, traffic and waiting for a condition. Tests of
+//! faults also find fault injection, a load and the invariants of its calls here.
 
-pub(crate) mod books;
 pub(crate) mod browser;
+pub(crate) mod call_log;
 pub(crate) mod chaos;
 pub(crate) mod client;
 pub(crate) mod collector;
@@ -14,7 +14,7 @@ pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod programs;
 pub(crate) mod proxy;
-pub(crate) mod quiet;
+pub(crate) mod recovered;
 pub(crate) mod redis_server;
 pub(crate) mod scrape;
 pub(crate) mod traffic;

@@ -1,4 +1,4 @@
-//! One child process: its output goes to a file, and its end is always awaited.
+//! One child process. Its output goes to a file, and its exit is always awaited.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -11,17 +11,17 @@ use nix::unistd::Pid;
 
 use super::wait;
 
-/// A started program. Dropped while it runs, it is killed.
+/// A started program. Dropping it while it runs kills it.
 pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    /// Whether it was told to end.
-    told: bool,
+    /// Whether the test has sent it a signal.
+    signalled: bool,
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to `FOLDER/NAME.log`.
+    /// Starts `command` with its output in `FOLDER/NAME.log`.
     pub(crate) fn start(name: &str, mut command: Command, folder: &Path) -> Self {
         let log = folder.join(format!("{name}.log"));
         let out = File::create(&log).expect("the farm's folder can be written");
@@ -36,7 +36,7 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
-            told: false,
+            signalled: false,
         }
     }
 
@@ -53,24 +53,24 @@ impl Process {
             .expect("Linux' process ids fit an i32")
     }
 
-    /// Sends `signal`; to a process that has ended, nothing.
+    /// Sends `signal`. A no-op if the process has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        self.told = true;
+        self.signalled = true;
         if self.ended().is_none() {
             kill(Pid::from_raw(self.pid()), signal).expect("an own child can be signalled");
         }
     }
 
-    /// How it ended, or none while it runs.
+    /// Its exit status, or none while it runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child
             .try_wait()
             .expect("an own child can be waited for")
     }
 
-    /// How it ended though nobody told it to, or none.
-    pub(crate) fn ended_early(&mut self) -> Option<ExitStatus> {
-        self.ended().filter(|_| !self.told)
+    /// Its exit status if it ended without a signal from the test.
+    pub(crate) fn ended_without_signal(&mut self) -> Option<ExitStatus> {
+        self.ended().filter(|_| !self.signalled)
     }
 
     /// Waits for its end.
@@ -79,13 +79,13 @@ impl Process {
         wait::until(&what, limit, async || self.ended()).await
     }
 
-    /// Asks it to end (SIGTERM) and waits.
+    /// Sends SIGTERM and waits.
     ///
     /// # Panics
-    /// When it does not end well: exit code 0, by itself.
+    /// Unless it exits by itself with code 0.
     pub(crate) async fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
-        let status = self.end(wait::PATIENCE).await;
+        let status = self.end(wait::DEFAULT_LIMIT).await;
         assert!(
             status.success(),
             "{} ended with {:?}, signal {:?}",
@@ -98,7 +98,7 @@ impl Process {
     /// Kills it (SIGKILL) and waits.
     pub(crate) async fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
-        self.end(wait::PATIENCE).await;
+        self.end(wait::DEFAULT_LIMIT).await;
     }
 
     /// Everything that it has printed.
@@ -110,7 +110,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // This fails only when the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

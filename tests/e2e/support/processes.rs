@@ -1,4 +1,4 @@
-//! The machine's processes as /proc shows them: which of them belong to a farm or to a worker.
+//! The machine's processes as /proc shows them, and which farm or worker they belong to.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// One process. Its id may be given to another one later, the pair with its start may not.
+/// One process. Its id may be reused later. The pair of id and start time is unique.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ProcessInfo {
     pub(crate) pid: i32,
     /// When it was started, in clock ticks since boot.
     started: u64,
@@ -17,12 +17,12 @@ pub(crate) struct Seen {
     pub(crate) command: String,
 }
 
-impl Seen {
+impl ProcessInfo {
     fn read(pid: i32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // `PID (NAME) STATE PARENT ...`, where NAME may hold anything.
+        // `PID (NAME) STATE PARENT ...`, where NAME may contain any character.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        // A zombie has ended; when it is reaped is its parent's matter.
+        // A zombie has ended. Its parent decides when to await it.
         if matches!(*fields.first()?, "Z" | "X") {
             return None;
         }
@@ -42,7 +42,7 @@ impl Seen {
         Self::read(self.pid).is_some_and(|now| now.started == self.started)
     }
 
-    /// Ends it at once. To one that has ended already, nothing happens.
+    /// Kills it. A no-op if it has already ended.
     pub(crate) fn kill(&self) {
         if self.runs() {
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
@@ -66,7 +66,7 @@ impl Seen {
         self.is_chromium() && self.command.contains("--type=renderer")
     }
 
-    /// How long it has computed, in clock ticks.
+    /// Its CPU time, in clock ticks.
     pub(crate) fn ticks(&self) -> u64 {
         let stat = read_text(self.pid, "stat");
         let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
@@ -79,7 +79,7 @@ impl Seen {
     }
 }
 
-/// A file of /proc that separates by NUL; empty when the process is gone or not ours to look at.
+/// A NUL-separated file of /proc. Empty when the process is gone or may not be inspected.
 fn read_text(pid: i32, file: &str) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     String::from_utf8_lossy(&bytes)
@@ -88,17 +88,17 @@ fn read_text(pid: i32, file: &str) -> String {
         .to_owned()
 }
 
-fn all() -> Vec<Seen> {
+fn all() -> Vec<ProcessInfo> {
     let entries = std::fs::read_dir("/proc").expect("/proc is mounted");
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(Seen::read)
+        .filter_map(ProcessInfo::read)
         .collect()
 }
 
 /// Whether a process runs: has not ended.
 pub(crate) fn runs(pid: i32) -> bool {
-    Seen::read(pid).is_some()
+    ProcessInfo::read(pid).is_some()
 }
 
 /// The ended processes that `pid`, or a process below it, has not awaited.
@@ -122,24 +122,24 @@ pub(crate) fn zombies(pid: i32) -> Vec<i32> {
 }
 
 /// The processes below `pid`, without itself.
-pub(crate) fn descendants(pid: i32) -> Vec<Seen> {
+pub(crate) fn descendants(pid: i32) -> Vec<ProcessInfo> {
     below(all(), HashSet::from([pid]))
 }
 
-/// Every process that names the folder in its command line or environment, with all below it.
-pub(crate) fn of_folder(folder: &Path) -> Vec<Seen> {
+/// Every process that names the folder in its command line or environment, and its descendants.
+pub(crate) fn of_folder(folder: &Path) -> Vec<ProcessInfo> {
     let folder = folder.to_str().expect("temporary folders have plain names");
-    let (named, others): (Vec<Seen>, Vec<Seen>) = all()
+    let (named, others): (Vec<ProcessInfo>, Vec<ProcessInfo>) = all()
         .into_iter()
         .partition(|process| process.mentions(folder));
     let roots = named.iter().map(|process| process.pid).collect();
     [named, below(others, roots)].concat()
 }
 
-fn below(mut candidates: Vec<Seen>, mut parents: HashSet<i32>) -> Vec<Seen> {
+fn below(mut candidates: Vec<ProcessInfo>, mut parents: HashSet<i32>) -> Vec<ProcessInfo> {
     let mut found = Vec::new();
     loop {
-        let (children, rest): (Vec<Seen>, Vec<Seen>) = candidates
+        let (children, rest): (Vec<ProcessInfo>, Vec<ProcessInfo>) = candidates
             .into_iter()
             .partition(|process| parents.contains(&process.parent));
         if children.is_empty() {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The variables of the caller that the programs may see; everything else would make a test
-/// depend on whose shell it runs in.
+/// The environment variables that the programs inherit. All others are removed, because a test must
+/// not depend on the shell that it runs in.
 const INHERITED: [&str; 5] = [
     "PATH",
     "HOME",
@@ -52,15 +52,15 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// A port of the loopback interface that nobody listens on.
+/// A free port of the loopback interface.
 ///
-/// Below the range from which the system serves port 0 and outgoing connections, so that none of
+/// It is below the range from which the system assigns port 0 and outgoing connections. So none of
 /// those takes it before the program that it is meant for.
 pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Two runs at the same time start at different places.
+    // Two runs at the same time start at different ports.
     let start = u16::try_from(std::process::id().wrapping_mul(97) % u32::from(COUNT))
         .expect("a remainder is below its divisor");
     (0..COUNT)

@@ -1,7 +1,7 @@
-//! A TCP proxy between one program and Redis, that cuts, delays or swallows what passes through.
+//! A TCP proxy between one program and Redis that cuts, delays or swallows the traffic.
 //!
-//! A program holds several connections, each for a use of its own; the proxy tells them apart by
-//! the commands that it sees on them ([`Role`]).
+//! A program holds several connections for different uses. The proxy tells them apart by the
+//! commands on them ([`Role`]).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,16 +13,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
-/// What becomes of the bytes on a connection.
+/// What happens to the bytes on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weather {
+pub(crate) enum Condition {
     /// They pass.
-    Fair,
-    /// They pass, so much later.
-    Late(Duration),
-    /// They do not pass, and nobody is told: a black hole. Afterwards they arrive after all.
+    Healthy,
+    /// They pass after this delay.
+    Delayed(Duration),
+    /// They do not pass and no error is reported, as in a black hole. They arrive once it ends.
     Silent,
     /// The connection is closed, as is every new one.
     Cut,
@@ -39,7 +39,7 @@ pub(crate) enum Role {
     Append,
 }
 
-/// A running proxy; it ends when it is dropped.
+/// A running proxy. It ends when it is dropped.
 pub(crate) struct Proxy {
     port: u16,
     shared: Arc<Shared>,
@@ -55,20 +55,20 @@ struct Shared {
 }
 
 struct Rules {
-    all: Weather,
-    role: Option<(Role, Weather)>,
+    all: Condition,
+    role: Option<(Role, Condition)>,
     hold: Option<&'static str>,
 }
 
 struct Link {
     roles: Mutex<HashSet<Role>>,
-    weather: watch::Sender<Weather>,
+    condition: watch::Sender<Condition>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         Self {
-            all: Weather::Fair,
+            all: Condition::Healthy,
             role: None,
             hold: None,
         }
@@ -94,43 +94,44 @@ impl Proxy {
         }
     }
 
-    /// What a program is given as `REDIS_URL`.
+    /// The value of `REDIS_URL` for a program behind this proxy.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// The weather on every connection, present and to come.
-    pub(crate) fn all(&self, weather: Weather) {
-        lock(&self.shared.rules).all = weather;
-        self.shared.spread(|_| true, weather);
+    /// Sets the condition of every connection, present and future.
+    pub(crate) fn set_all(&self, condition: Condition) {
+        lock(&self.shared.rules).all = condition;
+        self.shared.spread(|_| true, condition);
     }
 
-    /// The weather on every connection of this role, present and to come.
-    pub(crate) fn role(&self, role: Role, weather: Weather) {
-        lock(&self.shared.rules).role = Some((role, weather));
-        self.shared.spread(|link| link.has(role), weather);
+    /// Sets the condition of every connection of this role, present and future.
+    pub(crate) fn set_role(&self, role: Role, condition: Condition) {
+        lock(&self.shared.rules).role = Some((role, condition));
+        self.shared.spread(|link| link.has(role), condition);
     }
 
-    /// The weather on the present connections of this role; new ones are fair. Gives their number.
-    pub(crate) fn present(&self, role: Role, weather: Weather) -> usize {
-        self.shared.spread(|link| link.has(role), weather)
+    /// Sets the condition of the present connections of this role and returns their number. New
+    /// connections are healthy.
+    pub(crate) fn set_present(&self, role: Role, condition: Condition) -> usize {
+        self.shared.spread(|link| link.has(role), condition)
     }
 
     /// Ends every fault.
     pub(crate) fn heal(&self) {
         *lock(&self.shared.rules) = Rules::default();
-        self.shared.spread(|_| true, Weather::Fair);
+        self.shared.spread(|_| true, Condition::Healthy);
     }
 
-    /// Lets everything pass up to the next command of this name, and from there on nothing on its
+    /// Lets everything pass up to the next command of this name. From then on nothing passes on its
     /// connection.
     pub(crate) fn hold_before(&self, command: &'static str) {
         lock(&self.shared.rules).hold = Some(command);
     }
 
     /// Waits until such a command was held.
-    pub(crate) async fn holds(&self) {
-        wait::until_true("a command to be held", PATIENCE, async || {
+    pub(crate) async fn wait_until_held(&self) {
+        wait::until_true("a command to be held", DEFAULT_LIMIT, async || {
             *self.shared.held.borrow()
         })
         .await;
@@ -144,32 +145,33 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn spread(&self, concerns: impl Fn(&Link) -> bool, weather: Weather) -> usize {
+    fn spread(&self, concerns: impl Fn(&Link) -> bool, condition: Condition) -> usize {
         let mut links = lock(&self.links);
-        // Nobody listens to a link that has ended.
-        links.retain(|link| link.weather.receiver_count() > 0);
+        // A link without receivers has ended.
+        links.retain(|link| link.condition.receiver_count() > 0);
         let concerned = links.iter().filter(|link| concerns(link));
         concerned.fold(0, |count, link| {
-            link.weather.send_replace(weather);
+            link.condition.send_replace(condition);
             count + 1
         })
     }
 
-    /// Looks at what a program sends; gives how much of it passes.
+    /// Inspects what a program sends and returns how many bytes of it pass.
     fn inspect(&self, link: &Link, bytes: &[u8]) -> usize {
         link.learn(bytes);
         let mut rules = lock(&self.rules);
         if let Some(start) = rules.hold.and_then(|name| find_command(bytes, name)) {
             rules.hold = None;
-            link.weather.send_replace(Weather::Silent);
+            link.condition.send_replace(Condition::Silent);
             self.held.send_replace(true);
             return start;
         }
-        // What made a new connection known still passes: the program cannot know whether it did.
-        if let Some((role, weather)) = rules.role
+        // The bytes that identified a new connection still pass: the program cannot know whether
+        // they did.
+        if let Some((role, condition)) = rules.role
             && link.has(role)
         {
-            link.weather.send_replace(weather);
+            link.condition.send_replace(condition);
         }
         bytes.len()
     }
@@ -220,7 +222,7 @@ async fn accept(listener: TcpListener, target: u16, shared: Arc<Shared>) {
 }
 
 async fn connect(near: TcpStream, target: u16, shared: Arc<Shared>) {
-    // Nobody listens when Redis is down: then the program's connection is closed at once.
+    // When Redis is down, the connect fails and the program's connection is closed at once.
     let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else {
         return;
     };
@@ -229,13 +231,13 @@ async fn connect(near: TcpStream, target: u16, shared: Arc<Shared>) {
     }
     let link = Arc::new(Link {
         roles: Mutex::default(),
-        weather: watch::Sender::new(lock(&shared.rules).all),
+        condition: watch::Sender::new(lock(&shared.rules).all),
     });
-    let weather = [link.weather.subscribe(), link.weather.subscribe()];
+    let condition = [link.condition.subscribe(), link.condition.subscribe()];
     lock(&shared.links).push(link.clone());
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let [up, down] = weather;
+    let [up, down] = condition;
     tokio::select! {
         () = pump(near_read, far_write, up, |bytes| shared.inspect(&link, bytes)) => {}
         () = pump(far_read, near_write, down, <[u8]>::len) => {}
@@ -246,22 +248,22 @@ async fn connect(near: TcpStream, target: u16, shared: Arc<Shared>) {
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
+    mut condition: watch::Receiver<Condition>,
     passes: impl Fn(&[u8]) -> usize,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let now = *weather.borrow_and_update();
+        let now = *condition.borrow_and_update();
         let read = tokio::select! {
-            read = from.read(&mut buffer), if matches!(now, Weather::Fair | Weather::Late(_)) => read,
-            Ok(()) = weather.changed(), if now != Weather::Cut => continue,
+            read = from.read(&mut buffer), if matches!(now, Condition::Healthy | Condition::Delayed(_)) => read,
+            Ok(()) = condition.changed(), if now != Condition::Cut => continue,
             else => return,
         };
         let Ok(count @ 1..) = read else {
             return;
         };
-        if let Weather::Late(time) = now {
-            wait::lasts(time).await;
+        if let Condition::Delayed(time) = now {
+            wait::pass(time).await;
         }
         let passing = passes(&buffer[..count]);
         if to.write_all(&buffer[..passing]).await.is_err() {

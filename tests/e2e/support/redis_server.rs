@@ -1,30 +1,31 @@
-//! A Redis of the farm's own.
+//! A Redis server for one farm.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::process::Process;
 use super::programs;
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
-/// A running redis-server. It keeps nothing on disk, unless told.
+/// A running redis-server. It stores nothing on disk unless configured to.
 pub(crate) struct RedisServer {
     port: u16,
     pub(crate) process: Process,
 }
 
 impl RedisServer {
-    /// Starts one on a free port, with what it writes in `folder`.
+    /// Starts a server on a free port that writes its files to `folder`.
     pub(crate) async fn start(folder: &Path) -> Self {
         Self::start_on(programs::free_port(), "noeviction", folder).await
     }
 
-    /// Starts one on `port` with a `maxmemory-policy`.
+    /// Starts a server on `port` with a `maxmemory-policy`.
     pub(crate) async fn start_on(port: u16, policy: &str, folder: &Path) -> Self {
         Self::launch(port, policy, "no", folder).await
     }
 
-    /// Starts one on `port` with what an earlier one has kept in `folder` (its append-only file).
+    /// Starts a server on `port` with the data of an earlier one in `folder` (its append-only
+    /// file).
     pub(crate) async fn start_with_data(port: u16, folder: &Path) -> Self {
         Self::launch(port, "noeviction", "yes", folder).await
     }
@@ -47,7 +48,7 @@ impl RedisServer {
             port,
             process: Process::start("redis", command, folder),
         };
-        wait::until("Redis to answer", PATIENCE, async || {
+        wait::until("Redis to answer", DEFAULT_LIMIT, async || {
             let ended = server.process.ended();
             assert!(
                 ended.is_none(),
@@ -60,7 +61,7 @@ impl RedisServer {
         server
     }
 
-    /// What a program is given as `REDIS_URL`.
+    /// The value of `REDIS_URL` for a program.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
@@ -77,7 +78,7 @@ impl RedisServer {
         Some(connection)
     }
 
-    /// A connection for looking at what the farm keeps.
+    /// A connection to inspect the farm's data.
     pub(crate) async fn connection(&self) -> redis::aio::MultiplexedConnection {
         self.try_connection()
             .await
@@ -87,7 +88,7 @@ impl RedisServer {
     /// Every key, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let mut connection = self.connection().await;
-        // A farm of a test has some hundred keys at most: no need to page.
+        // A test's farm has at most some hundred keys, so paging is not needed.
         let mut keys: Vec<String> = redis::cmd("KEYS")
             .arg("*")
             .query_async(&mut connection)
@@ -97,7 +98,7 @@ impl RedisServer {
         keys
     }
 
-    /// What a key holds.
+    /// The value of a string key.
     pub(crate) async fn text(&self, key: &str) -> String {
         let mut connection = self.connection().await;
         let text = redis::cmd("GET")
@@ -107,7 +108,7 @@ impl RedisServer {
         text.unwrap_or_else(|error| panic!("{key}: {error}"))
     }
 
-    /// Whether the key goes away by itself.
+    /// Whether the key has an expiry.
     pub(crate) async fn expires(&self, key: &str) -> bool {
         let mut connection = self.connection().await;
         let seconds: i64 = redis::cmd("TTL")

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use super::client::Client;
 
-/// What one process told at one time.
+/// The metrics of one process at one time.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     /// The kind of each metric: counter, gauge or histogram.
     pub(crate) kinds: BTreeMap<String, String>,
-    /// Each line's value, by all that stands before it.
+    /// The value of each series: the text before the value is the key.
     pub(crate) values: BTreeMap<String, String>,
 }
 
 impl Scrape {
-    /// Asks a process.
+    /// Scrapes a process.
     pub(crate) async fn of(client: &Client) -> Self {
         let answer = client.get("/metrics").await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -40,7 +40,7 @@ impl Scrape {
         scrape
     }
 
-    /// The value of a series that must be there, a whole number: `name{label="value",..}`.
+    /// The value of a series that must be present, a whole number: `name{label="value",..}`.
     #[track_caller]
     pub(crate) fn count(&self, series: &str) -> u64 {
         let value = self.values.get(series);
@@ -50,7 +50,7 @@ impl Scrape {
             .unwrap_or_else(|_| panic!("{series} is {value}"))
     }
 
-    /// Whether a name stands for something here: a metric, or a part of a histogram.
+    /// Whether a name exists here: as a metric, or as a part of a histogram.
     pub(crate) fn has(&self, name: &str) -> bool {
         let of_histogram = ["_bucket", "_sum", "_count"].iter().any(|part| {
             name.strip_suffix(part)

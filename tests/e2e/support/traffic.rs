@@ -1,4 +1,4 @@
-//! Callers that never stop calling: what goes wrong while something changes, they see.
+//! Callers that call without a pause and notice every failure during a change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::{Answer, Client};
-use super::wait::{self, PATIENCE};
+use super::wait::{self, DEFAULT_LIMIT};
 
 /// Callers per api.
 const CALLERS: usize = 4;
@@ -48,16 +48,16 @@ impl Traffic {
         }
     }
 
-    /// Waits until some more calls of every caller have been answered.
+    /// Waits until every caller has received some more answers.
     pub(crate) async fn flows(&self) {
         let enough = self.answered.load(Ordering::Relaxed) + 4 * self.callers.len();
-        wait::until_true("traffic to flow", PATIENCE, async || {
+        wait::until_true("traffic to flow", DEFAULT_LIMIT, async || {
             self.answered.load(Ordering::Relaxed) >= enough
         })
         .await;
     }
 
-    /// Ends the callers and gives every answer.
+    /// Ends the callers and returns every answer.
     pub(crate) async fn end(self) -> Vec<Answer> {
         self.ended.store(true, Ordering::Relaxed);
         self.callers.join_all().await.concat()

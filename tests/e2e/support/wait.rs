@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// The deadline of whatever has no better one. Generous: it is reached only by a failing test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The limit of waits that need no special one. It is generous: only a failing test reaches it.
+pub(crate) const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
 
-/// Asks `probe` until it gives a value.
+/// Calls `probe` until it returns a value.
 ///
 /// # Panics
-/// After `limit`, naming `what` was waited for.
+/// After `limit`, with the text `what`.
 pub(crate) async fn until<T>(
     what: &str,
     limit: Duration,
@@ -24,13 +24,13 @@ pub(crate) async fn until<T>(
         }
         assert!(
             start.elapsed() < limit,
-            "waited {limit:?} in vain for: {what}"
+            "waited {limit:?} without success for: {what}"
         );
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Asks `condition` until it holds; see [`until`].
+/// Calls `condition` until it returns true; see [`until`].
 pub(crate) async fn until_true(
     what: &str,
     limit: Duration,
@@ -39,14 +39,14 @@ pub(crate) async fn until_true(
     until(what, limit, async || condition().await.then_some(())).await;
 }
 
-/// Asks `complaints` until there are none.
+/// Calls `problems` until it returns none.
 ///
 /// # Panics
 /// After `limit`, with the last ones.
-pub(crate) async fn until_none(limit: Duration, mut complaints: impl AsyncFnMut() -> Vec<String>) {
+pub(crate) async fn until_none(limit: Duration, mut problems: impl AsyncFnMut() -> Vec<String>) {
     let start = Instant::now();
     loop {
-        let left = complaints().await;
+        let left = problems().await;
         if left.is_empty() {
             return;
         }
@@ -55,8 +55,8 @@ pub(crate) async fn until_none(limit: Duration, mut complaints: impl AsyncFnMut(
     }
 }
 
-/// Lets time pass that belongs to what is tested: how long a fault lasts, when the next call is
-/// due. Never instead of a condition.
-pub(crate) async fn lasts(time: Duration) {
+/// Lets time pass that is part of the test: the length of a fault, or the time until the next call.
+/// Never instead of waiting for a condition.
+pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }

@@ -180,6 +180,7 @@ fn engines(reader: &mut Reader) -> Vec<EngineKind> {
 #[cfg(test)]
 mod tests {
     use shared::service::config::Env;
+    use shared::service::telemetry::LogConfig;
 
     use super::*;
 
@@ -188,6 +189,7 @@ mod tests {
         let mut reader = Reader::new(Env::table(|name| {
             (name == "CHROMIUM_PATH").then(|| "/proc/self/exe".to_owned())
         }));
+        LogConfig::read(&mut reader);
         let config = Config::read(&mut reader);
         assert!(config.chromium.is_some() && config.docker.is_some());
         let effective = reader.effective();

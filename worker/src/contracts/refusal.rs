@@ -1,22 +1,25 @@
-//! Calls that are not run (any more): what became of them when a sandbox was lost, and what they are
-//! answered. "Never started" is said only to those that no sandbox was given.
+//! Calls that do not run, or do not run again: which ones, and the failure that each one gets.
+//!
+//! Only a call that was never submitted to a sandbox is reported as not started.
 
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{Failure, FailureCode};
 
-use super::Call;
-use super::host::{Calls, HostTask};
+use super::handle::Call;
+use super::task::{Calls, ContractTask};
 use crate::sandbox::Engine;
 
-/// How often a call may lose its sandbox: the second time it ran alone, so it is to blame.
+/// The number of losses after which a call is not run again. It ran alone the second time, so it
+/// caused the loss.
 const MAX_LOSSES: u32 = 2;
 
-/// How many endpoints a message names.
+/// The number of endpoints that a message names.
 const NAMED_ENDPOINTS: usize = 50;
 
-impl<E: Engine> HostTask<E> {
-    /// After a loss: calls that may be run again go back to the front, in their order.
-    pub(super) fn sort_out(&self, calls: &mut Calls) {
+impl<E: Engine> ContractTask<E> {
+    /// After a loss: puts the calls that may run again back to the front of the queue, in their
+    /// order, and fails the others.
+    pub(super) fn requeue_or_fail(&self, calls: &mut Calls) {
         let mut caught: Vec<_> = calls.running.drain().collect();
         caught.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
         for (_, mut call) in caught {
@@ -29,13 +32,14 @@ impl<E: Engine> HostTask<E> {
         }
     }
 
-    /// A page reaches nothing outside itself, and its state died with it.
+    /// A page has no effect outside itself, and its state is gone after a loss. So its calls can
+    /// run again; those of a container only if the contract is idempotent.
     fn may_run_again(&self) -> bool {
         self.spec.engine == EngineKind::Javascript || self.spec.idempotent
     }
 
-    /// Answers the calls that wait to be run again after a loss, and will not be.
-    pub(super) fn answer_caught(&self, calls: &mut Calls) {
+    /// Fails the calls that wait for another run after a loss. The other calls keep waiting.
+    pub(super) fn fail_rerun_calls(&self, calls: &mut Calls) {
         let waiting = std::mem::take(&mut calls.waiting).into_iter();
         let (caught, waiting): (Vec<_>, _) = waiting.partition(|call| call.losses > 0);
         calls.waiting = waiting.into();
@@ -44,44 +48,45 @@ impl<E: Engine> HostTask<E> {
         }
     }
 
-    /// Refuses everything that was not started.
-    pub(super) fn refuse_waiting(&mut self, mut calls: Calls, code: FailureCode) {
+    /// Closes the contract's queue and refuses every waiting call.
+    pub(super) fn close_queue(&mut self, mut calls: Calls, code: FailureCode) {
         self.ends.calls.close();
-        self.turn_away(&mut calls, code, "The contract was closed");
+        let why = "The contract was closed on this worker; try again";
+        self.refuse_waiting(&mut calls, code, why);
     }
 
-    /// Refuses everything that was not started so far.
-    pub(super) fn turn_away(&mut self, calls: &mut Calls, code: FailureCode, why: &str) {
+    /// Refuses every call that waits now.
+    pub(super) fn refuse_waiting(&mut self, calls: &mut Calls, code: FailureCode, why: &str) {
         while let Ok(call) = self.ends.calls.try_recv() {
             calls.waiting.push_back(call);
         }
         for call in calls.waiting.drain(..) {
-            self.turn_one_away(call, code, why);
+            self.refuse_call(call, code, why);
         }
     }
 
-    pub(super) fn turn_one_away(&self, call: Call, code: FailureCode, why: &str) {
+    pub(super) fn refuse_call(&self, call: Call, code: FailureCode, why: &str) {
         if call.losses > 0 {
-            return self.answer(call, Err(after_a_loss(code)), None);
+            return self.answer(call, Err(failure_after_loss(code)), None);
         }
         self.ends.status.call_refused();
         call.delivery.refuse(Failure::not_started(code, why));
     }
 
-    /// Why a call cannot be run, if so.
-    pub(super) fn refusal(&self, call: &Call, now: u64) -> Option<Failure> {
-        let failure = self.first_refusal(call, now)?;
+    /// The reason why a call cannot run, if there is one.
+    pub(super) fn check_call(&self, call: &Call, now: u64) -> Option<Failure> {
+        let failure = self.check_first_run(call, now)?;
         Some(if call.losses > 0 {
-            after_a_loss(failure.code)
+            failure_after_loss(failure.code)
         } else {
             failure
         })
     }
 
-    /// Why a call cannot be run that was never run before, if so.
-    fn first_refusal(&self, call: &Call, now: u64) -> Option<Failure> {
+    /// As [`Self::check_call`], for a call that has never run.
+    fn check_first_run(&self, call: &Call, now: u64) -> Option<Failure> {
         if call.delivery.deadline <= now {
-            let message = "The call's turn did not come before its deadline";
+            let message = "The call reached its deadline before it could start";
             return Some(Failure::not_started(FailureCode::Expired, message));
         }
         let endpoints = self
@@ -105,12 +110,13 @@ fn crashed() -> Failure {
     Failure::started(FailureCode::ContractCrashed, message)
 }
 
-/// What a call is answered that has lost a sandbox and cannot be run again here, because of `code`.
-fn after_a_loss(code: FailureCode) -> Failure {
+/// The failure of a call that lost a sandbox and cannot run again here because of `code`.
+fn failure_after_loss(code: FailureCode) -> Failure {
     match code {
-        // Another host may do so.
+        // Another worker may run it.
         FailureCode::NotHosted | FailureCode::Draining => {
-            let message = "The contract's sandbox died while the call ran, and its host has left";
+            let message = "The contract's sandbox died while the call ran, and the contract left \
+                           its worker";
             Failure::started(FailureCode::WorkerLost, message)
         }
         _ => crashed(),

@@ -1,4 +1,5 @@
-//! How a contract fares: written by its host task, read by whoever asks.
+//! The state and the counters of one contract. Its task writes them; every part of the worker may
+//! read them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,41 +8,45 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{ContractState, ContractStatus};
 
-/// The state of one host.
+/// The live status of one contract.
 #[derive(Debug)]
 pub(crate) struct Status {
-    now: Mutex<Now>,
+    sandbox: Mutex<SandboxState>,
     waiting: AtomicU64,
     calls: AtomicU64,
     errors: AtomicU64,
 }
 
+/// The contract's state, and what is known about its sandbox.
 #[derive(Debug, Clone)]
-struct Now {
-    state: ContractState,
-    generation: u64,
-    endpoints: Vec<String>,
-    image: Option<String>,
+pub(crate) struct SandboxState {
+    pub(crate) state: ContractState,
+    /// The current generation, or the one that is being loaded.
+    pub(crate) generation: u64,
+    /// The methods, as far as known.
+    pub(crate) endpoints: Vec<String>,
+    /// The digest of the image, if there is one and it is known.
+    pub(crate) image: Option<String>,
 }
 
 impl Status {
-    /// The status of a host that was claimed in this generation, and does not serve yet.
+    /// The status of a contract that was claimed in this generation and is not ready yet.
     pub(crate) fn loading(generation: u64) -> Self {
-        let now = Now {
+        let sandbox = SandboxState {
             state: ContractState::Loading,
             generation,
             endpoints: Vec::new(),
             image: None,
         };
         Self {
-            now: Mutex::new(now),
+            sandbox: Mutex::new(sandbox),
             waiting: AtomicU64::default(),
             calls: AtomicU64::default(),
             errors: AtomicU64::default(),
         }
     }
 
-    /// The status of a host that replaces this one: its counts go on.
+    /// The status of the task that replaces this one. It continues the counters.
     pub(crate) fn successor(&self, generation: u64) -> Self {
         Self {
             calls: AtomicU64::new(self.calls.load(Ordering::Relaxed)),
@@ -52,12 +57,12 @@ impl Status {
 
     /// Changes the state.
     pub(crate) fn enter(&self, state: ContractState) {
-        self.now().state = state;
+        self.lock().state = state;
     }
 
-    /// A fresh sandbox serves.
+    /// A new sandbox is ready.
     pub(crate) fn ready(&self, generation: u64, endpoints: Vec<String>, image: Option<String>) {
-        *self.now() = Now {
+        *self.lock() = SandboxState {
             state: ContractState::Ready,
             generation,
             endpoints,
@@ -65,23 +70,22 @@ impl Status {
         };
     }
 
-    /// The generation that serves, or shall, its endpoints and its image as far as they are known.
-    pub(crate) fn serves(&self) -> (u64, Vec<String>, Option<String>) {
-        let now = self.now();
-        (now.generation, now.endpoints.clone(), now.image.clone())
+    /// A copy of the contract's state.
+    pub(crate) fn sandbox(&self) -> SandboxState {
+        self.lock().clone()
     }
 
     pub(crate) fn state(&self) -> ContractState {
-        self.now().state
+        self.lock().state
     }
 
-    /// Calls that wait or run.
+    /// The number of calls that wait or run.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        self.now().generation
+        self.lock().generation
     }
 
     pub(crate) fn call_arrived(&self) {
@@ -98,19 +102,19 @@ impl Status {
         self.errors.fetch_add(u64::from(failed), Ordering::Relaxed);
     }
 
-    /// What a caller is told.
+    /// The status as the HTTP API shows it.
     pub(crate) fn report(
         &self,
         contract_address: ContractAddress,
         spec: &ContractSpec,
         worker: WorkerId,
     ) -> ContractStatus {
-        let Now {
+        let SandboxState {
             state,
             generation,
             endpoints,
             image,
-        } = self.now().clone();
+        } = self.sandbox();
         ContractStatus {
             contract_address,
             engine: spec.engine,
@@ -128,7 +132,7 @@ impl Status {
         }
     }
 
-    fn now(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SandboxState> {
+        self.sandbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

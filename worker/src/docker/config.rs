@@ -6,7 +6,7 @@ use bollard::auth::DockerCredentials;
 use secrecy::{ExposeSecret, SecretString};
 use shared::service::config::{Group, Reader, Setting};
 
-use super::network::Range;
+use super::subnets::Range;
 use crate::sandbox::CallLimits;
 
 const MIB: u64 = 1024 * 1024;

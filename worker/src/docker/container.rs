@@ -1,4 +1,4 @@
-//! One container with its network: made, awaited, removed.
+//! One container with its network: creates it, waits until it accepts connections, removes it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,42 +13,44 @@ use shared::service::backoff::Backoff;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::events::Watch;
+use super::daemon::Docker;
+use super::death_watch::DeathWatch;
 use super::image::Image;
-use super::{Docker, error, labels, privileges};
+use super::{error, labels, privileges};
 use crate::sandbox::{Blueprint, StartError};
 
-/// How long one attempt to connect may take: the container is on this host.
+/// How long one connection attempt may take. It is short because the container is on this host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// How much of a failed container's output is shown: lines, then bytes of them.
+/// How much of a failed container's output is reported: the last lines, and the last bytes of them.
 const LOG_LINES: &str = "10";
 const LOG_BYTES: usize = 1500;
 
-/// How long its output is read.
+/// How long the output of a failed container is read.
 const LOG_LIMIT: Duration = Duration::from_secs(2);
 
-/// A container that listens. To be ended with [`Container::remove`].
+/// A container that accepts connections. It must be ended with [`Container::remove`].
 #[derive(Debug)]
 pub(super) struct Container {
     docker: Docker,
     name: String,
     pub(super) image: Image,
-    /// Where the contract listens.
+    /// The address at which the contract listens.
     pub(super) address: SocketAddr,
-    pub(super) watch: Watch,
+    pub(super) watch: DeathWatch,
 }
 
 impl Container {
-    /// Makes a container and waits until it accepts connections. Leaves nothing when it fails.
+    /// Creates a container and waits until it accepts connections. Leaves nothing behind when it
+    /// fails.
     pub(super) async fn start(docker: &Docker, plan: Blueprint<'_>) -> Result<Self, StartError> {
         let deadline = Instant::now() + docker.config.load_limit;
-        let getting = docker.image(plan.executable, plan.image);
-        let image = timeout_at(deadline, getting).await.map_err(|_| {
-            StartError::Unavailable("the image could not be had in time".to_owned())
+        let lookup = docker.image(plan.executable, plan.image);
+        let image = timeout_at(deadline, lookup).await.map_err(|_| {
+            StartError::Unavailable("The image was not available in time; try again".to_owned())
         })??;
-        let name = labels::fresh_name(plan.address);
-        let mut watch = docker.watched.watch(&name);
+        let name = labels::new_name(plan.address);
+        let mut watch = docker.deaths.watch(&name);
         match docker
             .bring_up(&name, &image, plan, deadline, &mut watch)
             .await
@@ -67,18 +69,18 @@ impl Container {
         }
     }
 
-    /// Stops the container (SIGTERM, then SIGKILL after the grace period) and removes all that
-    /// belongs to it. What the daemon does not do now is done by the next sweep.
+    /// Stops the container (SIGTERM, then SIGKILL after the grace period) and removes everything
+    /// that belongs to it. If the daemon fails, the next sweep removes the rest.
     pub(super) async fn remove(self) {
         let grace = self.docker.config.stop_grace;
         let options = StopContainerOptionsBuilder::new().t(grace).build();
-        if let Err(trouble) = self
+        if let Err(error) = self
             .docker
             .daemon
             .stop_container(&self.name, Some(options))
             .await
         {
-            tracing::debug!(container = self.name, %trouble, "a container could not be stopped");
+            tracing::debug!(container = self.name, %error, "container not stopped");
         }
         self.docker
             .remove_contract(&self.name, Some(&self.image))
@@ -93,15 +95,15 @@ impl Docker {
         image: &Image,
         plan: Blueprint<'_>,
         deadline: Instant,
-        watch: &mut Watch,
+        watch: &mut DeathWatch,
     ) -> Result<SocketAddr, StartError> {
         let address = timeout_at(deadline, self.launch(name, image, plan)).await;
         let address = address.map_err(|_| {
-            StartError::Unavailable("the container could not be made in time".to_owned())
+            StartError::Unavailable("The container was not created in time; try again".to_owned())
         })??;
         let port = image.port;
         let ended = tokio::select! {
-            how = watch.death() => format!("The container does not live: {how}"),
+            cause = watch.death() => format!("The container died: {cause}"),
             up = timeout_at(deadline, listens(address, port)) => match up {
                 Ok(address) => return Ok(address),
                 Err(_) => format!("The container did not listen on port {port} in time"),
@@ -109,11 +111,11 @@ impl Docker {
         };
         Err(StartError::Invalid(format!(
             "{ended}{}",
-            self.last_words(name).await
+            self.last_output(name).await
         )))
     }
 
-    /// Makes and starts; gives the container's address, unless it has died already.
+    /// Creates and starts the container. Returns its address, or none if it has died already.
     async fn launch(
         &self,
         name: &str,
@@ -123,25 +125,26 @@ impl Docker {
         let egress = plan.spec.limits.network == Some(true);
         if egress && !self.config.allow_egress {
             return Err(StartError::Invalid(
-                "Contracts may not use the network here (CONTAINER_ALLOW_EGRESS)".to_owned(),
+                "Contracts may not use the network on this worker (CONTAINER_ALLOW_EGRESS)"
+                    .to_owned(),
             ));
         }
         let labels = self
             .owner
             .labels(plan.address, plan.generation, image.from_tar);
-        self.make_network(name, labels.clone(), egress).await?;
+        self.create_network(name, labels.clone(), egress).await?;
         let body = privileges::container(&self.config, image, name, labels, egress);
         let options = CreateContainerOptionsBuilder::new().name(name).build();
         let made = self.daemon.create_container(Some(options), body).await;
-        made.map_err(|trouble| refusal("make", &trouble))?;
+        made.map_err(|cause| refusal("create", &cause))?;
         let started = self.daemon.start_container(name, None).await;
-        started.map_err(|trouble| refusal("start", &trouble))?;
+        started.map_err(|cause| refusal("start", &cause))?;
         self.find_address(name).await
     }
 
     async fn find_address(&self, name: &str) -> Result<Option<IpAddr>, StartError> {
         let found = self.daemon.inspect_container(name, None).await;
-        let found = found.map_err(|trouble| error::unavailable("look at a container", &trouble))?;
+        let found = found.map_err(|cause| error::unavailable("inspect a container", &cause))?;
         let mut networks = found
             .network_settings
             .and_then(|settings| settings.networks);
@@ -149,8 +152,8 @@ impl Docker {
         Ok(endpoint.and_then(|endpoint| endpoint.ip_address?.parse().ok()))
     }
 
-    /// What the container printed last, for the caller of a load that failed.
-    async fn last_words(&self, name: &str) -> String {
+    /// The container's last output, for the caller of a failed load.
+    async fn last_output(&self, name: &str) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
             .stderr(true)
@@ -169,8 +172,8 @@ impl Docker {
         format!(", and it printed last: {}", &text[start..])
     }
 
-    /// Removes a container with its volumes, its network, and its image if that came out of a tar.
-    /// Trouble is logged: a sweep tries again.
+    /// Removes a container with its volumes and its network, and an image that was loaded from a
+    /// tar. A failure is only logged, because a sweep retries the removal.
     pub(super) async fn remove_contract(&self, name: &str, image: Option<&Image>) {
         let removed = async {
             let options = RemoveContainerOptionsBuilder::new()
@@ -184,14 +187,14 @@ impl Docker {
             }
             Ok::<(), Error>(())
         };
-        if let Err(trouble) = removed.await {
-            tracing::warn!(container = name, %trouble, "a container could not be removed");
+        if let Err(error) = removed.await {
+            tracing::warn!(container = name, %error, "container not removed");
         }
     }
 }
 
-/// Waits until something accepts connections there. For ever, if there is no address: then the
-/// container has died, and somebody else tells.
+/// Waits until the contract accepts connections. Pending forever without an address: then the
+/// container has died, and its watch reports it.
 async fn listens(address: Option<IpAddr>, port: u16) -> SocketAddr {
     let Some(address) = address else {
         return std::future::pending().await;
@@ -207,13 +210,13 @@ async fn listens(address: Option<IpAddr>, port: u16) -> SocketAddr {
     address
 }
 
-/// The daemon refuses what the image wants to run, or is in trouble itself.
-fn refusal(what: &str, trouble: &Error) -> StartError {
+/// Tells an image that the daemon cannot run from a failure of the daemon itself.
+fn refusal(what: &str, cause: &Error) -> StartError {
     const OF_THE_IMAGE: [&str; 2] = ["OCI runtime create failed", "unable to find user"];
-    let reason = error::text(trouble);
-    if error::status(trouble) == Some(400) || OF_THE_IMAGE.iter().any(|of| reason.contains(of)) {
+    let reason = error::text(cause);
+    if error::status(cause) == Some(400) || OF_THE_IMAGE.iter().any(|of| reason.contains(of)) {
         StartError::Invalid(format!("Docker cannot {what} the container: {reason}"))
     } else {
-        error::unavailable(&format!("{what} a container"), trouble)
+        error::unavailable(&format!("{what} a container"), cause)
     }
 }

@@ -1,23 +1,23 @@
-//! What the daemon's refusals mean for a load.
+//! What the daemon's errors mean for a load.
 
 use bollard::errors::Error;
 
 use crate::sandbox::StartError;
 
-/// Why there is no Docker engine here.
+/// Why the Docker engine cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
-    /// The daemon cannot be reached, or does not speak to us.
-    #[error("no Docker daemon at {host}: {source}")]
+    /// The daemon cannot be reached, or refuses the connection.
+    #[error("the Docker daemon at {host} cannot be reached: {source}")]
     Unreachable {
         /// `DOCKER_HOST`
         host: String,
-        /// What was tried.
+        /// Why the connection failed.
         source: Error,
     },
 }
 
-/// The daemon's own words.
+/// The error text of the daemon.
 pub(super) fn text(error: &Error) -> String {
     match error {
         Error::DockerResponseServerError { message, .. } => message.clone(),
@@ -26,7 +26,7 @@ pub(super) fn text(error: &Error) -> String {
     }
 }
 
-/// The status with which the daemon refused, if it did.
+/// The HTTP status of the daemon's error response, if there is one.
 pub(super) fn status(error: &Error) -> Option<u16> {
     match error {
         Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
@@ -34,15 +34,15 @@ pub(super) fn status(error: &Error) -> Option<u16> {
     }
 }
 
-/// The daemon is in trouble: later it may work.
+/// A failure of the daemon itself: a later retry may succeed.
 pub(super) fn unavailable(what: &str, error: &Error) -> StartError {
     StartError::Unavailable(format!("Docker cannot {what}: {}", text(error)))
 }
 
-/// What is to be removed may be gone already.
+/// Treats the removal of something that does not exist as a success.
 pub(super) fn unless_missing(removed: Result<(), Error>) -> Result<(), Error> {
     match removed {
-        // 409: a removal is under way.
+        // 409: a removal is already in progress.
         Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
         other => other,
     }

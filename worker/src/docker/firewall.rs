@@ -1,44 +1,42 @@
-//! Closes the host to contracts, and contracts to everything beyond it.
+//! Firewall rules that keep contracts from reaching the host, and anything beyond it.
 //!
-//! A host that can reach a container has an address in the container's network, and everything that
-//! listens on all interfaces listens there, too. And an internal network is one because the daemon
-//! says so to the host's firewall, unless it was told to leave that alone.
+//! A host that can reach a container has an address in the container's network. Every service that
+//! listens on all interfaces also listens on that address. Besides, the daemon makes a network
+//! internal by firewall rules of the host, unless it is configured not to change the firewall.
 //!
-//! So there are two rules for all contracts of all workers on the host: what comes in from a
-//! contract's bridge and is no answer is dropped, and what a closed bridge would forward is dropped.
-//! They stay when the workers end: they hold for bridges of contracts only, and no worker can know
-//! that it is the last one.
+//! So two rules cover all contracts of all workers on the host. The first drops incoming packets
+//! from a contract's bridge that are not responses. The second drops packets that a closed bridge
+//! would forward. The rules remain when the workers end: they affect only the bridges of contracts,
+//! and no worker can know whether it is the last one.
 
 use tokio::process::Command;
 
-/// How the names of the contracts' bridges begin.
+/// The prefix of the names of the contracts' bridges.
 pub(super) const BRIDGES: &str = "exb-";
 
-/// The letter after that: whether the bridge leads anywhere.
+/// The letter after the prefix: whether the bridge forwards packets to the outside.
 pub(super) const CLOSED: char = 'c';
 pub(super) const OPEN: char = 'o';
 
-/// Where administrators' programs are, for a worker whose PATH lacks the folder.
+/// The fallback path, for a worker whose PATH lacks the folder of administration programs.
 const SBIN: &str = "/usr/sbin/iptables";
 
-/// Makes sure that the rules stand.
-///
-/// The error says why they do not, for a person.
+/// Sets the rules, unless they are set already. The error is a text for a person.
 pub(super) async fn close_host() -> Result<(), String> {
     let every = format!("{BRIDGES}+");
-    let answers = [
+    let responses = [
         "--match",
         "conntrack",
         "!",
         "--ctstate",
         "ESTABLISHED,RELATED",
     ];
-    ensure(&[&["INPUT", "--in-interface", &every][..], &answers].concat()).await?;
+    ensure(&[&["INPUT", "--in-interface", &every][..], &responses].concat()).await?;
     let closed = format!("{BRIDGES}{CLOSED}+");
     ensure(&["FORWARD", "--in-interface", &closed]).await
 }
 
-/// Puts a rule that drops before all others of its chain, if it is not there.
+/// Inserts a drop rule at the start of its chain, unless the chain has it already.
 async fn ensure(rule: &[&str]) -> Result<(), String> {
     if run("--check", rule).await.is_ok() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Images: what a reference or a tar stands for on this daemon, and their removal.
+//! Images: makes the image of a reference or of a tar present on this daemon, and removes it.
 
 use bollard::errors::Error;
 use bollard::models::{CreateImageInfo, ImageInspect};
@@ -9,30 +9,34 @@ use futures::{StreamExt, TryStreamExt};
 use shared::protocol::image;
 use tokio::sync::mpsc;
 
-use super::{Docker, Registry, error, tar};
+use super::config::Registry;
+use super::daemon::Docker;
+use super::{error, tar};
 use crate::sandbox::StartError;
 
-/// The port of a contract whose image does not name one, or names several.
+/// The port of a contract whose image exposes no port, or several.
 const PORT: u16 = 8080;
 
-/// Pieces of a tar that wait for the daemon.
-const PIECES: usize = 4;
+/// The maximum number of chunks of a tar that wait for the daemon.
+const QUEUED_CHUNKS: usize = 4;
 
-/// An image that is present.
+/// An image that is present on the daemon.
 #[derive(Debug, Clone)]
 pub(super) struct Image {
-    /// `sha256:...`, the digest of its configuration: containers are made of exactly this.
+    /// `sha256:...`, the digest of its configuration. Containers are created from exactly this.
     pub(super) id: String,
-    /// Where its contract listens.
+    /// The port at which its contract listens.
     pub(super) port: u16,
-    /// Folders that it wants to be volumes.
+    /// The folders that the image declares as volumes.
     pub(super) volumes: Vec<String>,
-    /// Whether it came out of a tar: it has no name then, and goes with its last container.
+    /// Whether it was loaded from a tar. Then it has no name, and is removed with its last
+    /// container.
     pub(super) from_tar: bool,
 }
 
 impl Docker {
-    /// Makes sure that the executable's image is present. `known` is what it was before.
+    /// Makes sure that the executable's image is present. `known` is the image of the previous
+    /// sandbox.
     pub(super) async fn image(
         &self,
         executable: &str,
@@ -43,7 +47,7 @@ impl Docker {
             if let Some(image) = self.find_image(id, !reference).await? {
                 return Ok(image);
             }
-            tracing::warn!(image = id, "a contract's image is gone; getting it again");
+            tracing::warn!(image = id, "contract image missing; fetching it again");
         }
         if reference {
             self.named_image(executable).await
@@ -58,22 +62,26 @@ impl Docker {
         }
         self.pull(reference).await?;
         let found = self.find_image(reference, false).await?;
-        found.ok_or_else(|| StartError::Unavailable(format!("{reference} was pulled and is gone")))
+        found.ok_or_else(|| {
+            StartError::Unavailable(format!(
+                "The image {reference} was removed right after it was pulled; try again"
+            ))
+        })
     }
 
     async fn find_image(&self, name: &str, from_tar: bool) -> Result<Option<Image>, StartError> {
         match self.daemon.inspect_image(name).await {
             Ok(found) => Ok(Some(describe(found, from_tar))),
-            Err(trouble) if error::status(&trouble) == Some(404) => Ok(None),
-            Err(trouble) if error::status(&trouble) == Some(400) => {
-                Err(StartError::Invalid(error::text(&trouble)))
+            Err(cause) if error::status(&cause) == Some(404) => Ok(None),
+            Err(cause) if error::status(&cause) == Some(400) => {
+                Err(StartError::Invalid(error::text(&cause)))
             }
-            Err(trouble) => Err(error::unavailable("look for an image", &trouble)),
+            Err(cause) => Err(error::unavailable("inspect an image", &cause)),
         }
     }
 
     async fn pull(&self, reference: &str) -> Result<(), StartError> {
-        // Without a tag the daemon would pull all there are.
+        // Without a tag, the daemon would pull every tag of the image.
         let tag = if reference.contains('@') || image::split_tag(reference).1.is_some() {
             ""
         } else {
@@ -87,63 +95,67 @@ impl Docker {
         let credentials = registry
             .filter(|registry| registry.host == image::registry(reference))
             .map(Registry::credentials);
-        tracing::info!(image = reference, "pulling an image");
+        tracing::info!(image = reference, "image pull started");
         let mut progress = self.daemon.create_image(Some(options), None, credentials);
         while let Some(step) = progress.next().await {
             match step {
                 Ok(step) => log(reference, &step),
-                Err(trouble) => return Err(not_pulled(reference, &trouble)),
+                Err(cause) => return Err(pull_error(reference, &cause)),
             }
         }
-        tracing::info!(image = reference, "pulled an image");
+        tracing::info!(image = reference, "image pulled");
         Ok(())
     }
 
     /// Loads a tar into the daemon.
     async fn tar_image(&self, text: &str) -> Result<Image, StartError> {
-        // A copy for the thread: it may outlive the borrow when the load runs over its limit.
+        // The thread gets a copy, because it may outlive the borrow if the load exceeds its limit.
         let (text, limit) = (text.to_owned(), self.config.tar_limit);
-        let (sender, receiver) = mpsc::channel(PIECES);
+        let (sender, receiver) = mpsc::channel(QUEUED_CHUNKS);
         let checking = tokio::task::spawn_blocking(move || {
             let checked = tar::check(&text, limit, sender.clone());
             if checked.is_err() {
-                // The daemon must not take what it has for the whole.
+                // The daemon must not treat the chunks that it has as a complete tar.
                 let _ = sender.blocking_send(Err(std::io::ErrorKind::InvalidData.into()));
             }
             checked
         });
-        let pieces = futures::stream::unfold(receiver, |mut receiver| async {
+        let chunks = futures::stream::unfold(receiver, |mut receiver| async {
             Some((receiver.recv().await?, receiver))
         });
         let options = ImportImageOptionsBuilder::new().quiet(true).build();
         let loaded: Result<Vec<_>, Error> = self
             .daemon
-            .import_image_stream(options, pieces, None)
+            .import_image_stream(options, chunks, None)
             .try_collect()
             .await;
         match checking.await {
-            Ok(Ok(()) | Err(tar::TarError::BrokenOff)) => {}
+            Ok(Ok(()) | Err(tar::TarError::DaemonStopped)) => {}
             Ok(Err(error)) => return Err(StartError::Invalid(error.to_string())),
             Err(error) => return Err(StartError::Unavailable(error.to_string())),
         }
-        let said = loaded.map_err(|trouble| match &trouble {
+        let steps = loaded.map_err(|cause| match &cause {
             Error::DockerStreamError { .. } | Error::DockerResponseServerError { .. } => {
-                let reason = error::text(&trouble);
+                let reason = error::text(&cause);
                 StartError::Invalid(format!("The image tar cannot be loaded: {reason}"))
             }
-            _ => error::unavailable("load an image", &trouble),
+            _ => error::unavailable("load an image", &cause),
         })?;
-        let id = said
+        let id = steps
             .iter()
             .filter_map(|step| step.stream.as_deref())
             .find_map(|line| line.trim().strip_prefix("Loaded image ID: "))
-            .ok_or_else(|| StartError::Invalid("The image tar holds no image".to_owned()))?;
-        tracing::info!(image = id, "loaded an image");
+            .ok_or_else(|| StartError::Invalid("The image tar contains no image".to_owned()))?;
+        tracing::info!(image = id, "image loaded from tar");
         let found = self.find_image(id, true).await?;
-        found.ok_or_else(|| StartError::Unavailable("the loaded image is gone".to_owned()))
+        found.ok_or_else(|| {
+            StartError::Unavailable(
+                "The image was removed right after it was loaded; try again".to_owned(),
+            )
+        })
     }
 
-    /// Removes the image of a tar, unless somebody uses it or has given it a name.
+    /// Removes the image of a tar, unless a container uses it or it has a name.
     pub(super) async fn remove_tar_image(&self, id: &str) -> Result<(), Error> {
         match self.daemon.inspect_image(id).await {
             Ok(image) if is_named(&image) => return Ok(()),
@@ -151,7 +163,7 @@ impl Docker {
             Err(error) => return error::unless_missing(Err(error)),
         }
         let options = RemoveImageOptionsBuilder::new().build();
-        // Not forced: it is refused while another container uses the image.
+        // Not forced, so the daemon refuses the removal while another container uses the image.
         error::unless_missing(
             self.daemon
                 .remove_image(id, Some(options), None)
@@ -194,13 +206,13 @@ fn log(reference: &str, step: &CreateImageInfo) {
         status = step.status,
         bytes = progress.and_then(|progress| progress.current),
         of = progress.and_then(|progress| progress.total),
-        "pulling"
+        "image pull in progress"
     );
 }
 
-/// The registry's answer tells whether trying again is of use.
-fn not_pulled(reference: &str, trouble: &Error) -> StartError {
-    const NEVER: [&str; 6] = [
+/// Decides from the registry's response whether a retry can succeed.
+fn pull_error(reference: &str, cause: &Error) -> StartError {
+    const PERMANENT: [&str; 6] = [
         "not found",
         "manifest unknown",
         "name unknown",
@@ -208,10 +220,10 @@ fn not_pulled(reference: &str, trouble: &Error) -> StartError {
         "unauthorized",
         "no basic auth",
     ];
-    let reason = error::text(trouble);
+    let reason = error::text(cause);
     let message = format!("The image {reference} cannot be pulled: {reason}");
     let lower = reason.to_ascii_lowercase();
-    if error::status(trouble) == Some(404) || NEVER.iter().any(|never| lower.contains(never)) {
+    if error::status(cause) == Some(404) || PERMANENT.iter().any(|text| lower.contains(text)) {
         StartError::Invalid(message)
     } else {
         StartError::Unavailable(message)
@@ -223,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_single_exposed_port_is_the_contracts() {
+    fn single_exposed_port_is_the_port_of_the_contract() {
         let port = |list: &[&str]| port(&list.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(port(&[]), 8080);
         assert_eq!(port(&["3000/tcp"]), 3000);
@@ -233,12 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_does_not_exist_is_not_asked_for_again() {
+    fn pull_of_a_missing_image_is_not_retried() {
         let error = |status_code, message: &str| Error::DockerResponseServerError {
             status_code,
             message: message.to_owned(),
         };
-        let judged = |trouble: Error| not_pulled("a", &trouble);
+        let judged = |cause: Error| pull_error("a", &cause);
         assert!(matches!(judged(error(404, "")), StartError::Invalid(_)));
         assert!(matches!(
             judged(error(500, "manifest unknown: x")),

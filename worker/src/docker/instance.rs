@@ -1,8 +1,9 @@
-//! One contract's calls to its container: how many run at once, their clocks, and what becomes of
-//! them when the container is in doubt.
+//! The calls of one contract to its container: their concurrency, their time limits and their
+//! outcomes.
 //!
-//! A call that runs over its limit or breaks off puts the container in doubt: it is asked whether
-//! it still answers. If it does not, it is lost; meanwhile it gets no more calls.
+//! After a call that exceeds its limit or whose connection breaks, the container is probed: it must
+//! still respond to a request. If it does not respond, it counts as lost. It gets no more calls
+//! during the probe.
 
 use std::time::Duration;
 
@@ -15,30 +16,30 @@ use shared::protocol::job::Limits;
 use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::{Instant, timeout};
 
-use super::DockerConfig;
+use super::client::{CallError, ContractClient};
+use super::config::DockerConfig;
 use super::container::Container;
-use super::http::{Http, Trouble};
 use crate::sandbox::{CallId, Event, Instance, Invocation};
 
-/// How long the news of a death may take, once a container does not answer: it says more.
-const NEWS_LIMIT: Duration = Duration::from_millis(250);
+/// How long a failed probe waits for the report of the container's death, which names the cause.
+const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
 
 /// One contract in its container.
 pub struct ContractContainer {
     container: Container,
-    http: Http,
+    client: ContractClient,
     call_limit: Duration,
     probe_limit: Duration,
     concurrency: usize,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
-    /// Calls that broke off: whether they died with the container is not known yet.
+    /// Calls with a broken connection. It is not known yet whether the container died.
     broken: Vec<(CallId, String, Duration)>,
-    /// Under way while the container is in doubt.
+    /// The probe in progress, if there is one.
     probe: Option<BoxFuture<'static, bool>>,
-    over: bool,
+    lost: bool,
 }
 
-/// A call that ended, one way or another.
+/// A call that ended.
 struct Ended {
     call: CallId,
     end: End,
@@ -49,7 +50,7 @@ enum End {
     Answered(Result<Box<RawValue>, Failure>),
     NotSent(String),
     Broken(String),
-    Overdue,
+    TimedOut,
 }
 
 /// What [`ContractContainer::next`] waits for.
@@ -71,7 +72,7 @@ impl ContractContainer {
             .concurrency
             .map_or(usize::MAX, |calls| calls.max(1) as usize);
         Self {
-            http: Http::new(container.address, result.min(config.result_limit)),
+            client: ContractClient::new(container.address, result.min(config.result_limit)),
             container,
             call_limit: own.map_or(config.call_limit, |own| own.min(config.call_limit)),
             probe_limit: config.probe_limit,
@@ -79,7 +80,7 @@ impl ContractContainer {
             calls: FuturesUnordered::new(),
             broken: Vec::new(),
             probe: None,
-            over: false,
+            lost: false,
         }
     }
 
@@ -93,7 +94,7 @@ impl ContractContainer {
         tokio::select! {
             biased;
             Some(ended) = self.calls.next() => Step::Ended(ended),
-            how = self.container.watch.death() => Step::Died(how),
+            cause = self.container.watch.death() => Step::Died(cause),
             answers = probe => Step::Probed(answers),
         }
     }
@@ -104,37 +105,37 @@ impl ContractContainer {
             Step::Probed(answers) => {
                 self.probe = None;
                 if answers {
-                    self.clear()
+                    self.fail_broken_calls()
                 } else {
-                    self.lose("it does not answer".to_owned())
+                    self.lose("it does not respond".to_owned())
                 }
             }
             Step::Ended(first) => {
-                let mut events: Vec<_> = self.take(first).into_iter().collect();
-                // What else has ended meanwhile saves a turn.
+                let mut events: Vec<_> = self.end_call(first).into_iter().collect();
+                // Calls that have ended meanwhile are reported together.
                 while let Some(Some(ended)) = self.calls.next().now_or_never() {
-                    events.extend(self.take(ended));
+                    events.extend(self.end_call(ended));
                 }
                 events
             }
         }
     }
 
-    fn take(&mut self, Ended { call, end, elapsed }: Ended) -> Option<Event> {
+    fn end_call(&mut self, Ended { call, end, elapsed }: Ended) -> Option<Event> {
         let outcome = match end {
             End::Answered(outcome) => outcome,
             End::NotSent(reason) => {
-                tracing::debug!(reason, "a call could not be sent");
-                self.doubt();
+                tracing::debug!(reason, "call not sent");
+                self.start_probe();
                 return Some(Event::NotStarted(call));
             }
             End::Broken(reason) => {
-                self.doubt();
+                self.start_probe();
                 self.broken.push((call, reason, elapsed));
                 return None;
             }
-            End::Overdue => {
-                self.doubt();
+            End::TimedOut => {
+                self.start_probe();
                 let message = format!(
                     "The call ran longer than {} ms",
                     self.call_limit.as_millis()
@@ -149,17 +150,20 @@ impl ContractContainer {
         })
     }
 
-    /// Asks the container whether it still answers.
-    fn doubt(&mut self) {
+    /// Starts to probe the container, unless a probe is in progress.
+    fn start_probe(&mut self) {
         if self.probe.is_none() {
-            let (http, limit) = (self.http.clone(), self.probe_limit);
-            let mut news = self.container.watch.news();
+            let (client, limit) = (self.client.clone(), self.probe_limit);
+            let mut notice = self.container.watch.notice();
             self.probe = Some(
                 async move {
-                    let answers = timeout(limit, http.answers()).await.unwrap_or(false);
+                    let answers = timeout(limit, client.is_responding())
+                        .await
+                        .unwrap_or(false);
                     if !answers {
-                        // The container's own watch reports it; this only leaves time for it.
-                        let _ = timeout(NEWS_LIMIT, news.death()).await;
+                        // The container's own watch reports the death. This wait only leaves time
+                        // for that.
+                        let _ = timeout(DEATH_REPORT_LIMIT, notice.death()).await;
                     }
                     answers
                 }
@@ -168,10 +172,10 @@ impl ContractContainer {
         }
     }
 
-    /// The container answers: what broke off was the contract's doing.
-    fn clear(&mut self) -> Vec<Event> {
+    /// Fails the calls with a broken connection: the container responds, so the contract closed it.
+    fn fail_broken_calls(&mut self) -> Vec<Event> {
         let failed = self.broken.drain(..).map(|(call, reason, elapsed)| {
-            let message = format!("The contract broke off its answer: {reason}");
+            let message = format!("The contract broke off its response: {reason}");
             let outcome = Err(Failure::started(FailureCode::ExecutionFailed, message));
             Event::Done {
                 call,
@@ -183,23 +187,29 @@ impl ContractContainer {
     }
 
     fn lose(&mut self, reason: String) -> Vec<Event> {
-        self.over = true;
+        self.lost = true;
         self.probe = None;
         self.broken.clear();
-        // Dropped, a call closes its connection.
+        // A dropped call closes its connection.
         self.calls.clear();
         vec![Event::Lost { reason }]
     }
 }
 
-/// Makes one call within its limit. Dropped or overdue, its connection is closed.
-async fn make(http: Http, call: CallId, method: String, argument: Bytes, limit: Duration) -> Ended {
+/// Runs one call within its limit. The connection is closed if the call times out or is dropped.
+async fn run_call(
+    client: ContractClient,
+    call: CallId,
+    method: String,
+    argument: Bytes,
+    limit: Duration,
+) -> Ended {
     let since = Instant::now();
-    let end = match timeout(limit, http.call(&method, argument)).await {
+    let end = match timeout(limit, client.call(&method, argument)).await {
         Ok(Ok(outcome)) => End::Answered(outcome),
-        Ok(Err(Trouble::NotSent(reason))) => End::NotSent(reason),
-        Ok(Err(Trouble::Broken(reason))) => End::Broken(reason),
-        Err(_) => End::Overdue,
+        Ok(Err(CallError::NotSent(reason))) => End::NotSent(reason),
+        Ok(Err(CallError::Broken(reason))) => End::Broken(reason),
+        Err(_) => End::TimedOut,
     };
     Ended {
         call,
@@ -209,7 +219,7 @@ async fn make(http: Http, call: CallId, method: String, argument: Bytes, limit: 
 }
 
 impl Instance for ContractContainer {
-    /// Only the contract knows.
+    /// None: only the contract itself knows its endpoints.
     fn endpoints(&self) -> Option<&[String]> {
         None
     }
@@ -219,7 +229,7 @@ impl Instance for ContractContainer {
     }
 
     fn reserve(&mut self) -> usize {
-        if self.over || self.probe.is_some() {
+        if self.lost || self.probe.is_some() {
             return 0;
         }
         self.concurrency
@@ -231,8 +241,8 @@ impl Instance for ContractContainer {
             let argument = call
                 .argument
                 .map(|json| Bytes::copy_from_slice(json.get().as_bytes()));
-            let call = make(
-                self.http.clone(),
+            let call = run_call(
+                self.client.clone(),
                 call.id,
                 call.method.to_owned(),
                 argument.unwrap_or_default(),
@@ -242,7 +252,7 @@ impl Instance for ContractContainer {
         }
     }
 
-    /// May be empty after a doubt was cleared: there is room again.
+    /// The list may be empty after a successful probe: then calls may be submitted again.
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let step = self.step().await;

@@ -1,7 +1,8 @@
-//! Names and labels: whose a container or a network is.
+//! Names and labels: which worker a container or a network belongs to.
 //!
-//! An image's labels are its containers' too, so a label alone proves nothing: the farm's name is
-//! random and no image knows it, and what a container carries is set over what its image says.
+//! Containers inherit the labels of their image, so a label alone proves nothing. But the farm's
+//! name is random, so no image can contain it. And the labels that the worker sets on a container
+//! override those of the image.
 
 use std::collections::HashMap;
 
@@ -17,10 +18,10 @@ const ADDRESS: &str = "execution.address";
 const GENERATION: &str = "execution.generation";
 const IMAGE: &str = "execution.image";
 
-/// The value of the image label that says that the image came out of a tar.
+/// The value of the image label for an image that was loaded from a tar.
 const FROM_TAR: &str = "tar";
 
-/// Who makes containers: one worker of one farm.
+/// The creator of containers: one worker of one farm.
 #[derive(Debug, Clone)]
 pub(super) struct Owner {
     pub(super) farm: String,
@@ -28,7 +29,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// What a container or network of a contract carries.
+    /// The labels of a contract's container and network.
     pub(super) fn labels(
         &self,
         address: &ContractAddress,
@@ -45,12 +46,12 @@ impl Owner {
         ])
     }
 
-    /// Selects everything of this farm.
+    /// Selects the containers and networks of this farm.
     pub(super) fn farm_filter(&self) -> HashMap<String, Vec<String>> {
         HashMap::from([("label".to_owned(), vec![format!("{FARM}={}", self.farm)])])
     }
 
-    /// Selects the deaths of this worker's containers.
+    /// Selects the death events of this worker's containers.
     pub(super) fn death_filter(&self) -> HashMap<String, Vec<String>> {
         let worker = format!("{WORKER}={}", self.worker);
         HashMap::from([
@@ -61,27 +62,29 @@ impl Owner {
     }
 }
 
-/// The worker that made a thing with these labels.
-pub(super) fn owner(labels: &HashMap<String, String>) -> Option<WorkerId> {
+/// The worker that created a container or network with these labels.
+pub(super) fn creator(labels: &HashMap<String, String>) -> Option<WorkerId> {
     labels.get(WORKER)?.parse().ok()
 }
 
-/// Whether a thing with these labels runs an image that came out of a tar.
+/// Whether a container with these labels runs an image that was loaded from a tar.
 pub(super) fn is_from_tar(labels: &HashMap<String, String>) -> bool {
     labels.get(IMAGE).is_some_and(|image| image == FROM_TAR)
 }
 
-/// A name for one container and its network: unique, and without anything that a caller chose.
-pub(super) fn fresh_name(address: &ContractAddress) -> String {
+/// Creates the name of one container and its network: unique, and free of any text that a caller
+/// chose.
+pub(super) fn new_name(address: &ContractAddress) -> String {
     let contract = &digest(address.as_str().as_bytes())[..12];
     let unique = &Uuid::new_v4().simple().to_string()[..UNIQUE];
     format!("execution-{contract}-{unique}")
 }
 
-/// Digits of a name's unique part: what is left of a network interface's 15 characters.
+/// The length of a name's unique part: what the prefix leaves of a network interface's 15
+/// characters.
 const UNIQUE: usize = 10;
 
-/// How the host's interface of a contract's network is called.
+/// The name of the host's network interface for a contract's network.
 pub(super) fn bridge(name: &str, egress: bool) -> String {
     let kind = if egress {
         firewall::OPEN
@@ -97,8 +100,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bridge_has_a_name_that_an_interface_can_have() {
-        let name = fresh_name(&"a:b".parse().unwrap());
+    fn bridge_name_is_a_valid_interface_name() {
+        let name = new_name(&"a:b".parse().unwrap());
         for (egress, start) in [(false, "exb-c"), (true, "exb-o")] {
             let bridge = bridge(&name, egress);
             assert!(bridge.len() <= 15 && bridge.starts_with(start), "{bridge}");
@@ -107,21 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_tell_nothing() {
+    fn names_are_unique_and_do_not_contain_the_address() {
         let address = "secret-name".parse().unwrap();
-        let (one, other) = (fresh_name(&address), fresh_name(&address));
+        let (one, other) = (new_name(&address), new_name(&address));
         assert_ne!(one, other);
         assert!(!one.contains("secret"));
     }
 
     #[test]
-    fn labels_name_their_owner() {
+    fn labels_name_the_creator() {
         let owned = Owner {
             farm: "f".to_owned(),
             worker: WorkerId::random(),
         };
         let labels = owned.labels(&"a".parse().unwrap(), 3, true);
-        assert_eq!(owner(&labels), Some(owned.worker));
+        assert_eq!(creator(&labels), Some(owned.worker));
         assert!(is_from_tar(&labels));
         assert!(!is_from_tar(&owned.labels(&"a".parse().unwrap(), 3, false)));
     }

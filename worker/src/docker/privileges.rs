@@ -1,4 +1,4 @@
-//! Least privilege: what the daemon is told about every container.
+//! Least privilege: the settings with which every container is created.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,14 @@ use bollard::models::{
     RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::DockerConfig;
-use super::config::Privileges;
+use super::config::{DockerConfig, Privileges};
 use super::image::Image;
 
-/// A resolver that nobody listens at, within the container itself. Without it the daemon would
-/// resolve names on the contract's behalf, from outside its network.
+/// A DNS resolver address within the container at which nothing listens. Without it, the daemon
+/// would resolve names for the contract, from outside the contract's network.
 const NO_RESOLVER: &str = "127.0.0.1";
 
-/// The container that `image` runs in.
+/// The request that creates a container of `image`.
 pub(super) fn container(
     config: &DockerConfig,
     image: &Image,
@@ -28,7 +27,7 @@ pub(super) fn container(
         image: Some(image.id.clone()),
         labels: Some(labels),
         user: privileges.user.clone(),
-        // The image's own check would run in the container for nobody.
+        // Nothing reads the result of the image's own health check.
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".to_owned()]),
             ..HealthConfig::default()
@@ -54,14 +53,14 @@ fn host(privileges: &Privileges, image: &Image, network: &str, egress: bool) -> 
         ipc_mode: Some("private".to_owned()),
         shm_size: Some(signed(privileges.shm)),
         memory: Some(memory),
-        // The same again: no swap.
+        // Equal to the memory limit, which means no swap.
         memory_swap: Some(memory),
         nano_cpus: Some(nano(privileges.cpus)),
         pids_limit: Some(privileges.pids.into()),
         ulimits: Some(vec![ulimit("nofile", privileges.files), ulimit("core", 0)]),
         init: Some(privileges.init),
         log_config: Some(log(privileges)),
-        // The farm makes a dead container anew, and looks at what the dead one said first.
+        // The worker restarts dead containers itself, after it has read their output.
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
@@ -79,8 +78,8 @@ fn security(privileges: &Privileges) -> Vec<String> {
     }
 }
 
-/// Memory in the place of /tmp, and of volumes, which would be disk that can be written in spite
-/// of the read-only root.
+/// Mounts memory at /tmp and at every volume. A volume would otherwise be writable disk, in spite
+/// of the read-only root file system.
 fn tmpfs(privileges: &Privileges, image: &Image) -> HashMap<String, String> {
     let options = format!("rw,noexec,nosuid,nodev,size={}", privileges.tmp);
     image

@@ -1,4 +1,4 @@
-//! Brings a call into its contract's queue.
+//! Puts a call into its contract's queue.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::job::{Argument, Execute};
 use shared::protocol::reply::{Failure, FailureCode};
 
-use crate::Worker;
 use crate::contracts::Call;
 use crate::settle::Delivery;
+use crate::worker::Worker;
 
 pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery) {
     let Execute {
@@ -18,13 +18,13 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
         argument,
     } = execute;
     match argument {
-        Argument::None => hand_in(worker, &address, method, None, delivery),
-        Argument::Json(json) => hand_in(worker, &address, method, Some(json), delivery),
+        Argument::None => queue_call(worker, &address, method, None, delivery),
+        Argument::Json(json) => queue_call(worker, &address, method, Some(json), delivery),
         Argument::Stored(name) => {
             let worker = worker.clone();
             worker.life.clone().spawn("argument", async move {
                 match fetch(&worker, &name).await {
-                    Ok(json) => hand_in(&worker, &address, method, Some(json), delivery),
+                    Ok(json) => queue_call(&worker, &address, method, Some(json), delivery),
                     Err(failure) => delivery.refuse(failure),
                 }
             });
@@ -32,18 +32,18 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
     }
 }
 
-fn hand_in(
+fn queue_call(
     worker: &Arc<Worker>,
     address: &ContractAddress,
     method: String,
     argument: Option<Box<RawValue>>,
     delivery: Delivery,
 ) {
-    let Some(host) = worker.contracts.get(address) else {
-        delivery.refuse(not_hosted());
-        return amend(worker, address);
+    let Some(contract) = worker.contracts.get(address) else {
+        delivery.refuse(not_assigned());
+        return repair_registry(worker, address);
     };
-    host.call(Call {
+    contract.call(Call {
         method,
         argument,
         delivery,
@@ -51,33 +51,36 @@ fn hand_in(
     });
 }
 
-/// Whoever sent the call takes this worker for the contract's host. Should the registry say so, too,
-/// that is mended: a claim whose answer was lost, or that could not be taken back.
-fn amend(worker: &Arc<Worker>, address: &ContractAddress) {
-    let Some(amendment) = worker.contracts.amend(address) else {
+/// Releases a contract that the registry assigns to this worker by mistake.
+///
+/// The api that sent the call considers this worker the owner. If the registry agrees, a claim's
+/// reply was lost, or a claim could not be withdrawn.
+fn repair_registry(worker: &Arc<Worker>, address: &ContractAddress) {
+    let Some(repair) = worker.contracts.begin_repair(address) else {
         return;
     };
     let (worker, address) = (worker.clone(), address.clone());
-    worker.life.clone().spawn("amend", async move {
-        let _turn = worker.contracts.turn(&address).await;
+    worker.life.clone().spawn("registry repair", async move {
+        let _lock = worker.contracts.lock(&address).await;
         if worker.contracts.get(&address).is_none() {
-            match worker.queue.disown(&address, worker.id).await {
+            match worker.queue.release(&address, worker.id).await {
                 Ok(true) => {
-                    tracing::warn!(contract = %address, "the registry took it to be hosted here");
+                    tracing::warn!(contract = %address, "stale registry assignment removed");
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(contract = %address, %error, "cannot mend the registry");
+                    tracing::debug!(contract = %address, %error, "registry repair failed");
                 }
             }
         }
-        drop(amendment);
+        drop(repair);
     });
 }
 
-/// The worker does not have the contract: the caller's route is old.
-pub(crate) fn not_hosted() -> Failure {
-    Failure::not_started(FailureCode::NotHosted, "The contract is not hosted here")
+/// The failure of a job whose sender used an outdated route: this worker does not own the contract.
+pub(crate) fn not_assigned() -> Failure {
+    let message = "The contract is not assigned to this worker; try again";
+    Failure::not_started(FailureCode::NotHosted, message)
 }
 
 /// Reads an argument that was too large for a frame.
@@ -89,7 +92,7 @@ async fn fetch(worker: &Worker, name: &str) -> Result<Box<RawValue>, Failure> {
         }
         Ok(None) => Err(expired("The stored argument has expired")),
         Err(error) => {
-            tracing::warn!(%error, "cannot fetch an argument");
+            tracing::warn!(%error, "stored argument not fetched");
             Err(expired("The stored argument cannot be read"))
         }
     }

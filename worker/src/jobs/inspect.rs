@@ -1,19 +1,19 @@
-//! Tells what this worker hosts.
+//! Reports the contracts that this worker owns.
 
 use shared::protocol::job::Inspect;
 use shared::protocol::reply::Output;
 
-use crate::Worker;
-use crate::settle::{Delivery, Ran};
+use crate::settle::{Delivery, RunInfo};
+use crate::worker::Worker;
 
 pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
-    let mut hosts = worker.contracts.all();
+    let mut contracts = worker.contracts.all();
     if let Some(address) = &inspect.address {
-        hosts.retain(|(hosted, _)| hosted == address);
+        contracts.retain(|(owned, _)| owned == address);
     }
-    let report = hosts
+    let report = contracts
         .into_iter()
-        .map(|(address, host)| host.status.report(address, &host.spec, worker.id))
+        .map(|(address, contract)| contract.status.report(address, &contract.spec, worker.id))
         .collect();
-    delivery.settle(Ok(Output::Contracts(report)), Ran::default());
+    delivery.settle(Ok(Output::Contracts(report)), RunInfo::default());
 }

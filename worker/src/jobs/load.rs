@@ -1,29 +1,29 @@
-//! Makes a contract ready to be called: a new one from the placement stream, or another
-//! executable for one that is hosted here.
+//! Loads a contract: a new one from the placement stream, or another executable for a contract that
+//! this worker owns.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::protocol::job::{EngineKind, Load};
+use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
-use shared::queue::contracts::{Claim, ContractRecord};
 
-use super::execute::not_hosted;
-use super::record::Record;
-use crate::Worker;
-use crate::contracts::host::{HostTask, Hosting};
-use crate::contracts::{Host, HostEnds, Place};
+use super::execute::not_assigned;
+use super::load_record::LoadRecord;
+use crate::contracts::{
+    Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
+};
 use crate::sandbox::{Blueprint, Engine, Instance, StartError};
-use crate::settle::{Delivery, Ran};
+use crate::settle::{Delivery, RunInfo};
+use crate::worker::Worker;
 
-/// Why a contract is not ready.
+/// Why a contract is not loaded.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    /// The caller is told.
+enum LoadError {
+    /// The caller gets this failure.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// Redis is in trouble.
+    /// Redis failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
@@ -41,42 +41,49 @@ impl From<StartError> for LoadError {
     }
 }
 
-/// A load that came through the inbox: the contract should be hosted here.
+/// Why a contract from the placement stream is to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadReason {
+    /// A caller requested the load and awaits the outcome.
+    Requested,
+    /// The contract's owner is gone. The contract has run before, so a sandbox that does not start
+    /// at once is retried.
+    Failover,
+}
+
+/// Runs a load from the inbox: the sender considers this worker the contract's owner.
 pub(crate) async fn reload(worker: Arc<Worker>, load: Load, delivery: Delivery) {
     let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
-        (EngineKind::Javascript, Some(engine), _) => reload_with(&worker, engine, &load).await,
-        (EngineKind::Docker, _, Some(engine)) => reload_with(&worker, engine, &load).await,
+        (EngineKind::Javascript, Some(engine), _) => {
+            Loader::new(&worker, engine, &load).reload().await
+        }
+        (EngineKind::Docker, _, Some(engine)) => Loader::new(&worker, engine, &load).reload().await,
         (engine, ..) => Err(no_engine(engine)),
     };
-    delivery.settle(outcome_of(&load, outcome), Ran::default());
+    delivery.settle(reply_to(&load, outcome), RunInfo::default());
 }
 
-/// Why a contract is to be hosted here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// Somebody loads it and awaits the outcome.
-    Asked,
-    /// Its host is gone. It has lived before, so it is not given up when it does not at once.
-    Orphaned,
-}
-
-/// A load that came through the placement stream: the contract is to be hosted here.
-pub(crate) async fn host(
+/// Runs a load from the placement stream: this worker is to become the contract's owner.
+pub(crate) async fn load_new(
     worker: &Arc<Worker>,
     load: &Load,
-    place: Place,
-    reason: Reason,
+    permit: CapacityPermit,
+    reason: LoadReason,
 ) -> Result<Output, Failure> {
     let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
         (EngineKind::Javascript, Some(engine), _) => {
-            host_with(worker, engine, load, place, reason).await
+            Loader::new(worker, engine, load)
+                .load_new(permit, reason)
+                .await
         }
         (EngineKind::Docker, _, Some(engine)) => {
-            host_with(worker, engine, load, place, reason).await
+            Loader::new(worker, engine, load)
+                .load_new(permit, reason)
+                .await
         }
         (engine, ..) => Err(no_engine(engine)),
     };
-    outcome_of(load, outcome)
+    reply_to(load, outcome)
 }
 
 fn no_engine(engine: EngineKind) -> LoadError {
@@ -84,13 +91,13 @@ fn no_engine(engine: EngineKind) -> LoadError {
     Failure::not_started(FailureCode::NoCapacity, message).into()
 }
 
-fn outcome_of(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Failure> {
+fn reply_to(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Failure> {
     match outcome {
         Ok(()) => Ok(Output::Done),
         Err(LoadError::Failed(failure)) => Err(failure),
         Err(LoadError::Queue(error)) => {
-            tracing::warn!(contract = %load.address, %error, "cannot load");
-            let message = "The queue is unavailable";
+            tracing::warn!(contract = %load.address, %error, "load failed");
+            let message = "The queue is unavailable; try again later";
             Err(Failure::not_started(
                 FailureCode::SandboxUnavailable,
                 message,
@@ -99,246 +106,279 @@ fn outcome_of(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Fai
     }
 }
 
-/// Switches a hosted contract over to another executable; no call falls between.
-async fn reload_with<E: Engine>(
-    worker: &Arc<Worker>,
-    engine: &E,
-    load: &Load,
-) -> Result<(), LoadError> {
-    let address = &load.address;
-    let _turn = worker.contracts.turn(address).await;
-    let Some(old) = worker.contracts.get(address) else {
-        // The registry names this worker, wrongly: the next look must find the contract free.
-        worker.queue.disown(address, worker.id).await?;
-        return Err(not_hosted().into());
-    };
-    if old.spec == load.spec {
-        return Ok(());
-    }
-    let executable = fetch(worker, load).await?;
-    let next = old.status.generation() + 1;
-    let instance = start(worker, engine, blueprint(load, &executable, next)).await?;
-    let generation = match claim(worker, load).await {
-        Ok(generation) => generation,
-        Err(error) => {
-            instance.close().await;
-            return Err(error);
-        }
-    };
-    let (host, ends) = worker
-        .contracts
-        .successor(&old, load.spec.clone(), generation);
-    host.keep_executable(executable.clone());
-    serve(
-        worker,
-        engine,
-        load,
-        executable,
-        (generation, ends),
-        Ok(instance),
-    )
-    .await;
-    worker.contracts.switch(address, host);
-    if old.spec.digest != load.spec.digest {
-        worker.queue.release_blob(&old.spec.digest, address).await?;
-    }
-    tracing::info!(contract = %address, generation, "switched to another executable");
-    Ok(())
+/// One load in progress.
+struct Loader<'a, E> {
+    worker: &'a Arc<Worker>,
+    engine: &'a E,
+    load: &'a Load,
 }
 
-/// Hosts a contract that is new here.
-async fn host_with<E: Engine>(
-    worker: &Arc<Worker>,
-    engine: &E,
-    load: &Load,
-    place: Place,
-    reason: Reason,
-) -> Result<(), LoadError> {
-    let address = &load.address;
-    let _turn = worker.contracts.turn(address).await;
-    if worker.contracts.has_sibling_of(address) {
-        // Two loads of one address at once: the second finds its way through the inbox. Replicas
-        // are there for another worker each.
-        return Err(not_hosted().into());
-    }
-    let before = worker.queue.contract(address).await?;
-    let generation = claim(worker, load).await?;
-    let spec = load.spec.clone();
-    let (host, ends) = worker.contracts.open(address, spec, generation, place);
-    let started = match fetch(worker, load).await {
-        Ok(executable) => {
-            host.keep_executable(executable.clone());
-            let plan = blueprint(load, &executable, generation);
-            Ok((start(worker, engine, plan).await, executable))
-        }
-        Err(error) => Err(error),
-    };
-    let (instance, executable) = match (started, reason) {
-        (Ok((Err(error), _)), Reason::Asked) => {
-            give_up(worker, load, before, &host, ends).await;
-            return Err(error.into());
-        }
-        (Err(error), _) => {
-            let lost = reason == Reason::Orphaned && is_gone(&error);
-            give_up(worker, load, before.filter(|_| !lost), &host, ends).await;
-            if lost {
-                record_loss(worker, load).await;
-            }
-            return Err(error);
-        }
-        (Ok((instance, executable)), _) => (instance, executable),
-    };
-    if !worker.contracts.is_served_by(address, &host.status) {
-        // The lease was lost meanwhile, and with it the contract.
-        if let Ok(instance) = instance {
-            instance.close().await;
-        }
-        give_up(worker, load, before, &host, ends).await;
-        return Err(not_hosted().into());
-    }
-    match &instance {
-        Ok(_) => {
-            tracing::info!(contract = %address, generation, engine = %load.spec.engine, "loaded");
-        }
-        Err(error) => {
-            tracing::warn!(contract = %address, generation, %error, "took a contract over, but it does not live yet");
-        }
-    }
-    let ends = (generation, ends);
-    serve(worker, engine, load, executable, ends, instance).await;
-    worker.announce().await;
-    Ok(())
+/// A new contract whose calls are queued already, and whose task is not running yet.
+struct Claimed {
+    tenure: Tenure,
+    handle: Arc<ContractHandle>,
+    ends: TaskEnds,
+    /// What was loaded at the address before the claim.
+    before: Option<ContractSpec>,
 }
 
-/// Makes a contract's first instance on this worker.
-async fn start<E: Engine>(
-    worker: &Worker,
-    engine: &E,
-    plan: Blueprint<'_>,
-) -> Result<E::Instance, StartError> {
-    let begun = Instant::now();
-    let started = engine.start(plan).await;
-    worker
-        .metrics
-        .of(plan.spec.engine)
-        .load
-        .record(begun.elapsed());
-    started
-}
-
-/// A contract's first instance on this worker.
-fn blueprint<'a>(load: &'a Load, executable: &'a str, generation: u64) -> Blueprint<'a> {
-    Blueprint {
-        address: &load.address,
-        generation,
-        spec: &load.spec,
-        executable,
-        image: None,
-    }
-}
-
-/// Takes back what hosting a contract began with. What was loaded before stays loaded.
-async fn give_up(
-    worker: &Worker,
-    load: &Load,
-    before: Option<ContractRecord>,
-    host: &Host,
-    mut ends: HostEnds,
-) {
-    let (queue, address) = (&worker.queue, &load.address);
-    let withdrawn = match before {
-        Some(before) => queue.restore(address, worker.id, &before.spec).await,
-        None => queue.forget(address, Some(worker.id)).await,
-    };
-    if let Err(error) = withdrawn {
-        tracing::warn!(contract = %address, %error, "cannot withdraw a failed load");
-    }
-    drop(worker.contracts.remove(address));
-    ends.calls.close();
-    while let Ok(call) = ends.calls.try_recv() {
-        host.status.call_refused();
-        call.delivery.refuse(not_hosted());
-    }
-}
-
-/// Makes this worker the contract's owner; gives the new generation.
-async fn claim(worker: &Worker, load: &Load) -> Result<u64, LoadError> {
-    let Load { address, spec } = load;
-    let mut displaced = None;
-    loop {
-        match worker
-            .queue
-            .claim(address, worker.id, displaced, spec)
-            .await?
-        {
-            Claim::Granted(generation) => return Ok(generation),
-            Claim::OwnedBy(owner) if worker.queue.is_alive(owner).await? => {
-                return Err(not_hosted().into());
-            }
-            Claim::OwnedBy(owner) => displaced = Some(owner),
-        }
-    }
-}
-
-/// Gets the executable and keeps it in the store for as long as the contract is loaded.
-async fn fetch(worker: &Worker, load: &Load) -> Result<Arc<str>, LoadError> {
-    let missing = || Failure::not_started(FailureCode::ExecutableMissing, "It is not in the store");
-    let digest = &load.spec.digest;
-    let blob = worker.queue.fetch_blob(digest).await?.ok_or_else(missing)?;
-    // Up to 50 MB to check and to copy: nothing else would run on this thread.
-    let text = tokio::task::spawn_blocking(|| String::from_utf8(blob).map(Arc::from))
-        .await
-        .expect("checking a text does not panic");
-    text.map_err(|_| {
-        let message = "The executable is not UTF-8 text";
-        Failure::started(FailureCode::InvalidExecutable, message).into()
-    })
-}
-
-/// Records that a contract was forgotten, since nobody can ever host it again.
-async fn record_loss(worker: &Worker, load: &Load) {
-    let fields = [
-        ("kind", "lost"),
-        ("contract", load.address.as_str()),
-        ("reason", "its executable is not in the store any more"),
-    ];
-    if let Err(error) = worker.queue.record_dead_letter(&fields).await {
-        tracing::warn!(contract = %load.address, %error, "cannot record a lost contract");
-    }
-}
-
-/// Whether the executable is in the store no longer.
-fn is_gone(error: &LoadError) -> bool {
-    matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
-}
-
-/// Starts the host task, which tries again where there is no instance yet.
-async fn serve<E: Engine>(
-    worker: &Arc<Worker>,
-    engine: &E,
-    load: &Load,
+/// An executable, and the outcome of starting its first sandbox.
+struct Started<I> {
     executable: Arc<str>,
-    (generation, ends): (u64, HostEnds),
-    instance: Result<E::Instance, StartError>,
-) {
-    if let Ok(instance) = &instance {
-        let record = Record {
-            address: load.address.clone(),
-            digest: load.spec.digest.clone(),
-            executable: executable.clone(),
-            endpoints: instance.endpoints().unwrap_or_default().to_vec(),
-            image: instance.image().map(str::to_owned),
-            status: ends.status.clone(),
-        };
-        record.keep(worker).await;
+    instance: Result<I, StartError>,
+}
+
+impl<'a, E: Engine> Loader<'a, E> {
+    fn new(worker: &'a Arc<Worker>, engine: &'a E, load: &'a Load) -> Self {
+        Self {
+            worker,
+            engine,
+            load,
+        }
     }
-    let hosting = Hosting {
-        engine: engine.clone(),
-        address: load.address.clone(),
-        spec: load.spec.clone(),
-        executable,
-        generation,
-    };
-    let task = HostTask::new(worker.clone(), hosting, ends);
-    worker.life.spawn("contract", task.run(instance));
+
+    /// Switches an owned contract to another executable, without dropping a call.
+    async fn reload(&self) -> Result<(), LoadError> {
+        let Self { worker, load, .. } = self;
+        let address = &load.address;
+        let _lock = worker.contracts.lock(address).await;
+        let Some(old) = worker.contracts.get(address) else {
+            // The registry names this worker by mistake. The retry must find the contract
+            // unassigned.
+            worker.queue.release(address, worker.id).await?;
+            return Err(not_assigned().into());
+        };
+        if old.spec == load.spec {
+            return Ok(());
+        }
+        let executable = self.fetch().await?;
+        let next = old.status.generation() + 1;
+        let instance = self.start(&executable, next).await?;
+        let tenure = match self.claim().await {
+            Ok(tenure) => tenure,
+            Err(error) => {
+                instance.close().await;
+                return Err(error);
+            }
+        };
+        let generation = tenure.generation();
+        let (handle, ends) = worker
+            .contracts
+            .successor(&old, load.spec.clone(), generation);
+        handle.keep_executable(executable.clone());
+        let started = Started {
+            executable,
+            instance: Ok(instance),
+        };
+        self.spawn_task(tenure, ends, started).await;
+        worker.contracts.replace(address, handle);
+        if old.spec.digest != load.spec.digest {
+            worker.queue.release_blob(&old.spec.digest, address).await?;
+        }
+        tracing::info!(contract = %address, generation, "contract switched to another executable");
+        Ok(())
+    }
+
+    /// Claims a contract and starts its first sandbox on this worker.
+    async fn load_new(&self, permit: CapacityPermit, reason: LoadReason) -> Result<(), LoadError> {
+        let Self { worker, load, .. } = self;
+        let address = &load.address;
+        let _lock = worker.contracts.lock(address).await;
+        if worker.contracts.owns_replica_of(address) {
+            // Of two concurrent loads of one address, the second one is sent through the inbox.
+            // Replicas must run on different workers.
+            return Err(not_assigned().into());
+        }
+        let before = worker.queue.contract(address).await?;
+        let tenure = self.claim().await?;
+        let spec = load.spec.clone();
+        let (handle, ends) = worker
+            .contracts
+            .insert(address, spec, tenure.generation(), permit);
+        let claimed = Claimed {
+            tenure,
+            handle,
+            ends,
+            before: before.map(|record| record.spec),
+        };
+        let started = self.start_claimed(&claimed).await;
+        let started = match (started, reason) {
+            (
+                Ok(Started {
+                    instance: Err(error),
+                    ..
+                }),
+                LoadReason::Requested,
+            ) => {
+                self.withdraw(claimed).await;
+                return Err(error.into());
+            }
+            (Ok(started), _) => started,
+            (Err(error), _) => {
+                self.withdraw_unstarted(claimed, reason, &error).await;
+                return Err(error);
+            }
+        };
+        if !worker.contracts.is_current(address, &claimed.handle.status) {
+            // The lease was lost meanwhile, and the contract with it.
+            if let Ok(instance) = started.instance {
+                instance.close().await;
+            }
+            self.withdraw(claimed).await;
+            return Err(not_assigned().into());
+        }
+        self.log_loaded(&claimed.tenure, &started);
+        self.spawn_task(claimed.tenure, claimed.ends, started).await;
+        worker.announce().await;
+        Ok(())
+    }
+
+    /// Fetches the executable and starts the first sandbox of a claimed contract.
+    async fn start_claimed(&self, claimed: &Claimed) -> Result<Started<E::Instance>, LoadError> {
+        let executable = self.fetch().await?;
+        claimed.handle.keep_executable(executable.clone());
+        let generation = claimed.tenure.generation();
+        let instance = self.start(&executable, generation).await;
+        Ok(Started {
+            executable,
+            instance,
+        })
+    }
+
+    /// Starts the contract's first sandbox on this worker.
+    async fn start(&self, executable: &str, generation: u64) -> Result<E::Instance, StartError> {
+        let plan = Blueprint {
+            address: &self.load.address,
+            generation,
+            spec: &self.load.spec,
+            executable,
+            image: None,
+        };
+        let begun = Instant::now();
+        let started = self.engine.start(plan).await;
+        let metrics = self.worker.metrics.of(plan.spec.engine);
+        metrics.load.record(begun.elapsed());
+        started
+    }
+
+    /// Makes this worker the contract's owner in a new generation.
+    async fn claim(&self) -> Result<Tenure, LoadError> {
+        let worker = self.worker;
+        let tenure = Tenure::claim(&worker.queue, worker.id, self.load).await?;
+        tenure.ok_or_else(|| not_assigned().into())
+    }
+
+    /// Withdraws the claim of a contract whose executable could not be fetched.
+    async fn withdraw_unstarted(&self, claimed: Claimed, reason: LoadReason, error: &LoadError) {
+        // Without its executable, no worker can ever run the contract again.
+        let is_lost = reason == LoadReason::Failover && is_executable_missing(error);
+        let before = claimed.before.filter(|_| !is_lost);
+        self.withdraw(Claimed { before, ..claimed }).await;
+        if is_lost {
+            self.record_lost().await;
+        }
+    }
+
+    /// Undoes a claim after a failed load. What was loaded before stays loaded.
+    async fn withdraw(&self, claimed: Claimed) {
+        let Claimed {
+            tenure,
+            ends,
+            before,
+            ..
+        } = claimed;
+        let address = &self.load.address;
+        if let Err(error) = tenure.withdraw(before.as_ref()).await {
+            tracing::warn!(contract = %address, %error, "failed load not withdrawn");
+        }
+        drop(self.worker.contracts.remove(address));
+        ends.refuse_all(&not_assigned());
+    }
+
+    /// Reads the executable from the store.
+    async fn fetch(&self) -> Result<Arc<str>, LoadError> {
+        let missing = || {
+            let message = "The executable is not in the store; load the contract again";
+            Failure::not_started(FailureCode::ExecutableMissing, message)
+        };
+        let digest = &self.load.spec.digest;
+        let blob = self.worker.queue.fetch_blob(digest).await?;
+        let blob = blob.ok_or_else(missing)?;
+        // Checking and copying up to 50 MB would block the other tasks of this thread.
+        let text = tokio::task::spawn_blocking(|| String::from_utf8(blob).map(Arc::from))
+            .await
+            .expect("checking a text does not panic");
+        text.map_err(|_| {
+            let message = "The executable is not UTF-8 text";
+            Failure::started(FailureCode::InvalidExecutable, message).into()
+        })
+    }
+
+    /// Records that a contract was forgotten, because its executable is gone.
+    async fn record_lost(&self) {
+        let address = &self.load.address;
+        let fields = [
+            ("kind", "lost"),
+            ("contract", address.as_str()),
+            ("reason", "its executable is no longer in the store"),
+        ];
+        if let Err(error) = self.worker.queue.record_dead_letter(&fields).await {
+            tracing::warn!(contract = %address, %error, "lost contract not recorded");
+        }
+    }
+
+    fn log_loaded(&self, tenure: &Tenure, started: &Started<E::Instance>) {
+        let (contract, generation) = (&self.load.address, tenure.generation());
+        match &started.instance {
+            Ok(_) => {
+                let engine = self.load.spec.engine;
+                tracing::info!(%contract, generation, %engine, "contract loaded");
+            }
+            Err(error) => {
+                tracing::warn!(
+                    %contract,
+                    generation,
+                    %error,
+                    "contract taken over without sandbox"
+                );
+            }
+        }
+    }
+
+    /// Starts the contract's task. The task retries the start if there is no sandbox yet.
+    async fn spawn_task(&self, tenure: Tenure, ends: TaskEnds, started: Started<E::Instance>) {
+        let Self {
+            worker,
+            engine,
+            load,
+        } = self;
+        let Started {
+            executable,
+            instance,
+        } = started;
+        if let Ok(instance) = &instance {
+            let record = LoadRecord {
+                tenure: tenure.clone(),
+                digest: load.spec.digest.clone(),
+                executable: executable.clone(),
+                endpoints: instance.endpoints().unwrap_or_default().to_vec(),
+                image: instance.image().map(str::to_owned),
+                status: ends.status.clone(),
+            };
+            record.store(worker).await;
+        }
+        let assignment = Assignment {
+            engine: (*engine).clone(),
+            tenure,
+            spec: load.spec.clone(),
+            executable,
+        };
+        let task = ContractTask::new((*worker).clone(), assignment, ends);
+        worker.life.spawn("contract", task.run(instance));
+    }
+}
+
+/// Whether the executable is no longer in the store.
+fn is_executable_missing(error: &LoadError) -> bool {
+    matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
 }

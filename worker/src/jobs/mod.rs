@@ -1,7 +1,7 @@
-//! What each kind of job does to this worker; a file per kind.
+//! What each kind of job does on this worker, one file per kind.
 
 pub(crate) mod execute;
 pub(crate) mod inspect;
 pub(crate) mod load;
-mod record;
+mod load_record;
 pub(crate) mod unload;

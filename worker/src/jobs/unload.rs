@@ -1,4 +1,4 @@
-//! Closes a contract: what runs is finished, what waits is refused.
+//! Unloads a contract: running calls finish, waiting calls are refused.
 
 use std::sync::Arc;
 
@@ -6,37 +6,40 @@ use shared::protocol::job::Unload;
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 
-use super::execute::not_hosted;
-use crate::Worker;
-use crate::settle::{Delivery, Ran};
+use super::execute::not_assigned;
+use crate::settle::{Delivery, RunInfo};
+use crate::worker::Worker;
 
 pub(crate) async fn unload(worker: Arc<Worker>, unload: Unload, delivery: Delivery) {
     let outcome = close(&worker, &unload).await.unwrap_or_else(|error| {
-        tracing::warn!(contract = %unload.address, %error, "cannot unload");
+        tracing::warn!(contract = %unload.address, %error, "unload failed");
         Err(Failure::started(
             FailureCode::SandboxUnavailable,
-            "The queue is unavailable",
+            "The queue is unavailable; try again later",
         ))
     });
-    delivery.settle(outcome.map(|()| Output::Done), Ran::default());
+    delivery.settle(outcome.map(|()| Output::Done), RunInfo::default());
 }
 
 async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, QueueError> {
     let address = &unload.address;
-    let _turn = worker.contracts.turn(address).await;
-    let Some(host) = worker.contracts.get(address) else {
-        return Ok(Err(not_hosted()));
+    let _lock = worker.contracts.lock(address).await;
+    let Some(contract) = worker.contracts.get(address) else {
+        return Ok(Err(not_assigned()));
     };
-    // First out of the registry, so that calls are told that the contract is not loaded.
-    worker.queue.forget(address, Some(worker.id)).await?;
-    let place = worker.contracts.remove(address);
-    host.stop(FailureCode::NotHosted).await;
-    drop(place);
+    // The registry comes first, so that new calls get the answer that the contract is not loaded.
     worker
         .queue
-        .release_blob(&host.spec.digest, address)
+        .remove_contract(address, Some(worker.id))
+        .await?;
+    let permit = worker.contracts.remove(address);
+    contract.stop(FailureCode::NotHosted).await;
+    drop(permit);
+    worker
+        .queue
+        .release_blob(&contract.spec.digest, address)
         .await?;
     worker.announce().await;
-    tracing::info!(contract = %address, "unloaded");
+    tracing::info!(contract = %address, "contract unloaded");
     Ok(Ok(()))
 }

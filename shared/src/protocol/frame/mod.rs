@@ -1,8 +1,30 @@
-//! What travels: many jobs to one worker, or many replies to one api, as one versioned text.
+//! Frames: many jobs to one worker, or many replies to one api, in one versioned text.
 //!
-//! A frame is JSON, so that a person can read the queue with `redis-cli`; payloads stand in it raw
-//! and are neither escaped nor parsed again. Jobs and replies are encoded one by one by whoever
-//! has them, so that packing a frame is a concatenation.
+//! A frame is JSON, so that the queue can be read with `redis-cli`. Payloads are embedded raw: they
+//! are neither escaped nor parsed again. Each sender encodes its jobs or replies one by one, so
+//! that packing a frame is a concatenation.
+//!
+//! ```
+//! use shared::protocol::frame::{Envelope, encode_item, pack_jobs, unpack_jobs};
+//! use shared::protocol::id::{ApiId, JobId};
+//! use shared::protocol::job::{Inspect, Job};
+//!
+//! let job = Envelope {
+//!     id: JobId(1),
+//!     deadline: 1_767_225_600_000,
+//!     attempt: 1,
+//!     trace: None,
+//!     job: Job::Inspect(Inspect { address: None }),
+//! };
+//! let api = ApiId::random();
+//! let frame = pack_jobs(Some(api), [encode_item(&job)]);
+//! assert!(frame.starts_with(br#"{"v":1,"api":""#));
+//!
+//! let received = unpack_jobs(&frame)?;
+//! assert_eq!(received.api, Some(api));
+//! assert_eq!(received.jobs[0].id, JobId(1));
+//! # Ok::<_, shared::protocol::frame::FrameError>(())
+//! ```
 
 use serde::{Deserialize, Serialize};
 
@@ -10,41 +32,41 @@ use crate::protocol::id::{ApiId, JobId, WorkerId};
 use crate::protocol::job::Job;
 use crate::protocol::reply::{Failure, Output};
 
-/// The version of this module's frames. Raise it when an older process could misread a new frame.
+/// The version of the frames. Raise it if an older process could misread a new frame.
 pub const VERSION: u32 = 1;
 
-/// Jobs in one frame at most: as many calls as one message to a page takes.
+/// The most jobs in one frame: as many as the calls in one message to a page.
 pub const MAX_ITEMS: usize = 128;
 
-/// Bytes in one frame at most, unless a single item is larger. Keeps Redis' replies short.
+/// The most bytes in one frame, unless a single item is larger. Keeps the replies of Redis short.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// A job and what must be known to run it.
+/// A job and what must be known to run it. A sender may borrow the job and the trace context.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Envelope {
-    /// Names the job in its reply.
+pub struct Envelope<J = Job, T = String> {
+    /// Identifies the job in its reply.
     pub id: JobId,
-    /// When the caller stops waiting: milliseconds since the epoch by Redis' clock. A job is never
-    /// started after it.
+    /// When the caller stops waiting, in milliseconds since the epoch by the clock of Redis. A job
+    /// is never started after its deadline.
     pub deadline: u64,
-    /// 1 for the first try.
+    /// The number of the attempt, starting at 1.
     pub attempt: u32,
-    /// W3C trace context of the request.
+    /// The W3C trace context of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<String>,
+    pub trace: Option<T>,
     /// The job itself.
-    pub job: Job,
+    pub job: J,
 }
 
-/// Jobs of one sender.
+/// A frame of jobs from one api, or from a process that expects no replies.
 #[derive(Debug, Clone, Deserialize)]
 pub struct JobFrame {
     v: u32,
-    /// Who awaits the replies; none when nobody does.
+    /// The api that waits for the replies, if there is one.
     #[serde(default)]
     pub api: Option<ApiId>,
-    /// When the frame was sent for the first time, if that got no answer: milliseconds since the epoch
-    /// by Redis' clock.
+    /// When the frame was first sent, if that attempt got no answer. In milliseconds since the
+    /// epoch by the clock of Redis.
     #[serde(default)]
     pub first_sent: Option<u64>,
     /// The jobs, in the order in which they were sent.
@@ -54,7 +76,7 @@ pub struct JobFrame {
 /// The reply to one job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reply {
-    /// Which job.
+    /// The job.
     pub id: JobId,
     /// The contract's generation when the job ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,39 +84,39 @@ pub struct Reply {
     /// How long the job ran, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_us: Option<u64>,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Result<Output, Failure>,
 }
 
-/// Replies of one worker.
+/// A frame of replies from one worker.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ReplyFrame {
     v: u32,
-    /// Who sent them.
+    /// The worker that sent them.
     pub worker: WorkerId,
-    /// In the order in which the jobs ended.
+    /// The replies, in the order in which the jobs ended.
     pub replies: Vec<Reply>,
 }
 
-/// Why a text is no frame for this process.
+/// Why a text cannot be read as a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// It cannot be read at all.
+    /// It cannot be parsed at all.
     #[error("undecodable frame: {0}")]
     Undecodable(#[from] serde_json::Error),
-    /// It is a frame of another version; the jobs in it can at least be answered.
-    #[error("frame of version {version}, this process speaks {VERSION}")]
+    /// It is a frame of another version. Its jobs can still be rejected with a reply.
+    #[error("frame of version {version}; this process supports version {VERSION}")]
     UnsupportedVersion {
         /// Its version.
         version: u32,
-        /// Who awaits the replies.
+        /// The api that waits for the replies.
         api: Option<ApiId>,
-        /// The jobs in it.
+        /// The jobs in the frame.
         jobs: Vec<JobId>,
     },
 }
 
-/// What every version of a frame has.
+/// The fields that every version of a frame has.
 #[derive(Deserialize)]
 struct Header {
     v: u32,
@@ -116,17 +138,17 @@ pub type Item = Vec<u8>;
 pub fn encode_item(item: &impl Serialize) -> Item {
     let mut bytes = Vec::with_capacity(256);
     serde_json::to_writer(&mut bytes, item)
-        .expect("jobs and replies have no keys but strings, and a Vec takes every byte");
+        .expect("jobs and replies have string keys only, and writing to a Vec cannot fail");
     bytes
 }
 
-/// Packs jobs of `api` into a frame.
+/// Packs encoded jobs into a frame. The replies go to `api`, if there is one.
 pub fn pack_jobs<I: AsRef<[u8]>>(api: Option<ApiId>, jobs: impl IntoIterator<Item = I>) -> Vec<u8> {
     let sender = api.map_or(String::new(), |api| format!(r#""api":"{api}","#));
     pack(&format!(r#"{{"v":{VERSION},{sender}"jobs":["#), jobs)
 }
 
-/// The same frame as one that may have arrived before, see [`JobFrame::first_sent`].
+/// As [`pack_jobs`], for a frame that may have arrived before. See [`JobFrame::first_sent`].
 pub fn pack_jobs_again<I: AsRef<[u8]>>(
     api: ApiId,
     first_sent: u64,
@@ -136,7 +158,25 @@ pub fn pack_jobs_again<I: AsRef<[u8]>>(
     pack(&head, jobs)
 }
 
-/// Packs replies of `worker` into a frame.
+/// Packs encoded replies of `worker` into a frame.
+///
+/// ```
+/// use shared::protocol::frame::{Reply, encode_item, pack_replies, unpack_replies};
+/// use shared::protocol::id::{JobId, WorkerId};
+/// use shared::protocol::reply::Output;
+///
+/// let reply = Reply {
+///     id: JobId(1),
+///     generation: Some(3),
+///     ran_us: Some(850),
+///     outcome: Ok(Output::Done),
+/// };
+/// let worker = WorkerId::random();
+/// let frame = unpack_replies(&pack_replies(worker, [encode_item(&reply)]))?;
+/// assert_eq!(frame.worker, worker);
+/// assert_eq!(frame.replies[0].generation, Some(3));
+/// # Ok::<_, shared::protocol::frame::FrameError>(())
+/// ```
 pub fn pack_replies<I: AsRef<[u8]>>(
     worker: WorkerId,
     replies: impl IntoIterator<Item = I>,
@@ -160,7 +200,8 @@ fn pack<I: AsRef<[u8]>>(head: &str, items: impl IntoIterator<Item = I>) -> Vec<u
     frame
 }
 
-/// Whether an item of `size` bytes still belongs into a frame that holds `items` of `bytes`.
+/// Whether an item of `size` bytes still fits into a frame that holds `items` items of `bytes`
+/// bytes.
 pub fn has_room(items: usize, bytes: usize, size: usize) -> bool {
     items == 0 || (items < MAX_ITEMS && bytes + size < MAX_BYTES)
 }
@@ -181,7 +222,7 @@ pub fn unpack_replies(text: &[u8]) -> Result<ReplyFrame, FrameError> {
     }
 }
 
-/// Tells a frame of another version from one that is broken.
+/// Distinguishes a frame of another version from a broken one.
 fn diagnose(text: &[u8], error: Option<serde_json::Error>) -> FrameError {
     match (serde_json::from_slice::<Header>(text), error) {
         (Ok(Header { v: VERSION, .. }), Some(error)) | (Err(error), _) => error.into(),

@@ -17,7 +17,7 @@ fn json() -> impl Strategy<Value = String> {
         any::<bool>().prop_map(|b| b.to_string()),
         any::<i64>().prop_map(|n| n.to_string()),
         "\\PC{0,20}".prop_map(|s| serde_json::to_string(&s).unwrap()),
-        // What serde_json's own values refuse must travel all the same.
+        // Valid JSON that serde_json::Value rejects must survive as well.
         Just(r#""\ud800""#.to_owned()),
         Just("1e999".to_owned()),
         Just(r#"{"a":1,"a":2,"__proto__":null}"#.to_owned()),
@@ -90,7 +90,7 @@ proptest! {
         let api = to_api.then(ApiId::random);
         let frame = unpack_jobs(&pack_jobs(api, jobs.iter().map(encode_item))).unwrap();
         prop_assert_eq!(frame.api, api);
-        // Raw payloads have no equality of their own: the text is what must survive.
+        // Raw payloads do not implement equality, so the texts are compared.
         let text = |jobs: &[Envelope]| jobs.iter().map(encode_item).collect::<Vec<_>>();
         prop_assert_eq!(text(&frame.jobs), text(&jobs));
     }
@@ -112,13 +112,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn no_input_makes_the_parser_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = unpack_jobs(&text);
         let _ = unpack_replies(&text);
     }
 }
 
-/// What may happen to a byte string: bytes are changed, left out, put in, or the rest is cut off.
+/// Damage to a byte string: bytes are changed, removed, inserted or repeated, or the rest is cut
+/// off.
 #[derive(Debug, Clone)]
 enum Damage {
     Set(prop::sample::Index, u8),
@@ -130,7 +131,7 @@ enum Damage {
 
 fn damage() -> impl Strategy<Value = Damage> {
     let at = any::<prop::sample::Index>;
-    // What has a meaning in JSON breaks more than any byte does.
+    // Bytes with a meaning in JSON break more than random bytes.
     let byte = || {
         prop_oneof![
             any::<u8>(),
@@ -177,10 +178,10 @@ fn damaged(mut text: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 }
 
 proptest! {
-    // A frame that is all but right reaches further into the reader than noise does. Whatever is read
-    // of it can be written, and read again.
+    // An almost correct frame reaches deeper into the parser than noise. Everything that was parsed
+    // from it can be encoded and parsed again.
     #[test]
-    fn a_damaged_frame_of_jobs_is_read_whole_or_not_at_all(
+    fn a_damaged_frame_of_jobs_is_parsed_completely_or_rejected(
         jobs in prop::collection::vec(envelope(), 1..4),
         damages in prop::collection::vec(damage(), 1..4),
     ) {
@@ -193,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_frame_of_replies_is_read_whole_or_not_at_all(
+    fn a_damaged_frame_of_replies_is_parsed_completely_or_rejected(
         result in json(),
         damages in prop::collection::vec(damage(), 1..4),
     ) {
@@ -225,7 +226,7 @@ fn a_failure_survives_encoding() {
 }
 
 #[test]
-fn a_frame_of_another_version_tells_whom_to_answer() {
+fn a_frame_of_another_version_names_its_api_and_jobs() {
     let api = ApiId::random();
     let text = format!(r#"{{"v":2,"api":"{api}","jobs":[{{"id":7,"new":1}},{{"id":8}}]}}"#);
     match unpack_jobs(text.as_bytes()).unwrap_err() {
@@ -242,7 +243,7 @@ fn a_frame_of_another_version_tells_whom_to_answer() {
 }
 
 #[test]
-fn a_frame_ends_where_it_is_full() {
+fn a_full_frame_accepts_no_item() {
     assert!(
         has_room(0, 0, 10 * MAX_BYTES),
         "a single item may be larger than a frame"

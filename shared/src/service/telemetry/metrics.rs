@@ -1,7 +1,7 @@
-//! Numbers for Prometheus: a process' registry, and how it is written out.
+//! Metrics for Prometheus: the registry of a process, and its text format.
 //!
-//! A handle is made once, by whoever counts, and costs an atomic addition afterwards; labels are
-//! never put together where calls pass. What is counted is each part's own business.
+//! Each part of a program creates the handles of its metrics once. An update then costs one atomic
+//! addition: no labels are assembled during a call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use metrics_process::Collector;
 
 use crate::service::lifecycle::Lifecycle;
 
-/// The type of what [`Registry::render`] gives.
+/// The content type of [`Registry::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Upper bounds of histograms in seconds: from a call in a warm page to a load of a large image.
@@ -25,18 +25,18 @@ const SECONDS: [f64; 16] = [
     10.0, 30.0,
 ];
 
-/// Upper bounds of histograms of how many travel together.
+/// Upper bounds of histograms of batch sizes.
 const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
-/// How often recorded samples are added up. Until then they take memory, and adding many up at once
-/// holds up a thread.
+/// How often recorded samples are aggregated. Until then they use memory, and aggregating many at
+/// once blocks a thread.
 const UPKEEP_EVERY: Duration = Duration::from_millis(500);
 
 /// A metric's labels.
 pub type Labels<'a> = &'a [(&'static str, &'static str)];
 
-/// The metrics of a process; cheap to clone. Not a static, so that two programs can live in one
-/// process.
+/// The metrics of a process. Cheap to clone. It is not a static, so that two programs can run in
+/// one process.
 #[derive(Clone)]
 pub struct Registry {
     recorder: Arc<PrometheusRecorder>,
@@ -55,7 +55,7 @@ impl Default for Registry {
         let buckets = |builder: PrometheusBuilder, suffix: &str, bounds: &[f64]| {
             builder
                 .set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), bounds)
-                .expect("there are bounds")
+                .expect("the bounds are not empty")
         };
         let builder = buckets(PrometheusBuilder::new(), "_seconds", &SECONDS);
         let builder = buckets(builder, "_size", &SIZES);
@@ -71,7 +71,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A counter; asking twice gives the same one.
+    /// A counter. The same name and labels return the same counter.
     pub fn counter(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> Counter {
         self.recorder
             .describe_counter(name.into(), None, help.into());
@@ -79,14 +79,15 @@ impl Registry {
             .register_counter(&key(name, labels), &metadata())
     }
 
-    /// A gauge; asking twice gives the same one.
+    /// A gauge. The same name and labels return the same gauge.
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> Gauge {
         self.recorder.describe_gauge(name.into(), None, help.into());
         self.recorder
             .register_gauge(&key(name, labels), &metadata())
     }
 
-    /// A histogram of times, if its name ends with `_seconds`, or of sizes, if with `_size`.
+    /// A histogram of durations if its name ends with `_seconds`, or of sizes if it ends with
+    /// `_size`.
     pub fn histogram(
         &self,
         name: &'static str,
@@ -99,14 +100,15 @@ impl Registry {
             .register_histogram(&key(name, labels), &metadata())
     }
 
-    /// Everything, in Prometheus' text format; with what the system knows of the process.
+    /// Renders all metrics in the text format of Prometheus, with those of the operating system
+    /// process.
     pub fn render(&self) -> String {
         with_local_recorder(&*self.recorder, || self.process.collect());
         self.handle.render()
     }
 
-    /// Keeps the samples few, until the process stops.
-    pub async fn keep_up(self, life: Lifecycle) {
+    /// Aggregates the samples regularly until the process stops.
+    pub async fn run_upkeep(self, life: Lifecycle) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(UPKEEP_EVERY) => self.handle.run_upkeep(),
@@ -124,7 +126,7 @@ fn key(name: &'static str, labels: Labels<'_>) -> Key {
     Key::from_parts(name, labels)
 }
 
-/// The recorder keeps none of it.
+/// The recorder ignores the metadata.
 fn metadata() -> Metadata<'static> {
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()))
 }
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_is_written() {
+    fn recorded_values_are_rendered() {
         let registry = Registry::default();
         let labels = [("route", "/a"), ("code", "ok")];
         registry.counter("x_total", "Of x.", &labels).increment(2);
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn two_registries_have_nothing_in_common() {
+    fn two_registries_are_independent() {
         let (one, other) = (Registry::default(), Registry::default());
         one.counter("x_total", "Of x.", &[]).increment(1);
         assert!(!other.render().contains("x_total"));

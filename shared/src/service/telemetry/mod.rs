@@ -1,5 +1,4 @@
-//! Logs: one subscriber, set up once by `main`. Numbers: [`metrics`]. One request's way:
-//! [`traces`].
+//! Logs, [`metrics`] and [`traces`]. `main` sets up one log subscriber.
 
 pub mod metrics;
 pub mod traces;

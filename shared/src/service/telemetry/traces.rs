@@ -1,8 +1,8 @@
-//! Traces: one request's way through both programs, exported to a collector (OTLP over HTTP).
+//! Traces: the path of a request through both programs, exported to a collector (OTLP over HTTP).
 //!
-//! The context travels as W3C's `traceparent`, in requests and in frames. Where nothing is exported
-//! no span is made, and a caller's context is passed on as it came. What a span tells is decided by
-//! whoever makes it.
+//! The context is a W3C `traceparent`, in requests and in frames. Without a collector no span is
+//! created, and the context of a caller is forwarded unchanged. The creator of a span decides which
+//! attributes it has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the last spans may take to be exported when the process ends.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// How much of a collector's answer is read.
+/// The most bytes of a collector's answer that are read.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 const ENDPOINT: Setting = Setting::optional(
@@ -56,7 +56,7 @@ pub const TRACE_SETTINGS: Group = Group {
 /// Where traces go.
 #[derive(Debug, Clone, Default)]
 pub struct TraceConfig {
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`. None: nothing is exported.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`. Without it nothing is exported.
     pub endpoint: Option<String>,
 }
 
@@ -74,12 +74,12 @@ impl TraceConfig {
     }
 }
 
-/// Traces cannot be exported as configured.
+/// The configured exporter cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("traces cannot be exported: {0}")]
 pub struct TraceError(#[from] opentelemetry_otlp::ExporterBuildError);
 
-/// Makes spans; cheap to clone.
+/// Creates spans. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Tracer(Option<Arc<Exporting>>);
 
@@ -90,7 +90,8 @@ struct Exporting {
 }
 
 impl Tracer {
-    /// A tracer of the program `service`. To be called within a runtime, on which it exports.
+    /// Creates the tracer of the program `service`. Must be called within a runtime, which runs the
+    /// exports.
     pub fn start(config: &TraceConfig, service: &'static str) -> Result<Self, TraceError> {
         let Some(endpoint) = &config.endpoint else {
             return Ok(Self::default());
@@ -114,32 +115,33 @@ impl Tracer {
         Ok(Self(Some(Arc::new(Exporting { provider, tracer }))))
     }
 
-    /// A span of a request that came from outside, under its caller's, if that says so.
+    /// A span of a request from outside. It is a child of the caller's span, if the caller sent
+    /// one.
     pub fn request(&self, name: &'static str, parent: Option<&str>) -> Span {
         let Some(exporting) = &self.0 else {
             return Span::default();
         };
-        let context = parent.and_then(remote).unwrap_or_default();
+        let context = parent.and_then(parse_context).unwrap_or_default();
         exporting.span(name, SpanKind::Server, &context)
     }
 
-    /// A span of a job that came through the queue; none if its sender traces nothing.
+    /// A span of a job from the queue. It records nothing if the sender does not trace.
     pub fn job(&self, name: &'static str, parent: Option<&str>) -> Span {
-        match (&self.0, parent.and_then(remote)) {
+        match (&self.0, parent.and_then(parse_context)) {
             (Some(exporting), Some(context)) => exporting.span(name, SpanKind::Consumer, &context),
             _ => Span::default(),
         }
     }
 
-    /// Exports what is left.
+    /// Exports the remaining spans.
     pub async fn shutdown(self) {
         let Some(exporting) = self.0 else { return };
-        // The exporter's thread needs this runtime's others.
+        // The exporter's thread needs free threads of this runtime, so this one must not block.
         let flushing = move || exporting.provider.shutdown_with_timeout(FLUSH_LIMIT);
         match tokio::task::spawn_blocking(flushing).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the last spans are lost"),
-            Err(error) => tracing::warn!(%error, "the last spans are lost"),
+            Ok(Err(error)) => tracing::warn!(%error, "last spans lost"),
+            Err(error) => tracing::warn!(%error, "last spans lost"),
         }
     }
 }
@@ -152,24 +154,24 @@ impl Exporting {
     }
 }
 
-/// Part of a trace; it ends when it is dropped. One that is not exported costs nothing.
+/// A part of a trace. It ends when it is dropped. A span that is not exported costs nothing.
 #[derive(Debug, Default)]
 pub struct Span(Option<Box<opentelemetry_sdk::trace::Span>>);
 
 impl Span {
-    /// Whether it is exported.
+    /// Whether the span is exported.
     pub fn is_recording(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Tells something about it.
+    /// Sets an attribute.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(name, value));
         }
     }
 
-    /// It ended badly; `code` says how.
+    /// Marks the span as failed. `code` is the kind of failure.
     pub fn fail(&mut self, code: &'static str) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("error.type", code));
@@ -177,23 +179,26 @@ impl Span {
         }
     }
 
-    /// What makes other spans its children.
+    /// The context that makes other spans children of this one.
     pub fn traceparent(&self) -> Option<String> {
-        self.0.as_ref().map(|span| written(span.span_context()))
+        self.0
+            .as_ref()
+            .map(|span| to_traceparent(span.span_context()))
     }
 }
 
-fn written(context: &SpanContext) -> String {
+fn to_traceparent(context: &SpanContext) -> String {
     let (trace, span) = (context.trace_id(), context.span_id());
     format!("00-{trace}-{span}-{:02x}", context.trace_flags())
 }
 
-/// The trace that a `traceparent` names, for the log.
+/// The trace id in a `traceparent`, for the log.
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     is_traceparent(traceparent).then(|| &traceparent[3..35])
 }
 
-/// Whether a text looks like a `traceparent`: `00-TRACE-SPAN-FLAGS`, in small hexadecimal digits.
+/// Whether a text looks like a `traceparent`: `00-TRACE-SPAN-FLAGS` in lower-case hexadecimal
+/// digits.
 pub fn is_traceparent(text: &str) -> bool {
     let lengths = [2, 32, 16, 2];
     let mut parts = text.split('-');
@@ -205,12 +210,12 @@ pub fn is_traceparent(text: &str) -> bool {
     }) && (parts.next().is_none() || !text.starts_with("00"))
 }
 
-fn remote(traceparent: &str) -> Option<Context> {
+fn parse_context(traceparent: &str) -> Option<Context> {
     let context = TraceContextPropagator::new().extract(&Carrier(traceparent));
     context.span().span_context().is_valid().then_some(context)
 }
 
-/// A `traceparent` that travels alone.
+/// A carrier that holds only a `traceparent`.
 struct Carrier<'a>(&'a str);
 
 impl Extractor for Carrier<'_> {
@@ -223,7 +228,7 @@ impl Extractor for Carrier<'_> {
     }
 }
 
-/// Sends what the exporter's own thread, which has no runtime, wants to be sent.
+/// The HTTP client of the exporter. The exporter's thread has no runtime, so requests run on ours.
 #[derive(Debug)]
 struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
@@ -249,7 +254,7 @@ impl HttpClient for Client {
             let body = Limited::new(body, ANSWER_LIMIT).collect().await?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
-        // Nothing of the runtime's, no timer either, can be made outside of it.
+        // A timer can only be created within the runtime.
         let exchange = async { tokio::time::timeout(EXPORT_LIMIT, exchange).await };
         self.runtime.spawn(exchange).await??
     }
@@ -265,7 +270,7 @@ mod tests {
     const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_trace_context_is_told_from_other_texts() {
+    fn a_trace_context_is_recognised() {
         assert!(is_traceparent(SAMPLED));
         assert!(is_traceparent(&format!("01{}-more", &SAMPLED[2..])));
         assert_eq!(trace_id(SAMPLED), Some("0af7651916cd43dd8448eb211c80319c"));
@@ -282,21 +287,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_written_again() {
-        let context = remote(SAMPLED).expect("a context");
-        assert_eq!(written(context.span().span_context()), SAMPLED);
-        assert!(remote("00-00000000000000000000000000000000-b7ad6b7169203331-01").is_none());
+    fn a_parsed_context_is_written_unchanged() {
+        let context = parse_context(SAMPLED).expect("a context");
+        assert_eq!(to_traceparent(context.span().span_context()), SAMPLED);
+        assert!(parse_context("00-00000000000000000000000000000000-b7ad6b7169203331-01").is_none());
     }
 
     #[test]
-    fn nothing_is_made_where_nothing_is_exported() {
+    fn without_a_collector_no_span_is_created() {
         let span = Tracer::default().request("x", Some(SAMPLED));
         assert!(!span.is_recording());
         assert_eq!(span.traceparent(), None);
     }
 
     #[test]
-    fn an_address_that_cannot_be_reached_is_named() {
+    fn an_unsupported_address_is_named() {
         let mut reader = Reader::new(Env::table(|name| {
             (name == ENDPOINT.name).then(|| "https://far.away".to_owned())
         }));
@@ -305,21 +310,21 @@ mod tests {
         assert!(error.starts_with(ENDPOINT.name), "{error}");
     }
 
-    /// Answers one request of an exporter; gives its first line.
+    /// Answers one request of an exporter. Returns its first line.
     async fn collect(listener: tokio::net::TcpListener) -> String {
-        let (mut stream, _) = listener.accept().await.expect("the exporter comes");
+        let (mut stream, _) = listener.accept().await.expect("the exporter connects");
         let mut head = Vec::new();
         while !head.windows(4).any(|end| end == b"\r\n\r\n") {
             assert!(stream.read_buf(&mut head).await.expect("it sends") > 0);
         }
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        stream.write_all(answer).await.expect("it listens");
+        stream.write_all(answer).await.expect("it reads");
         let head = String::from_utf8_lossy(&head);
         head.lines().next().unwrap_or_default().to_owned()
     }
 
     #[tokio::test]
-    async fn what_is_left_is_exported_at_the_end() {
+    async fn remaining_spans_are_exported_at_shutdown() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a port is free");
         let address = listener.local_addr().expect("a listener has an address");

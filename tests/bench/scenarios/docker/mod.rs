@@ -1,15 +1,15 @@
-//! A contract in a container: called through the farm, and called directly. Both call the same container.
+//! A contract in a container, called through the farm and directly. Both call the same container.
 
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
-#[path = "../../../e2e/docker/recipe.rs"]
-mod recipe;
+#[path = "../../../e2e/docker/docker_farm.rs"]
+mod docker_farm;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
-#[path = "../../../e2e/docker/world.rs"]
-mod world;
+#[path = "../../../e2e/docker/test_image.rs"]
+mod test_image;
 
 use tokio::net::UnixStream;
 
-use self::world::World;
+use self::docker_farm::DockerFarm;
 use super::{Bench, address_of};
 use crate::contracts::{ADD_BODY, path};
 use crate::names;
@@ -18,11 +18,11 @@ use crate::support::farm::Farm;
 
 const CONNECTIONS: u32 = 64;
 
-/// Where the image listens.
+/// The port on which the image listens.
 const PORT: u16 = 8080;
 
 pub(super) async fn run(bench: &mut Bench) {
-    if UnixStream::connect(world::unix_socket(&daemon::address()))
+    if UnixStream::connect(docker_farm::unix_socket(&daemon::address()))
         .await
         .is_err()
     {
@@ -30,7 +30,7 @@ pub(super) async fn run(bench: &mut Bench) {
         bench.figures.skip(why);
         return;
     }
-    // As many cores as there are: with a share of them, what is measured is mostly the share.
+    // All cores of the machine. With fewer, the figure would mostly show the CPU limit.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     measure(
         bench,
@@ -44,15 +44,15 @@ pub(super) async fn run(bench: &mut Bench) {
     }
 }
 
-/// Measures a container that may use so many cores.
+/// Measures a container with this CPU limit.
 async fn measure(bench: &mut Bench, cores: &str, through_farm: &str, direct: &str) {
     let farm = Farm::builder()
         .env("WORKER_ENGINES", "docker")
         .env("CONTAINER_CPUS", cores);
-    let mut world = World::of(farm).await;
-    world.load_servers(&["echo"]).await;
-    let at = address_of(world.farm());
-    let container = format!("{}:{PORT}", world.ip("echo").await);
+    let mut farm = DockerFarm::of(farm).await;
+    farm.load_all(&["echo"]).await;
+    let at = address_of(farm.inner());
+    let container = format!("{}:{PORT}", farm.ip("echo").await);
     let (farm_paths, direct_paths) = ([path("echo", "echo")], ["/echo".to_owned()]);
     for round in 1..=bench.plan.rounds {
         eprintln!("docker, {cores} cores, round {round}:");
@@ -61,5 +61,5 @@ async fn measure(bench: &mut Bench, cores: &str, through_farm: &str, direct: &st
         let load = bench.load(&container, &direct_paths, ADD_BODY, CONNECTIONS);
         bench.measure(direct, &load).await;
     }
-    world.stop().await;
+    farm.stop().await;
 }

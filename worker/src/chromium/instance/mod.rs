@@ -1,17 +1,19 @@
-//! One contract's calls: how many are under way, whose clock runs, and what became of each.
+//! One loaded contract: sends its calls to its page, and reports what happened to each.
 //!
-//! At most two messages are under way, so that the page never waits for the worker, each with a lane of
-//! its browser's, and what is submitted meanwhile gathers. The page takes messages in turn: the clock
-//! of the first one runs, the second one's starts when the first is answered. A call that gave a promise
-//! has a clock of its own.
+//! At most two messages are in flight, so that the page never waits for the worker. Each message
+//! has a send slot of its browser. Calls that are submitted meanwhile gather for the next message.
 //!
-//! A page in which a call ran over its limit is done for: its own loop may be ended, but not what the
-//! contract has left behind in timers and queues.
+//! A page in which a call ran over its time limit is not used any more. Its running code can be
+//! terminated, but not what the contract has left in timers and queues.
+//!
+//! - [`in_flight`] tracks messages, calls and their time.
+//! - [`overrun`] finds the call to blame when a limit has passed.
+//! - [`freeze`] freezes an idle page.
 
-mod rest;
-mod verdict;
+mod freeze;
+mod in_flight;
+mod overrun;
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,87 +22,61 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde_json::value::RawValue;
 use shared::protocol::job::Limits;
-use shared::protocol::reply::Failure;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::ChromiumConfig;
-use super::handle::Reply;
-use super::harness::{self, News, SLICE_MS};
-use super::lanes::{Claim, Lane};
-use super::page::{BlankPage, Page};
-use crate::sandbox::{CallId, Event, Instance, Invocation, StartError};
-use rest::Rest;
-use verdict::Verdict;
+use super::browser::send_slots::{SendSlot, SlotRequest};
+use super::config::ChromiumConfig;
+use super::page::blank::BlankPage;
+use super::page::harness::handle::PendingReply;
+use super::page::harness::protocol;
+use super::page::loaded::LoadedPage;
+use crate::sandbox::{Event, Instance, Invocation, StartError};
+use freeze::IdleState;
+use in_flight::{CallState, InFlight};
+use overrun::Inspection;
 
-/// Calls in one message, and messages under way.
+/// Calls in one message at most.
 const BATCH: usize = 128;
-const FLIGHTS: usize = 2;
-/// A second message leaves only with so many calls: whatever it holds, a message costs the worker,
-/// the browser and the page the same, and the page takes them in turn anyway.
-const WORTH_A_SECOND: usize = 32;
-/// A message under way for longer gives its lane back: calls that compute hold up no other contract's.
-const LANE_TIME: Duration = Duration::from_millis(2 * SLICE_MS);
+/// Messages in flight at most.
+const MESSAGES: usize = 2;
+/// A second message is sent only with at least so many calls. A message costs the worker, the
+/// browser and the page the same whatever it holds, and the page works on messages in order anyway.
+const SECOND_MESSAGE_CALLS: usize = 32;
 /// Promises that may be pending in one page.
 const PENDING: usize = 1024;
-/// A message that takes longer than this keeps the page from settling promises: a promise that is
-/// overdue by then is judged when the message is answered.
-const STUCK: Duration = Duration::from_millis(100);
-/// A clock that strikes this late tells of a worker that stood still itself. What the page answered
-/// meanwhile is then given as long again to be read, before anybody is judged.
+/// A timer that fires this late shows that the worker itself was not running. The replies of that
+/// time then get as long again to be read, before any call is blamed.
 const STALLED: Duration = Duration::from_millis(100);
 
 /// One contract in its page.
 pub struct ContractPage {
-    page: Page,
+    page: LoadedPage,
     endpoints: Vec<String>,
-    call_limit: Duration,
-    result_limit: u32,
-    /// Every call without an event.
-    calls: HashMap<CallId, Place>,
-    flights: VecDeque<Flight>,
-    /// For the next of them.
-    claim: Claim,
-    /// Since when the first flight has the page to itself.
-    turn: Instant,
-    /// Calls that gave a promise, oldest first; some may have ended.
-    promises: VecDeque<(Instant, CallId)>,
-    pending: usize,
-    collecting: Option<Reply>,
+    in_flight: InFlight,
+    /// For the next message.
+    slot_request: SlotRequest,
+    /// The reply with the results of promises.
+    collecting: Option<PendingReply>,
     clock: Pin<Box<Sleep>>,
-    /// Nobody is judged before.
-    mercy: Instant,
-    /// Without calls.
-    rest: Rest,
-    /// Under way once a limit has passed.
-    judging: Option<BoxFuture<'static, Verdict>>,
+    /// No call is blamed before this time.
+    grace_until: Instant,
+    /// Used while no call is in flight.
+    idle: IdleState,
+    /// Present once a limit has passed.
+    inspecting: Option<BoxFuture<'static, Inspection>>,
+    /// The page is lost.
     over: bool,
-}
-
-/// Where a call is.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    /// In a message that is not answered.
-    Flight,
-    /// It was started at this time, and its promise is pending.
-    Pending(Instant),
-}
-
-/// A message under way.
-struct Flight {
-    calls: Vec<CallId>,
-    since: Instant,
-    reply: Reply,
-    lane: Option<Lane>,
 }
 
 /// What [`ContractPage::next`] waits for.
 enum Step {
-    Landed(usize, Result<String, String>),
-    Admitted(Lane),
+    /// A message was answered; the index of the message.
+    Replied(usize, Result<String, String>),
+    SlotGranted(SendSlot),
+    /// Promises have settled.
     Collected(Result<String, String>),
-    Judged(Verdict),
+    Inspected(Inspection),
     Overdue,
     Died(String),
 }
@@ -110,13 +86,13 @@ impl fmt::Debug for ContractPage {
         let mut shown = f.debug_struct("ContractPage");
         shown
             .field("endpoints", &self.endpoints)
-            .field("calls", &self.calls.len());
+            .field("calls", &self.in_flight.calls());
         shown.finish_non_exhaustive()
     }
 }
 
 impl ContractPage {
-    /// Evaluates an executable in a page that nobody has yet.
+    /// Evaluates an executable in a blank page.
     pub(super) async fn load(
         blank: BlankPage,
         config: &ChromiumConfig,
@@ -131,26 +107,20 @@ impl ContractPage {
         let result_limit = own.map_or(config.result_limit, |own| own.min(config.result_limit));
 
         let page = blank.dedicate(config, limits, result_limit).await;
-        let mut page = page.map_err(|trouble| StartError::Unavailable(trouble.to_string()))?;
+        let mut page = page.map_err(|error| StartError::Unavailable(error.to_string()))?;
         match page.load(executable, config.load_limit).await {
             Ok(endpoints) => {
                 page.activity.set(false);
                 Ok(Self {
                     page,
                     endpoints,
-                    call_limit,
-                    result_limit,
-                    calls: HashMap::new(),
-                    flights: VecDeque::new(),
-                    claim: Claim::None,
-                    turn: Instant::now(),
-                    promises: VecDeque::new(),
-                    pending: 0,
+                    in_flight: InFlight::new(call_limit, result_limit),
+                    slot_request: SlotRequest::None,
                     collecting: None,
                     clock: Box::pin(sleep_until(Instant::now())),
-                    mercy: Instant::now(),
-                    rest: Rest::begin(),
-                    judging: None,
+                    grace_until: Instant::now(),
+                    idle: IdleState::begin(),
+                    inspecting: None,
                     over: false,
                 })
             }
@@ -161,43 +131,42 @@ impl ContractPage {
         }
     }
 
-    /// Polls everything that is under way. All state is in `self`: a poll that is not followed by
-    /// another loses nothing.
+    /// Polls everything that is in flight. All state is in `self`, so a dropped poll loses nothing.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         if self.over {
             return Poll::Pending;
         }
-        if let Some(judging) = &mut self.judging {
-            return judging.poll_unpin(cx).map(Step::Judged);
+        if let Some(inspecting) = &mut self.inspecting {
+            return inspecting.poll_unpin(cx).map(Step::Inspected);
         }
-        for (index, flight) in self.flights.iter_mut().enumerate() {
-            if let Poll::Ready(answer) = flight.reply.poll_unpin(cx) {
-                return Poll::Ready(Step::Landed(index, answer));
-            }
+        if let Poll::Ready((index, reply)) = self.in_flight.poll_reply(cx) {
+            return Poll::Ready(Step::Replied(index, reply));
         }
-        if let Claim::Queued(queued) = &mut self.claim
-            && let Poll::Ready(lane) = queued.poll_unpin(cx)
+        if let SlotRequest::Queued(queued) = &mut self.slot_request
+            && let Poll::Ready(slot) = queued.poll_unpin(cx)
         {
-            return Poll::Ready(Step::Admitted(lane));
+            return Poll::Ready(Step::SlotGranted(slot));
         }
         if let Some(collecting) = &mut self.collecting
-            && let Poll::Ready(answer) = collecting.poll_unpin(cx)
+            && let Poll::Ready(reply) = collecting.poll_unpin(cx)
         {
-            return Poll::Ready(Step::Collected(answer));
+            return Poll::Ready(Step::Collected(reply));
         }
         if let Poll::Ready(reason) = self.page.death.poll_unpin(cx) {
             return Poll::Ready(Step::Died(reason));
         }
-        if self.calls.is_empty() {
-            return self.poll_rest(cx);
+        if self.in_flight.calls() == 0 {
+            self.idle.poll(&self.page.harness, self.clock.as_mut(), cx);
+            return Poll::Pending;
         }
-        while let Some(end) = self.end_of_lane() {
+        while let Some(end) = self.in_flight.slot_deadline() {
             ready!(self.poll_clock(end, cx));
-            self.free_lanes();
+            self.in_flight.free_slots();
         }
-        let Some(deadline) = self.deadline() else {
+        let Some(deadline) = self.in_flight.deadline() else {
             return Poll::Pending;
         };
+        let deadline = deadline.max(self.grace_until);
         self.poll_clock(deadline, cx).map(|()| Step::Overdue)
     }
 
@@ -208,161 +177,60 @@ impl ContractPage {
         self.clock.poll_unpin(cx)
     }
 
-    /// When the next message has had its lane for long enough; before any deadline.
-    fn end_of_lane(&self) -> Option<Instant> {
-        let holders = self.flights.iter().filter(|flight| flight.lane.is_some());
-        holders.map(|flight| flight.since + LANE_TIME).min()
-    }
-
-    fn free_lanes(&mut self) {
-        let now = Instant::now();
-        for flight in &mut self.flights {
-            if flight.since + LANE_TIME <= now {
-                flight.lane = None;
-            }
-        }
-    }
-
-    /// When the next limit passes.
-    fn deadline(&mut self) -> Option<Instant> {
-        let slice = Duration::from_millis(SLICE_MS);
-        let message = self
-            .flights
-            .front()
-            .map(|_| self.turn + self.call_limit + slice);
-        let promise = self.oldest_promise().map(|since| since + self.call_limit);
-        let deadline = match (message, promise) {
-            (Some(message), Some(promise)) if promise < self.turn + STUCK => {
-                Some(message.min(promise))
-            }
-            (message, promise) => message.or(promise),
-        };
-        deadline.map(|deadline| deadline.max(self.mercy))
-    }
-
-    /// Since when the oldest promise is pending.
-    fn oldest_promise(&mut self) -> Option<Instant> {
-        while let Some((since, call)) = self.promises.front() {
-            if matches!(self.calls.get(call), Some(Place::Pending(_))) {
-                return Some(*since);
-            }
-            self.promises.pop_front();
-        }
-        None
-    }
-
-    /// Acts on what happened. Empty: no call has ended.
+    /// Acts on what happened. Without events, no call has ended.
     fn advance(&mut self, step: Step) -> Vec<Event> {
         match step {
-            Step::Landed(index, Ok(answer)) => self.land(index, &answer),
-            Step::Admitted(lane) => {
-                self.claim = Claim::Lane(lane);
+            Step::Replied(index, Ok(reply)) => self.read_reply(index, &reply),
+            Step::SlotGranted(slot) => {
+                self.slot_request = SlotRequest::Granted(slot);
                 Vec::new()
             }
-            Step::Collected(Ok(answer)) => {
+            Step::Collected(Ok(reply)) => {
                 self.collecting = None;
-                let since = self.turn;
-                let events = self.read(&answer, since);
+                let since = self.in_flight.front_since();
+                let events = self.read(&reply, since);
                 self.or_lose(events)
             }
-            Step::Landed(_, Err(reason)) | Step::Collected(Err(reason)) | Step::Died(reason) => {
+            Step::Replied(_, Err(reason)) | Step::Collected(Err(reason)) | Step::Died(reason) => {
                 self.lose(reason)
             }
             Step::Overdue if self.clock.deadline().elapsed() > STALLED => {
-                self.mercy = Instant::now() + STALLED;
+                self.grace_until = Instant::now() + STALLED;
                 Vec::new()
             }
             Step::Overdue => {
-                self.judging = Some(self.begin_judgement());
+                let harness = self.page.harness.clone();
+                self.inspecting = Some(overrun::inspect(harness, &self.in_flight));
                 Vec::new()
             }
-            Step::Judged(verdict) => self.judge(&verdict),
+            Step::Inspected(inspection) => {
+                let mut events = overrun::resolve(&mut self.in_flight, &inspection);
+                events.extend(self.lose("a call ran longer than its limit".to_owned()));
+                events
+            }
         }
     }
 
-    /// A message was answered, and with it every call in it.
-    fn land(&mut self, index: usize, answer: &str) -> Vec<Event> {
-        let Some(flight) = self.flights.remove(index) else {
+    /// Reads the reply to a message, which must mention every call of the message.
+    fn read_reply(&mut self, index: usize, reply: &str) -> Vec<Event> {
+        let Some((message, since)) = self.in_flight.remove_message(index) else {
             return Vec::new();
         };
-        let since = self.turn.max(flight.since);
-        if index == 0 {
-            self.turn = Instant::now();
-        }
-        let mut events = self.read(answer, since);
-        let left_out = |call| matches!(self.calls.get(call), Some(Place::Flight));
-        if flight.calls.iter().any(left_out) {
+        let mut events = self.read(reply, since);
+        let is_unanswered = |call| matches!(self.in_flight.state(call), Some(CallState::InMessage));
+        if message.calls.into_iter().any(is_unanswered) {
             events = Err("the page left calls unanswered".to_owned());
         }
         self.or_lose(events)
     }
 
-    /// Turns an answer into events. Whatever names a call that is not under way is a forgery.
-    fn read(&mut self, answer: &str, since: Instant) -> Result<Vec<Event>, String> {
-        let answer = harness::parse(answer, self.result_limit).map_err(|e| e.to_string())?;
-        let now = Instant::now();
-        let mut events = Vec::with_capacity(answer.news.len());
-        for (call, news) in answer.news {
-            if !self.take(call, news, since, now, &mut events) {
-                return Err(
-                    "the page answered a call twice, or one that it was not given".to_owned(),
-                );
-            }
-        }
-        if self.pending > 0 && self.collecting.is_none() {
+    /// Turns a reply into events, and waits for promises if there are any.
+    fn read(&mut self, reply: &str, since: Instant) -> Result<Vec<Event>, String> {
+        let events = self.in_flight.read(reply, since)?;
+        if self.in_flight.pending() > 0 && self.collecting.is_none() {
             self.collecting = Some(self.page.harness.collect());
         }
         Ok(events)
-    }
-
-    /// Takes note of one call's news; false when there is no such call.
-    fn take(
-        &mut self,
-        call: CallId,
-        news: News,
-        since: Instant,
-        now: Instant,
-        events: &mut Vec<Event>,
-    ) -> bool {
-        match (news, self.calls.get(&call).copied()) {
-            // The answer that carries the promise's result may overtake the one that announces it.
-            (News::Later, None) => {}
-            (_, None) | (News::Later | News::Skipped, Some(Place::Pending(_))) => return false,
-            (News::Later, Some(Place::Flight)) => {
-                self.calls.insert(call, Place::Pending(since));
-                self.promises.push_back((since, call));
-                self.pending += 1;
-            }
-            (News::Skipped, Some(Place::Flight)) => {
-                self.calls.remove(&call);
-                events.push(Event::NotStarted(call));
-            }
-            (News::Ended(outcome), Some(place)) => {
-                let since = match place {
-                    Place::Flight => since,
-                    Place::Pending(since) => since,
-                };
-                self.finish(call, outcome, now.duration_since(since), events);
-            }
-        }
-        true
-    }
-
-    fn finish(
-        &mut self,
-        call: CallId,
-        outcome: Result<Box<RawValue>, Failure>,
-        elapsed: Duration,
-        events: &mut Vec<Event>,
-    ) {
-        if let Some(Place::Pending(_)) = self.calls.remove(&call) {
-            self.pending -= 1;
-        }
-        events.push(Event::Done {
-            call,
-            outcome,
-            elapsed,
-        });
     }
 
     fn or_lose(&mut self, events: Result<Vec<Event>, String>) -> Vec<Event> {
@@ -371,10 +239,10 @@ impl ContractPage {
 
     fn lose(&mut self, reason: String) -> Vec<Event> {
         self.over = true;
-        self.flights.clear();
-        self.claim = Claim::None;
+        self.in_flight.clear_messages();
+        self.slot_request = SlotRequest::None;
         self.collecting = None;
-        self.judging = None;
+        self.inspecting = None;
         vec![Event::Lost { reason }]
     }
 }
@@ -385,64 +253,56 @@ impl Instance for ContractPage {
     }
 
     fn reserve(&mut self) -> usize {
-        if self.over || self.judging.is_some() || self.flights.len() >= FLIGHTS {
+        if self.over || self.inspecting.is_some() || self.in_flight.messages() >= MESSAGES {
             return 0;
         }
-        let room = BATCH.min(PENDING.saturating_sub(self.pending));
-        if room > 0 && matches!(self.claim, Claim::None) {
-            self.claim = self.page.claim_lane();
+        let room = BATCH.min(PENDING.saturating_sub(self.in_flight.pending()));
+        if room > 0 && matches!(self.slot_request, SlotRequest::None) {
+            self.slot_request = self.page.request_send_slot();
         }
-        match self.claim {
-            Claim::Lane(_) => room,
-            Claim::None | Claim::Queued(_) => 0,
+        match self.slot_request {
+            SlotRequest::Granted(_) => room,
+            SlotRequest::None | SlotRequest::Queued(_) => 0,
         }
     }
 
     fn worthwhile(&self) -> usize {
-        if self.flights.is_empty() {
+        if self.in_flight.messages() == 0 {
             1
         } else {
-            WORTH_A_SECOND
+            SECOND_MESSAGE_CALLS
         }
     }
 
     fn submit(&mut self, calls: &[Invocation<'_>]) {
-        let claim = std::mem::replace(&mut self.claim, Claim::None);
+        let request = std::mem::replace(&mut self.slot_request, SlotRequest::None);
         if calls.is_empty() || self.over {
             return;
         }
-        let lane = match claim {
-            Claim::Lane(lane) => Some(lane),
-            Claim::None | Claim::Queued(_) => None,
+        let slot = match request {
+            SlotRequest::Granted(slot) => Some(slot),
+            SlotRequest::None | SlotRequest::Queued(_) => None,
         };
-        let since = Instant::now();
-        if self.flights.is_empty() {
-            self.turn = since;
-        }
-        let wake = self.rest.is_frozen();
-        self.rest = Rest::begin();
-        self.calls
-            .extend(calls.iter().map(|call| (call.id, Place::Flight)));
-        self.flights.push_back(Flight {
-            calls: calls.iter().map(|call| call.id).collect(),
-            since,
-            reply: self.page.harness.run(harness::encode(calls), wake),
-            lane,
-        });
+        let sent = Instant::now();
+        let wake = self.idle.is_frozen();
+        self.idle = IdleState::begin();
+        let reply = self.page.harness.run(protocol::encode(calls), wake);
+        let ids = calls.iter().map(|call| call.id).collect();
+        self.in_flight.add(ids, sent, reply, slot);
         self.page.activity.set(true);
     }
 
     async fn next(&mut self) -> Vec<Event> {
         loop {
             let step = poll_fn(|cx| self.poll_step(cx)).await;
-            let room = matches!(step, Step::Landed(..) | Step::Admitted(_));
+            let has_room = matches!(step, Step::Replied(..) | Step::SlotGranted(_));
             let events = self.advance(step);
-            if self.calls.is_empty() {
+            if self.in_flight.calls() == 0 {
                 self.page.activity.set(false);
-                self.rest = Rest::begin();
+                self.idle = IdleState::begin();
             }
-            // Whether or not calls have ended, the next message may leave now.
-            if room || !events.is_empty() {
+            // Returns without events, too, when the next message may be sent now.
+            if has_room || !events.is_empty() {
                 return events;
             }
         }

@@ -1,9 +1,8 @@
-//! Image tars: unpacked and checked on their way to the daemon, so that none of them does more
-//! than to add an image.
+//! Checks image tars on their way to the daemon, so that a tar can only add one image.
 //!
-//! A tar can name images (the daemon would move existing tags), hold links and paths that lead
-//! elsewhere, and unpack to far more than it is. What leaves here has one manifest without tags,
-//! plain files only, and a bounded size.
+//! A tar can name images, and the daemon would then move existing tags. It can contain links and
+//! paths that lead out of the archive. It can expand to far more than its own size. The output of
+//! this module has one manifest without tags, plain files only, and a bounded size.
 
 use std::io::{self, Read, Write};
 use std::path::{Component, Path};
@@ -18,48 +17,49 @@ use serde_json::Value;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 use tokio::sync::mpsc;
 
-/// Entries of a tar at most: an image has some hundred layers at most, each of three entries.
+/// The maximum number of entries in a tar. An image has at most some hundred layers, with three
+/// entries each.
 const MAX_ENTRIES: usize = 2048;
 
-/// Bytes of a manifest at most; it names a file per layer.
+/// The maximum size of a manifest in bytes. It names one file per layer.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// What the daemon is handed at once.
+/// The size of the chunks that are sent to the daemon, in bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// The standard alphabet; encoders differ in whether they pad.
+/// The standard alphabet. Padding is optional, because not every encoder adds it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What would name images, beside the manifest's own tags.
-const NAMING: [&str; 3] = ["repositories", "index.json", "oci-layout"];
+/// The files that can name images, besides the manifest's own tags.
+const NAMING_FILES: [&str; 3] = ["repositories", "index.json", "oci-layout"];
 
-/// Why a tar is no image. Its text is for the caller.
+/// Why a tar is refused. The caller gets this text.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TarError {
-    /// It says so itself.
+    /// The content of the tar is not allowed.
     #[error("The image tar {0}")]
     Refused(String),
-    /// It is no base64, no tar, or cut off.
+    /// The text is not base64, or its content is not a complete tar.
     #[error("The executable is neither an image reference nor an image tar in base64: {0}")]
     Unreadable(#[from] io::Error),
-    /// Nobody wants it any more.
-    #[error("The daemon broke off")]
-    BrokenOff,
+    /// The daemon stopped reading.
+    #[error("The Docker daemon stopped reading the image tar")]
+    DaemonStopped,
 }
 
 fn refused(what: impl Into<String>) -> TarError {
     TarError::Refused(what.into())
 }
 
-/// Reads an image tar, plain or gzip, from base64 text; passes it on to the daemon in pieces.
-/// Blocks.
+/// Reads an image tar, plain or gzip, from base64 text and passes it on to the daemon in chunks.
+/// Blocks the thread.
 pub(super) fn check(
     text: &str,
     limit: u64,
-    pieces: mpsc::Sender<io::Result<Bytes>>,
+    chunks: mpsc::Sender<io::Result<Bytes>>,
 ) -> Result<(), TarError> {
     let decoded = DecoderReader::new(text.as_bytes(), &BASE64);
     let mut reader = io::BufReader::with_capacity(CHUNK, decoded);
@@ -74,9 +74,9 @@ pub(super) fn check(
         inner: reader,
         budget: budget.clone(),
     });
-    let mut out = Builder::new(Pieces {
-        pieces,
-        gathered: Vec::with_capacity(CHUNK),
+    let mut out = Builder::new(ChunkWriter {
+        chunks,
+        buffer: Vec::with_capacity(CHUNK),
     });
     let copied = copy(&mut archive, &mut out, limit).and_then(|()| {
         out.finish()?;
@@ -85,8 +85,8 @@ pub(super) fn check(
     if budget.is_spent() {
         return Err(refused(format!("has more than {limit} bytes")));
     }
-    if out.get_ref().pieces.is_closed() && copied.is_err() {
-        return Err(TarError::BrokenOff);
+    if out.get_ref().chunks.is_closed() && copied.is_err() {
+        return Err(TarError::DaemonStopped);
     }
     copied
 }
@@ -104,7 +104,7 @@ fn copy<R: Read, W: Write>(
         }
         let mut entry = entry?;
         let path = checked_path(&entry)?;
-        if NAMING.contains(&path.as_str()) {
+        if NAMING_FILES.contains(&path.as_str()) {
             continue;
         }
         let mut header = entry.header().clone();
@@ -114,7 +114,8 @@ fn copy<R: Read, W: Write>(
             header.set_size(manifest.len() as u64);
             out.append_data(&mut header, &path, manifest.as_slice())?;
         } else if entry.header().entry_type() == EntryType::Directory {
-            // Whatever size it claims: what follows would be taken for its content.
+            // A directory has no content. With another size in its header, the daemon would read
+            // the next entries as its content.
             header.set_size(0);
             out.append_data(&mut header, &path, io::empty())?;
         } else {
@@ -123,12 +124,14 @@ fn copy<R: Read, W: Write>(
     }
     match manifests {
         1 => Ok(()),
-        0 => Err(refused("has no manifest.json; make it with `docker save`")),
+        0 => Err(refused(
+            "has no manifest.json; create the tar with `docker save`",
+        )),
         _ => Err(refused("has several manifests")),
     }
 }
 
-/// The entry's path, if it is a file or folder that stays within.
+/// The entry's path, if the entry is a file or directory within the archive.
 fn checked_path<R: Read>(entry: &Entry<'_, R>) -> Result<String, TarError> {
     let bytes = entry.path_bytes();
     let path = std::str::from_utf8(&bytes)
@@ -138,7 +141,7 @@ fn checked_path<R: Read>(entry: &Entry<'_, R>) -> Result<String, TarError> {
     let kind = entry.header().entry_type();
     if !matches!(kind, EntryType::Regular | EntryType::Directory) {
         return Err(refused(format!(
-            "has an entry that is no plain file: {shown:?}"
+            "has an entry that is no plain file or directory: {shown:?}"
         )));
     }
     let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
@@ -147,13 +150,13 @@ fn checked_path<R: Read>(entry: &Entry<'_, R>) -> Result<String, TarError> {
     }
     if path.is_empty() || !Path::new(path).components().all(inside) {
         return Err(refused(format!(
-            "has a path that leads out of it: {shown:?}"
+            "has a path that leads out of the archive: {shown:?}"
         )));
     }
     Ok(path.to_owned())
 }
 
-/// The manifest of the one image, without the names that it would get.
+/// The manifest of the single image, without its tags.
 fn without_tags<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, TarError> {
     if entry.size() > MAX_MANIFEST {
         return Err(refused("has a manifest that is too large"));
@@ -164,16 +167,16 @@ fn without_tags<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, TarError> 
         .map_err(|error| refused(format!("has a manifest.json that cannot be read: {error}")))?;
     let [image] = manifest.as_mut_slice() else {
         return Err(refused(format!(
-            "holds {} images; it must be one",
+            "contains {} images; it must contain exactly one",
             manifest.len()
         )));
     };
     image.remove("RepoTags");
-    // A map of JSON values is always JSON again.
+    // Cannot fail: the map contains only JSON values.
     serde_json::to_vec(&manifest).map_err(|error| refused(error.to_string()))
 }
 
-/// Copies a file; gives how many bytes it would take on the daemon's disk.
+/// Copies a file and returns the size of its expanded content, or 0 if it is not compressed.
 fn copy_file<R: Read, W: Write>(
     entry: &mut Entry<'_, R>,
     mut header: Header,
@@ -183,16 +186,16 @@ fn copy_file<R: Read, W: Write>(
 ) -> Result<u64, TarError> {
     let mut meter = Meter {
         inner: entry,
-        layer: Layer::Unknown,
+        compression: Compression::Unknown,
         limit,
     };
     let appended = out.append_data(&mut header, path, &mut meter);
-    if let Layer::Refused(reason) = meter.layer {
+    if let Compression::Refused(reason) = meter.compression {
         return Err(refused(format!("has a layer that {reason}: {path:?}")));
     }
     appended?;
-    match meter.layer {
-        Layer::Gzip(expander) => Ok(expander.get_ref().bytes),
+    match meter.compression {
+        Compression::Gzip(expander) => Ok(expander.get_ref().bytes),
         _ => Ok(0),
     }
 }
@@ -201,15 +204,15 @@ fn is_gzip(start: &[u8]) -> bool {
     start.starts_with(&[0x1f, 0x8b])
 }
 
-/// How a file within the tar is packed: the daemon unpacks layers by what they begin with.
-enum Layer {
+/// How a file in the tar is compressed. The daemon detects that from the first bytes of a layer.
+enum Compression {
     Unknown,
     Plain,
     Gzip(Box<Expander<Counter>>),
     Refused(&'static str),
 }
 
-impl Layer {
+impl Compression {
     fn of(start: &[u8]) -> Self {
         const OTHERS: [&[u8]; 3] = [
             b"BZh",
@@ -226,7 +229,7 @@ impl Layer {
     }
 }
 
-/// Counts what is written.
+/// Counts the written bytes.
 struct Counter {
     bytes: u64,
 }
@@ -242,10 +245,10 @@ impl Write for Counter {
     }
 }
 
-/// Reads a file and watches what it expands to.
+/// Reads a file and measures the size of its expanded content.
 struct Meter<R> {
     inner: R,
-    layer: Layer,
+    compression: Compression,
     limit: u64,
 }
 
@@ -253,24 +256,24 @@ impl<R: Read> Read for Meter<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         let piece = &buffer[..read];
-        if matches!(self.layer, Layer::Unknown) && read > 0 {
-            self.layer = Layer::of(piece);
+        if matches!(self.compression, Compression::Unknown) && read > 0 {
+            self.compression = Compression::of(piece);
         }
-        if let Layer::Gzip(expander) = &mut self.layer {
+        if let Compression::Gzip(expander) = &mut self.compression {
             if expander.write_all(piece).is_err() {
-                self.layer = Layer::Refused("is damaged");
+                self.compression = Compression::Refused("is damaged");
             } else if expander.get_ref().bytes > self.limit {
-                self.layer = Layer::Refused("unpacks to more than is allowed");
+                self.compression = Compression::Refused("unpacks to more than is allowed");
             }
         }
-        match self.layer {
-            Layer::Refused(reason) => Err(io::Error::other(reason)),
+        match self.compression {
+            Compression::Refused(reason) => Err(io::Error::other(reason)),
             _ => Ok(read),
         }
     }
 }
 
-/// How many bytes may still come out of a tar.
+/// The number of bytes that may still be read from a tar.
 #[derive(Clone)]
 struct Budget(std::rc::Rc<std::cell::Cell<Option<u64>>>);
 
@@ -294,6 +297,7 @@ impl Budget {
     }
 }
 
+/// Reads within a budget.
 struct Bounded<R> {
     inner: R,
     budget: Budget,
@@ -307,24 +311,24 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Gathers what is written and sends it on in pieces.
-struct Pieces {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
-    gathered: Vec<u8>,
+/// Collects written bytes and sends them on in chunks.
+struct ChunkWriter {
+    chunks: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
 }
 
-impl Write for Pieces {
+impl Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() >= CHUNK {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK {
             self.flush()?;
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let piece = std::mem::replace(&mut self.gathered, Vec::with_capacity(CHUNK));
-        let sent = self.pieces.blocking_send(Ok(piece.into()));
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
+        let sent = self.chunks.blocking_send(Ok(chunk.into()));
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }

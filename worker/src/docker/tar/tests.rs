@@ -5,20 +5,20 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Bytes that an image's tar may have, here.
+/// The size limit for the tars of these tests, in bytes.
 const LIMIT: u64 = 64 * 1024;
 
-/// One entry as somebody might write it: nothing in it needs to be true.
+/// One entry of a generated tar. Its header need not match its content.
 #[derive(Debug, Clone)]
-struct Written {
+struct GeneratedEntry {
     path: String,
     kind: u8,
     content: Vec<u8>,
-    /// A size other than the content's.
+    /// The size in the header, if it differs from the size of the content.
     claimed: Option<u64>,
 }
 
-fn written() -> impl Strategy<Value = Written> {
+fn generated_entry() -> impl Strategy<Value = GeneratedEntry> {
     let path = prop_oneof![
         4 => Just("manifest.json".to_owned()),
         4 => prop::sample::select(vec!["layer/layer.tar", "a.json", "layer/", "./b"]).prop_map(str::to_owned),
@@ -34,12 +34,12 @@ fn written() -> impl Strategy<Value = Written> {
     let content = prop_oneof![
         4 => Just(br#"[{"Config":"a.json","RepoTags":["stolen:1"],"Layers":["layer/layer.tar"]}]"#.to_vec()),
         1 => prop::collection::vec(any::<u8>(), 0..2000),
-        // Over the limit, once it is unpacked.
+        // Exceeds the limit once it is expanded.
         1 => Just(zipped(&vec![0; 256 * 1024])),
         1 => Just(zipped(b"little")),
     ];
     let claimed = prop_oneof![9 => Just(None), 1 => any::<u64>().prop_map(Some)];
-    (path, kind, content, claimed).prop_map(|(path, kind, content, claimed)| Written {
+    (path, kind, content, claimed).prop_map(|(path, kind, content, claimed)| GeneratedEntry {
         path,
         kind,
         content,
@@ -53,8 +53,8 @@ fn zipped(bytes: &[u8]) -> Vec<u8> {
     zip.finish().unwrap()
 }
 
-/// The entries as a tar whose checksums are right: what is wrong shall be looked at.
-fn packed(entries: &[Written]) -> Vec<u8> {
+/// Packs the entries into a tar with valid checksums, so that the check reaches the other errors.
+fn packed(entries: &[GeneratedEntry]) -> Vec<u8> {
     let mut tar = Vec::new();
     for entry in entries {
         let mut header = Header::new_old();
@@ -71,18 +71,19 @@ fn packed(entries: &[Written]) -> Vec<u8> {
     tar
 }
 
-/// What the daemon would get, if it is asked at all.
-fn passed_on(tar: &[u8]) -> Option<Vec<u8>> {
-    let (pieces, mut handed) = mpsc::channel(64);
-    check(&BASE64.encode(tar), LIMIT, pieces).ok()?;
+/// The tar that the daemon gets. None if the check refuses the input.
+fn checked(tar: &[u8]) -> Option<Vec<u8>> {
+    let (chunks, mut received) = mpsc::channel(64);
+    check(&BASE64.encode(tar), LIMIT, chunks).ok()?;
     let mut passed = Vec::new();
-    while let Ok(piece) = handed.try_recv() {
-        passed.extend_from_slice(&piece.unwrap());
+    while let Ok(chunk) = received.try_recv() {
+        passed.extend_from_slice(&chunk.unwrap());
     }
     Some(passed)
 }
 
-/// Whatever came in: one manifest without names, plain files within the tar, none too large.
+/// Asserts that a tar has one manifest without tags, and only plain files within the archive that
+/// keep the limit.
 fn is_harmless(tar: &[u8]) -> Result<(), TestCaseError> {
     let mut archive = Archive::new(tar);
     let mut manifests = 0;
@@ -99,7 +100,7 @@ fn is_harmless(tar: &[u8]) -> Result<(), TestCaseError> {
         prop_assert!(path.components().all(is_inside), "{path:?}");
         prop_assert!(entry.size() <= LIMIT, "{path:?}: {}", entry.size());
         prop_assert!(
-            !NAMING.iter().any(|name| path == Path::new(name)),
+            !NAMING_FILES.iter().any(|name| path == Path::new(name)),
             "{path:?}"
         );
         if path == Path::new("manifest.json") {
@@ -115,14 +116,14 @@ fn is_harmless(tar: &[u8]) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn no_tar_is_more_than_an_image(entries in prop::collection::vec(written(), 0..5)) {
-        if let Some(passed) = passed_on(&packed(&entries)) {
+    fn checked_tars_only_add_an_image(entries in prop::collection::vec(generated_entry(), 0..5)) {
+        if let Some(passed) = checked(&packed(&entries)) {
             is_harmless(&passed)?;
         }
     }
 
     #[test]
-    fn no_damage_makes_a_tar_more_than_an_image(
+    fn damaged_tars_only_add_an_image(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in prop::option::of(any::<prop::sample::Index>()),
         zip: bool,
@@ -136,14 +137,14 @@ proptest! {
             tar.truncate(cut.index(tar.len()));
         }
         let tar = if zip { zipped(&tar) } else { tar };
-        if let Some(passed) = passed_on(&tar) {
+        if let Some(passed) = checked(&tar) {
             is_harmless(&passed)?;
         }
     }
 }
 
-fn image() -> Vec<Written> {
-    let file = |path: &str, content: &[u8]| Written {
+fn image() -> Vec<GeneratedEntry> {
+    let file = |path: &str, content: &[u8]| GeneratedEntry {
         path: path.to_owned(),
         kind: b'0',
         content: content.to_vec(),
@@ -159,10 +160,10 @@ fn image() -> Vec<Written> {
     ]
 }
 
-/// Otherwise nothing above would prove anything.
+/// Without this, the tests above would also pass if every tar were refused.
 #[test]
-fn an_image_is_passed_on() {
+fn valid_image_is_passed_on() {
     for tar in [packed(&image()), zipped(&packed(&image()))] {
-        is_harmless(&passed_on(&tar).unwrap()).unwrap();
+        is_harmless(&checked(&tar).unwrap()).unwrap();
     }
 }

@@ -1,0 +1,210 @@
+//! The failures that each route can answer with: handlers declare them in their descriptions.
+//!
+//! Handlers import this file, so it must not import from `routes`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::protocol::id::InvalidAddress;
+use shared::protocol::job::EngineKind;
+use utoipa::IntoResponses;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::example::ExampleBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Ref, Type};
+use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
+
+use crate::error::{ApiError, Fields};
+
+/// Documents the failures of a route.
+macro_rules! failures {
+    ($(#[$doc:meta])* $name:ident: $($failure:expr),+ $(,)?) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                responses(vec![$($failure),+])
+            }
+        }
+    };
+}
+
+failures!(
+    /// Failures of `POST /loadSmartContract`.
+    LoadFailures:
+        ApiError::field("executable", "is missing"),
+        ApiError::RequestTimeout,
+        ApiError::PayloadTooLarge(64 * 1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::InvalidExecutable("SyntaxError: Unexpected end of input (line 1, column 9)".into()),
+        ApiError::no_room(3, EngineKind::Javascript),
+        ApiError::too_many_requests(),
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+        // A load with fewer replicas than before unloads the surplus ones.
+        ApiError::OutcomeUnknown,
+        ApiError::no_reply(),
+);
+failures!(
+    /// Failures of `POST /execute/{contractAddress}/{method}`.
+    ExecuteFailures:
+        ApiError::InvalidRequest("The request body is not JSON: expected value at line 1 column 1".into(), Fields::new()),
+        ApiError::ContractNotLoaded,
+        ApiError::EndpointNotFound("The contract has no endpoint \"sub\"; it has add".into()),
+        ApiError::RequestTimeout,
+        ApiError::PayloadTooLarge(1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::ExecutionFailed("Error: not enough funds".into()),
+        ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
+        ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
+        ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
+        ApiError::OutcomeUnknown,
+        ApiError::too_many_requests(),
+        ApiError::no_owner(),
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+        ApiError::ContractQuarantined(Duration::from_mins(10)),
+        ApiError::ExecutionTimeout("The call ran longer than 2000 ms".into()),
+);
+failures!(
+    /// Failures of `POST /unloadSmartContract`.
+    UnloadFailures:
+        ApiError::field("contractAddress", "is missing"),
+        ApiError::RequestTimeout,
+        ApiError::PayloadTooLarge(1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::OutcomeUnknown,
+        ApiError::too_many_requests(),
+        ApiError::no_owner(),
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+        ApiError::ContractQuarantined(Duration::from_mins(10)),
+        ApiError::no_reply(),
+);
+failures!(
+    /// Failures of the routes that list contracts, workers or dead letters.
+    ListFailures: ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `GET /contracts/{contractAddress}`.
+    ContractFailures: wrong_path(), ApiError::ContractNotLoaded, ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `POST /workers/{id}/drain`.
+    DrainFailures:
+        wrong_id(),
+        ApiError::WorkerNotFound,
+        ApiError::too_many_requests(),
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+        ApiError::no_reply(),
+);
+failures!(
+    /// Failures of `DELETE /dead-letters/{id}`.
+    DeadLetterFailures: wrong_id(), ApiError::DeadLetterNotFound, ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `GET /readyz`: why the process is not ready.
+    ReadyFailures:
+        ApiError::Draining,
+        ApiError::queue_unavailable(),
+        ApiError::no_live_worker(),
+);
+
+fn wrong_path() -> ApiError {
+    ApiError::field("contractAddress", InvalidAddress.to_string())
+}
+
+fn wrong_id() -> ApiError {
+    ApiError::field("id", "is not UTF-8")
+}
+
+/// Builds one response per status: its error codes, each with an example.
+fn responses(failures: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status = BTreeMap::<_, Vec<_>>::new();
+    for failure in failures {
+        by_status.entry(failure.status()).or_default().push(failure);
+    }
+    by_status
+        .into_iter()
+        .map(|(status, failures)| (status.as_str().to_owned(), response(&failures).into()))
+        .collect()
+}
+
+fn response(failures: &[ApiError]) -> Response {
+    let mut codes: Vec<_> = failures.iter().map(ApiError::code).collect();
+    codes.dedup();
+    let code = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(codes.iter().copied()));
+    let schema = AllOfBuilder::new()
+        .item(Ref::from_schema_name("Error"))
+        .item(ObjectBuilder::new().property("code", code));
+    let examples = failures.iter().map(|failure| {
+        let body = failure.body("9ae269802c43429887cc72cd6e92cc81");
+        let value = serde_json::to_value(body).unwrap_or(Value::Null);
+        let example = ExampleBuilder::new().value(Some(value)).build();
+        (failure.to_string(), RefOr::from(example))
+    });
+    let content = ContentBuilder::new()
+        .schema(Some(schema))
+        .examples_from_iter(examples)
+        .build();
+    let names: Vec<_> = codes.iter().map(|code| format!("`{code}`")).collect();
+    let mut response = ResponseBuilder::new()
+        .description(names.join(", "))
+        .content("application/json", content)
+        .header(
+            "X-Request-Id",
+            text_header("The request's id, also in the logs"),
+        );
+    if failures
+        .iter()
+        .any(|failure| failure.retry_after().is_some())
+    {
+        let header = HeaderBuilder::new()
+            .description(Some("Seconds to wait before the next attempt"))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)));
+        response = response.header("Retry-After", header.build());
+    }
+    response.build()
+}
+
+fn text_header(description: &str) -> Header {
+    HeaderBuilder::new()
+        .description(Some(description))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_lists_its_codes_and_headers() {
+        let described = ExecuteFailures::responses();
+        let statuses: Vec<_> = described.keys().map(String::as_str).collect();
+        assert_eq!(
+            statuses,
+            [
+                "400", "404", "408", "413", "415", "500", "502", "503", "504"
+            ]
+        );
+        let response = serde_json::to_value(&described["500"]).unwrap();
+        let schema = &response["content"]["application/json"]["schema"];
+        assert_eq!(
+            schema["allOf"][1]["properties"]["code"]["enum"],
+            serde_json::json!([
+                "execution_failed",
+                "result_too_large",
+                "result_not_json",
+                "contract_crashed"
+            ])
+        );
+        let response = serde_json::to_value(&described["503"]).unwrap();
+        assert!(response["headers"]["Retry-After"].is_object());
+    }
+}

@@ -1,0 +1,121 @@
+//! The one connection that all frequent commands of a process share.
+//!
+//! It reconnects by itself when it breaks. A connection that only falls silent does not break, for
+//! example after a firewall has dropped its state: the kernel retries for a quarter of an hour. So
+//! a command that times out has the connection replaced. Other commands that wait on the old
+//! connection may still get their answers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+
+/// Holds the current connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct SharedConnection(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    config: ConnectionManagerConfig,
+    current: Mutex<Numbered>,
+}
+
+/// A connection with its sequence number.
+#[derive(Clone)]
+struct Numbered {
+    number: u64,
+    manager: ConnectionManager,
+}
+
+/// The connection as one command uses it.
+pub(super) struct SharedHandle {
+    used: Numbered,
+    shared: SharedConnection,
+}
+
+impl SharedConnection {
+    /// Connects.
+    pub(super) async fn connect(
+        client: Client,
+        config: ConnectionManagerConfig,
+    ) -> RedisResult<Self> {
+        let manager = client
+            .get_connection_manager_with_config(config.clone())
+            .await?;
+        Ok(Self(Arc::new(Inner {
+            client,
+            config,
+            current: Mutex::new(Numbered { number: 0, manager }),
+        })))
+    }
+
+    pub(super) fn handle(&self) -> SharedHandle {
+        SharedHandle {
+            used: self.current().clone(),
+            shared: self.clone(),
+        }
+    }
+
+    /// Replaces the connection number `silent`, unless that has already happened. The next command
+    /// connects.
+    fn replace(&self, silent: u64) {
+        let mut current = self.current();
+        if current.number != silent {
+            return;
+        }
+        let Inner { client, config, .. } = &*self.0;
+        match client.get_connection_manager_lazy(config.clone()) {
+            Ok(manager) => {
+                *current = Numbered {
+                    number: silent + 1,
+                    manager,
+                };
+            }
+            Err(error) => tracing::warn!(%error, "cannot replace a silent connection"),
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Numbered> {
+        // No code that holds the lock can panic half-way.
+        self.0
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SharedHandle {
+    fn note<T>(&self, answer: &Result<T, RedisError>) {
+        if answer.as_ref().is_err_and(RedisError::is_timeout) {
+            self.shared.replace(self.used.number);
+        }
+    }
+}
+
+impl ConnectionLike for SharedHandle {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let answer = self.used.manager.req_packed_command(cmd).await;
+            self.note(&answer);
+            answer
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let manager = &mut self.used.manager;
+            let answers = manager.req_packed_commands(pipeline, offset, count).await;
+            self.note(&answers);
+            answers
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.used.manager.get_db()
+    }
+}

@@ -1,0 +1,178 @@
+//! One running browser: its connection, its commands, and what is counted of its pages.
+//!
+//! This file is the bottom of the folder; it knows none of the others. From here up:
+//!
+//! - [`death_watch`] reports when a page dies. [`page_closer`] ends pages. [`send_slots`] limits
+//!   the messages in flight to pages.
+//! - [`handle`] is everything that a page needs of its browser.
+//! - [`start`] launches a browser, connects to it, examines it, and runs its tasks.
+
+pub(super) mod death_watch;
+pub(super) mod handle;
+pub(super) mod page_closer;
+pub(super) mod send_slots;
+pub(super) mod start;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chromiumoxide::cdp::IntoEventKind;
+use chromiumoxide::cdp::browser_protocol::system_info::GetProcessInfoParams;
+use chromiumoxide::listeners::EventStream;
+use chromiumoxide::types::Command;
+use nix::unistd::Pid;
+use tokio_util::sync::CancellationToken;
+
+use super::cdp::execute::{COMMAND_LIMIT, CdpError, within};
+use super::process::proc::Process;
+
+/// One running browser.
+#[derive(Debug)]
+pub(crate) struct Browser {
+    connection: chromiumoxide::Browser,
+    dead: CancellationToken,
+    pages: AtomicUsize,
+    /// How many pages may live in each renderer.
+    renderer_users: Mutex<HashMap<Process, usize>>,
+    moves_pages: AtomicBool,
+    /// Held from the start of a page's creation until its renderer exists: the renderers that
+    /// appear meanwhile belong to that page.
+    pub(crate) page_creation: tokio::sync::Mutex<()>,
+}
+
+impl Browser {
+    /// A browser behind an open connection. `dead` is cancelled when the browser ends.
+    pub(crate) fn new(connection: chromiumoxide::Browser, dead: CancellationToken) -> Self {
+        Self {
+            connection,
+            dead,
+            pages: AtomicUsize::new(0),
+            renderer_users: Mutex::default(),
+            moves_pages: AtomicBool::new(false),
+            page_creation: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Sends a command to the browser as a whole.
+    pub(crate) async fn execute<C: Command>(&self, command: C) -> Result<C::Response, CdpError> {
+        self.execute_within(COMMAND_LIMIT, command).await
+    }
+
+    /// The same with another time limit.
+    pub(crate) async fn execute_within<C: Command>(
+        &self,
+        limit: Duration,
+        command: C,
+    ) -> Result<C::Response, CdpError> {
+        let name = command.identifier();
+        within(limit, name, self.connection.execute(command))
+            .await
+            .map(|reply| reply.result)
+    }
+
+    /// Subscribes to the browser's events of one kind.
+    pub(crate) async fn listen<E: IntoEventKind + Unpin>(
+        &self,
+    ) -> Result<EventStream<E>, CdpError> {
+        let listening = self.connection.event_listener::<E>();
+        within(COMMAND_LIMIT, "listening", listening).await
+    }
+
+    /// The connection itself, for what is more than one command.
+    pub(crate) fn connection(&self) -> &chromiumoxide::Browser {
+        &self.connection
+    }
+
+    /// Cancelled when the browser is dead.
+    pub(crate) fn dead(&self) -> &CancellationToken {
+        &self.dead
+    }
+
+    /// How many pages it has, including those that are being created or closed.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Counts one page more.
+    pub(crate) fn add_page(&self) {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one page less.
+    pub(crate) fn remove_page(&self) {
+        self.pages.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The browser's own process, if it can be identified.
+    pub(crate) async fn own_process(&self) -> Result<Option<Process>, CdpError> {
+        let own = self.processes("browser").await?.into_iter().next();
+        Ok(own.and_then(Process::find))
+    }
+
+    /// All renderer processes.
+    pub(crate) async fn renderers(&self) -> Result<HashSet<Pid>, CdpError> {
+        self.processes("renderer").await
+    }
+
+    /// The renderers that were started since.
+    pub(crate) async fn renderers_since(
+        &self,
+        before: &HashSet<Pid>,
+    ) -> Result<HashSet<Process>, CdpError> {
+        let now = self.renderers().await?;
+        let new = now.difference(before);
+        Ok(new.filter_map(|pid| Process::find(*pid)).collect())
+    }
+
+    async fn processes(&self, kind: &str) -> Result<HashSet<Pid>, CdpError> {
+        let processes = self
+            .execute(GetProcessInfoParams::default())
+            .await?
+            .process_info;
+        let wanted = processes.iter().filter(|process| process.r#type == kind);
+        Ok(wanted
+            .filter_map(|process| Some(Pid::from_raw(process.id.try_into().ok()?)))
+            .collect())
+    }
+
+    /// Whether the browser may show a page's document in another renderer than the one that it
+    /// starts for the page. Chromium 148 to 156 do not, with the flags used here.
+    pub(crate) fn moves_pages(&self) -> bool {
+        self.moves_pages.load(Ordering::Relaxed)
+    }
+
+    /// Records that the browser moves pages between renderers.
+    pub(crate) fn set_moves_pages(&self) {
+        self.moves_pages.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that a page may live in these renderers.
+    pub(crate) fn use_renderers(&self, renderers: &HashSet<Process>) {
+        let mut users = locked(&self.renderer_users);
+        for renderer in renderers {
+            *users.entry(*renderer).or_default() += 1;
+        }
+    }
+
+    /// Records that a page left these renderers; returns those that no other page may live in.
+    pub(crate) fn release_renderers(&self, mut renderers: HashSet<Process>) -> HashSet<Process> {
+        let mut users = locked(&self.renderer_users);
+        renderers.retain(|renderer| {
+            let others = users.get(renderer).map_or(0, |count| count - 1);
+            if others == 0 {
+                users.remove(renderer);
+            } else {
+                users.insert(*renderer, others);
+            }
+            others == 0
+        });
+        renderers
+    }
+}
+
+/// No panic can leave the table half changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,266 @@
+//! Starts a browser: launches its process, connects to it, runs its tasks, and examines how it
+//! treats a page.
+//!
+//! A browser is dead as soon as one of its tasks ends or panics, its guard ends, or it does not
+//! reply any more. Then everything that belongs to it ends; `fleet` starts the next browser.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chromiumoxide::Handler;
+use chromiumoxide::cdp::browser_protocol::browser::GetVersionParams;
+use chromiumoxide::cdp::browser_protocol::fetch::{
+    EnableParams, EventRequestPaused, RequestPattern,
+};
+use chromiumoxide::error::CdpError as ConnectionError;
+use chromiumoxide::handler::HandlerConfig;
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Browser;
+use super::death_watch::{DeathWatch, endings};
+use super::handle::BrowserHandle;
+use super::page_closer::{PageCloser, PageCloserTask};
+use super::send_slots::SendSlots;
+use crate::chromium::cdp::client::CdpClient;
+use crate::chromium::cdp::execute::{CdpError, within};
+use crate::chromium::config::ChromiumConfig;
+use crate::chromium::isolation::document::DocumentUrls;
+use crate::chromium::isolation::interceptor::Interceptor;
+use crate::chromium::isolation::layers::Layer;
+use crate::chromium::isolation::watchdog::{Watchdog, WatchdogLimits, WatchedPages};
+use crate::chromium::page::blank::{BlankPage, OpenError};
+use crate::chromium::process::child::{GuardedChild, StartedChild, log_output};
+use crate::chromium::process::confinement;
+use crate::chromium::process::error::{LAUNCH_LIMIT, LaunchError};
+
+/// The time between two checks that the browser replies.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The time limit for the reply to such a check.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A browser with its processes and tasks. Its owner waits for its death, then ends it.
+#[derive(Debug)]
+pub(crate) struct RunningBrowser {
+    handle: Arc<BrowserHandle>,
+    child: GuardedChild,
+    tasks: BrowserTasks,
+}
+
+/// The tasks of one browser, which end when it is dead.
+#[derive(Debug, Default)]
+struct BrowserTasks {
+    tracker: TaskTracker,
+    dead: CancellationToken,
+}
+
+impl RunningBrowser {
+    /// Starts a browser and its tasks.
+    pub(crate) async fn launch(config: &ChromiumConfig) -> Result<Self, LaunchError> {
+        let StartedChild {
+            child,
+            address,
+            stderr,
+        } = GuardedChild::start(config).await?;
+        let tasks = BrowserTasks::default();
+        // Once the browser is dead the output is ignored, whichever process still holds the pipe.
+        let logging = tasks
+            .dead
+            .clone()
+            .run_until_cancelled_owned(log_output(stderr));
+        tasks.tracker.spawn(logging);
+        let connecting = async {
+            let handle = connect(&address, config, &tasks).await?;
+            let gaps = examine(&handle, config).await?;
+            Ok::<_, OpenError>((handle, gaps))
+        };
+        let outcome = tokio::time::timeout(LAUNCH_LIMIT, connecting).await;
+        let error = match outcome {
+            Ok(Ok((handle, gaps))) if gaps.is_empty() => {
+                tasks.tracker.close();
+                return Ok(Self {
+                    handle,
+                    child,
+                    tasks,
+                });
+            }
+            Ok(Ok((_, gaps))) => LaunchError::Unconfined(gaps.join(", ")),
+            Ok(Err(error)) => LaunchError::Connect(error.to_string()),
+            Err(_) => LaunchError::Connect("it does not reply".to_owned()),
+        };
+        tasks.end(child).await;
+        Err(error)
+    }
+
+    /// What the browser's pages need of it.
+    pub(crate) fn handle(&self) -> Arc<BrowserHandle> {
+        Arc::clone(&self.handle)
+    }
+
+    /// Waits for the browser's death; call [`Self::end`] then. Cancel safe.
+    pub(crate) async fn died(&mut self) {
+        tokio::select! {
+            () = self.tasks.dead.cancelled() => {}
+            () = self.child.ended() => self.tasks.dead.cancel(),
+        }
+    }
+
+    /// Ends the browser, its processes and its tasks, and waits for all of them.
+    pub(crate) async fn end(self) {
+        self.tasks.end(self.child).await;
+    }
+}
+
+impl BrowserTasks {
+    /// Runs a task that the browser depends on: when the task ends or panics, the browser is dead.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let dead = self.dead.clone();
+        self.tracker.spawn(async move {
+            let _end = dead.clone().drop_guard();
+            dead.run_until_cancelled(task).await;
+        });
+    }
+
+    async fn end(&self, child: GuardedChild) {
+        self.dead.cancel();
+        child.end().await;
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// Opens both connections to a browser and starts its tasks.
+async fn connect(
+    address: &str,
+    config: &ChromiumConfig,
+    tasks: &BrowserTasks,
+) -> Result<Arc<BrowserHandle>, CdpError> {
+    // Longer than every time limit of the worker's own, so that chromiumoxide's never applies
+    // first.
+    let request_timeout = LAUNCH_LIMIT + config.call_limit * 2 + config.load_limit * 2;
+    let handler_config = HandlerConfig {
+        viewport: None,
+        ignore_https_errors: false,
+        request_timeout,
+        ..HandlerConfig::default()
+    };
+    let connecting = chromiumoxide::Browser::connect_with_config(address, handler_config);
+    let (connection, handler) = within(LAUNCH_LIMIT, "connecting", connecting).await?;
+    let connecting = CdpClient::connect(address);
+    let (client, driving) = within(LAUNCH_LIMIT, "connecting", connecting).await?;
+    tasks.spawn(driving);
+    let browser = Arc::new(Browser::new(connection, tasks.dead.clone()));
+    let deaths = Arc::<DeathWatch>::default();
+    let watched = Arc::<WatchedPages>::default();
+    let (closer, closing) = PageCloser::new(
+        Arc::clone(&browser),
+        Arc::clone(&deaths),
+        Arc::clone(&watched),
+    );
+    let handle = Arc::new(BrowserHandle {
+        browser,
+        client,
+        send_slots: SendSlots::for_one_of(config.browsers),
+        deaths,
+        documents: Arc::new(DocumentUrls::new(&config.layers)),
+        watched,
+        closer,
+    });
+    tasks.spawn(drive(handler, tasks.dead.clone()));
+    spawn_tasks(&handle, config, tasks, closing).await?;
+    Ok(handle)
+}
+
+async fn spawn_tasks(
+    handle: &BrowserHandle,
+    config: &ChromiumConfig,
+    tasks: &BrowserTasks,
+    closing: PageCloserTask,
+) -> Result<(), CdpError> {
+    let browser = &handle.browser;
+    let requests = browser.listen::<EventRequestPaused>().await?;
+    let documents = Arc::clone(&handle.documents);
+    let interceptor = Interceptor::new(Arc::clone(browser), documents, &config.layers);
+    tasks.spawn(interceptor.run(requests));
+    let pattern = RequestPattern {
+        url_pattern: Some("*".to_owned()),
+        ..Default::default()
+    };
+    browser
+        .execute(EnableParams::builder().pattern(pattern).build())
+        .await?;
+    let (deaths, endings) = (Arc::clone(&handle.deaths), endings(browser).await?);
+    tasks.spawn(async move { deaths.follow(endings).await });
+    tasks.spawn(closing.run());
+    tasks.spawn(heartbeat(Arc::clone(browser)));
+    if config.layers.has(Layer::Watch) {
+        let watchdog = Watchdog {
+            pages: Arc::clone(&handle.watched),
+            deaths: Arc::clone(&handle.deaths),
+            process: browser.own_process().await?,
+            limits: WatchdogLimits {
+                idle_cpu: config.idle_cpu,
+                browser_bytes: u64::from(config.browser_mb) << 20,
+            },
+        };
+        tasks.spawn(watchdog.run());
+    }
+    Ok(())
+}
+
+/// Opens the browser's first page and checks how the browser treats it. Returns the protections
+/// that the renderer lacks; empty if it is fully confined.
+async fn examine(
+    handle: &Arc<BrowserHandle>,
+    config: &ChromiumConfig,
+) -> Result<Vec<String>, OpenError> {
+    let browser = &handle.browser;
+    let page = BlankPage::open(Arc::clone(handle), config).await?;
+    let renderers = browser.renderers().await?;
+    let expected: HashSet<_> = page.renderers().iter().map(|seen| seen.pid).collect();
+    if expected != renderers {
+        tracing::warn!(
+            "this Chromium moves pages between renderers; pages are created one at a time"
+        );
+        browser.set_moves_pages();
+    }
+    let mut gaps: Vec<_> = renderers
+        .iter()
+        .flat_map(|renderer| confinement::gaps(*renderer))
+        .collect();
+    if renderers.is_empty() {
+        gaps.push("no renderer process".to_owned());
+    }
+    page.close().await;
+    Ok(gaps)
+}
+
+/// Ends when the browser does not reply any more.
+async fn heartbeat(browser: Arc<Browser>) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let version = browser.execute_within(HEARTBEAT_LIMIT, GetVersionParams::default());
+        if let Err(error) = version.await {
+            tracing::warn!(%error, "browser does not reply");
+            return;
+        }
+    }
+}
+
+/// Drives chromiumoxide's connection. Dropping the handler fails every pending command.
+async fn drive(mut handler: Handler, dead: CancellationToken) {
+    // Dropped before the handler: when a command fails, the browser is already marked as dead.
+    let _end = dead.drop_guard();
+    while let Some(event) = handler.next().await {
+        match event {
+            // An invalid message is dropped; a command that waits for it has a time limit.
+            Ok(()) | Err(ConnectionError::InvalidMessage(..)) => {}
+            Err(error) => {
+                tracing::warn!(%error, "browser connection failed");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! How browsers are started, and the limits of the contracts in them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::isolation::layers::Layers;
+
+/// How browsers are started, and the limits of the contracts in them.
+#[derive(Debug, Clone)]
+pub struct ChromiumConfig {
+    /// The browser's program (not a shell wrapper). None: the first known path that exists.
+    pub executable: Option<PathBuf>,
+    /// The user that browsers run as when the worker is root.
+    pub user: String,
+    /// How many browser processes share the contracts; at least one.
+    pub browsers: usize,
+    /// How many pages are created ahead, so that a load does not wait for one.
+    pub spare_pages: usize,
+    /// The time limit of one call. The original service's limit is 2 seconds.
+    pub call_limit: Duration,
+    /// The time limit for creating a page, and again for evaluating an executable.
+    pub load_limit: Duration,
+    /// The size limit of one result, in bytes of JSON.
+    pub result_limit: u32,
+    /// The heap of one contract's JavaScript, in MiB. A page that needs more crashes.
+    pub heap_mb: u32,
+    /// The limit for one contract's allocations outside that heap, in MiB.
+    pub contract_mb: u32,
+    /// The limit for the browser's own process, which holds some memory for its pages, in MiB.
+    pub browser_mb: u32,
+    /// The limit for a browser and all its pages together, in MiB, where the system allows the
+    /// worker to create a cgroup. 0: no cgroup.
+    pub cgroup_mb: u32,
+    /// The processor time that an idle contract may use at once.
+    pub idle_cpu: Duration,
+    /// The protections that are on.
+    pub layers: Layers,
+    /// The program that calls [`super::run_if_asked`] first: this one, except in tests.
+    pub guard: PathBuf,
+}
+
+impl Default for ChromiumConfig {
+    fn default() -> Self {
+        Self {
+            executable: None,
+            user: "nobody".to_owned(),
+            browsers: 1,
+            spare_pages: 0,
+            call_limit: Duration::from_secs(2),
+            load_limit: Duration::from_secs(5),
+            result_limit: 1 << 20,
+            heap_mb: 128,
+            contract_mb: 512,
+            browser_mb: 1024,
+            cgroup_mb: 0,
+            idle_cpu: Duration::from_millis(500),
+            layers: Layers::default(),
+            guard: "/proc/self/exe".into(),
+        }
+    }
+}

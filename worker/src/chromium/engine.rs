@@ -1,0 +1,102 @@
+//! The `Engine` implementation: loads contracts into pages of the worker's browsers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::ChromiumConfig;
+use super::fleet::{self, BrowserStats, Fleet};
+use super::instance::ContractPage;
+use super::page::blank::BlankPage;
+use super::page_pool::PagePool;
+use super::process::error::LaunchError;
+use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
+
+/// The browsers of a worker. Clones are cheap handles on the same browsers.
+#[derive(Debug, Clone)]
+pub struct Chromium {
+    config: Arc<ChromiumConfig>,
+    fleet: watch::Receiver<Fleet>,
+    pool: Arc<PagePool>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Chromium {
+    /// Starts the browsers and waits until all of them are up. Fails if one cannot be started,
+    /// which usually means that the installation is incomplete. Later, a browser that dies is
+    /// restarted.
+    pub async fn start(config: ChromiumConfig) -> Result<Self, LaunchError> {
+        config.layers.log_disabled();
+        let config = Arc::new(config);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let fleet = fleet::start(&config, &stop, &tasks).await?;
+        let pool = Arc::new(PagePool::default());
+        tasks.spawn(Arc::clone(&pool).run(Arc::clone(&config), fleet.clone(), stop.clone()));
+        tasks.close();
+        Ok(Self {
+            config,
+            fleet,
+            pool,
+            stop,
+            tasks,
+        })
+    }
+
+    /// How many browsers and pages there are.
+    pub(crate) fn stats(&self) -> BrowserStats {
+        self.fleet.borrow().stats()
+    }
+
+    /// How many blank pages are ready for contracts.
+    pub fn spare_pages(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Ends every browser and all its pages; returns when no process and no file of them is left.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// Takes a page from the pool. Waits while no browser is up.
+    async fn page(&self) -> Result<BlankPage, StartError> {
+        let page = timeout(self.config.load_limit * 2, self.pool.take());
+        Err(StartError::Unavailable(match page.await {
+            Ok(Ok(Ok(page))) => return Ok(page),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(_)) => "the browsers are shutting down".to_owned(),
+            Err(_) => self.fleet.borrow().why_no_page(),
+        }))
+    }
+}
+
+impl Engine for Chromium {
+    type Instance = ContractPage;
+
+    /// Takes at most three times the load limit: to wait for a browser, to create the page, and to
+    /// evaluate the executable. If the browser dies meanwhile, it takes the same time once more.
+    async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
+        let limits = &plan.spec.limits;
+        let load = |page| ContractPage::load(page, &self.config, limits, plan.executable);
+        match load(self.page().await?).await {
+            Err(StartError::Unavailable(error)) => {
+                tracing::debug!(error, "page was lost during a load; trying another one");
+                load(self.page().await?).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Five losses within a minute: no contract that works loses its page so often.
+    fn restart_limit(&self) -> RestartLimit {
+        RestartLimit {
+            losses: 5,
+            within: Duration::from_mins(1),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A blank page: created in a renderer of its own, and not yet used by any contract.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::pending;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chromiumoxide::cdp::browser_protocol::browser::BrowserContextId;
+use chromiumoxide::cdp::browser_protocol::target::{
+    CreateBrowserContextParams, CreateTargetParams, SetAutoAttachParams,
+};
+use chromiumoxide::cdp::browser_protocol::{log, network, page, performance};
+use chromiumoxide::cdp::js_protocol::runtime;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use nix::unistd::Pid;
+use shared::protocol::job::Limits;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::harness::handle::Harness;
+use super::loaded::LoadedPage;
+use crate::chromium::browser::Browser;
+use crate::chromium::browser::handle::BrowserHandle;
+use crate::chromium::browser::page_closer::PageSlot;
+use crate::chromium::cdp::client::PageSession;
+use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError, execute, within};
+use crate::chromium::config::ChromiumConfig;
+use crate::chromium::isolation::document::DocumentUrl;
+use crate::chromium::isolation::layers::Layer;
+use crate::chromium::isolation::watchdog::Activity;
+use crate::chromium::process::memory;
+use crate::chromium::process::proc::Process;
+
+/// The time between two checks for the renderer of a page that is being created. The renderer
+/// exists after about 15 ms, the page after 45 ms.
+const RENDERER_CHECK: Duration = Duration::from_millis(5);
+/// A page without a renderer by then will not get one.
+const RENDERER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a page could not be created.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// The browser failed.
+    #[error(transparent)]
+    Cdp(#[from] CdpError),
+    /// The page's renderer ended before the page was complete. Another attempt may succeed.
+    #[error("a page's renderer ended while the page was created")]
+    RendererEnded,
+}
+
+/// A page in a renderer of its own that no contract uses yet.
+pub(crate) struct BlankPage {
+    page: chromiumoxide::Page,
+    session: PageSession,
+    url: String,
+    renderers: HashSet<Process>,
+    death: BoxFuture<'static, String>,
+    slot: PageSlot,
+    browser: Arc<BrowserHandle>,
+}
+
+impl fmt::Debug for BlankPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("BlankPage");
+        shown.field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl BlankPage {
+    /// Creates a page in a browser context of its own and, by Chromium's site isolation, a renderer
+    /// of its own.
+    pub(crate) async fn open(
+        browser: Arc<BrowserHandle>,
+        config: &ChromiumConfig,
+    ) -> Result<Self, OpenError> {
+        let context = create_context(&browser.browser, config).await?;
+        let mut slot = browser.closer.slot(context.clone());
+        let created = create_target(&browser, &mut slot, context, config.load_limit).await?;
+        let CreatedTarget {
+            page,
+            renderers,
+            document,
+        } = created;
+        slot.add_target(page.target_id().clone());
+        let (target, url) = (page.target_id().clone(), document.url.clone());
+        let mut death = browser.deaths.watch(target, url);
+        let attaching = browser.client.attach(page.target_id().clone());
+        let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
+        let ((), session) = tokio::select! {
+            done = async { tokio::try_join!(disable_events(&page), attaching) } => done?,
+            _ = &mut death => return Err(OpenError::RendererEnded),
+        };
+        let dead = browser.browser.dead().clone().cancelled_owned();
+        let death = async move {
+            tokio::select! {
+                biased;
+                Ok(reason) = death => reason,
+                () = dead => "its browser ended".to_owned(),
+            }
+        };
+        Ok(Self {
+            page,
+            session,
+            url: document.url.clone(),
+            renderers,
+            death: death.boxed(),
+            slot,
+            browser: Arc::clone(&browser),
+        })
+    }
+
+    /// The renderers that it may live in.
+    pub(crate) fn renderers(&self) -> &HashSet<Process> {
+        &self.renderers
+    }
+
+    /// Closes the page; returns when the page and its renderers are gone.
+    pub(crate) async fn close(self) {
+        self.slot.close().await;
+    }
+
+    /// Whether the page can still be used. Once this was false, do not ask again.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        (&mut self.death).now_or_never().is_none()
+    }
+
+    /// Dedicates the page to a contract: limits its memory, starts measuring it, adds the harness.
+    pub(crate) async fn dedicate(
+        self,
+        config: &ChromiumConfig,
+        limits: &Limits,
+        result_limit: u32,
+    ) -> Result<LoadedPage, CdpError> {
+        let Self {
+            page,
+            session,
+            url,
+            renderers,
+            death,
+            slot,
+            browser,
+        } = self;
+        if config.layers.has(Layer::Memory) {
+            memory::bound(config, &renderers, limits.memory_mb).await;
+        }
+        let activity = Activity::begin();
+        let target = page.target_id().clone();
+        browser
+            .watched
+            .add(target, renderers, Arc::clone(&activity));
+        let harness = Harness::create(page, session, &url, result_limit).await?;
+        Ok(LoadedPage {
+            harness,
+            death,
+            activity,
+            slot,
+            browser,
+        })
+    }
+}
+
+/// A browser context for one page; none where the attack suite has turned that layer off.
+async fn create_context(
+    browser: &Browser,
+    config: &ChromiumConfig,
+) -> Result<Option<BrowserContextId>, CdpError> {
+    if !config.layers.has(Layer::Contexts) {
+        return Ok(None);
+    }
+    let own = CreateBrowserContextParams::builder()
+        .dispose_on_detach(true)
+        .build();
+    Ok(Some(browser.execute(own).await?.browser_context_id))
+}
+
+struct CreatedTarget<'a> {
+    page: chromiumoxide::Page,
+    renderers: HashSet<Process>,
+    /// Valid until it is dropped.
+    document: DocumentUrl<'a>,
+}
+
+/// Creates the page in its context, and finds its renderers. Until a page has its renderers, the
+/// next page's creation waits.
+async fn create_target<'a>(
+    handle: &'a BrowserHandle,
+    slot: &mut PageSlot,
+    context: Option<BrowserContextId>,
+    limit: Duration,
+) -> Result<CreatedTarget<'a>, OpenError> {
+    let browser = &handle.browser;
+    let turn = timeout(limit, browser.page_creation.lock()).await;
+    let turn = turn.map_err(|_| CdpError::Timeout("the creation of other pages".into(), limit))?;
+    let before = browser.renderers().await?;
+    let document = handle.documents.issue();
+    let mut target = CreateTargetParams::new(document.url.clone());
+    target.browser_context_id = context;
+    let new_page = browser.connection().new_page(target);
+    let mut creating = pin!(within(limit, "Target.createTarget", new_page));
+    let (created, renderers) = tokio::select! {
+        page = &mut creating => (Some(page?), browser.renderers_since(&before).await?),
+        renderers = new_renderers(browser, &before) => (None, renderers?),
+    };
+    slot.add_renderers(renderers.clone());
+    drop(turn);
+    let page = if let Some(page) = created {
+        page
+    } else {
+        tokio::select! {
+            page = creating => page?,
+            () = renderers_ended(&renderers) => return Err(OpenError::RendererEnded),
+        }
+    };
+    Ok(CreatedTarget {
+        page,
+        renderers,
+        document,
+    })
+}
+
+/// The renderers of the page that is being created, as soon as they exist. Pending where the
+/// browser moves pages: the page may end up in others.
+async fn new_renderers(
+    browser: &Browser,
+    before: &HashSet<Pid>,
+) -> Result<HashSet<Process>, OpenError> {
+    if browser.moves_pages() {
+        return pending().await;
+    }
+    let deadline = Instant::now() + RENDERER_LIMIT;
+    while Instant::now() < deadline {
+        sleep(RENDERER_CHECK).await;
+        let new = browser.renderers_since(before).await?;
+        if !new.is_empty() {
+            return Ok(new);
+        }
+    }
+    Err(OpenError::RendererEnded)
+}
+
+/// Waits for the end of the renderers of a page that is being created. chromiumoxide goes on to
+/// wait for such a page, and Chromium does not report every such end.
+async fn renderers_ended(renderers: &HashSet<Process>) {
+    while renderers.iter().any(|renderer| renderer.is_alive()) {
+        sleep(RENDERER_CHECK).await;
+    }
+}
+
+/// Disables the events with which a contract could flood the worker, and removes the navigation
+/// history, through which it could leave its document.
+async fn disable_events(page: &chromiumoxide::Page) -> Result<(), CdpError> {
+    // The commands are in flight together.
+    tokio::try_join!(
+        execute(page, COMMAND_LIMIT, SetAutoAttachParams::new(false, false)),
+        execute(page, COMMAND_LIMIT, log::DisableParams::default()),
+        execute(page, COMMAND_LIMIT, network::DisableParams::default()),
+        execute(page, COMMAND_LIMIT, performance::DisableParams::default()),
+        execute(page, COMMAND_LIMIT, runtime::DisableParams::default()),
+        execute(
+            page,
+            COMMAND_LIMIT,
+            page::ResetNavigationHistoryParams::default()
+        ),
+        execute(page, COMMAND_LIMIT, page::DisableParams::default()),
+    )
+    .map(drop)
+}

@@ -1,0 +1,133 @@
+//! The worker's handle on the harness of one page: one method for each of the harness' functions,
+//! and the page's own controls that go with them.
+//!
+//! `protocol` defines the texts; `cdp::client` carries them.
+
+use std::time::Duration;
+
+use chromiumoxide::cdp::browser_protocol::page::{
+    SetWebLifecycleStateParams, SetWebLifecycleStateState,
+};
+use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, TerminateExecutionParams};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::protocol;
+use crate::chromium::cdp::client::{ClientError, PageSession};
+use crate::chromium::cdp::commands::CallFunction;
+use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError, execute, within};
+
+/// The harness of one page. Clones are handles on the same harness.
+#[derive(Debug, Clone)]
+pub(crate) struct Harness {
+    pub(crate) page: chromiumoxide::Page,
+    session: PageSession,
+    object_id: String,
+}
+
+/// The harness' reply, or why there is none. It has no time limit, and stays pending once the page
+/// is dead: its user handles both.
+pub(crate) type PendingReply = BoxFuture<'static, Result<String, String>>;
+
+impl Harness {
+    /// Evaluates the harness in a page that shows the document at `url`.
+    pub(crate) async fn create(
+        page: chromiumoxide::Page,
+        session: PageSession,
+        url: &str,
+        result_limit: u32,
+    ) -> Result<Self, CdpError> {
+        let evaluate = EvaluateParams::new(protocol::expression(url, result_limit));
+        let evaluating = session.send(&evaluate);
+        let object = within(COMMAND_LIMIT, "the harness", evaluating)
+            .await?
+            .result;
+        let Some(object_id) = object.object_id else {
+            let reason = "the page shows another document".to_owned();
+            return Err(CdpError::Refused("the harness".into(), reason));
+        };
+        Ok(Self {
+            page,
+            session,
+            object_id: object_id.into(),
+        })
+    }
+
+    /// Starts the calls of a batch, written by `protocol::encode`. `wake` unfreezes the page first.
+    pub(crate) fn run(&self, batch: String, wake: bool) -> PendingReply {
+        let function = "function(a){\"use strict\";return this.run(a)}";
+        let reply = self.call(&self.function(function).argument(batch));
+        if !wake {
+            return reply;
+        }
+        let waking = self.set_state(SetWebLifecycleStateState::Active);
+        async move { tokio::join!(waking, reply).1 }.boxed()
+    }
+
+    /// Freezes the page: its timers and queues stop until it is woken.
+    pub(crate) fn freeze(&self) -> BoxFuture<'static, ()> {
+        self.set_state(SetWebLifecycleStateState::Frozen).boxed()
+    }
+
+    fn set_state(
+        &self,
+        state: SetWebLifecycleStateState,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let page = self.page.clone();
+        async move {
+            // A page that does not wake up lets its calls run into their time limit.
+            let command = SetWebLifecycleStateParams::new(state);
+            if let Err(error) = execute(&page, COMMAND_LIMIT, command).await {
+                tracing::debug!(%error, "page could not be frozen or woken");
+            }
+        }
+    }
+
+    /// Waits for promises to settle.
+    pub(crate) fn collect(&self) -> PendingReply {
+        let function = self.function("function(){\"use strict\";return this.collect()}");
+        self.call(&function.awaiting())
+    }
+
+    /// Asks for everything that may not have arrived.
+    pub(crate) fn status(&self) -> PendingReply {
+        self.call(&self.function("function(){\"use strict\";return this.status()}"))
+    }
+
+    /// Sends the next piece of an executable.
+    pub(crate) fn feed(&self, piece: &str) -> PendingReply {
+        let function = "function(a){\"use strict\";return this.feed(a)}";
+        self.call(&self.function(function).argument(piece))
+    }
+
+    /// Evaluates the executable that was sent.
+    pub(crate) fn load(&self, is_literal: bool) -> PendingReply {
+        let function = "function(a){\"use strict\";return this.load(a)}";
+        self.call(&self.function(function).argument(is_literal))
+    }
+
+    /// Terminates the JavaScript that runs; works on a page that replies to no other command.
+    pub(crate) async fn terminate(&self, limit: Duration) -> Result<(), CdpError> {
+        execute(&self.page, limit, TerminateExecutionParams::default())
+            .await
+            .map(drop)
+    }
+
+    fn function(&self, declaration: &'static str) -> CallFunction {
+        CallFunction::new(self.object_id.clone(), declaration)
+    }
+
+    /// The message is queued for sending before this returns.
+    fn call(&self, call: &CallFunction) -> PendingReply {
+        let reply = self.session.send(call);
+        async move {
+            match reply.await {
+                Ok(returned) => Ok(returned.into_text()?),
+                // The death of the page or the browser is reported elsewhere, with the reason.
+                Err(ClientError::Closed) => std::future::pending().await,
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,352 @@
+//! The text protocol between the worker and the harness.
+//!
+//! Replies from a page are not trusted: a contract that breaks into its own harness can reply
+//! anything. It can only harm itself, because [`parse`] checks everything. `handle` sends the
+//! texts; `instance` decides what a reply means for a call.
+
+use std::fmt::Write as _;
+
+use serde_json::value::RawValue;
+use shared::protocol::reply::{Failure, FailureCode};
+
+use crate::sandbox::{CallId, Invocation};
+
+/// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
+pub(crate) const SLICE_MS: u64 = 5;
+
+const SOURCE: &str = include_str!("harness.js");
+
+/// The expression that creates a harness with this result limit, in bytes. It is null in any
+/// document other than the one at `url`.
+pub(crate) fn expression(url: &str, result_limit: u32) -> String {
+    format!(
+        "document.URL === \"{url}\" ? {}({result_limit}) : null",
+        SOURCE.trim_end()
+    )
+}
+
+/// The calls in the form that the harness' `run` reads: `[[id,"method"],[id,"method",argument]]`.
+pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
+    let mut text = String::with_capacity(32 * calls.len() + 2);
+    text.push('[');
+    for (index, call) in calls.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let method = serde_json::Value::from(call.method);
+        // Writing to a string cannot fail.
+        _ = write!(text, "{comma}[{},{method}", call.id.0);
+        if let Some(argument) = call.argument {
+            text.push(',');
+            text.push_str(argument.get());
+        }
+        text.push(']');
+    }
+    text.push(']');
+    text
+}
+
+/// A reply of the harness' `run`, `collect` or `status`.
+#[derive(Debug)]
+pub(crate) struct HarnessReply {
+    /// The call that was running; only `status` reports one.
+    pub(crate) running: Option<CallId>,
+    /// In the order in which they happened.
+    pub(crate) updates: Vec<(CallId, CallUpdate)>,
+}
+
+/// What the harness reports about one call.
+#[derive(Debug)]
+pub(crate) enum CallUpdate {
+    /// The call ended.
+    Ended(Result<Box<RawValue>, Failure>),
+    /// The call was started; its promise is pending.
+    Pending,
+    /// The call was not started.
+    NotStarted,
+}
+
+/// A reply that the harness does not send: the contract has changed the harness.
+#[derive(Debug, thiserror::Error)]
+#[error("the page sent a malformed reply")]
+pub(crate) struct MalformedReply;
+
+/// Reads a reply. A result must be valid JSON; one of more than `result_limit` bytes becomes a
+/// failure.
+pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
+    let mut lines = reply.split('\n');
+    let running: i64 = lines
+        .next()
+        .and_then(|line| line.parse().ok())
+        .ok_or(MalformedReply)?;
+    let running = u32::try_from(running).ok().map(CallId);
+    let updates = lines
+        .map(|line| parse_line(line, result_limit))
+        .collect::<Result<_, _>>()?;
+    Ok(HarnessReply { running, updates })
+}
+
+/// Reads `ID KIND` or `ID KIND JSON`.
+fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), MalformedReply> {
+    let (id, rest) = line.split_once(' ').ok_or(MalformedReply)?;
+    let (kind, json) = rest.split_once(' ').unwrap_or((rest, ""));
+    let failed = |code, message: String| CallUpdate::Ended(Err(Failure::started(code, message)));
+    let too_large = || {
+        failed(
+            FailureCode::ResultTooLarge,
+            format!("The result is over {result_limit} bytes"),
+        )
+    };
+    let update = match kind {
+        "ok" if json.len() as u64 > u64::from(result_limit) => too_large(),
+        // Checks with one scan, and without a tree, that only JSON leaves the sandbox.
+        "ok" => CallUpdate::Ended(Ok(
+            RawValue::from_string(json.to_owned()).map_err(|_| MalformedReply)?
+        )),
+        "failed" => failed(FailureCode::ExecutionFailed, text(json)?),
+        "notjson" => failed(FailureCode::ResultNotJson, text(json)?),
+        "toolarge" => too_large(),
+        "unknown" => CallUpdate::Ended(Err(Failure::not_started(
+            FailureCode::EndpointNotFound,
+            "The contract has no such endpoint",
+        ))),
+        "later" => CallUpdate::Pending,
+        "skipped" => CallUpdate::NotStarted,
+        _ => return Err(MalformedReply),
+    };
+    Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
+}
+
+fn text(json: &str) -> Result<String, MalformedReply> {
+    serde_json::from_str(json).map_err(|_| MalformedReply)
+}
+
+/// What the harness reports about an executable.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LoadOutcome {
+    /// A contract with these endpoints.
+    Contract(Vec<String>),
+    /// The executable ran, but defined no endpoints.
+    NoEndpoints,
+    /// The executable does not compile, or threw this.
+    Threw(String),
+}
+
+impl LoadOutcome {
+    /// Reads the reply of the harness' `load`.
+    pub(crate) fn parse(reply: &str) -> Result<Self, MalformedReply> {
+        match reply.split_once(' ') {
+            None if reply == "none" => Ok(Self::NoEndpoints),
+            Some(("endpoints", names)) => serde_json::from_str(names)
+                .map(Self::Contract)
+                .map_err(|_| MalformedReply),
+            Some(("threw", text)) => self::text(text).map(Self::Threw),
+            _ => Err(MalformedReply),
+        }
+    }
+}
+
+/// Whether a source looks like an object literal rather than a script: whether its first character
+/// that is neither space nor comment is a brace or a parenthesis.
+pub(crate) fn looks_like_literal(source: &str) -> bool {
+    let mut rest = source;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+        rest = if let Some(comment) = rest.strip_prefix("//") {
+            comment
+                .split_once(['\n', '\r', '\u{2028}', '\u{2029}'])
+                .map_or("", |(_, after)| after)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            comment.split_once("*/").map_or("", |(_, after)| after)
+        } else {
+            return rest.starts_with(['{', '(']);
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    fn outcome(line: &str) -> Result<Result<Box<RawValue>, Failure>, MalformedReply> {
+        match parse(&format!("-1\n{line}"), 10)?.updates.remove(0).1 {
+            CallUpdate::Ended(outcome) => Ok(outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn calls_are_encoded_with_their_arguments_unchanged() {
+        let argument = raw(r#"{"__proto__":1e999,"a":"\ud800"}"#);
+        let calls = [
+            Invocation {
+                id: CallId(7),
+                method: "a\"\n",
+                argument: None,
+            },
+            Invocation {
+                id: CallId(8),
+                method: "b",
+                argument: Some(&argument),
+            },
+        ];
+        let expected = r#"[[7,"a\"\n"],[8,"b",{"__proto__":1e999,"a":"\ud800"}]]"#;
+        assert_eq!(encode(&calls), expected);
+        assert_eq!(encode(&[]), "[]");
+    }
+
+    #[test]
+    fn a_reply_is_parsed() {
+        let text = "3\n1 ok {\"a\":1}\n2 later\n4 skipped\n3 failed \"Error: a b\"";
+        let reply = parse(text, 100).unwrap();
+        assert_eq!(reply.running, Some(CallId(3)));
+        let ids: Vec<u32> = reply.updates.iter().map(|(id, _)| id.0).collect();
+        assert_eq!(ids, [1, 2, 4, 3]);
+        assert!(
+            matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == "{\"a\":1}")
+        );
+        assert!(matches!(reply.updates[1].1, CallUpdate::Pending));
+        assert!(matches!(reply.updates[2].1, CallUpdate::NotStarted));
+        let CallUpdate::Ended(Err(failure)) = &reply.updates[3].1 else {
+            panic!()
+        };
+        assert_eq!(failure.message, "Error: a b");
+        assert_eq!(parse("-1", 1).unwrap().running, None);
+    }
+
+    #[test]
+    fn a_forged_reply_is_refused() {
+        let forged = [
+            "1 ok",
+            "1 ok ",
+            "1 ok {",
+            "1 ok 1 2",
+            "1 ok \u{1}",
+            "1 failed x",
+            "1 failed",
+            "1",
+            "x ok 1",
+            "-1 ok 1",
+            "1 nonsense 1",
+            "",
+            "1  ok 1",
+            "1 ok \"\u{1}\"",
+        ];
+        for line in forged {
+            assert!(outcome(line).is_err(), "{line:?}");
+        }
+        for text in ["", "x", "\n1 ok 1", "-1 0"] {
+            assert!(parse(text, 10).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_result_limit_counts_bytes() {
+        assert!(outcome("1 ok \"12345678\"").unwrap().is_ok());
+        for line in ["1 ok \"123456789\"", "1 ok \"ääääü\"", "1 toolarge"] {
+            let failure = outcome(line).unwrap().unwrap_err();
+            assert_eq!(failure.code, FailureCode::ResultTooLarge, "{line}");
+        }
+    }
+
+    #[test]
+    fn json_that_serde_cannot_represent_passes_as_text() {
+        assert_eq!(
+            outcome(r#"1 ok "\ud800""#).unwrap().unwrap().get(),
+            r#""\ud800""#
+        );
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let reply = parse(&format!("-1\n1 ok {deep}"), 20_000).unwrap();
+        assert!(matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == deep));
+    }
+
+    #[test]
+    fn the_reply_to_a_load_is_parsed() {
+        let contract = LoadOutcome::Contract(vec!["a".into(), "b".into()]);
+        assert_eq!(
+            LoadOutcome::parse(r#"endpoints ["a","b"]"#).unwrap(),
+            contract
+        );
+        assert_eq!(
+            LoadOutcome::parse("none").unwrap(),
+            LoadOutcome::NoEndpoints
+        );
+        assert_eq!(
+            LoadOutcome::parse(r#"threw "E: x""#).unwrap(),
+            LoadOutcome::Threw("E: x".into())
+        );
+        for text in ["", "endpoints", "endpoints [1]", "threw", "other 1"] {
+            assert!(LoadOutcome::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_literal_is_distinguished_from_a_script() {
+        let literals = [
+            "{}",
+            " \u{feff}\n{",
+            "// a\n/* b { */ {}",
+            "(x)",
+            "//\r{",
+            "/**/{",
+        ];
+        for source in literals {
+            assert!(looks_like_literal(source), "{source:?}");
+        }
+        for source in [
+            "",
+            "function init(){}",
+            "// {",
+            "/* {",
+            "const a = {}",
+            "\"use strict\"; {",
+        ] {
+            assert!(!looks_like_literal(source), "{source:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_makes_the_parser_panic(text in ".{0,200}") {
+            drop(parse(&text, 100));
+            drop(LoadOutcome::parse(&text));
+            looks_like_literal(&text);
+        }
+
+        /// Generates lines that are almost valid, which are the ones that could slip through.
+        #[test]
+        fn an_accepted_result_is_json_within_its_limit(
+            lines in prop::collection::vec("[0-9]{1,3} (ok|failed|later|x)( [\\[\\]{}\",:0-9a-z\\\\]{0,20})?", 0..5),
+        ) {
+            let text = format!("-1\n{}", lines.join("\n"));
+            if let Ok(reply) = parse(&text, 10) {
+                for (_, update) in reply.updates {
+                    if let CallUpdate::Ended(Ok(json)) = update {
+                        prop_assert!(json.get().len() <= 10);
+                        prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(json.get()).is_ok());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn encoded_calls_are_one_json_text_for_any_method(methods in prop::collection::vec(".{0,20}", 0..5)) {
+            let calls: Vec<_> = (0..)
+                .zip(&methods)
+                .map(|(id, method)| Invocation { id: CallId(id), method, argument: None })
+                .collect();
+            let read: Vec<(u32, String)> = serde_json::from_str(&encode(&calls)).unwrap();
+            let expected: Vec<_> = (0..).zip(methods.iter().cloned()).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+
+    #[test]
+    fn the_slice_equals_the_harness_constant() {
+        assert!(SOURCE.contains(&format!("const SLICE = {SLICE_MS};")));
+    }
+}

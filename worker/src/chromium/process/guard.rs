@@ -1,0 +1,317 @@
+//! The guard: a small process between the worker and one browser. It makes sure that no process and
+//! no file of the browser outlives the worker, however the worker ends.
+//!
+//! ```text
+//! worker ──stdin pipe──> browser-guard ──> browser-exec, which becomes Chromium
+//! ```
+//!
+//! Both stages are this same program, started again with a hidden first argument. The code here
+//! runs before tokio, in processes with one thread, with plain blocking calls.
+//!
+//! - The worker ends in any way, `kill -9` included: its end of the pipe closes and the guard reads
+//!   the end of file. The guard kills the browser and all its descendants, reaps them, removes the
+//!   profile folder and exits.
+//! - The guard is killed: the kernel sends Chromium the parent-death signal. That signal is tied to
+//!   the *thread* that forked; the guard has only one thread, so it means the guard itself.
+//!   Chromium's own processes end when they lose their browser, and the worker removes the folder.
+//!
+//! Terminals and service managers signal whole process groups. So the guard has its own group and
+//! blocks the termination signals: it ends only when its input ends.
+//!
+//! The browser's command line is built in `flags`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::{env, fs, io};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, User, chown, geteuid, getpid, getppid, setgid, setgroups, setuid};
+
+use super::{cgroup, proc};
+
+/// The first argument of the guard stage: `browser-guard PROFILE USER CHROMIUM ARG..`.
+pub(crate) const GUARD: &str = "browser-guard";
+/// The first argument of the stage that becomes Chromium:
+/// `browser-exec GUARD_PID USER CHROMIUM ARG..`.
+const EXEC: &str = "browser-exec";
+
+/// The first argument of the stage that limits a renderer's memory:
+/// `renderer-limit USER BYTES PID`.
+pub(crate) const LIMIT: &str = "renderer-limit";
+
+/// The environment variable with the path of the browser's cgroup, if it has one.
+pub(crate) const CGROUP: &str = "BROWSER_CGROUP";
+
+/// Why a guard failed. The text is for the worker's log.
+#[derive(Debug, thiserror::Error)]
+enum GuardError {
+    #[error("only the worker starts this stage; do not start it by hand")]
+    Usage,
+    #[error("the user {0:?} does not exist; set CHROMIUM_USER to an existing unprivileged user")]
+    NoUser(String),
+    #[error("Chromium must not run as root; set CHROMIUM_USER to an unprivileged user")]
+    Root,
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    #[error("{0}: {1}")]
+    System(&'static str, Errno),
+    #[error("the guard ended before the browser was started")]
+    Orphaned,
+}
+
+/// Runs the guard stage that this process was started for; `None` if it was started for none.
+///
+/// Call it first in `main`: before tokio and before any other thread.
+pub fn run_if_asked() -> Option<ExitCode> {
+    let mut arguments = env::args_os().skip(1);
+    let stage = arguments.next()?;
+    let arguments: Vec<OsString> = arguments.collect();
+    let outcome = match stage.to_str()? {
+        GUARD => guard(&arguments),
+        EXEC => become_browser(&arguments),
+        LIMIT => limit_renderer(&arguments),
+        _ => return None,
+    };
+    Some(outcome.unwrap_or_else(|error| {
+        report(&error.to_string());
+        ExitCode::FAILURE
+    }))
+}
+
+/// Writes to standard error, which the worker reads and logs.
+fn report(message: &str) {
+    use io::Write;
+    // Fails when the worker has closed its end; the message is dropped then.
+    _ = writeln!(io::stderr(), "{GUARD}: {message}");
+}
+
+/// The guard stage: creates the profile folder, starts the browser, waits for the end, cleans up.
+fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
+    let [profile, user, command @ ..] = arguments else {
+        return Err(GuardError::Usage);
+    };
+    let signals = block_signals().map_err(|e| GuardError::System("blocking signals", e))?;
+    prctl::set_child_subreaper(true).map_err(|e| GuardError::System("becoming a subreaper", e))?;
+    let profile = Profile::create(Path::new(profile), unprivileged_user(user)?.as_ref())?;
+
+    let browser = start(user, command, profile.path)?;
+    let ended = wait_for_end(browser, &signals);
+    kill_all(browser);
+    drop(profile);
+    if let Some(group) = env::var_os(CGROUP) {
+        cgroup::remove(Path::new(&group));
+    }
+    match ended.map_err(|e| GuardError::System("waiting", e))? {
+        End::Input => Ok(ExitCode::SUCCESS),
+        End::Browser(status) => {
+            report(&format!("the browser ended by itself: {status}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// The private folder of one browser. Dropping it removes the folder.
+struct Profile<'a> {
+    path: &'a Path,
+}
+
+impl<'a> Profile<'a> {
+    /// Fails when the path exists, so that files of other processes are never used or removed.
+    fn create(path: &'a Path, owner: Option<&User>) -> Result<Self, GuardError> {
+        let failed = |e| GuardError::Io("creating the profile folder", e);
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+            .map_err(failed)?;
+        let profile = Self { path };
+        if let Some(owner) = owner {
+            chown(path, Some(owner.uid), Some(owner.gid)).map_err(|e| failed(e.into()))?;
+        }
+        Ok(profile)
+    }
+}
+
+impl Drop for Profile<'_> {
+    fn drop(&mut self) {
+        // Follows no symbolic links that the browser may have left there.
+        if let Err(error) = fs::remove_dir_all(self.path) {
+            report(&format!("removing {}: {error}", self.path.display()));
+        }
+    }
+}
+
+/// Starts the next stage as the leader of its own process group.
+fn start(user: &OsStr, command: &[OsString], profile: &Path) -> Result<Pid, GuardError> {
+    let child = Command::new("/proc/self/exe")
+        .arg(EXEC)
+        .arg(getpid().to_string())
+        .arg(user)
+        .args(command)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LANG", "C.UTF-8")
+        .env("TZ", "UTC")
+        .env("HOME", profile)
+        .env("TMPDIR", profile)
+        .envs(env::var_os(CGROUP).map(|group| (CGROUP, group)))
+        // The child must not inherit the guard's input: its end is the signal to stop.
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| GuardError::Io("starting the browser", e))?;
+    Ok(Pid::from_raw(child.id().cast_signed()))
+}
+
+/// What ended a guard's wait.
+enum End {
+    /// The worker closed the pipe, or ended.
+    Input,
+    /// The browser ended, with this status.
+    Browser(String),
+}
+
+/// Blocks the signals that would end the guard, and SIGCHLD, which is read from the descriptor.
+/// `Command` gives children an empty mask again.
+fn block_signals() -> nix::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGHUP);
+    mask.add(Signal::SIGINT);
+    mask.add(Signal::SIGTERM);
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Waits for the end of the input or of the browser, whichever comes first.
+fn wait_for_end(browser: Pid, signals: &SignalFd) -> nix::Result<End> {
+    let stdin = io::stdin();
+    loop {
+        let mut events = [
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut events, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            other => other?,
+        };
+        if events[0].any() == Some(true) && nix::unistd::read(&stdin, &mut [0; 64])? == 0 {
+            return Ok(End::Input);
+        }
+        while signals.read_signal()?.is_some() {}
+        if let Some(status) = reap_finished(browser)? {
+            return Ok(End::Browser(status));
+        }
+    }
+}
+
+/// Reaps every child that has ended; returns the browser's status if it is among them.
+fn reap_finished(browser: Pid) -> nix::Result<Option<String>> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return Ok(None),
+            Ok(status) if status.pid() == Some(browser) => return Ok(Some(format!("{status:?}"))),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => return Ok(Some("no child is left".to_owned())),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Kills and reaps until no child is left. The guard is a subreaper: when a process ends, its
+/// children become the guard's, and the next round kills them.
+fn kill_all(browser: Pid) {
+    // Fails when the group is already empty.
+    _ = killpg(browser, Signal::SIGKILL);
+    loop {
+        for child in proc::children_of(getpid()) {
+            _ = kill(child, Signal::SIGKILL);
+        }
+        match waitpid(None, None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Checks that browsers can run as `user`; the error says why not.
+pub fn check_user(user: &str) -> Result<(), String> {
+    unprivileged_user(OsStr::new(user))
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// The user to switch to. None unless this process is root: Chromium then keeps its user.
+fn unprivileged_user(user: &OsStr) -> Result<Option<User>, GuardError> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let name = user.to_string_lossy();
+    match User::from_name(&name).map_err(|e| GuardError::System("looking up the user", e))? {
+        Some(user) if user.uid.is_root() => Err(GuardError::Root),
+        Some(user) => Ok(Some(user)),
+        None => Err(GuardError::NoUser(name.into_owned())),
+    }
+}
+
+/// Switches to the user that Chromium runs as, if this process is root.
+fn give_up_root(user: &OsStr) -> Result<(), GuardError> {
+    if let Some(user) = unprivileged_user(user)? {
+        let failed = |e| GuardError::System("giving up root", e);
+        setgroups(&[]).map_err(failed)?;
+        setgid(user.gid).map_err(failed)?;
+        setuid(user.uid).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The limit stage: limits a renderer's memory as the renderer's own user, since root may lack
+/// the capability.
+fn limit_renderer(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
+    let [user, bytes, pid] = arguments else {
+        return Err(GuardError::Usage);
+    };
+    let number = |text: &OsString| text.to_str()?.parse::<u64>().ok();
+    let (Some(bytes), Some(pid)) = (number(bytes), number(pid)) else {
+        return Err(GuardError::Usage);
+    };
+    let pid = i32::try_from(pid).map_err(|_| GuardError::Usage)?;
+    give_up_root(user)?;
+    proc::limit_data(Pid::from_raw(pid), bytes)
+        .map_err(|e| GuardError::Io("limiting a renderer's memory", e))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The second stage: joins the browser's cgroup, gives up root, asks for the parent-death signal,
+/// and becomes Chromium.
+fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
+    let [guard, user, chromium, arguments @ ..] = arguments else {
+        return Err(GuardError::Usage);
+    };
+    if let Some(group) = env::var_os(CGROUP) {
+        cgroup::join(Path::new(&group)).map_err(|e| GuardError::Io("joining the cgroup", e))?;
+    }
+    give_up_root(user)?;
+    // Only after the change of user, which would clear it.
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|e| GuardError::System("asking for the parent-death signal", e))?;
+    // If the guard ended before the line above, no signal comes.
+    if guard.to_str() != Some(&getppid().to_string()) {
+        return Err(GuardError::Orphaned);
+    }
+    let error = Command::new(chromium)
+        .args(arguments)
+        .current_dir("/")
+        .env_remove(CGROUP)
+        .exec();
+    Err(GuardError::Io("starting Chromium", error))
+}

@@ -1,0 +1,147 @@
+//! Reads facts about processes from `/proc`. Linux only, like the sandbox itself.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, prlimit};
+
+/// The unit of processor time in `/proc`: a hundredth of a second on every Linux.
+const TICK: Duration = Duration::from_millis(10);
+
+/// One process. Its start time tells it apart from a later process with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    /// Clock ticks from the machine's start to the process's.
+    started: u64,
+}
+
+impl Process {
+    /// The process that has this number now.
+    pub(crate) fn find(pid: Pid) -> Option<Self> {
+        Some(Self {
+            pid,
+            started: Stat::read(pid)?.started,
+        })
+    }
+
+    /// Whether it still runs; a zombie does not.
+    pub(crate) fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z')
+    }
+
+    /// The processor time that it has used so far.
+    pub(crate) fn cpu(self) -> Duration {
+        let stat = Stat::read(self.pid).filter(|stat| stat.started == self.started);
+        TICK * stat.map_or(0, |stat| stat.ticks)
+    }
+
+    /// Its own memory in bytes: neither program nor files.
+    pub(crate) fn own_memory(self) -> u64 {
+        self.status_bytes(&["RssAnon", "RssShmem"])
+    }
+
+    /// The size of its data segment in bytes, as `RLIMIT_DATA` counts it.
+    pub(crate) fn data_bytes(self) -> u64 {
+        self.status_bytes(&["VmData"])
+    }
+
+    /// The sum of these fields, which `/proc` gives in KiB.
+    fn status_bytes(self, names: &[&str]) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let fields = status.lines().filter_map(|line| line.split_once(':'));
+        let wanted = fields.filter(|(name, _)| names.contains(name));
+        let sizes = wanted.filter_map(|(_, size)| {
+            let size = size.trim().strip_suffix(" kB")?;
+            size.parse::<u64>().ok()
+        });
+        sizes.sum::<u64>() << 10
+    }
+}
+
+/// Limits the data segment of a process. The limit cannot be raised again.
+pub(crate) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
+    let limit = Rlimit {
+        current: Some(bytes),
+        maximum: Some(bytes),
+    };
+    let pid = rustix::process::Pid::from_raw(pid.as_raw());
+    prlimit(pid, Resource::Data, limit)?;
+    Ok(())
+}
+
+/// The processes whose parent is `parent`, zombies included.
+pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+        .filter(|pid| Stat::read(*pid).is_some_and(|stat| stat.parent == parent))
+        .collect()
+}
+
+/// The fields of `/proc/PID/stat` that are used here; see proc(5).
+struct Stat {
+    state: char,
+    parent: Pid,
+    /// Processor time used.
+    ticks: u32,
+    started: u64,
+}
+
+impl Stat {
+    fn read(pid: Pid) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name, in parentheses, may contain anything. Plain fields follow the last parenthesis.
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+        // Fields 14, 15 and 22 of the line; the state is the third.
+        let user: u32 = fields.nth(9)?.parse().ok()?;
+        let system: u32 = fields.next()?.parse().ok()?;
+        let started = fields.nth(6)?.parse().ok()?;
+        Some(Self {
+            state,
+            parent,
+            ticks: user.saturating_add(system),
+            started,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_skipped() {
+        let line = "42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 50 60 7 8 20 0 1 0 9001 1 1";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            (stat.state, stat.parent.as_raw(), stat.ticks, stat.started),
+            ('S', 7, 110, 9001)
+        );
+    }
+
+    #[test]
+    fn this_process_is_alive_and_is_a_child_of_its_parent() {
+        let me = Process::find(nix::unistd::getpid()).unwrap();
+        assert!(me.is_alive());
+        assert!(me.own_memory() > 0 && me.data_bytes() > 0);
+        assert!(children_of(nix::unistd::getppid()).contains(&me.pid));
+        assert!(
+            !Process {
+                started: me.started + 1,
+                ..me
+            }
+            .is_alive()
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! The life of a contract's task: start, serve, restart after a loss, end.
+
+use shared::protocol::reply::{ContractState, FailureCode};
+use tokio::time::Instant;
+
+use super::restart::NoRestart;
+use super::serve::ServeEnd;
+use super::task::{Calls, ContractTask};
+use crate::sandbox::{Engine, Instance, StartError};
+
+impl<E: Engine> ContractTask<E> {
+    /// Serves calls until the task is stopped, or replaced and finished. If the `first` sandbox did
+    /// not start, the task restarts it as after a loss.
+    pub(crate) async fn run(mut self, first: Result<E::Instance, StartError>) {
+        let mut calls = Calls::default();
+        let mut next = self.check_first(first);
+        loop {
+            let mut instance = match next.take() {
+                Some(instance) => instance,
+                None => match self.restart(&mut calls).await {
+                    Ok(instance) => instance,
+                    Err(NoRestart::CrashLoop) => {
+                        self.quarantine().await;
+                        self.fail_rerun_calls(&mut calls);
+                        return self.close_queue(calls, FailureCode::NotHosted);
+                    }
+                    Err(NoRestart::Stopped(code)) => return self.close_queue(calls, code),
+                },
+            };
+            self.mark_ready(&instance);
+            let life = self.worker.life.clone();
+            let end = tokio::select! {
+                end = self.serve(&mut instance, &mut calls) => end,
+                () = life.stopping() => ServeEnd::Stopped(FailureCode::Draining),
+            };
+            match end {
+                ServeEnd::Finished => return self.close(instance).await,
+                ServeEnd::Stopped(code) => {
+                    self.close_queue(calls, code);
+                    return self.close(instance).await;
+                }
+                ServeEnd::SandboxLost { crashed } => {
+                    self.metrics().lost(crashed);
+                    self.ends.status.enter(ContractState::Restarting);
+                    // Timeouts do not count as crashes: the argument may be the cause.
+                    if crashed {
+                        self.crashes.record(Instant::now());
+                    }
+                    self.requeue_or_fail(&mut calls);
+                    instance.close().await;
+                }
+            }
+        }
+    }
+
+    fn check_first(&mut self, started: Result<E::Instance, StartError>) -> Option<E::Instance> {
+        if started.is_err() {
+            self.ends.status.enter(ContractState::Restarting);
+        }
+        if let Err(StartError::Invalid(_)) = &started {
+            self.crashes.record(Instant::now());
+        }
+        started.ok()
+    }
+
+    fn mark_ready(&mut self, instance: &E::Instance) {
+        let endpoints = instance.endpoints();
+        self.endpoints = endpoints.map(|names| names.iter().cloned().collect());
+        self.image = instance.image().map(str::to_owned);
+        let endpoints = endpoints.unwrap_or_default().to_vec();
+        let generation = self.tenure.generation();
+        self.ends
+            .status
+            .ready(generation, endpoints, self.image.clone());
+    }
+
+    async fn close(&self, instance: E::Instance) {
+        self.ends.status.enter(ContractState::Unloading);
+        instance.close().await;
+    }
+
+    /// Gives the contract up and quarantines it.
+    async fn quarantine(&self) {
+        let (worker, address) = (&self.worker, self.address());
+        tracing::error!(contract = %address, "contract quarantined after repeated crashes");
+        if let Err(error) = self.tenure.quarantine(worker.quarantine_ms).await {
+            tracing::warn!(contract = %address, %error, "quarantine not recorded");
+        }
+        drop(
+            worker
+                .contracts
+                .remove_if_current(address, &self.ends.status),
+        );
+        worker.announce().await;
+    }
+}

@@ -1,0 +1,111 @@
+//! The data of the task that runs one contract, and the steps that all of its parts share.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::ContractSpec;
+use shared::protocol::reply::{Failure, Output};
+
+use super::crash_loop::CrashHistory;
+use super::handle::{Call, TaskEnds};
+use super::tenure::Tenure;
+use crate::metrics::EngineMetrics;
+use crate::sandbox::{CallId, Engine};
+use crate::settle::RunInfo;
+use crate::worker::Worker;
+
+/// Runs one version of a contract.
+pub(crate) struct ContractTask<E: Engine> {
+    pub(super) worker: Arc<Worker>,
+    pub(super) engine: E,
+    pub(super) tenure: Tenure,
+    pub(super) spec: ContractSpec,
+    pub(super) executable: Arc<str>,
+    pub(super) ends: TaskEnds,
+    /// The recent crashes of the contract's sandboxes.
+    pub(super) crashes: CrashHistory,
+    /// The methods of the current sandbox, if it knows them.
+    pub(super) endpoints: Option<HashSet<String>>,
+    /// The image of the current sandbox, if it has one.
+    pub(super) image: Option<String>,
+}
+
+/// What a task runs; see [`ContractTask::new`].
+pub(crate) struct Assignment<E> {
+    pub(crate) engine: E,
+    pub(crate) tenure: Tenure,
+    pub(crate) spec: ContractSpec,
+    pub(crate) executable: Arc<str>,
+}
+
+/// The calls of a contract that were taken off its queue.
+#[derive(Default)]
+pub(super) struct Calls {
+    pub(super) waiting: VecDeque<Call>,
+    pub(super) running: HashMap<CallId, Call>,
+    last_id: u32,
+}
+
+impl<E: Engine> ContractTask<E> {
+    pub(crate) fn new(worker: Arc<Worker>, assignment: Assignment<E>, ends: TaskEnds) -> Self {
+        let Assignment {
+            engine,
+            tenure,
+            spec,
+            executable,
+        } = assignment;
+        Self {
+            crashes: CrashHistory::new(engine.restart_limit()),
+            worker,
+            engine,
+            tenure,
+            spec,
+            executable,
+            ends,
+            endpoints: None,
+            image: None,
+        }
+    }
+
+    pub(super) fn address(&self) -> &ContractAddress {
+        self.tenure.address()
+    }
+
+    pub(super) fn metrics(&self) -> &EngineMetrics {
+        self.worker.metrics.of(self.spec.engine)
+    }
+
+    /// Counts a call and answers it.
+    pub(super) fn answer(
+        &self,
+        call: Call,
+        outcome: Result<Output, Failure>,
+        time: Option<Duration>,
+    ) {
+        self.ends.status.call_ended(outcome.is_err());
+        self.metrics().answered(&outcome, time);
+        let info = RunInfo {
+            generation: Some(self.tenure.generation()),
+            time,
+        };
+        call.delivery.settle(outcome, info);
+    }
+}
+
+impl Calls {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Whether the running call must run alone.
+    pub(super) fn is_one_alone(&self) -> bool {
+        self.running.len() == 1 && self.running.values().any(|call| call.losses > 0)
+    }
+
+    pub(super) fn next_id(&mut self) -> CallId {
+        self.last_id = self.last_id.wrapping_add(1);
+        CallId(self.last_id)
+    }
+}

@@ -1,0 +1,79 @@
+//! The state of this worker that all of its parts share.
+
+use std::sync::Arc;
+
+use shared::protocol::id::WorkerId;
+use shared::protocol::job::EngineKind;
+use shared::queue::Queue;
+use shared::queue::leases::WorkerInfo;
+use shared::service::lifecycle::Lifecycle;
+use shared::service::telemetry::traces::Tracer;
+use tokio_util::task::TaskTracker;
+
+use crate::cancelled::CancelledJobs;
+use crate::chromium::Chromium;
+use crate::contracts::Contracts;
+use crate::docker::Docker;
+use crate::fence::Fence;
+use crate::metrics::{Metrics, Snapshot};
+use crate::settle::Settler;
+
+/// The shared state of this worker.
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) queue: Queue,
+    pub(crate) contracts: Contracts,
+    pub(crate) settler: Settler,
+    pub(crate) life: Lifecycle,
+    /// The tasks that read the placement streams.
+    pub(crate) placements: TaskTracker,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) cancelled: CancelledJobs,
+    pub(crate) metrics: Metrics,
+    pub(crate) tracer: Tracer,
+    /// How long a crash-looping contract stays quarantined.
+    pub(crate) quarantine_ms: u64,
+    /// The JavaScript engine, if this worker offers it.
+    pub(crate) chromium: Option<Chromium>,
+    /// The Docker engine, if this worker offers it.
+    pub(crate) docker: Option<Docker>,
+}
+
+impl Worker {
+    /// The engines that this worker offers.
+    pub(crate) fn engines(&self) -> Vec<EngineKind> {
+        let javascript = self.chromium.as_ref().map(|_| EngineKind::Javascript);
+        let docker = self.docker.as_ref().map(|_| EngineKind::Docker);
+        javascript.into_iter().chain(docker).collect()
+    }
+
+    /// What this worker reports about itself to the farm.
+    pub(crate) fn info(&self) -> WorkerInfo {
+        WorkerInfo {
+            engines: self.engines(),
+            capacity: self.contracts.capacity(),
+            used: self.contracts.len(),
+            draining: self.life.is_draining(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Reports a changed number of contracts at once, without waiting for the next heartbeat.
+    pub(crate) async fn announce(&self) {
+        if let Err(error) = self.queue.report_worker(self.id, &self.info()).await {
+            tracing::warn!(%error, "worker report failed");
+        }
+    }
+
+    /// The metrics in the Prometheus text format.
+    pub(crate) fn render_metrics(&self) -> String {
+        self.metrics.render(&Snapshot {
+            worker: self.id,
+            contracts: self.contracts.all(),
+            capacity: self.contracts.capacity(),
+            has_lease: !self.fence.is_closed(),
+            is_draining: self.life.is_draining(),
+            chromium: self.chromium.as_ref(),
+        })
+    }
+}
