@@ -246,9 +246,10 @@ impl Model for Calls {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("a Docker call runs at most once", |model: &Self, state: &State| {
-                !model.docker || state.total <= 1
-            }),
+            Property::always(
+                "a Docker call runs at most once",
+                |model: &Self, state: &State| !model.docker || state.total <= 1,
+            ),
             Property::always("never twice in one page", |_, state: &State| {
                 state.runs.iter().all(|runs| *runs <= 1)
             }),
@@ -373,15 +374,24 @@ impl Calls {
                 }
                 if state.attempt == ATTEMPTS {
                     let never = state.lost_with.is_none();
-                    return state.answer(if never { Outcome::NotStarted } else { Outcome::Unknown });
+                    return state.answer(if never {
+                        Outcome::NotStarted
+                    } else {
+                        Outcome::Unknown
+                    });
                 }
                 state.attempt += 1;
                 state.replies.clear();
-                state.api = Api::Send { id, unanswered: false };
+                state.api = Api::Send {
+                    id,
+                    unanswered: false,
+                };
             }
             (Action::Send, Api::Send { id, unanswered }) => {
                 if state.workers[id].inbox {
-                    state.workers[id].entries.push((Entry::Waiting, state.attempt));
+                    state.workers[id]
+                        .entries
+                        .push((Entry::Waiting, state.attempt));
                     state.api = Api::Wait { id };
                 } else if unanswered && self.has(CallRule::UnansweredMayHaveStarted) {
                     self.may_have_started(state, id);
@@ -392,13 +402,21 @@ impl Calls {
             (Action::SendUnanswered, Api::Send { id, .. }) => {
                 state.cuts -= 1;
                 if state.workers[id].inbox {
-                    state.workers[id].entries.push((Entry::Waiting, state.attempt));
+                    state.workers[id]
+                        .entries
+                        .push((Entry::Waiting, state.attempt));
                 }
-                state.api = Api::Send { id, unanswered: true };
+                state.api = Api::Send {
+                    id,
+                    unanswered: true,
+                };
             }
             (Action::SendLost, Api::Send { id, .. }) => {
                 state.cuts -= 1;
-                state.api = Api::Send { id, unanswered: true };
+                state.api = Api::Send {
+                    id,
+                    unanswered: true,
+                };
             }
             (Action::Receive(reply), Api::Wait { id }) => match state.replies.remove(reply) {
                 (_, attempt) if attempt != state.attempt => {}
@@ -463,7 +481,11 @@ impl Calls {
             Action::Verdict(id) => {
                 let (entry, attempt) = state.workers[id].entries.remove(0);
                 let may = entry == Entry::GivenOut && self.has(CallRule::GivenOutMayHaveStarted);
-                let reply = if may { Reply::MayHaveStarted } else { Reply::NotStarted };
+                let reply = if may {
+                    Reply::MayHaveStarted
+                } else {
+                    Reply::NotStarted
+                };
                 state.replies.push((reply, attempt));
             }
             Action::Clean(id) => state.workers[id].dead = false,

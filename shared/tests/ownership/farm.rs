@@ -5,8 +5,8 @@ use stateright::{Model, Property};
 use crate::rules::{Rule, Rules};
 use crate::script::{Answer, Contract, Generation, Id, Load};
 use crate::state::{
-    Budget, EPOCHS, Fate, Host, LOADS, PROCESSES, Process, REGISTERED, Reaper, Request,
-    Saved, State, Unload, Work,
+    Budget, EPOCHS, Fate, Host, LOADS, PROCESSES, Process, REGISTERED, Reaper, Request, Saved,
+    State, Unload, Work,
 };
 
 /// The protocol under these rules, with so much that may happen.
@@ -21,6 +21,8 @@ pub(crate) struct Farm {
 pub(crate) enum Action {
     /// An api reads the record and places a load.
     SendLoad(usize),
+    /// An api sends a load again whose worker is gone.
+    SendAgain(usize),
     /// A worker takes an entry of the load.
     TakeLoad(usize, usize),
     /// A worker takes an offer of the free contract.
@@ -114,6 +116,16 @@ impl Farm {
             Request::Unsent if state.budget.loads > 0 && in_order(state, load) => {
                 actions.push(Action::SendLoad(load));
             }
+            // The reaper answers for a process that is gone; its api sends the load again.
+            Request::Sent { process } if !state.processes[process].alive => {
+                actions.push(Action::SendAgain(load));
+            }
+            Request::Sent { process } => {
+                let process_state = &state.processes[process];
+                if process_state.trusted && process_state.work == Work::Idle {
+                    actions.push(Action::TakeLoad(process, load));
+                }
+            }
             Request::Placed { copies: 1.., .. } => {
                 let idle = |p: &Process| {
                     let is_aware = !state.lost || state.fate(p.id) == Fate::Lives;
@@ -174,7 +186,11 @@ impl Farm {
                 (quarantines && host.confirmed, Action::Quarantine(index)),
                 (!host.confirmed, Action::Resume(index)),
             ];
-            actions.extend(more.iter().filter(|(may, _)| *may).map(|(_, action)| *action));
+            actions.extend(
+                more.iter()
+                    .filter(|(may, _)| *may)
+                    .map(|(_, action)| *action),
+            );
         }
         if process.replaced.is_some() {
             actions.push(Action::EndReplaced(index));
@@ -204,7 +220,12 @@ impl Farm {
             (Some(_), _) => actions.push(Action::SweepDrop),
             (None, Some(record)) if self.rules.has(Rule::Sweep) => {
                 let cleared = |owner: Id| state.fate(owner) == Fate::Cleared;
-                actions.extend(record.owner.filter(|o| cleared(*o)).map(|_| Action::SweepRead));
+                actions.extend(
+                    record
+                        .owner
+                        .filter(|o| cleared(*o))
+                        .map(|_| Action::SweepRead),
+                );
             }
             _ => {}
         }
@@ -252,7 +273,10 @@ impl Farm {
                 actions.push(Action::Unlist(id));
             }
         }
-        if state.contract.record.is_some_and(|record| record.quarantined)
+        if state
+            .contract
+            .record
+            .is_some_and(|record| record.quarantined)
             && state.budget.lifts > 0
         {
             actions.push(Action::LiftByTime);
@@ -277,6 +301,7 @@ impl Farm {
                 state.budget.loads -= 1;
                 place(state, load);
             }
+            Action::SendAgain(load) => place(state, load),
             Action::TakeLoad(index, load) => take(state, index, load),
             Action::Adopt(index) => state.processes[index].work = Work::Look { asked: None },
             Action::Step(index) => self.step(state, index),
@@ -297,14 +322,18 @@ impl Farm {
             Action::RaiseReplaced(index) => {
                 state.budget.raises -= 1;
                 let host = state.processes[index].replaced.take().expect("it has one");
-                if state.contract.raise(rules, host.id, host.generation) != Answer::No {
+                if state.contract.raise(rules, host.id, host.generation) != Answer::No
+                    && !state.lost
+                {
                     state.violation = Some("a replaced host raised the generation");
                 }
             }
             Action::QuarantineReplaced(index) => {
                 state.budget.quarantines -= 1;
                 let host = state.processes[index].replaced.take().expect("it has one");
-                if state.contract.quarantine(rules, host.id, host.generation) != Answer::No {
+                if state.contract.quarantine(rules, host.id, host.generation) != Answer::No
+                    && !state.lost
+                {
                     state.violation = Some("a replaced host quarantined its successor");
                 }
             }
@@ -350,7 +379,11 @@ impl Farm {
         let next = match work {
             Work::Idle => Work::Idle,
             Work::Look { asked } => self.look(state, index, asked),
-            Work::Check { asked, owner, generation } => {
+            Work::Check {
+                asked,
+                owner,
+                generation,
+            } => {
                 let fate = state.fate(owner);
                 let may_take = match fate {
                     Fate::Fenced | Fate::Cleared => true,
@@ -359,32 +392,63 @@ impl Farm {
                 };
                 if may_take {
                     let owner = Some(owner);
-                    list(state, Work::Claim { asked, owner, generation, id })
+                    list(
+                        state,
+                        Work::Claim {
+                            asked,
+                            owner,
+                            generation,
+                            id,
+                        },
+                    )
                 } else {
                     give_back(state, asked)
                 }
             }
-            Work::Claim { asked, owner, generation, id } => {
-                match state.contract.claim(rules, (owner, generation), id, asked) {
-                    Answer::Done(generation) => Work::Start { load: asked, id, generation },
-                    Answer::No => give_back(state, asked),
-                }
-            }
-            Work::Start { load: Some(load), id, generation } => {
-                Work::Ready { load, id, generation }
-            }
-            Work::Start { load: None, id, generation } => self.adopt(state, index, id, generation),
-            Work::Ready { load, id, generation } => {
-                match state.contract.ready(rules, id, generation, load) {
-                    Answer::Done(generation) => serve(state, index, Host {
+            Work::Claim {
+                asked,
+                owner,
+                generation,
+                id,
+            } => match state.contract.claim(rules, (owner, generation), id, asked) {
+                Answer::Done(generation) => Work::Start {
+                    load: asked,
+                    id,
+                    generation,
+                },
+                Answer::No => give_back(state, asked),
+            },
+            Work::Start {
+                load: Some(load),
+                id,
+                generation,
+            } => Work::Ready {
+                load,
+                id,
+                generation,
+            },
+            Work::Start {
+                load: None,
+                id,
+                generation,
+            } => self.adopt(state, index, id, generation),
+            Work::Ready {
+                load,
+                id,
+                generation,
+            } => match state.contract.ready(rules, id, generation, load) {
+                Answer::Done(generation) => serve(
+                    state,
+                    index,
+                    Host {
                         id,
                         generation,
                         load,
                         confirmed: id == state.processes[index].id,
-                    }),
-                    Answer::No => give_back(state, Some(load)),
-                }
-            }
+                    },
+                ),
+                Answer::No => give_back(state, Some(load)),
+            },
             Work::Drop { id, generation } => {
                 state.contract.drop(rules, id, generation);
                 Work::Idle
@@ -395,12 +459,7 @@ impl Farm {
         state.processes[index].work = next;
     }
 
-    fn look(
-        &self,
-        state: &mut State,
-        index: usize,
-        asked: Option<(Load, Generation)>,
-    ) -> Work {
+    fn look(&self, state: &mut State, index: usize, asked: Option<(Load, Generation)>) -> Work {
         let (owner, generation) = state.contract.at();
         let load = asked.map(|(load, _)| load);
         let id = state.processes[index].id;
@@ -413,8 +472,20 @@ impl Farm {
         match owner {
             // An adoption takes a free contract only.
             Some(_) if load.is_none() => Work::Idle,
-            Some(owner) => Work::Check { asked: load, owner, generation },
-            None => list(state, Work::Claim { asked: load, owner: None, generation, id }),
+            Some(owner) => Work::Check {
+                asked: load,
+                owner,
+                generation,
+            },
+            None => list(
+                state,
+                Work::Claim {
+                    asked: load,
+                    owner: None,
+                    generation,
+                    id,
+                },
+            ),
         }
     }
 
@@ -430,17 +501,37 @@ impl Farm {
         if state.processes[index].id != id {
             return Work::Drop { id, generation };
         }
-        serve(state, index, Host { id, generation, load, confirmed: true })
+        serve(
+            state,
+            index,
+            Host {
+                id,
+                generation,
+                load,
+                confirmed: true,
+            },
+        )
     }
 
     fn switch(&self, state: &mut State, index: usize, load: Load) -> Work {
         let Some(old) = state.processes[index].host.filter(|host| host.confirmed) else {
             return give_back(state, Some(load));
         };
-        match state.contract.switch(self.rules, old.id, old.generation, load) {
+        match state
+            .contract
+            .switch(self.rules, old.id, old.generation, load)
+        {
             Answer::Done(generation) => {
                 state.processes[index].replaced = Some(old);
-                serve(state, index, Host { generation, load, ..old })
+                serve(
+                    state,
+                    index,
+                    Host {
+                        generation,
+                        load,
+                        ..old
+                    },
+                )
             }
             Answer::No => {
                 state.processes[index].host = None;
@@ -482,7 +573,9 @@ impl Farm {
         match (action, state.unload) {
             (Action::UnloadAtHost(index), _) => {
                 let host = state.processes[index].host.take().expect("it acts");
-                let answer = state.contract.unload(self.rules, Some(host.id), host.generation);
+                let answer = state
+                    .contract
+                    .unload(self.rules, Some(host.id), host.generation);
                 if answer != Answer::No {
                     state.unload = Unload::Done;
                 }
@@ -578,9 +671,16 @@ impl Farm {
                 state.late_claim = claims.then_some(work);
             }
             Action::LateClaim => {
-                if let Some(Work::Claim { asked, owner, generation, id }) = state.late_claim.take()
+                if let Some(Work::Claim {
+                    asked,
+                    owner,
+                    generation,
+                    id,
+                }) = state.late_claim.take()
                 {
-                    state.contract.claim(self.rules, (owner, generation), id, asked);
+                    state
+                        .contract
+                        .claim(self.rules, (owner, generation), id, asked);
                 }
             }
             Action::Unlist(id) => {
@@ -598,7 +698,10 @@ impl Farm {
             Action::LoseWrites => {
                 let saved = state.saved.take().expect("something was saved");
                 let time = state.contract.time;
-                state.contract = Contract { time, ..saved.contract };
+                state.contract = Contract {
+                    time,
+                    ..saved.contract
+                };
                 state.keys = saved.keys;
                 state.lost = true;
             }
@@ -615,7 +718,10 @@ impl Farm {
             return;
         }
         let new = if self.rules.has(Rule::NewIdAfterFence) {
-            Id { epoch: id.epoch + 1, ..id }
+            Id {
+                epoch: id.epoch + 1,
+                ..id
+            }
         } else {
             id
         };
@@ -652,7 +758,10 @@ fn watch_quarantine(last: &State, state: &mut State, action: Action) {
     let lifts = match action {
         Action::LiftByTime => true,
         Action::Step(index) => {
-            matches!(last.processes[index].work, Work::Ready { .. } | Work::Switch { .. })
+            matches!(
+                last.processes[index].work,
+                Work::Ready { .. } | Work::Switch { .. }
+            )
         }
         _ => false,
     };
@@ -693,7 +802,11 @@ fn compare(process: &Process, found: &Contract) -> Comparison {
     let (owner, generation) = found.at();
     let Some(host) = process.host else {
         let is_own = owner == Some(process.id);
-        return if is_own { Comparison::Drop } else { Comparison::Equal };
+        return if is_own {
+            Comparison::Drop
+        } else {
+            Comparison::Equal
+        };
     };
     if !host.confirmed {
         return Comparison::Equal;
@@ -711,36 +824,64 @@ fn compare(process: &Process, found: &Contract) -> Comparison {
     }
 }
 
+/// An api sends a load to the worker that owns the contract, or places it.
 fn place(state: &mut State, load: usize) {
-    let (_, seen) = state.contract.at();
-    state.requests[load] = Request::Placed {
-        seen,
-        copies: 1,
-        acknowledged: false,
+    let (owner, seen) = state.contract.at();
+    let is_owner = |process: &Process| process.acts() && owner == Some(process.id);
+    state.requests[load] = match state.processes.iter().position(is_owner) {
+        Some(process) => Request::Sent { process },
+        None => Request::Placed {
+            seen,
+            copies: 1,
+            acknowledged: false,
+        },
     };
 }
 
 fn take(state: &mut State, index: usize, load: usize) {
-    let Request::Placed { seen, copies, acknowledged } = state.requests[load] else {
-        return;
-    };
-    // Where duplicates may happen, the entry stays for another worker.
-    let stays = u8::from(state.budget.duplicates > 0);
-    state.budget.duplicates -= stays;
-    let copies = copies - 1 + stays;
-    state.requests[load] = match copies {
-        0 => Request::Ended { acknowledged },
-        _ => Request::Placed { seen, copies, acknowledged },
-    };
     let name = name(load);
-    state.processes[index].work = match state.processes[index].host {
-        Some(host) if host.load == name => {
-            acknowledge(state, name);
-            Work::Idle
+    let host = state.processes[index].host;
+    match state.requests[load] {
+        Request::Sent { .. } => {
+            state.requests[load] = Request::Ended {
+                acknowledged: false,
+            };
+            state.processes[index].work = match host {
+                Some(host) if host.load == name => {
+                    acknowledge(state, name);
+                    Work::Idle
+                }
+                Some(_) => Work::Switch { load: name },
+                None => give_back(state, Some(name)),
+            };
         }
-        Some(_) => Work::Switch { load: name },
-        None => Work::Look { asked: Some((name, seen)) },
-    };
+        Request::Placed {
+            seen,
+            copies,
+            acknowledged,
+        } => {
+            // Where duplicates may happen, the entry stays for another worker.
+            let stays = u8::from(state.budget.duplicates > 0);
+            state.budget.duplicates -= stays;
+            let copies = copies - 1 + stays;
+            state.requests[load] = match copies {
+                0 => Request::Ended { acknowledged },
+                _ => Request::Placed {
+                    seen,
+                    copies,
+                    acknowledged,
+                },
+            };
+            state.processes[index].work = match host {
+                // It is in the wrong stream: its api finds the owner.
+                Some(_) => give_back(state, Some(name)),
+                None => Work::Look {
+                    asked: Some((name, seen)),
+                },
+            };
+        }
+        Request::Unsent | Request::Ended { .. } => {}
+    }
 }
 
 /// What a load is called in records.
@@ -760,7 +901,11 @@ fn list(state: &mut State, claim: Work) -> Work {
 fn give_back(state: &mut State, asked: Option<Load>) -> Work {
     if let Some(load) = asked {
         let load = usize::from(load) - 1;
-        if state.requests[load] == (Request::Ended { acknowledged: false }) {
+        if state.requests[load]
+            == (Request::Ended {
+                acknowledged: false,
+            })
+        {
             place(state, load);
         }
     }
@@ -780,7 +925,7 @@ fn acknowledge(state: &mut State, load: Load) {
         Request::Placed { acknowledged, .. } | Request::Ended { acknowledged } => {
             *acknowledged = true;
         }
-        Request::Unsent => {}
+        Request::Unsent | Request::Sent { .. } => {}
     }
 }
 

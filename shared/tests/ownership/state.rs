@@ -61,21 +61,47 @@ pub(crate) struct Host {
 pub(crate) enum Work {
     Idle,
     /// To read the record; with the load that somebody asked for, if any, and what its api saw.
-    Look { asked: Option<(Load, Generation)> },
+    Look {
+        asked: Option<(Load, Generation)>,
+    },
     /// To read the fate of the owner.
-    Check { asked: Option<Load>, owner: Id, generation: Generation },
+    Check {
+        asked: Option<Load>,
+        owner: Id,
+        generation: Generation,
+    },
     /// To claim.
-    Claim { asked: Option<Load>, owner: Option<Id>, generation: Generation, id: Id },
+    Claim {
+        asked: Option<Load>,
+        owner: Option<Id>,
+        generation: Generation,
+        id: Id,
+    },
     /// To start a sandbox.
-    Start { load: Option<Load>, id: Id, generation: Generation },
+    Start {
+        load: Option<Load>,
+        id: Id,
+        generation: Generation,
+    },
     /// To record a load that has succeeded.
-    Ready { load: Load, id: Id, generation: Generation },
+    Ready {
+        load: Load,
+        id: Id,
+        generation: Generation,
+    },
     /// To give a claimed contract up.
-    Drop { id: Id, generation: Generation },
+    Drop {
+        id: Id,
+        generation: Generation,
+    },
     /// To switch to another load.
-    Switch { load: Load },
+    Switch {
+        load: Load,
+    },
     /// To act on a comparison with this record.
-    Compare { found: Contract },
+    Compare {
+        found: Contract,
+    },
 }
 
 /// A worker process.
@@ -113,17 +139,30 @@ pub(crate) enum Reaper {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Request {
     Unsent,
-    /// So many copies of its entry wait; its api saw this generation.
-    Placed { seen: Generation, copies: u8, acknowledged: bool },
+    /// In the inbox of the process that owns the contract.
+    Sent {
+        process: usize,
+    },
+    /// In the placement stream: so many copies of its entry wait; its api saw this generation.
+    Placed {
+        seen: Generation,
+        copies: u8,
+        acknowledged: bool,
+    },
     /// Nothing of it waits.
-    Ended { acknowledged: bool },
+    Ended {
+        acknowledged: bool,
+    },
 }
 
 impl Request {
     pub(crate) fn is_acknowledged(self) -> bool {
         matches!(
             self,
-            Self::Placed { acknowledged: true, .. } | Self::Ended { acknowledged: true }
+            Self::Placed {
+                acknowledged: true,
+                ..
+            } | Self::Ended { acknowledged: true }
         )
     }
 }
@@ -133,7 +172,10 @@ impl Request {
 pub(crate) enum Unload {
     Unsent,
     /// To run the script.
-    Run { owner: Option<Id>, generation: Generation },
+    Run {
+        owner: Option<Id>,
+        generation: Generation,
+    },
     /// To read the record again.
     Again,
     Done,
@@ -239,7 +281,10 @@ impl State {
 
     /// How many hosts act at once.
     pub(crate) fn acting(&self) -> usize {
-        self.processes.iter().filter(|process| process.acts()).count()
+        self.processes
+            .iter()
+            .filter(|process| process.acts())
+            .count()
     }
 
     /// Whether a farm in which nothing happens any more is as it must be: the contract has one
