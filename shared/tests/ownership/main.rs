@@ -3,11 +3,20 @@
 //! A model that holds proves something only if it fails without what it rests on. So each rule is
 //! taken out in turn, and a violation must be found.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the counts of states are part of the result"
+)]
+
 mod calls;
+mod comparison;
 mod farm;
+mod faults;
+mod loads;
 mod rules;
 mod script;
 mod state;
+mod steps;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
@@ -25,11 +34,8 @@ fn check(rules: Rules, budget: Budget) -> Result<usize, String> {
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
         .join();
-    let violations = checker.discoveries().into_iter();
-    match violations
-        .filter(|(name, _)| *name != "a load is acknowledged")
-        .next()
-    {
+    let mut violations = checker.discoveries().into_iter();
+    match violations.find(|(name, _)| *name != "a load is acknowledged") {
         Some((name, path)) => Err(format!("{name}: {:#?}", path.into_actions())),
         None => Ok(checker.unique_state_count()),
     }

@@ -7,6 +7,14 @@ use crate::script::{Contract, Generation, Id, Load};
 pub(crate) const PROCESSES: usize = 2;
 /// Ids that one process can take.
 pub(crate) const EPOCHS: usize = 3;
+/// All worker ids.
+pub(crate) const IDS: [Id; PROCESSES * EPOCHS] = {
+    const fn id(process: u8, epoch: u8) -> Id {
+        Id { process, epoch }
+    }
+    [id(0, 0), id(0, 1), id(0, 2), id(1, 0), id(1, 1), id(1, 2)]
+};
+
 /// Loads that callers may ask for.
 pub(crate) const LOADS: usize = 2;
 /// Processes that clean up after fenced workers.
@@ -14,6 +22,10 @@ pub(crate) const REAPERS: usize = 2;
 
 /// The keys of one worker id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each of them is a key in Redis"
+)]
 pub(crate) struct Keys {
     pub(crate) lease: bool,
     /// It exists: the worker is not fenced.
@@ -251,7 +263,7 @@ impl State {
             work: Work::Idle,
         });
         for process in &processes {
-            keys[index(process.id)] = REGISTERED;
+            keys[process.id.index()] = REGISTERED;
         }
         Self {
             contract: Contract::default(),
@@ -272,11 +284,11 @@ impl State {
     }
 
     pub(crate) fn keys(&mut self, id: Id) -> &mut Keys {
-        &mut self.keys[index(id)]
+        &mut self.keys[id.index()]
     }
 
     pub(crate) fn fate(&self, id: Id) -> Fate {
-        self.keys[index(id)].fate()
+        self.keys[id.index()].fate()
     }
 
     /// How many hosts act at once.
@@ -319,6 +331,9 @@ pub(crate) const REGISTERED: Keys = Keys {
     listed: true,
 };
 
-fn index(id: Id) -> usize {
-    usize::from(id.process) * EPOCHS + usize::from(id.epoch)
+impl Id {
+    /// Where its keys are.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.process) * EPOCHS + usize::from(self.epoch)
+    }
 }
