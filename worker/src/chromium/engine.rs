@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::service::lifecycle::Lifecycle;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::config::ChromiumConfig;
 use super::fleet::{self, BrowserStats, Fleet};
@@ -14,6 +13,7 @@ use super::instance::ContractPage;
 use super::page::blank::BlankPage;
 use super::page_pool::PagePool;
 use super::process::error::LaunchError;
+use crate::engine_tasks::EngineTasks;
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 
 /// The browsers of a worker. Clones are cheap handles on the same browsers.
@@ -22,27 +22,26 @@ pub struct Chromium {
     config: Arc<ChromiumConfig>,
     fleet: watch::Receiver<Fleet>,
     pool: Arc<PagePool>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: EngineTasks,
 }
 
 impl Chromium {
     /// Starts the browsers and waits until all of them are up. Fails if one cannot be started,
     /// which usually means that the installation is incomplete. Later, a browser that dies is
-    /// restarted.
-    pub async fn start(config: ChromiumConfig) -> Result<Self, LaunchError> {
+    /// restarted. A task of the engine that panics stops the process through `life`.
+    pub async fn start(config: ChromiumConfig, life: Lifecycle) -> Result<Self, LaunchError> {
         config.layers.log_disabled();
         let config = Arc::new(config);
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let fleet = fleet::start(&config, &stop, &tasks).await?;
+        let tasks = EngineTasks::new(life);
+        let fleet = fleet::start(&config, &tasks).await?;
         let pool = Arc::new(PagePool::default());
-        tasks.spawn(Arc::clone(&pool).run(Arc::clone(&config), fleet.clone(), stop.clone()));
-        tasks.close();
+        let filling =
+            Arc::clone(&pool).run(Arc::clone(&config), fleet.clone(), tasks.stop().clone());
+        tasks.spawn("page pool", filling);
         Ok(Self {
             config,
             fleet,
             pool,
-            stop,
             tasks,
         })
     }
@@ -59,8 +58,7 @@ impl Chromium {
 
     /// Ends every browser and all its pages; returns when no process and no file of them is left.
     pub async fn shutdown(&self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.tasks.shutdown().await;
     }
 
     /// Takes a page from the pool. Waits while no browser is up.

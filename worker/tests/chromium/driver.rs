@@ -11,6 +11,7 @@ use execution_worker::sandbox::{
 use serde_json::value::RawValue;
 use shared::protocol::job::{ContractSpec, Limits};
 use shared::protocol::reply::{Failure, FailureCode};
+use shared::service::lifecycle::Lifecycle;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -25,7 +26,9 @@ static SHARED: LazyLock<Chromium> = LazyLock::new(|| {
         call_limit: Duration::from_secs(20),
         ..config()
     };
-    RUNTIME.block_on(Chromium::start(config)).unwrap()
+    RUNTIME
+        .block_on(Chromium::start(config, Lifecycle::new()))
+        .unwrap()
 });
 
 /// Runs a test on the runtime that the shared browser belongs to.

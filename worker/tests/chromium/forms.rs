@@ -2,6 +2,7 @@
 
 use execution_worker::sandbox::StartError;
 use shared::protocol::job::Limits;
+use shared::service::lifecycle::Lifecycle;
 
 use crate::driver::{Contract, config, run, shared};
 
@@ -149,7 +150,7 @@ fn what_never_finishes_loading_is_ended() {
     run(async {
         let mut config = config();
         config.load_limit = std::time::Duration::from_secs(2);
-        let engine = execution_worker::chromium::Chromium::start(config)
+        let engine = execution_worker::chromium::Chromium::start(config, Lifecycle::new())
             .await
             .unwrap();
         for source in ["for (;;) {}", "function init() { for (;;) {} }"] {

@@ -9,6 +9,7 @@ use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::protocol::job::Limits;
+use shared::service::lifecycle::Lifecycle;
 
 use crate::driver::{Contract, config, eventually};
 
@@ -95,6 +96,8 @@ pub(crate) struct Own {
     /// The guard's program under a name of its own, which tells its processes from other engines'.
     pub(crate) program: PathBuf,
     pub(crate) guard: Process,
+    /// Fails if a task of the engine panics or ends too early.
+    pub(crate) life: Lifecycle,
     _folder: tempfile::TempDir,
 }
 
@@ -111,12 +114,14 @@ impl Own {
             guard: program.clone(),
             ..config
         };
-        let engine = Chromium::start(config).await.unwrap();
+        let life = Lifecycle::new();
+        let engine = Chromium::start(config, life.clone()).await.unwrap();
         let guard = Self::find_guard(&program).unwrap();
         Self {
             engine,
             program,
             guard,
+            life,
             _folder: folder,
         }
     }

@@ -11,6 +11,7 @@ use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use shared::protocol::job::Limits;
+use shared::service::lifecycle::Lifecycle;
 
 use crate::driver::{Contract, config, eventually, run};
 use crate::own::{Own, Process};
@@ -260,6 +261,8 @@ fn after_shutdown_nothing_is_left() {
         own.engine.shutdown().await;
         assert!(!tree.iter().any(Process::is_alive));
         assert!(!profile.exists());
+        // The end of the engine's tasks was expected.
+        assert!(!own.life.has_failed());
         assert_eq!(busy.lost().await, "its browser ended");
         // Closing what is gone already does no harm.
         idle.close().await;
@@ -315,7 +318,10 @@ fn an_installation_that_cannot_work_is_refused_with_a_reason() {
             executable: Some("/bin/false".into()),
             ..config()
         };
-        let error = Chromium::start(nonsense).await.unwrap_err().to_string();
+        let error = Chromium::start(nonsense, Lifecycle::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("Chromium ended while it was started"),
             "{error}"
@@ -329,7 +335,10 @@ fn an_installation_that_cannot_work_is_refused_with_a_reason() {
                     user: user.to_owned(),
                     ..config()
                 };
-                let error = Chromium::start(config).await.unwrap_err().to_string();
+                let error = Chromium::start(config, Lifecycle::new())
+                    .await
+                    .unwrap_err()
+                    .to_string();
                 assert!(error.contains(expected), "{error}");
             }
         }
@@ -346,7 +355,10 @@ fn without_its_sandbox_no_browser_is_used() {
             guard: barred.guard.clone(),
             ..config()
         };
-        let error = Chromium::start(config).await.unwrap_err().to_string();
+        let error = Chromium::start(config, Lifecycle::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("Chromium's sandbox cannot start: unprivileged user namespaces"),
             "{error}"
