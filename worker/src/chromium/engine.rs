@@ -11,6 +11,7 @@ use super::config::ChromiumConfig;
 use super::fleet::{self, BrowserStats, Fleet};
 use super::instance::ContractPage;
 use super::page::blank::BlankPage;
+use super::page::loaded::LoadError;
 use super::page_pool::PagePool;
 use super::process::error::LaunchError;
 use crate::engine_tasks::EngineTasks;
@@ -81,13 +82,15 @@ impl Engine for Chromium {
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
         let limits = &plan.spec.limits;
         let load = |page| ContractPage::load(page, &self.config, limits, plan.executable);
-        match load(self.page().await?).await {
-            Err(StartError::Unavailable(error)) => {
-                tracing::debug!(error, "page was lost during a load; trying another one");
-                load(self.page().await?).await
-            }
-            outcome => outcome,
+        let mut outcome = load(self.page().await?).await;
+        if let Err(LoadError::PageLost(error)) = &outcome {
+            tracing::debug!(error, "page was lost during a load; trying another one");
+            outcome = load(self.page().await?).await;
         }
+        outcome.map_err(|error| match error {
+            LoadError::PageLost(reason) => StartError::Unavailable(reason),
+            LoadError::Failed(error) => error,
+        })
     }
 
     /// Five losses within a minute: no contract that works loses its page so often.

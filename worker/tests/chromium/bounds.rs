@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use execution_worker::chromium::{ChromiumConfig, Layers};
+use execution_worker::sandbox::LossCause;
 use shared::protocol::job::Limits;
 use shared::protocol::reply::FailureCode;
 use shared::service::config::Env;
@@ -30,7 +31,11 @@ fn a_contract_that_computes_while_nobody_calls_it_is_lost() {
         let mut quiet = own.load("{ g: () => 1 }").await;
         let mut contract = own.load(BURNS).await;
         contract.get("f").await.unwrap();
-        assert_eq!(contract.lost().await, "it computed while nobody called it");
+        assert_eq!(
+            contract.lost().await,
+            "it used too much processor time while idle"
+        );
+        assert_eq!(contract.cause, Some(LossCause::Crash));
         contract.close().await;
         assert_eq!(quiet.get("g").await.unwrap(), "1");
         quiet.close().await;
@@ -201,7 +206,7 @@ fn who_fills_the_browser_is_lost_and_only_that() {
         contract.submit(&[("f", None)]);
         assert_eq!(
             contract.lost().await,
-            "the browser held too much memory for it"
+            "its browser held too much memory, and it was the busiest page"
         );
         contract.close().await;
         assert_eq!(quiet.get("g").await.unwrap(), "1");

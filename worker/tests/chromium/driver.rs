@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use execution_worker::chromium::{Chromium, ChromiumConfig, ContractPage};
 use execution_worker::sandbox::{
-    Blueprint, CallId, Engine, Event, Instance, Invocation, StartError,
+    Blueprint, CallId, Engine, Event, Instance, Invocation, LossCause, StartError,
 };
 use serde_json::value::RawValue;
 use shared::protocol::job::{ContractSpec, Limits};
@@ -71,6 +71,8 @@ pub(crate) fn within_ms(timeout_ms: u32) -> Limits {
 /// One loaded contract.
 pub(crate) struct Contract {
     pub(crate) page: ContractPage,
+    /// Why the page was lost.
+    pub(crate) cause: Option<LossCause>,
     next: u32,
 }
 
@@ -129,6 +131,7 @@ impl Contract {
         };
         Ok(Self {
             page: engine.start(plan).await?,
+            cause: None,
             next: 0,
         })
     }
@@ -211,7 +214,10 @@ impl Contract {
                     (call, Fate::Done(outcome.map(|json| json.get().to_owned())))
                 }
                 Event::NotStarted(call) => (call, Fate::NotStarted),
-                Event::Lost { reason } => return Some(reason),
+                Event::Lost { reason, cause } => {
+                    self.cause = Some(cause);
+                    return Some(reason);
+                }
             };
             assert!(fates.insert(call.0, fate).is_none(), "{call:?} ended twice");
         }

@@ -16,5 +16,6 @@ mod own;
 mod processes;
 mod promises;
 mod spares;
+mod starved;
 mod tampering;
 mod values;

@@ -72,7 +72,24 @@ impl Process {
     }
 
     pub(crate) fn kill(&self) {
-        kill(Pid::from_raw(self.pid), Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Lets it have no processor time from now on.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid), signal).unwrap();
+    }
+
+    /// The processor time that it has used, in hundredths of a second.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let fields = stat.rsplit_once(')').unwrap_or_default().1;
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
     /// What it holds of the machine's memory.

@@ -17,6 +17,7 @@ use chromiumoxide::cdp::browser_protocol::fetch::{
 use chromiumoxide::error::CdpError as ConnectionError;
 use chromiumoxide::handler::HandlerConfig;
 use futures::{FutureExt, StreamExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +42,9 @@ use crate::chromium::process::error::{LAUNCH_LIMIT, LaunchError};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The time limit for the reply to such a check.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+/// A time limit that is noticed this late shows that the worker itself was not running. The browser
+/// is then asked again, since its reply may only not have been read.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A browser with its processes and tasks. Its owner waits for its death, then ends it.
 #[derive(Debug)]
@@ -246,10 +250,20 @@ async fn examine(
 async fn heartbeat(browser: Arc<Browser>) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
+        let asked = Instant::now();
         let version = browser.execute_within(HEARTBEAT_LIMIT, GetVersionParams::default());
-        if let Err(error) = version.await {
-            tracing::warn!(%error, "browser does not reply");
-            return;
+        match version.await {
+            Ok(_) => {}
+            Err(CdpError::Timeout(..)) if asked.elapsed() > HEARTBEAT_LIMIT + LATE => {
+                tracing::warn!("worker did not run for a while; checking the browser again");
+            }
+            Err(error) => {
+                if matches!(error, CdpError::Timeout(..)) {
+                    browser.set_unresponsive();
+                }
+                tracing::warn!(%error, "browser does not reply");
+                return;
+            }
         }
     }
 }
