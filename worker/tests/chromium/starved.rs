@@ -8,20 +8,20 @@ use execution_worker::chromium::ChromiumConfig;
 use execution_worker::sandbox::{LossCause, StartError};
 use shared::protocol::job::Limits;
 
-use crate::driver::{Contract, Fate, config, eventually, run, within_ms};
-use crate::own::{Own, Process};
+use crate::driver::{Contract, Outcome, config, eventually, run, within_ms};
+use crate::own_engine::{OwnEngine, Process};
 
 /// No call can be blamed, since none of them replies.
 #[test]
 fn a_page_that_gets_no_processor_time_has_not_crashed() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let limits = within_ms(200);
         let loading = Contract::try_load(&own.engine, limits, "{ f: (a) => a }").await;
         let mut contract = loading.unwrap();
         own.renderers().iter().for_each(Process::stop);
-        let fates = contract.run(&[("f", Some("1")), ("f", Some("2"))]).await;
-        assert!(fates.iter().all(Fate::is_lost), "{fates:?}");
+        let outcomes = contract.run(&[("f", Some("1")), ("f", Some("2"))]).await;
+        assert!(outcomes.iter().all(Outcome::is_lost), "{outcomes:?}");
         assert_eq!(contract.cause, Some(LossCause::Timeout));
         contract.close().await;
         own.engine.shutdown().await;
@@ -32,7 +32,7 @@ fn a_page_that_gets_no_processor_time_has_not_crashed() {
 #[test]
 fn an_executable_without_processor_time_is_not_refused_as_invalid() {
     run(async {
-        let own = Own::with(ChromiumConfig {
+        let own = OwnEngine::with(ChromiumConfig {
             load_limit: Duration::from_secs(8),
             ..config()
         })
@@ -60,16 +60,16 @@ fn an_executable_without_processor_time_is_not_refused_as_invalid() {
     });
 }
 
-/// A page that was made ahead and is stuck costs a load some time, and nothing else.
+/// A spare page that is stuck delays a load, but does not fail it.
 #[test]
 fn a_stuck_page_is_replaced_during_a_load() {
     run(async {
-        let own = Own::with(ChromiumConfig {
+        let own = OwnEngine::with(ChromiumConfig {
             spare_pages: 1,
             ..config()
         })
         .await;
-        eventually("a page was made ahead", || own.engine.spare_pages() == 1).await;
+        eventually("a spare page is ready", || own.engine.spare_pages() == 1).await;
         own.renderers().iter().for_each(Process::stop);
         let mut contract = own.load("{ f: () => 1 }").await;
         assert_eq!(contract.get("f").await.unwrap(), "1");
