@@ -297,7 +297,7 @@ impl Instance for ContractContainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -313,6 +313,8 @@ mod tests {
         let (listener, client) = listener().await;
         let answering = async {
             let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1000];
+            assert_ne!(stream.read(&mut request).await.unwrap(), 0);
             stream.write_all(b"HTTP/1.1 500 No\r\n\r\n").await.unwrap();
             stream
         };
