@@ -1,6 +1,6 @@
 //! A clock that also runs while the machine is suspended or its virtual machine is paused.
 
-use std::ops::{Add, Sub};
+use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -42,6 +42,12 @@ impl Add<Duration> for Moment {
 
     fn add(self, span: Duration) -> Self {
         Self(self.0 + span)
+    }
+}
+
+impl AddAssign<Duration> for Moment {
+    fn add_assign(&mut self, span: Duration) {
+        *self = *self + span;
     }
 }
 
