@@ -295,9 +295,9 @@ impl From<Failure> for ApiError {
             FailureCode::Rejected | FailureCode::Expired | FailureCode::UnsupportedVersion => {
                 Self::Overloaded(message)
             }
-            FailureCode::NoCapacity
-            | FailureCode::Draining
-            | FailureCode::SandboxUnavailable => Self::NoCapacity(message),
+            FailureCode::NoCapacity | FailureCode::Draining | FailureCode::SandboxUnavailable => {
+                Self::NoCapacity(message)
+            }
             // Redis has lost data.
             FailureCode::ExecutableMissing => Self::QueueUnavailable(message),
         };
@@ -337,7 +337,10 @@ mod tests {
     fn data_that_redis_has_lost_is_not_overload() {
         let lost = Failure::not_started(FailureCode::ExecutableMissing, "lost");
         let error = ApiError::from(lost);
-        assert_eq!((error.code(), error.never_started()), ("queue_unavailable", true));
+        assert_eq!(
+            (error.code(), error.never_started()),
+            ("queue_unavailable", true)
+        );
     }
 
     #[test]

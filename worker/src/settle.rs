@@ -297,3 +297,59 @@ fn frame_length(items: &[Item]) -> usize {
         })
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A settler whose outcomes are collected instead of sent.
+    fn settler() -> (Settler, mpsc::UnboundedReceiver<Settled>) {
+        let (settled, outcomes) = mpsc::unbounded_channel();
+        let worker = WorkerId::random();
+        (Settler { worker, settled }, outcomes)
+    }
+
+    fn delivery(settler: &Settler) -> Delivery {
+        let jobs = [(JobId(7), 0)].into_iter();
+        let mut deliveries = settler.deliveries(EntryRef::from("1-0"), Some(ApiId::random()), jobs);
+        deliveries.next().expect("there is one job")
+    }
+
+    #[test]
+    fn a_dropped_job_is_answered_as_possibly_started() {
+        let (settler, mut outcomes) = settler();
+        drop(delivery(&settler));
+        let settled = outcomes.try_recv().unwrap();
+        let (_, reply) = settled.reply.unwrap();
+        let reply: serde_json::Value = serde_json::from_slice(&reply).unwrap();
+        assert!(reply.to_string().contains("worker_lost"), "{reply}");
+        assert!(reply.to_string().contains(r#""started":true"#), "{reply}");
+    }
+
+    #[test]
+    fn a_job_is_settled_once() {
+        let (settler, mut outcomes) = settler();
+        delivery(&settler).settle(Ok(Output::Done), RunInfo::default());
+        assert!(outcomes.try_recv().unwrap().reply.is_some());
+        delivery(&settler).acknowledge();
+        assert!(outcomes.try_recv().unwrap().reply.is_none());
+        assert!(outcomes.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_entry_is_in_hand_until_all_of_its_jobs_are_settled() {
+        let (settler, mut outcomes) = settler();
+        let jobs = [(JobId(1), 0), (JobId(2), 0)].into_iter();
+        let entry = EntryRef::from("1-0");
+        let in_hand = entry.downgrade();
+        let deliveries: Vec<_> = settler.deliveries(entry, None, jobs).collect();
+        for delivery in deliveries {
+            delivery.acknowledge();
+        }
+        assert!(in_hand.upgrade().is_some());
+        drop(outcomes.try_recv());
+        assert!(in_hand.upgrade().is_some(), "one job is not settled");
+        drop(outcomes.try_recv());
+        assert!(in_hand.upgrade().is_none());
+    }
+}

@@ -123,8 +123,12 @@ impl Dispatcher {
                 .await;
         }
         let (deadline, sent) = (ticket.deadline, Sent::default());
-        self.with_deadline(deadline, &sent, self.retry_loop(contract, &mut ticket, &sent))
-            .await
+        self.with_deadline(
+            deadline,
+            &sent,
+            self.retry_loop(contract, &mut ticket, &sent),
+        )
+        .await
     }
 
     /// As [`Self::call`], with the argument stored in Redis meanwhile.
@@ -162,9 +166,8 @@ impl Dispatcher {
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> impl Future<Output = Result<T, ApiError>> {
         let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
-        tokio::time::timeout(patience, work).map(|ended| {
-            ended.unwrap_or_else(|_| Err(no_reply(sent.get(), self.breaker.state())))
-        })
+        tokio::time::timeout(patience, work)
+            .map(|ended| ended.unwrap_or_else(|_| Err(no_reply(sent.get(), self.breaker.state()))))
     }
 
     /// Repeats attempts until one is answered or no time is left for another.
@@ -327,9 +330,15 @@ mod tests {
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
         let unsent = no_reply(false, QueueState::Available);
-        assert_eq!((unsent.code(), unsent.never_started()), ("queue_unavailable", true));
+        assert_eq!(
+            (unsent.code(), unsent.never_started()),
+            ("queue_unavailable", true)
+        );
         let sent = no_reply(true, QueueState::Unavailable);
-        assert_eq!((sent.code(), sent.never_started()), ("queue_unavailable", false));
+        assert_eq!(
+            (sent.code(), sent.never_started()),
+            ("queue_unavailable", false)
+        );
         let unanswered = no_reply(true, QueueState::Available);
         assert_eq!(unanswered.code(), "execution_timeout");
     }

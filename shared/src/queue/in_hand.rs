@@ -32,6 +32,17 @@ impl EntryRef {
     pub fn id(&self) -> &str {
         &self.0
     }
+
+    /// A reference that does not keep the entry in hand.
+    pub fn downgrade(&self) -> Weak<str> {
+        Arc::downgrade(&self.0)
+    }
+}
+
+impl From<&str> for EntryRef {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
 }
 
 impl std::fmt::Display for EntryRef {
@@ -110,8 +121,8 @@ impl InHand {
     }
 
     fn take(&mut self, position: EntryId, id: &str) -> EntryRef {
-        let entry: Arc<str> = id.into();
-        self.returned.insert(position, Arc::downgrade(&entry));
+        let entry = EntryRef::from(id);
+        self.returned.insert(position, entry.downgrade());
         self.last = self.last.max(position);
         if self.is_settled || self.returned.len() > REMEMBERED_AT_MOST {
             self.certain = self.certain.max(self.last);
@@ -122,7 +133,7 @@ impl InHand {
                 .retain(|id, entry| *id > certain || is_alive(entry));
             self.prune_at = REMEMBERED.max(2 * self.returned.len());
         }
-        EntryRef(entry)
+        entry
     }
 }
 

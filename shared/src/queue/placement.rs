@@ -1,8 +1,8 @@
 //! Placement: loads of contracts without an owner. One stream per engine, read by every worker that
 //! has room.
 
-use redis::aio::MultiplexedConnection;
 use redis::Script;
+use redis::aio::MultiplexedConnection;
 
 use super::counts::Observed;
 use super::in_hand::{CatchUp, InHand, Pending};

@@ -170,8 +170,8 @@ async fn is_behind(
         Err(error) if error.code() == Some("ERR") => return Ok(true),
         info => info?,
     };
-    let fields: std::collections::HashMap<String, Value> = redis::from_redis_value(info)
-        .map_err(|error| QueueError::Unexpected(error.to_string()))?;
+    let fields: std::collections::HashMap<String, Value> =
+        redis::from_redis_value(info).map_err(|error| QueueError::Unexpected(error.to_string()))?;
     let generated = fields
         .get("last-generated-id")
         .and_then(|id| redis::from_redis_value_ref::<String>(id).ok())

@@ -6,9 +6,7 @@ use redis::aio::MultiplexedConnection;
 use crate::protocol::id::WorkerId;
 use crate::queue::counts::Observed;
 use crate::queue::in_hand::{CatchUp, CatchUpRequest, EntryRef, InHand, Pending};
-use crate::queue::stream::{
-    CONSUMER, Entry, GROUP, PendingEntries, parse_pending, remove_deleted,
-};
+use crate::queue::stream::{CONSUMER, Entry, GROUP, PendingEntries, parse_pending, remove_deleted};
 use crate::queue::timing::{BLOCK, millis};
 use crate::queue::{Queue, QueueError};
 use crate::service::backoff::Backoff;
