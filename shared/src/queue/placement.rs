@@ -209,13 +209,12 @@ impl Reader {
     }
 
     async fn try_read(&mut self) -> Result<Option<Received>, QueueError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let connection = join(&self.queue, &self.stream).await?;
-                self.catch_up.connected(&mut self.in_hand);
-                connection
-            }
+        let mut connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            let connection = join(&self.queue, &self.stream).await?;
+            self.catch_up.connected(&mut self.in_hand);
+            connection
         };
         let received = self.read_from(&mut connection).await?;
         self.connection = Some(connection);

@@ -6,6 +6,7 @@ use redis::Value;
 use shared::protocol::frame::Envelope;
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::job::{EngineKind, Job, Load};
+use shared::queue::blobs::digest;
 use shared::queue::{Queue, inbox, placement, replies};
 
 use super::redis::Redis;
@@ -222,12 +223,16 @@ async fn a_patient_command_outlasts_a_slow_redis() {
 
 /// Row 16: no key without an expiry, wherever the connection breaks.
 #[tokio::test]
-async fn a_reply_stream_has_an_expiry_from_the_start() {
+async fn a_key_and_its_expiry_are_one_transaction() {
     let redis = Redis::start();
     let queue = redis.queue().await;
-    let api = ApiId::random();
+    let (api, content) = (ApiId::random(), vec![b'x'; 600 * 1024]);
     queue.api_heartbeat(api).await.unwrap();
     assert!(redis.expires(&queue.keys().replies(api)).await);
+    let digest = digest(&content);
+    queue.stage_blob(&digest, &content, LONG).await.unwrap();
+    assert!(redis.expires(&queue.keys().blob(&digest)).await);
+    // The reply stream, three pieces of the executable, and its name.
     let stats: String = redis.command(&["INFO", "commandstats"]).await;
-    assert!(stats.contains("cmdstat_multi:calls=1"), "{stats}");
+    assert!(stats.contains("cmdstat_multi:calls=5"), "{stats}");
 }
