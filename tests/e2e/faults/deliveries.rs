@@ -13,11 +13,11 @@ use crate::support::wait::{self, DEFAULT_LIMIT};
 /// the old connection, one of the new connection, and some time for the call.
 const FOUND_WITHIN: Duration = Duration::from_secs(7);
 
-/// How many blocking reads of an inbox wait in Redis.
-async fn waiting_reads(farm: &Farm) -> usize {
+/// The blocking reads of streams that wait in Redis, as `CLIENT LIST` describes them.
+async fn waiting_reads(farm: &Farm) -> Vec<String> {
     let clients: String = farm.redis_command(&["CLIENT", "LIST"]).await;
-    let is_inbox = |line: &&str| line.contains("cmd=xreadgroup") && line.contains("flags=b");
-    clients.lines().filter(is_inbox).count()
+    let waits = |line: &&str| line.contains("cmd=xreadgroup") && line.contains("flags=b");
+    clients.lines().filter(waits).map(str::to_owned).collect()
 }
 
 /// Redis does not notice that a worker's connection is gone, and delivers the next job to it. The
@@ -27,16 +27,22 @@ async fn row_7_a_job_is_delivered_to_a_half_open_connection() {
     let _machine = shared().await;
     let mut farm = builder().workers(0).start().await;
     let proxy = Proxy::start(farm.redis.port()).await;
-    farm.join_with(&[("REDIS_URL", &proxy.url())]).await;
+    // Without room for another contract, the worker does not read the placement stream.
+    farm.join_with(&[("REDIS_URL", &proxy.url()), ("WORKER_CAPACITY", "1")])
+        .await;
     let client = farm.client().clone();
-    // No room for another contract: the placement stream is not read meanwhile.
     let addresses = load_recorders(&client, 1).await;
     let address = addresses[0].clone();
     client.execute(&address, "add", &json!(0)).await.data();
-    let before = waiting_reads(&farm).await;
+    // A read that has just begun waits long enough for the next one to join it.
+    wait::until_true("a new read of the inbox", DEFAULT_LIMIT, async || {
+        let reads = waiting_reads(&farm).await;
+        reads.len() == 1 && reads[0].contains(" idle=0 ")
+    })
+    .await;
     assert_eq!(proxy.set_present(Role::Inbox, Condition::HalfOpen), 1);
     wait::until_true("the worker to read again", DEFAULT_LIMIT, async || {
-        waiting_reads(&farm).await > before
+        waiting_reads(&farm).await.len() == 2
     })
     .await;
     let sent = Instant::now();
