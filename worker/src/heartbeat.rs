@@ -12,7 +12,7 @@ use shared::queue::contracts::ContractRecord;
 use shared::queue::farm::Farm;
 use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::backoff::Backoff;
-use tokio::time::Instant;
+use shared::service::moment::Moment;
 
 use crate::contracts::ContractHandle;
 use crate::worker::Worker;
@@ -24,7 +24,7 @@ const CONCURRENT_RECLAIMS: usize = 16;
 pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
     let life = worker.life.clone();
     let mut keeper = LeaseKeeper {
-        renewed: Instant::now(),
+        renewed: Moment::now(),
         ownership: Ownership::Confirmed,
         farm,
         worker,
@@ -49,7 +49,7 @@ struct LeaseKeeper {
     /// The farm, as last read from Redis.
     farm: Farm,
     /// When the last successful renewal was sent.
-    renewed: Instant,
+    renewed: Moment,
     ownership: Ownership,
 }
 
@@ -67,7 +67,7 @@ enum Ownership {
 impl LeaseKeeper {
     async fn beat(&mut self) -> Result<(), QueueError> {
         let worker = self.worker.clone();
-        let sent = Instant::now();
+        let sent = Moment::now();
         if worker.queue.renew_lease(worker.id).await? {
             self.lease_held(sent);
         } else if !worker.life.is_draining() {
@@ -77,7 +77,7 @@ impl LeaseKeeper {
             // here on, the contracts are reclaimed before the worker acts.
             worker.fence.lease_lost();
             self.ownership = Ownership::Unknown;
-            let sent = Instant::now();
+            let sent = Moment::now();
             if !worker.queue.register_worker(worker.id).await? {
                 tracing::info!("lease lost; failover by another process is in progress");
                 return Ok(());
@@ -95,7 +95,7 @@ impl LeaseKeeper {
 
     /// Notes that the lease was renewed or acquired by a command that was sent at `moment`. The
     /// fence stays closed until the contracts are reclaimed as well.
-    fn lease_held(&mut self, moment: Instant) {
+    fn lease_held(&mut self, moment: Moment) {
         self.renewed = moment;
         match self.ownership {
             Ownership::Confirmed => self.worker.fence.lease_renewed(moment),

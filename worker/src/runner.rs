@@ -6,6 +6,7 @@ use std::time::Instant;
 use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
 use shared::protocol::job::Job;
 use shared::protocol::reply::{Failure, FailureCode, Output};
+use shared::queue::EntryRef;
 use shared::queue::inbox::{Reader, Received};
 use shared::queue::timing::CLOCK_TOLERANCE;
 use shared::service::backoff::Backoff;
@@ -35,7 +36,11 @@ pub(crate) async fn run(worker: Arc<Worker>) {
 }
 
 fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
-    let Received { entry, frame } = received;
+    let Received {
+        entry,
+        frame,
+        returned_before,
+    } = received;
     worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {
         Ok(JobFrame {
@@ -52,7 +57,10 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
             let mut is_new = seen.of(api);
             let deliveries = worker.settler.deliveries(entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
-                if !is_new(envelope.id) {
+                if returned_before {
+                    // Redis has lost that the job was settled, and perhaps its reply.
+                    delivery.lose();
+                } else if !is_new(envelope.id) {
                     worker.metrics.duplicates.increment(1);
                     tracing::debug!(job = envelope.id.0, "duplicate job dropped");
                     delivery.acknowledge();
@@ -72,7 +80,7 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
             }
         }
         Err(error) => {
-            tracing::error!(%error, entry, bytes = frame.len(), "unreadable frame");
+            tracing::error!(%error, %entry, bytes = frame.len(), "unreadable frame");
             let task = move_to_dead_letters(worker.clone(), entry, frame, error.to_string());
             worker.life.spawn("dead letter", task);
         }
@@ -93,7 +101,12 @@ fn lease_lost_since(worker: &Worker, moment: u64) -> bool {
 
 /// Moves an unreadable frame to the dead letters, so that it is not delivered again. Until then its
 /// entry is pending, and a draining worker waits for it.
-async fn move_to_dead_letters(worker: Arc<Worker>, entry: String, frame: Vec<u8>, reason: String) {
+async fn move_to_dead_letters(
+    worker: Arc<Worker>,
+    entry: EntryRef,
+    frame: Vec<u8>,
+    reason: String,
+) {
     let inbox = worker.queue.keys().inbox(worker.id);
     let mut backoff = Backoff::redis();
     while let Err(error) = worker
@@ -101,7 +114,7 @@ async fn move_to_dead_letters(worker: Arc<Worker>, entry: String, frame: Vec<u8>
         .record_unreadable(&inbox, &frame, &reason)
         .await
     {
-        tracing::warn!(%error, entry, "dead letter not recorded yet");
+        tracing::warn!(%error, %entry, "dead letter not recorded yet");
         tokio::select! {
             () = backoff.wait() => {}
             () = worker.life.stopping() => return,

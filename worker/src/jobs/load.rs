@@ -292,7 +292,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             tracing::warn!(contract = %address, %error, "failed load not withdrawn");
         }
         drop(self.worker.contracts.remove(address));
-        ends.refuse_all(&not_assigned());
+        ends.refuse_all(&not_assigned()).await;
     }
 
     /// Reads the executable from the store.
