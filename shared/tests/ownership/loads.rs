@@ -113,7 +113,8 @@ fn acknowledge(state: &mut State, load: Load) {
 
 /// The host enters the table, and its load is acknowledged.
 pub(crate) fn serve(state: &mut State, index: usize, host: Host) -> Work {
-    if state.unload == Unload::Done && state.unloaded[usize::from(host.load) - 1] {
+    // A loss of writes may undo an unload that has just happened.
+    if !state.lost && state.unload == Unload::Done && state.unloaded[usize::from(host.load) - 1] {
         state.violation = Some("an unloaded contract is served again");
     }
     state.processes[index].host = Some(host);
