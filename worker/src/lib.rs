@@ -12,10 +12,12 @@ mod contracts;
 pub mod docker;
 mod fence;
 mod heartbeat;
+mod identity;
 mod jobs;
 mod metrics;
 mod operator;
 mod placement;
+mod reconcile;
 mod runner;
 pub mod sandbox;
 mod seen_jobs;
@@ -34,6 +36,7 @@ use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::cancelled::CancelledJobs;
@@ -42,6 +45,7 @@ use crate::config::Config;
 use crate::contracts::Contracts;
 use crate::docker::{Docker, DockerError};
 use crate::fence::Fence;
+use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::settle::{SettleTask, Settler};
 use crate::worker::Worker;
@@ -84,14 +88,17 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let registry = Registry::default();
     let tracer = Tracer::start(&config.traces, "execution-worker")?;
     let queue = Queue::connect_counting(&config.redis, &registry).await?;
-    let (settler, settle_task) = Settler::new(queue.clone());
-    let sandboxes = Sandboxes::start(&config, &queue, settler.worker()).await?;
+    let id = WorkerId::random();
+    let sandboxes = Sandboxes::start(&config, &queue, id).await?;
+    let identity = Arc::new(Identity::new(id));
+    let (settler, settle_task) = Settler::new(queue.clone(), identity.clone());
     let worker = Arc::new(Worker {
-        id: settler.worker(),
+        identity,
         queue,
         contracts: Contracts::new(config.capacity, config.queue_limit),
         settler,
         life: life.clone(),
+        comparison: Notify::new(),
         placements: TaskTracker::new(),
         fence: Arc::new(Fence::new()),
         cancelled: CancelledJobs::default(),
@@ -108,7 +115,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
             return Err(error.into());
         }
     };
-    tracing::info!(worker = %worker.id, engines = ?worker.engines(), "worker is ready");
+    tracing::info!(worker = %worker.id(), engines = ?worker.engines(), "worker is ready");
     let background = Background {
         reaper: config.reaper,
         settle_task,
@@ -121,7 +128,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     life.draining().await;
     let handed_over = shutdown::hand_over(&worker).await;
     life.stop();
-    let (id, queue) = (worker.id, worker.queue.clone());
+    let (id, queue) = (worker.id(), worker.queue.clone());
     // The settle task ends once no part of the worker holds a settler.
     drop(worker);
     life.join().await;
@@ -134,11 +141,12 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
 /// Adds the worker to the farm.
 async fn register(worker: &Worker) -> Result<Farm, QueueError> {
     let farm = worker.queue.farm(None).await?;
-    worker.queue.register_worker(worker.id).await?;
-    worker
-        .queue
-        .report_worker(worker.id, &worker.info())
-        .await?;
+    let id = worker.id();
+    if !worker.queue.register_worker(id).await? {
+        let message = format!("worker id {id} was used before");
+        return Err(QueueError::Unexpected(message));
+    }
+    worker.queue.report_worker(id, &worker.info()).await?;
     Ok(farm)
 }
 
@@ -172,6 +180,7 @@ impl Background {
         life.spawn("settler", settling);
         life.spawn("heartbeat", heartbeat::run(worker.clone(), self.farm));
         life.spawn("presence", heartbeat::hold_subscription(worker.clone()));
+        life.spawn("comparison", reconcile::run(worker.clone()));
         let reaper = reaper::run(worker.queue.clone(), self.reaper, life.clone());
         life.spawn("reaper", reaper);
         life.spawn("metrics", self.registry.run_upkeep(life.clone()));

@@ -46,9 +46,42 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: Counter,
     /// Frames in the inbox.
     pub(crate) inbox_depth: Gauge,
+    /// Differences between this worker and the registry.
+    pub(crate) repairs: Repairs,
     gauges: Gauges,
     /// Whether each contract has series of its own.
     by_contract: bool,
+}
+
+/// Differences between this worker and the registry that were repaired, by kind.
+#[derive(Debug)]
+pub(crate) struct Repairs {
+    /// Records written back that Redis had lost.
+    pub(crate) restored: Counter,
+    /// Contracts closed because they are not this worker's any more.
+    pub(crate) closed: Counter,
+    /// Contracts released that this worker does not have.
+    pub(crate) released: Counter,
+    /// Executables stored again.
+    pub(crate) executables: Counter,
+}
+
+impl Repairs {
+    fn new(registry: &Registry) -> Self {
+        let kind = |kind| {
+            registry.counter(
+                "execution_registry_repairs_total",
+                "Differences between this worker's contracts and the registry that were repaired.",
+                &[("kind", kind)],
+            )
+        };
+        Self {
+            restored: kind("restored"),
+            closed: kind("closed"),
+            released: kind("released"),
+            executables: kind("executable"),
+        }
+    }
 }
 
 /// The metrics of the contracts of one engine.
@@ -105,6 +138,7 @@ impl Metrics {
                 "Frames in the inbox that are not settled, measured once a second.",
                 &[],
             ),
+            repairs: Repairs::new(&registry),
             gauges: Gauges::new(&registry),
             registry,
             by_contract,

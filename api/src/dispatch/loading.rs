@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use shared::protocol::frame::{Envelope, Reply};
-use shared::protocol::id::ContractAddress;
+use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Job, Load, Unload};
 use shared::protocol::reply::FailureCode;
-use shared::queue::contracts::Route;
+use shared::queue::leases::Fate;
+use shared::queue::ownership::Standing;
 use shared::queue::timing::REPLY_SLACK;
 use shared::service::backoff::Backoff;
 
@@ -37,7 +38,12 @@ impl Dispatcher {
         let before = self.queue.contract(contract).await?;
         let loads = (1..=replicas).map(|number| {
             let (address, spec) = (contract.replica(number), load.spec.clone());
-            self.load_replica(Load { address, spec }, executable, &tickets)
+            let load = Load {
+                address,
+                spec,
+                seen: None,
+            };
+            self.load_replica(load, executable, &tickets)
         });
         let loaded = futures::future::join_all(loads).await;
         let loaded: Result<(), ApiError> = loaded.into_iter().collect();
@@ -139,12 +145,19 @@ impl Dispatcher {
                 .stage_blob(&load.spec.digest, executable, ttl)
                 .await?;
             self.routes.invalidate(&load.address);
-            let outcome = match self.queue.route(&load.address).await? {
-                Route::Assigned(worker, _) => {
+            let standing = self.queue.ownership(&load.address).await?.standing;
+            let outcome = match self.living_owner(standing).await? {
+                Some(worker) => {
                     let outcome = self.attempt(worker, ticket, number).await?;
                     self.classify(worker, outcome)?
                 }
-                _ => self.offer(load, ticket, number).await?,
+                None => {
+                    let load = Load {
+                        seen: Some(standing.generation),
+                        ..load.clone()
+                    };
+                    self.offer(load, ticket, number).await?
+                }
             };
             match outcome {
                 AttemptOutcome::Answered(reply) if !lacks_executable(&reply) => {
@@ -159,34 +172,90 @@ impl Dispatcher {
         }
     }
 
+    /// The owner of a contract, even of one that is being loaded, if it lives.
+    async fn living_owner(&self, standing: Standing) -> Result<Option<WorkerId>, ApiError> {
+        let Some(owner) = standing.owner else {
+            return Ok(None);
+        };
+        let lives = self.queue.fate(owner).await? == Fate::Lives;
+        Ok(lives.then_some(owner))
+    }
+
+    /// Unloads one replica: at its owner, or in the registry if it has none.
     async fn unload_replica(
         &self,
         address: &ContractAddress,
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        if let Route::Unassigned(record) | Route::Quarantined(record) =
-            self.queue.route(address).await?
-            && self.queue.remove_contract(address, record.owner).await?
-        {
-            self.queue
-                .release_blob(&record.spec.digest, address)
-                .await?;
-            return Ok(());
-        }
-        let job = Job::Unload(Unload {
+        let ticket = tickets(Job::Unload(Unload {
             address: address.clone(),
-        });
-        match self.call(address, tickets(job)).await {
-            Ok(reply) => Ok(reply.outcome.map(drop)?),
-            Err(ApiError::ContractNotLoaded) => Ok(()),
-            Err(error) => Err(error),
+        }));
+        let deadline = ticket.deadline;
+        let unloading = Box::pin(self.retry_unload(address, &ticket));
+        self.with_deadline(deadline, unloading).await
+    }
+
+    /// Repeats attempts to unload one replica until one is answered or the deadline passes.
+    async fn retry_unload(
+        &self,
+        address: &ContractAddress,
+        ticket: &Ticket,
+    ) -> Result<(), ApiError> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
+        let mut number = 1;
+        loop {
+            self.routes.invalidate(address);
+            let standing = self.queue.ownership(address).await?.standing;
+            let fate = match standing.owner {
+                Some(owner) => self.queue.fate(owner).await?,
+                None => Fate::Cleared,
+            };
+            match (standing.owner, fate) {
+                (Some(worker), Fate::Lives) => {
+                    let outcome = self.attempt(worker, ticket, number).await?;
+                    if let AttemptOutcome::Answered(reply) = self.classify(worker, outcome)? {
+                        return Ok(reply.outcome.map(drop)?);
+                    }
+                }
+                // Redis has just lost its data. The owner is about to write the record again.
+                (None, _) if self.routes.may_be_restored(standing).await? => {}
+                (_, Fate::Cleared) if self.unload_unassigned(address, standing).await? => {
+                    return Ok(());
+                }
+                // A reaper is about to clean up after the owner, or the contract has changed.
+                _ => {}
+            }
+            let pause = backoff.delay();
+            if self.queue.clock().until(ticket.deadline) < pause {
+                return Err(ApiError::no_owner());
+            }
+            tokio::time::sleep(pause).await;
+            number += 1;
         }
+    }
+
+    /// Unloads a contract that no worker has. False if it has changed meanwhile.
+    async fn unload_unassigned(
+        &self,
+        address: &ContractAddress,
+        standing: Standing,
+    ) -> Result<bool, ApiError> {
+        let record = self.queue.contract(address).await?;
+        let unloaded = self.queue.unload(address, standing).await?;
+        if unloaded.done().is_none() {
+            return Ok(false);
+        }
+        if let Some(record) = record {
+            let digest = &record.spec.digest;
+            self.queue.release_blob(digest, address).await?;
+        }
+        Ok(true)
     }
 
     /// Offers a load to all workers and awaits the reply of the one that takes it.
     async fn offer(
         &self,
-        load: &Load,
+        load: Load,
         ticket: &Ticket,
         number: u32,
     ) -> Result<AttemptOutcome, ApiError> {
@@ -201,7 +270,7 @@ impl Dispatcher {
             deadline: ticket.deadline,
             attempt: number,
             trace: ticket.trace.clone(),
-            job: Job::Load(load.clone()),
+            job: Job::Load(load),
         };
         self.queue.place(engine, Some(self.api), &envelope).await?;
         let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;

@@ -249,7 +249,8 @@ impl LostAttempts {
     /// only because the page's state died with its worker. If the same worker still owns the
     /// contract, the state may have survived.
     fn allow(&self, job: &Job, owner: Assignment) -> bool {
-        !is_call(job) || owner.idempotent || self.last_worker != Some(owner.worker)
+        let is_same = |last: WorkerId| last.same_process(owner.worker);
+        !is_call(job) || owner.idempotent || !self.last_worker.is_some_and(is_same)
     }
 
     /// Whether a job that may have been started may be sent again.

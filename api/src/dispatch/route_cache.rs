@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use moka::sync::Cache;
 use shared::protocol::id::{ContractAddress, WorkerId};
-use shared::protocol::job::{ContractSpec, EngineKind, Load};
+use shared::protocol::job::{ContractSpec, EngineKind};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::farm::Farm;
+use shared::queue::ownership::Standing;
 use shared::queue::timing::RESTORED_WITHIN;
 use shared::queue::{Queue, QueueError};
 
@@ -291,23 +292,23 @@ impl RouteCache {
         address: &ContractAddress,
         record: &ContractRecord,
     ) -> Result<(), QueueError> {
-        if let Some(owner) = record.owner
-            && !self
-                .queue
-                .release_from_unknown_owner(address, owner)
-                .await?
-        {
+        if record.owner.is_some() && !self.queue.release_from_lost_owner(address, record).await? {
             return Ok(());
         }
         if !self.queue.is_offer_due(address).await? {
             return Ok(());
         }
-        let (address, spec) = (address.clone(), record.spec.clone());
+        let spec = record.spec.clone();
         let workers = self.queue.workers().await?;
         if workers.iter().all(|(_, info)| info.free(spec.engine) == 0) {
             return Ok(());
         }
-        self.queue.offer(Load { address, spec }).await
+        self.queue.offer(address.clone(), spec).await
+    }
+
+    /// Whether a contract that Redis does not know may be one that its owner is about to restore.
+    pub(super) async fn may_be_restored(&self, standing: Standing) -> Result<bool, QueueError> {
+        Ok(standing == Standing::default() && self.has_lost_data().await?)
     }
 
     /// Whether Redis lost its data within [`RESTORED_WITHIN`]: the workers are about to write their

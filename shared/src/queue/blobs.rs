@@ -129,6 +129,28 @@ impl Queue {
         self.blob_script(&script, digest, address).await
     }
 
+    /// Whether each executable is in the store and is kept for its contract. One round trip.
+    pub async fn are_blobs_kept(
+        &self,
+        references: &[(&str, &ContractAddress)],
+    ) -> Result<Vec<bool>, QueueError> {
+        if references.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for (digest, address) in references {
+            pipeline
+                .cmd("EXISTS")
+                .arg(self.keys().blob(digest))
+                .cmd("SISMEMBER")
+                .arg(self.keys().blob_refs(digest))
+                .arg(address.as_str());
+        }
+        let answers: Vec<bool> = pipeline.query_async(&mut self.pooled().await?).await?;
+        let is_kept = |answer: &[bool]| answer.iter().all(|part| *part);
+        Ok(answers.chunks(2).map(is_kept).collect())
+    }
+
     /// Puts an executable into the store and keeps it there for `address`.
     pub async fn store_blob(
         &self,

@@ -77,6 +77,7 @@ pub mod inbox;
 pub mod keys;
 pub mod leases;
 mod outage;
+pub mod ownership;
 pub mod placement;
 pub mod reaper;
 mod redis_info;

@@ -1,25 +1,27 @@
 //! The reaper cleans up after dead workers. Every process runs one.
 //!
-//! For each dead worker it renames the inbox, releases the contracts and offers them to other
-//! workers, replies to the jobs in the inbox (`verdicts.rs`), and offers pending loads again. What
+//! For each dead worker it renames the inbox (the fence), releases the contracts and offers them to
+//! other workers, replies to the jobs in the inbox (`verdicts.rs`), and offers pending loads again. What
 //! it needs to know is in the recovery record (`record.rs`). A clean-up may be interrupted anywhere:
-//! the next reaper repeats or finishes it.
+//! the next reaper repeats or finishes it. Two reapers may clean up after the same worker: every step
+//! can be repeated, and nothing depends on the lock.
 
 mod record;
 mod verdicts;
 
 use redis::Script;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use self::record::running_contracts;
 use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
-use super::failover::Failover;
 use super::outage::OutageDetector;
+use super::ownership::{Failover, Standing};
 use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, SWEEP_INTERVAL, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
-use crate::protocol::job::{EngineKind, Load};
+use crate::protocol::job::EngineKind;
 use crate::service::lifecycle::Lifecycle;
 
 /// Cleans up after dead workers and removes unused executables until the process stops.
@@ -60,12 +62,12 @@ async fn reap_expired(
         return Ok(());
     }
     for worker in suspects {
-        if queue.begin_cleanup(worker).await? {
+        let token = Uuid::new_v4().simple().to_string();
+        if queue.fence_worker(worker).await? && queue.lock_cleanup(worker, &token).await? {
             tracing::warn!(%worker, "worker dead: cleaning up");
-            if let Err(error) = clean_up(queue, worker, config).await {
-                queue.unlock_cleanup(worker).await?;
-                return Err(error);
-            }
+            let cleaned = clean_up(queue, worker, config).await;
+            queue.unlock_cleanup(worker, &token).await?;
+            cleaned?;
         }
     }
     Ok(())
@@ -85,7 +87,10 @@ async fn clean_up(queue: &Queue, worker: WorkerId, config: ReaperConfig) -> Resu
     for engine in EngineKind::ALL {
         queue.requeue_loads(engine, worker).await?;
     }
-    queue.finish_cleanup(worker).await?;
+    if !queue.finish_cleanup(worker).await? {
+        // A failover of Redis has brought the inbox back. The next reaper begins again.
+        return Ok(());
+    }
     queue.counts().reaps.increment(1);
     tracing::info!(%worker, contracts = contracts.len(), jobs = replied, "dead worker cleaned up");
     Ok(())
@@ -98,19 +103,17 @@ async fn fail_over(
     was_running: bool,
     config: ReaperConfig,
 ) -> Result<(), QueueError> {
+    let standing = queue.ownership(address).await?.standing;
+    // A contract that an earlier attempt has released may not have been offered yet.
+    let expected = Standing::of(worker, standing.generation);
     match queue
-        .fail_over(address, worker, was_running, config.quarantine_ms())
+        .fail_over(address, expected, was_running, config.quarantine_ms())
         .await?
     {
-        Failover::Reassigned => {}
+        Failover::Gone => {}
         Failover::Released => {
             if let Some(record) = queue.contract(address).await? {
-                queue
-                    .offer(Load {
-                        address: address.clone(),
-                        spec: record.spec,
-                    })
-                    .await?;
+                queue.offer(address.clone(), record.spec).await?;
             }
         }
         Failover::Quarantined => {
@@ -140,33 +143,28 @@ impl Queue {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Declares a worker dead if its lease has lapsed: takes the clean-up lock and renames the
-    /// inbox. False if the worker lives or another reaper holds the lock.
-    async fn begin_cleanup(&self, worker: WorkerId) -> Result<bool, QueueError> {
-        let script = Script::new(
-            "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-             if not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[1]) then return 0 end
-             if redis.call('EXISTS', KEYS[2]) == 1 then
-                 redis.call('RENAME', KEYS[2], KEYS[3])
-             end
-             return 1",
-        );
-        let keys = self.keys();
-        Ok(script
-            .key(keys.lease(worker))
-            .key(keys.inbox(worker))
-            .key(keys.dead_inbox(worker))
-            .key(keys.reap_lock(worker))
+    /// Takes the clean-up lock. False if another reaper is at it.
+    async fn lock_cleanup(&self, worker: WorkerId, token: &str) -> Result<bool, QueueError> {
+        let taken: Option<String> = redis::cmd("SET")
+            .arg(self.keys().reap_lock(worker))
+            .arg(token)
+            .arg("NX")
+            .arg("PX")
             .arg(millis(REAP_LOCK))
-            .invoke_async(&mut self.pooled().await?)
-            .await?)
+            .query_async(&mut self.pooled().await?)
+            .await?;
+        Ok(taken.is_some())
     }
 
-    /// Removes the clean-up lock, so that another attempt can begin at once.
-    async fn unlock_cleanup(&self, worker: WorkerId) -> Result<(), QueueError> {
-        Ok(redis::cmd("DEL")
-            .arg(self.keys().reap_lock(worker))
-            .query_async(&mut self.pooled().await?)
+    /// Removes the clean-up lock of this reaper, so that another attempt can begin at once.
+    async fn unlock_cleanup(&self, worker: WorkerId, token: &str) -> Result<(), QueueError> {
+        let script = Script::new(
+            "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end",
+        );
+        Ok(script
+            .key(self.keys().reap_lock(worker))
+            .arg(token)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 
@@ -181,24 +179,33 @@ impl Queue {
             .await?)
     }
 
-    /// Removes the recovery record and everything else that Redis stores about the worker.
+    /// Removes the recovery record and everything else that Redis stores about the worker. False if
+    /// the worker has an inbox again, because a failover of Redis has lost the fence.
     ///
     /// Its entry in the list of workers goes last: if this is interrupted, a reaper finds the
     /// worker there again.
-    async fn finish_cleanup(&self, worker: WorkerId) -> Result<(), QueueError> {
+    async fn finish_cleanup(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+             redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+             return 1",
+        );
         let keys = self.keys();
         let mut connection = self.pooled().await?;
-        redis::cmd("DEL")
-            .arg(keys.dead_inbox(worker))
-            .arg(keys.own(worker))
-            .arg(keys.info(worker))
-            .arg(keys.reap_lock(worker))
-            .query_async::<()>(&mut connection)
+        let removed: bool = script
+            .key(keys.inbox(worker))
+            .key(keys.dead_inbox(worker))
+            .key(keys.own(worker))
+            .key(keys.info(worker))
+            .invoke_async(&mut connection)
             .await?;
-        Ok(redis::cmd("ZREM")
-            .arg(keys.workers())
-            .arg(worker.to_string())
-            .query_async(&mut connection)
-            .await?)
+        if removed {
+            redis::cmd("ZREM")
+                .arg(keys.workers())
+                .arg(worker.to_string())
+                .query_async::<()>(&mut connection)
+                .await?;
+        }
+        Ok(removed)
     }
 }
