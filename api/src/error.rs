@@ -295,10 +295,11 @@ impl From<Failure> for ApiError {
             FailureCode::Rejected | FailureCode::Expired | FailureCode::UnsupportedVersion => {
                 Self::Overloaded(message)
             }
-            FailureCode::NoCapacity
-            | FailureCode::Draining
-            | FailureCode::ExecutableMissing
-            | FailureCode::SandboxUnavailable => Self::NoCapacity(message),
+            FailureCode::NoCapacity | FailureCode::Draining | FailureCode::SandboxUnavailable => {
+                Self::NoCapacity(message)
+            }
+            // Redis has lost data.
+            FailureCode::ExecutableMissing => Self::QueueUnavailable(message),
         };
         error.if_started(started)
     }
@@ -330,6 +331,16 @@ mod tests {
         let response = error.render("id");
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!response.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn data_that_redis_has_lost_is_not_overload() {
+        let lost = Failure::not_started(FailureCode::ExecutableMissing, "lost");
+        let error = ApiError::from(lost);
+        assert_eq!(
+            (error.code(), error.never_started()),
+            ("queue_unavailable", true)
+        );
     }
 
     #[test]

@@ -150,6 +150,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         waiters,
         inboxes,
         farm,
+        breaker: breaker.clone(),
         metrics: metrics.dispatch.clone(),
     });
     let admission = Admission::new(

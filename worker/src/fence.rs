@@ -2,19 +2,21 @@
 //!
 //! A worker that was suspended, or cut off from Redis, does not notice it. The other processes see
 //! its lease expire and give its contracts to other workers. So before this worker starts a call or
-//! sends a reply, it checks when its lease was last renewed for certain.
+//! sends a reply, it checks when its lease was last renewed for certain. It counts the time by a
+//! clock that also runs while the machine is paused ([`Moment`]).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use shared::queue::timing::FENCE_AFTER;
+use shared::service::moment::Moment;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Open while the worker may act, closed while it must not.
 #[derive(Debug)]
 pub(crate) struct Fence {
     /// When the lease was last renewed. None while the ownership of the contracts is unknown.
-    renewed: watch::Sender<Option<Instant>>,
+    renewed: watch::Sender<Option<Moment>>,
     /// When the lease was last found to have ended.
     lost: Mutex<Option<Instant>>,
 }
@@ -23,13 +25,13 @@ impl Fence {
     /// An open fence, for a lease that was acquired just now.
     pub(crate) fn new() -> Self {
         Self {
-            renewed: watch::Sender::new(Some(Instant::now())),
+            renewed: watch::Sender::new(Some(Moment::now())),
             lost: Mutex::default(),
         }
     }
 
     /// Opens the fence: the lease was renewed by a command that was sent at `moment`.
-    pub(crate) fn lease_renewed(&self, moment: Instant) {
+    pub(crate) fn lease_renewed(&self, moment: Moment) {
         self.renewed.send_replace(Some(moment));
     }
 
@@ -41,9 +43,8 @@ impl Fence {
 
     /// Whether the lease has ended since `moment`. If so, another worker may have the jobs that
     /// this worker accepted before `moment`.
-    pub(crate) fn lease_lost_since(&self, moment: std::time::Instant) -> bool {
-        self.last_loss()
-            .is_some_and(|lost| lost.into_std() >= moment)
+    pub(crate) fn lease_lost_since(&self, moment: Instant) -> bool {
+        self.last_loss().is_some_and(|lost| lost >= moment)
     }
 
     /// Whether the worker must not act.
@@ -64,7 +65,7 @@ impl Fence {
     }
 }
 
-fn is_trusted(renewed: Option<Instant>) -> bool {
+fn is_trusted(renewed: Option<Moment>) -> bool {
     renewed.is_some_and(|moment| moment.elapsed() <= FENCE_AFTER)
 }
 
@@ -79,10 +80,10 @@ mod tests {
         let fence = Fence::new();
         assert!(!fence.is_closed());
         // A renewal that is just too old.
-        let past = Instant::now().checked_sub(FENCE_AFTER + Duration::from_millis(1));
+        let past = Moment::now().checked_sub(FENCE_AFTER + Duration::from_millis(1));
         fence.lease_renewed(past.expect("the machine has run for some seconds"));
         assert!(fence.is_closed());
-        fence.lease_renewed(Instant::now());
+        fence.lease_renewed(Moment::now());
         fence.opened().await;
         assert!(!fence.is_closed());
     }
@@ -90,12 +91,12 @@ mod tests {
     #[tokio::test]
     async fn lost_lease_closes_the_fence_at_once_and_voids_earlier_jobs() {
         let fence = Fence::new();
-        let before = std::time::Instant::now();
+        let before = Instant::now();
         assert!(!fence.lease_lost_since(before));
         fence.lease_lost();
         assert!(fence.is_closed() && fence.lease_lost_since(before));
-        let after = std::time::Instant::now() + Duration::from_millis(1);
-        fence.lease_renewed(Instant::now());
+        let after = Instant::now() + Duration::from_millis(1);
+        fence.lease_renewed(Moment::now());
         assert!(!fence.is_closed() && !fence.lease_lost_since(after));
     }
 }

@@ -10,7 +10,7 @@ use shared::queue::farm::Farm;
 use shared::queue::leases::Renewal;
 use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::backoff::Backoff;
-use tokio::time::Instant;
+use shared::service::moment::Moment;
 
 use crate::reconcile;
 use crate::worker::Worker;
@@ -19,7 +19,7 @@ use crate::worker::Worker;
 pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
     let life = worker.life.clone();
     let mut keeper = LeaseKeeper {
-        renewed: Instant::now(),
+        renewed: Moment::now(),
         ownership: Ownership::Confirmed,
         farm,
         worker,
@@ -51,7 +51,7 @@ struct LeaseKeeper {
     /// The farm, as last read from Redis.
     farm: Farm,
     /// When the last successful renewal was sent.
-    renewed: Instant,
+    renewed: Moment,
     ownership: Ownership,
 }
 
@@ -69,7 +69,7 @@ enum Ownership {
 impl LeaseKeeper {
     async fn beat(&mut self) -> Result<(), QueueError> {
         let worker = self.worker.clone();
-        let sent = Instant::now();
+        let sent = Moment::now();
         match worker.queue.renew_lease(worker.id()).await? {
             Renewal::Held => self.lease_held(sent),
             // A draining worker gives its lease up on purpose, so it does not register again.
@@ -94,7 +94,7 @@ impl LeaseKeeper {
         let id = fenced.next_epoch();
         tracing::warn!(worker = %fenced, next = %id, "worker fenced; it takes another id");
         // An id whose registration got no answer may exist, so it is not used again.
-        let sent = Instant::now();
+        let sent = Moment::now();
         let registered = worker.queue.register_worker(id).await;
         worker.identity.renew(id);
         if registered? {
@@ -105,7 +105,7 @@ impl LeaseKeeper {
 
     /// Notes that the lease was renewed or acquired by a command that was sent at `moment`. The
     /// fence stays closed until the contracts are resumed as well.
-    fn lease_held(&mut self, moment: Instant) {
+    fn lease_held(&mut self, moment: Moment) {
         self.renewed = moment;
         match self.ownership {
             Ownership::Confirmed => self.worker.fence.lease_renewed(moment),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::protocol::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
 use shared::protocol::id::{ApiId, ContractAddress};
 use shared::protocol::job::{EngineKind, Job, Load};
-use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 use shared::queue::placement::{Reader, Received};
 use shared::service::backoff::Backoff;
@@ -71,15 +71,21 @@ async fn process_entry(
     received: Received,
     capacity: CapacityPermit,
 ) {
-    let Received { entry, frame } = received;
+    let Received {
+        entry,
+        frame,
+        returned_before,
+    } = received;
+    let capacity = (!returned_before).then_some(capacity);
     if let Err(error) = process_frame(worker, engine, &frame, capacity).await {
-        // The entry stays pending, so the reaper of any process places the contract again.
-        tracing::error!(%error, entry, "load not settled");
+        // The entry stays pending and is no longer in hand. The next time that the reader inspects
+        // what is pending, the api is told that the load may have been carried out.
+        tracing::error!(%error, %entry, "load not settled");
         return;
     }
     let mut backoff = Backoff::redis();
     while let Err(error) = worker.queue.settle_load(engine, &entry).await {
-        tracing::warn!(%error, entry, "settled load not removed from the placement stream yet");
+        tracing::warn!(%error, %entry, "settled load not removed from the placement stream yet");
         tokio::select! {
             () = backoff.wait() => {}
             () = worker.life.stopping() => return,
@@ -87,11 +93,13 @@ async fn process_entry(
     }
 }
 
+/// Runs the load of a frame. Without `capacity` it may have been run before, so it is not run again
+/// and its caller gets a failure.
 async fn process_frame(
     worker: &Arc<Worker>,
     engine: EngineKind,
     frame: &[u8],
-    capacity: CapacityPermit,
+    mut capacity: Option<CapacityPermit>,
 ) -> Result<(), QueueError> {
     let JobFrame { api, jobs, .. } = match unpack_jobs(frame) {
         Ok(frame) => frame,
@@ -104,12 +112,16 @@ async fn process_frame(
                 .await;
         }
     };
-    let mut capacity = Some(capacity);
+    let may_have_run = capacity.is_none();
     for envelope in jobs {
         let Job::Load(load) = &envelope.job else {
             continue;
         };
-        if worker.life.is_draining() {
+        if may_have_run {
+            let message = "The worker lost the load. It may have been carried out";
+            let outcome = Err(Failure::started(FailureCode::WorkerLost, message));
+            reply(worker, api, &envelope, outcome).await?;
+        } else if worker.life.is_draining() {
             worker.queue.place(engine, api, &envelope).await?;
         } else if let Some(capacity) = capacity.take() {
             process_load(worker, engine, (api, &envelope), load, capacity).await?;
@@ -128,7 +140,7 @@ async fn process_load(
     if envelope.deadline <= worker.queue.clock().now_ms() {
         return Ok(());
     }
-    let Some(api) = api else {
+    if api.is_none() {
         let is_here = worker.contracts.get(&load.address).is_some();
         if !is_here && worker.contracts.owns_replica_of(&load.address) {
             drop(capacity);
@@ -136,19 +148,41 @@ async fn process_load(
         }
         take_over(worker, &load.address, engine, capacity).await;
         return Ok(());
-    };
+    }
     let mut span = runner::span(worker, envelope);
     let outcome = jobs::load::load_new(worker, load, capacity).await;
     RunInfo::default().record(&mut span, &outcome);
     drop(span);
+    reply(worker, api, envelope, outcome).await
+}
+
+/// Replies to a load. Repeats it while Redis refuses the reply, for example at maxmemory: until it
+/// is stored, the entry must stay pending.
+async fn reply(
+    worker: &Worker,
+    api: Option<ApiId>,
+    envelope: &Envelope,
+    outcome: Result<Output, Failure>,
+) -> Result<(), QueueError> {
+    let Some(api) = api else {
+        return Ok(());
+    };
     let reply = Reply {
         id: envelope.id,
         generation: None,
         ran_us: None,
         outcome,
     };
-    let frame = pack_replies(worker.id(), [encode_item(&reply)]);
-    worker.queue.settle(worker.id(), &[(api, frame)], &[]).await
+    let frames = [(api, pack_replies(worker.id(), [encode_item(&reply)]))];
+    let mut backoff = Backoff::redis();
+    while let Err(error) = worker.queue.settle(worker.id(), &frames, &[]).await {
+        tracing::warn!(%error, "load not replied to yet");
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = worker.life.stopping() => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Leaves a replica to another worker, because this worker owns another replica of the contract.

@@ -6,6 +6,7 @@ use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
 use shared::protocol::id::WorkerId;
 use shared::protocol::job::Job;
 use shared::protocol::reply::{Failure, FailureCode, Output};
+use shared::queue::EntryRef;
 use shared::queue::inbox::{Reader, Received};
 use shared::service::backoff::Backoff;
 use shared::service::telemetry::traces::Span;
@@ -43,7 +44,11 @@ async fn read_inbox(worker: &Arc<Worker>, id: WorkerId) {
 }
 
 fn accept(worker: &Arc<Worker>, id: WorkerId, seen: &mut SeenJobs, received: Received) {
-    let Received { entry, frame } = received;
+    let Received {
+        entry,
+        frame,
+        returned_before,
+    } = received;
     worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {
         Ok(JobFrame { api, jobs, .. }) => {
@@ -54,7 +59,10 @@ fn accept(worker: &Arc<Worker>, id: WorkerId, seen: &mut SeenJobs, received: Rec
             let mut is_new = seen.of(api);
             let deliveries = worker.settler.deliveries(id, entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
-                if !is_new(envelope.id) {
+                if returned_before {
+                    // Redis has lost that the job was settled, and perhaps its reply.
+                    delivery.lose();
+                } else if !is_new(envelope.id) {
                     worker.metrics.duplicates.increment(1);
                     tracing::debug!(job = envelope.id.0, "duplicate job dropped");
                     delivery.acknowledge();
@@ -72,7 +80,7 @@ fn accept(worker: &Arc<Worker>, id: WorkerId, seen: &mut SeenJobs, received: Rec
             }
         }
         Err(error) => {
-            tracing::error!(%error, entry, bytes = frame.len(), "unreadable frame");
+            tracing::error!(%error, %entry, bytes = frame.len(), "unreadable frame");
             let task = move_to_dead_letters(worker.clone(), id, entry, frame, error.to_string());
             worker.life.spawn("dead letter", task);
         }
@@ -84,7 +92,7 @@ fn accept(worker: &Arc<Worker>, id: WorkerId, seen: &mut SeenJobs, received: Rec
 async fn move_to_dead_letters(
     worker: Arc<Worker>,
     id: WorkerId,
-    entry: String,
+    entry: EntryRef,
     frame: Vec<u8>,
     reason: String,
 ) {
@@ -95,7 +103,7 @@ async fn move_to_dead_letters(
         .record_unreadable(&inbox, &frame, &reason)
         .await
     {
-        tracing::warn!(%error, entry, "dead letter not recorded yet");
+        tracing::warn!(%error, %entry, "dead letter not recorded yet");
         tokio::select! {
             () = backoff.wait() => {}
             () = worker.life.stopping() => return,

@@ -1,8 +1,8 @@
 //! Replies to jobs and acknowledges them. Both together is called *settling* a job.
 //!
-//! The replies are sent first. Then the inbox entries whose jobs are all answered are acknowledged,
-//! which removes them from the inbox. If the worker dies in between, the entries stay pending: they
-//! are the recovery record of the jobs that it was given.
+//! One transaction sends the replies and acknowledges the inbox entries whose jobs are all
+//! answered, which removes them from the inbox. Until then the entries stay pending: they are the
+//! recovery record of the jobs that the worker was given.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use shared::protocol::frame::{Item, Reply, encode_item, has_room, pack_replies};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
-use shared::protocol::reply::{Failure, Output};
-use shared::queue::Queue;
+use shared::protocol::reply::{Failure, FailureCode, Output};
+use shared::queue::{EntryRef, Queue};
 use shared::service::backoff::Backoff;
 use shared::service::batch::join_batch;
 use shared::service::lifecycle::Lifecycle;
@@ -30,16 +30,17 @@ const BATCH: usize = 1024;
 struct Entry {
     /// The worker id whose inbox it is in.
     worker: WorkerId,
-    id: String,
+    reference: EntryRef,
     unsettled: AtomicUsize,
 }
 
-/// One job that must be settled, which consumes this value. If it is dropped unsettled, its inbox
-/// entry stays pending.
+/// One job that must be settled, which consumes this value. If it is dropped unsettled, for example
+/// by a panic, its api is told that it may have been started.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     settler: Settler,
-    entry: Arc<Entry>,
+    /// None once the job is settled.
+    entry: Option<Arc<Entry>>,
     api: Option<ApiId>,
     id: JobId,
     /// When the caller stops waiting, in milliseconds by the clock of Redis.
@@ -88,6 +89,10 @@ impl Delivery {
 
     /// Replies to the job and acknowledges it.
     pub(crate) fn settle(mut self, outcome: Result<Output, Failure>, info: RunInfo) {
+        self.reply(outcome, info);
+    }
+
+    fn reply(&mut self, outcome: Result<Output, Failure>, info: RunInfo) {
         info.record(&mut self.span, &outcome);
         let reply = self.api.map(|api| {
             let ran_us = info
@@ -101,10 +106,13 @@ impl Delivery {
             };
             (api, encode_item(&reply))
         });
-        self.settler.send(Settled {
-            entry: self.entry,
-            reply,
-        });
+        self.finish(reply);
+    }
+
+    fn finish(&mut self, reply: Option<(ApiId, Item)>) {
+        if let Some(entry) = self.entry.take() {
+            self.settler.send(Settled { entry, reply });
+        }
     }
 
     /// Settles the job with a failure that happened before it started.
@@ -118,11 +126,28 @@ impl Delivery {
     }
 
     /// Acknowledges a job without a reply: the caller has left, or another delivery answers.
-    pub(crate) fn acknowledge(self) {
-        self.settler.send(Settled {
-            entry: self.entry,
-            reply: None,
-        });
+    pub(crate) fn acknowledge(mut self) {
+        self.finish(None);
+    }
+
+    /// Settles a job that may have been started, although nobody knows its outcome.
+    pub(crate) fn lose(mut self) {
+        self.reply_lost();
+    }
+
+    fn reply_lost(&mut self) {
+        let message = "The worker lost the job. It may have been started";
+        let failure = Failure::started(FailureCode::WorkerLost, message);
+        self.reply(Err(failure), RunInfo::default());
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if self.entry.is_some() {
+            tracing::warn!(job = self.id.0, "job dropped without a reply");
+            self.reply_lost();
+        }
     }
 }
 
@@ -159,20 +184,20 @@ impl Settler {
     pub(crate) fn deliveries(
         &self,
         worker: WorkerId,
-        entry: String,
+        entry: EntryRef,
         api: Option<ApiId>,
         jobs: impl ExactSizeIterator<Item = (JobId, u64)>,
     ) -> impl Iterator<Item = Delivery> {
         let entry = Arc::new(Entry {
             worker,
-            id: entry,
+            reference: entry,
             unsettled: AtomicUsize::new(jobs.len()),
         });
         let settler = self.clone();
         let received = Instant::now();
         jobs.map(move |(id, deadline)| Delivery {
             settler: settler.clone(),
-            entry: entry.clone(),
+            entry: Some(entry.clone()),
             api,
             id,
             deadline,
@@ -182,10 +207,10 @@ impl Settler {
     }
 
     /// Acknowledges an entry without jobs.
-    pub(crate) fn acknowledge(&self, worker: WorkerId, entry: String) {
+    pub(crate) fn acknowledge(&self, worker: WorkerId, entry: EntryRef) {
         let entry = Arc::new(Entry {
             worker,
-            id: entry,
+            reference: entry,
             unsettled: AtomicUsize::new(1),
         });
         self.send(Settled { entry, reply: None });
@@ -239,7 +264,7 @@ impl SettleTask {
 fn pack(
     worker: WorkerId,
     batch: impl Iterator<Item = Settled>,
-) -> (Vec<(ApiId, Vec<u8>)>, Vec<String>) {
+) -> (Vec<(ApiId, Vec<u8>)>, Vec<EntryRef>) {
     let mut by_api: HashMap<ApiId, Vec<Item>> = HashMap::new();
     let mut entries = Vec::new();
     for Settled { entry, reply } in batch {
@@ -247,7 +272,7 @@ fn pack(
             by_api.entry(api).or_default().push(item);
         }
         if entry.unsettled.fetch_sub(1, Ordering::Relaxed) == 1 && entry.worker == worker {
-            entries.push(entry.id.clone());
+            entries.push(entry.reference.clone());
         }
     }
     let mut frames = Vec::new();
@@ -274,4 +299,66 @@ fn frame_length(items: &[Item]) -> usize {
             fits
         })
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A settler whose outcomes are collected instead of sent.
+    fn settler() -> (Settler, mpsc::UnboundedReceiver<Settled>) {
+        let (settled, outcomes) = mpsc::unbounded_channel();
+        (Settler { settled }, outcomes)
+    }
+
+    fn delivery(settler: &Settler) -> Delivery {
+        let jobs = [(JobId(7), 0)].into_iter();
+        let mut deliveries = settler.deliveries(
+            WorkerId::random(),
+            EntryRef::from("1-0"),
+            Some(ApiId::random()),
+            jobs,
+        );
+        deliveries.next().expect("there is one job")
+    }
+
+    #[test]
+    fn a_dropped_job_is_answered_as_possibly_started() {
+        let (settler, mut outcomes) = settler();
+        drop(delivery(&settler));
+        let settled = outcomes.try_recv().unwrap();
+        let (_, reply) = settled.reply.unwrap();
+        let reply: serde_json::Value = serde_json::from_slice(&reply).unwrap();
+        assert!(reply.to_string().contains("worker_lost"), "{reply}");
+        assert!(reply.to_string().contains(r#""started":true"#), "{reply}");
+    }
+
+    #[test]
+    fn a_job_is_settled_once() {
+        let (settler, mut outcomes) = settler();
+        delivery(&settler).settle(Ok(Output::Done), RunInfo::default());
+        assert!(outcomes.try_recv().unwrap().reply.is_some());
+        delivery(&settler).acknowledge();
+        assert!(outcomes.try_recv().unwrap().reply.is_none());
+        assert!(outcomes.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_entry_is_in_hand_until_all_of_its_jobs_are_settled() {
+        let (settler, mut outcomes) = settler();
+        let jobs = [(JobId(1), 0), (JobId(2), 0)].into_iter();
+        let entry = EntryRef::from("1-0");
+        let in_hand = entry.downgrade();
+        let deliveries: Vec<_> = settler
+            .deliveries(WorkerId::random(), entry, None, jobs)
+            .collect();
+        for delivery in deliveries {
+            delivery.acknowledge();
+        }
+        assert!(in_hand.upgrade().is_some());
+        drop(outcomes.try_recv());
+        assert!(in_hand.upgrade().is_some(), "one job is not settled");
+        drop(outcomes.try_recv());
+        assert!(in_hand.upgrade().is_none());
+    }
 }

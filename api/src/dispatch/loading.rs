@@ -12,7 +12,7 @@ use shared::queue::timing::REPLY_SLACK;
 use shared::service::backoff::Backoff;
 
 use super::attempt::AttemptOutcome;
-use super::{Dispatcher, Ticket};
+use super::{Dispatcher, Sent, Ticket};
 use crate::error::ApiError;
 use crate::reply_router::WaitOutcome;
 
@@ -122,7 +122,10 @@ impl Dispatcher {
         let ticket = tickets(Job::Load(load.clone()));
         let deadline = ticket.deadline;
         let loading = Box::pin(self.retry_load(&load, executable, &ticket));
-        self.with_deadline(deadline, loading).await
+        // A load that hangs may have been placed.
+        let sent = Sent::default();
+        sent.set(true);
+        self.with_deadline(deadline, &sent, loading).await
     }
 
     /// Repeats attempts to load one replica until one is answered or the deadline passes.

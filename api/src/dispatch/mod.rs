@@ -10,6 +10,7 @@ mod loading;
 mod route_cache;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -23,6 +24,7 @@ use shared::service::backoff::Backoff;
 
 use self::attempt::AttemptOutcome;
 use self::route_cache::{Assignment, Destination, RouteCache};
+use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
 use crate::metrics::DispatchMetrics;
@@ -45,6 +47,10 @@ pub(crate) struct Ticket {
     pub(crate) trace: Option<String>,
 }
 
+/// Whether a job may be at a worker.
+#[derive(Debug, Default)]
+struct Sent(AtomicBool);
+
 /// Sends jobs to workers and awaits their replies.
 pub(crate) struct Dispatcher {
     queue: Queue,
@@ -52,6 +58,7 @@ pub(crate) struct Dispatcher {
     waiters: Arc<Waiters>,
     routes: RouteCache,
     inboxes: Arc<Inboxes>,
+    breaker: Breaker,
     metrics: DispatchMetrics,
 }
 
@@ -62,6 +69,7 @@ pub(crate) struct DispatcherParts {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) inboxes: Arc<Inboxes>,
     pub(crate) farm: Farm,
+    pub(crate) breaker: Breaker,
     pub(crate) metrics: DispatchMetrics,
 }
 
@@ -80,6 +88,7 @@ impl Dispatcher {
             waiters,
             inboxes,
             farm,
+            breaker,
             metrics,
         } = parts;
         Self {
@@ -88,6 +97,7 @@ impl Dispatcher {
             api,
             waiters,
             inboxes,
+            breaker,
             metrics,
         }
     }
@@ -112,9 +122,13 @@ impl Dispatcher {
                 .boxed()
                 .await;
         }
-        let deadline = ticket.deadline;
-        self.with_deadline(deadline, self.retry_loop(contract, &mut ticket))
-            .await
+        let (deadline, sent) = (ticket.deadline, Sent::default());
+        self.with_deadline(
+            deadline,
+            &sent,
+            self.retry_loop(contract, &mut ticket, &sent),
+        )
+        .await
     }
 
     /// As [`Self::call`], with the argument stored in Redis meanwhile.
@@ -123,12 +137,12 @@ impl Dispatcher {
         contract: &ContractAddress,
         mut ticket: Ticket,
     ) -> Result<Reply, ApiError> {
-        let (deadline, mut stored) = (ticket.deadline, None);
+        let (deadline, sent, mut stored) = (ticket.deadline, Sent::default(), None);
         let running = async {
             stored = self.store_argument(&mut ticket).await?;
-            self.retry_loop(contract, &mut ticket).await
+            self.retry_loop(contract, &mut ticket, &sent).await
         };
-        let reply = self.with_deadline(deadline, running).await;
+        let reply = self.with_deadline(deadline, &sent, running).await;
         if let Some(name) = stored {
             let removing = self.queue.remove_body(&name);
             if !matches!(
@@ -148,11 +162,12 @@ impl Dispatcher {
     fn with_deadline<T>(
         &self,
         deadline: u64,
+        sent: &Sent,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> impl Future<Output = Result<T, ApiError>> {
         let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
         tokio::time::timeout(patience, work)
-            .map(|ended| ended.unwrap_or_else(|_| Err(ApiError::no_reply())))
+            .map(|ended| ended.unwrap_or_else(|_| Err(no_reply(sent.get(), self.breaker.state()))))
     }
 
     /// Repeats attempts until one is answered or no time is left for another.
@@ -160,6 +175,7 @@ impl Dispatcher {
         &self,
         contract: &ContractAddress,
         ticket: &mut Ticket,
+        sent: &Sent,
     ) -> Result<Reply, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
         let mut last_error = ApiError::no_owner();
@@ -172,10 +188,11 @@ impl Dispatcher {
                     if !lost.allow(&ticket.job, owner) {
                         break Err(ApiError::OutcomeUnknown);
                     }
+                    sent.set(true);
                     let outcome = self.attempt(owner.worker, ticket, number).await;
                     match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
                         Ok(AttemptOutcome::Answered(reply)) => break Ok(reply),
-                        Ok(AttemptOutcome::NotStarted) => {}
+                        Ok(AttemptOutcome::NotStarted) => sent.set(lost.count > 0),
                         Ok(AttemptOutcome::MaybeStarted) => {
                             lost.add(owner.worker);
                             if !lost.may_repeat(&ticket.job, owner) {
@@ -268,6 +285,26 @@ impl LostAttempts {
     }
 }
 
+impl Sent {
+    fn set(&self, sent: bool) {
+        self.0.store(sent, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The error of a request that got no answer before its deadline. If Redis is the reason, the error
+/// says so: the contract is not to blame.
+fn no_reply(sent: bool, queue: QueueState) -> ApiError {
+    match (sent, queue) {
+        (false, _) => ApiError::queue_unavailable(),
+        (true, QueueState::Unavailable) => ApiError::Ambiguous,
+        (true, QueueState::Available | QueueState::LowMemory) => ApiError::no_reply(),
+    }
+}
+
 fn is_call(job: &Job) -> bool {
     matches!(job, Job::Execute(_))
 }
@@ -284,5 +321,26 @@ fn never_started(ended: &Result<Reply, ApiError>) -> bool {
     match ended {
         Ok(reply) => matches!(&reply.outcome, Err(failure) if !failure.started),
         Err(error) => error.never_started(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
+        let unsent = no_reply(false, QueueState::Available);
+        assert_eq!(
+            (unsent.code(), unsent.never_started()),
+            ("queue_unavailable", true)
+        );
+        let sent = no_reply(true, QueueState::Unavailable);
+        assert_eq!(
+            (sent.code(), sent.never_started()),
+            ("queue_unavailable", false)
+        );
+        let unanswered = no_reply(true, QueueState::Available);
+        assert_eq!(unanswered.code(), "execution_timeout");
     }
 }

@@ -99,7 +99,8 @@ pub enum FailureCode {
     NoCapacity,
     /// The sandbox cannot be started at present.
     SandboxUnavailable,
-    /// The executable is not in the blob store. The api stores it and tries again.
+    /// The executable is not in the blob store: the api stores it and tries again. Or the stored
+    /// argument of a call is gone before the call's deadline, because Redis has lost data.
     ExecutableMissing,
     /// The worker does not support the version of the frame.
     UnsupportedVersion,

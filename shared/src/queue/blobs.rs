@@ -63,7 +63,9 @@ impl Queue {
         let (key, sent) = (self.keys().blob(digest), self.keys().incoming_blob(digest));
         let mut connection = self.pooled().await?;
         for piece in executable.chunks(PIECE) {
+            // A transaction: a piece without an expiry would stay for ever.
             redis::pipe()
+                .atomic()
                 .rpush(&sent, piece)
                 .cmd("EXPIRE")
                 .arg(&sent)
@@ -72,6 +74,7 @@ impl Queue {
                 .await?;
         }
         redis::pipe()
+            .atomic()
             .cmd("RENAMENX")
             .arg(&sent)
             .arg(&key)

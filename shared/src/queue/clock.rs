@@ -1,13 +1,17 @@
 //! The clock of Redis. Deadlines are compared across machines, so every process uses this one
 //! clock.
+//!
+//! Between two readings this machine's [`Moment`] counts on: unlike the time of day, nobody sets it,
+//! and unlike `Instant`, it does not stand still while the machine is paused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::QueueError;
+use crate::service::moment::Moment;
 
-/// The time of Redis, stored as an offset to this machine's clock. Cheap to clone.
+/// The time of Redis, stored as an offset to the time since this machine was started. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     offset_ms: Arc<AtomicI64>,
@@ -53,10 +57,7 @@ impl Clock {
 }
 
 fn host_ms() -> u64 {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(Moment::now().since_boot().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use super::keys::Keys;
 use super::shared_connection::{SharedConnection, SharedHandle};
 use super::timing::{
     BLOCKING_RESPONSE_TIMEOUT, CONNECT_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
-    RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT, SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
+    PATIENT_RESPONSE_TIMEOUT, RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT,
+    SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
 };
 use crate::service::backoff::Backoff;
 use crate::service::telemetry::metrics::Registry;
@@ -69,14 +70,7 @@ impl Queue {
             .set_tcp_settings(tcp);
         let client = Client::open(info.clone())?;
         let shared = SharedConnection::connect(client.clone(), shared_config()).await?;
-        let pool = Pool::builder(Manager::new(info)?)
-            .max_size(POOL_SIZE)
-            .runtime(Runtime::Tokio1)
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .wait_timeout(Some(RESPONSE_TIMEOUT))
-            .recycle_timeout(Some(RESPONSE_TIMEOUT))
-            .build()
-            .expect("a pool with timeouts has a runtime");
+        let pool = patient_pool(Manager::new_with_config(info, patient_config())?);
         let queue = Self {
             client,
             shared,
@@ -187,4 +181,22 @@ fn shared_config() -> ConnectionManagerConfig {
         .set_max_delay(SHARED_RECONNECT_LONGEST)
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
+}
+
+/// The library's own limit for an answer is 500 ms, less than the frequent commands get.
+fn patient_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(PATIENT_RESPONSE_TIMEOUT))
+}
+
+fn patient_pool(manager: Manager) -> Pool {
+    Pool::builder(manager)
+        .max_size(POOL_SIZE)
+        .runtime(Runtime::Tokio1)
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .wait_timeout(Some(RESPONSE_TIMEOUT))
+        .recycle_timeout(Some(RESPONSE_TIMEOUT))
+        .build()
+        .expect("a pool with timeouts has a runtime")
 }

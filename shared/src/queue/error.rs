@@ -22,7 +22,7 @@ impl QueueError {
     /// or could not be reached at all.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self {
-            Self::Redis(error) => error.code().is_none() && !error.is_connection_refusal(),
+            Self::Redis(error) => !is_refusal(error) && !error.is_connection_refusal(),
             Self::Pool(_) | Self::Settings(_) => false,
             Self::Unexpected(_) => true,
         }
@@ -32,4 +32,12 @@ impl QueueError {
     pub fn is_no_group(&self) -> bool {
         matches!(self, Self::Redis(error) if error.code() == Some("NOGROUP"))
     }
+}
+
+/// Whether Redis answered that it did not carry out the command. In a pipeline the first command
+/// counts: it is the one that changes something.
+fn is_refusal(error: &redis::RedisError) -> bool {
+    let refused = error.clone().into_server_errors();
+    let is_first = |errors: &[(usize, _)]| errors.iter().any(|(index, _)| *index == 0);
+    error.code().is_some() || refused.is_some_and(|errors| is_first(&errors))
 }

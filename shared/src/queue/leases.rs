@@ -365,8 +365,10 @@ impl Queue {
             return Ok(true);
         }
         // XGROUP CREATE is the only command that creates an empty stream. Workers append with
-        // NOMKSTREAM, so the stream must exist.
+        // NOMKSTREAM, so the stream must exist. A stream without an expiry would stay for ever, so
+        // this is a transaction.
         redis::pipe()
+            .atomic()
             .cmd("XGROUP")
             .arg(&["CREATE", &replies, GROUP, "0", "MKSTREAM"])
             .ignore()

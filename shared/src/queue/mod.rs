@@ -14,9 +14,12 @@
 //!    gone. The api then looks up the owner again.
 //! 2. The worker reads the frame: `XREADGROUP .. >`. From now on the entry is *pending*, which
 //!    proves that its jobs may have been started.
-//! 3. The worker appends a frame of replies to the **reply stream** of the api ([`replies`]). Then
-//!    it acknowledges (`XACK`, `XDEL`) the entries whose jobs all have replies.
+//! 3. The worker appends a frame of replies to the **reply stream** of the api ([`replies`]). The
+//!    same transaction acknowledges (`XACK`, `XDEL`) the entries whose jobs all have replies.
 //! 4. The api reads its reply stream and trims what it has read.
+//!
+//! Redis may deliver an entry to a connection that is dead. So on each new connection a worker
+//! lists its pending entries again, and takes those that it does not have in hand (`in_hand.rs`).
 //!
 //! Both directions batch without a timer: while one frame is in flight, the next one fills.
 //!
@@ -98,6 +101,7 @@ pub mod dead_letters;
 mod error;
 pub mod failover;
 pub mod farm;
+mod in_hand;
 pub mod inbox;
 pub mod keys;
 pub mod leases;
@@ -114,4 +118,5 @@ pub mod timing;
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 pub use connection::Queue;
 pub use error::QueueError;
+pub use in_hand::{CatchUpRequest, EntryRef};
 pub use redis_info::Memory;

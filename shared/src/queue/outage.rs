@@ -4,21 +4,20 @@
 //! some leases have lapsed although their workers live. They count only after the workers had the
 //! time to renew them.
 
-use tokio::time::Instant;
-
 use super::timing::{LEASE, OUTAGE_AFTER};
+use crate::service::moment::Moment;
 
 /// Tracks whether Redis has answered this process without a pause.
 #[derive(Debug)]
 pub(super) struct OutageDetector {
-    last_response: Instant,
+    last_response: Moment,
     /// When Redis answered again after an outage.
-    recovered: Option<Instant>,
+    recovered: Option<Moment>,
 }
 
 impl OutageDetector {
     /// Starts with a first response of Redis at `now`.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Moment) -> Self {
         Self {
             last_response: now,
             recovered: None,
@@ -26,7 +25,7 @@ impl OutageDetector {
     }
 
     /// Records that Redis has answered.
-    pub(super) fn record_response(&mut self, now: Instant) {
+    pub(super) fn record_response(&mut self, now: Moment) {
         if now - self.last_response > OUTAGE_AFTER {
             self.recovered = Some(now);
         }
@@ -34,7 +33,7 @@ impl OutageDetector {
     }
 
     /// Whether the last outage ended less than a lease ago. Then no worker may be declared dead.
-    pub(super) fn is_recovering(&self, now: Instant) -> bool {
+    pub(super) fn is_recovering(&self, now: Moment) -> bool {
         self.recovered.is_some_and(|moment| now - moment < LEASE)
     }
 }
@@ -47,7 +46,7 @@ mod tests {
 
     #[test]
     fn after_an_outage_workers_have_the_time_of_a_lease_to_renew() {
-        let mut now = Instant::now();
+        let mut now = Moment::now();
         let mut outages = OutageDetector::new(now);
         now += OUTAGE_AFTER;
         outages.record_response(now);

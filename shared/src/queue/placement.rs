@@ -1,13 +1,16 @@
 //! Placement: loads of contracts without an owner. One stream per engine, read by every worker that
 //! has room.
 
+use redis::Script;
 use redis::aio::MultiplexedConnection;
-use redis::{Script, Value};
 
 use super::counts::Observed;
-use super::stream::{Entry, is_busy_group, parse_autoclaim, parse_read, read_range};
+use super::in_hand::{CatchUp, InHand, Pending};
+use super::stream::{
+    Entry, PendingEntries, is_busy_group, parse_pending, parse_range, read_range, remove_deleted,
+};
 use super::timing::{ABANDONED_LOAD, PLACEMENT_BLOCK, millis};
-use super::{Queue, QueueError};
+use super::{CatchUpRequest, EntryRef, Queue, QueueError};
 use crate::protocol::frame::{Envelope, encode_item, pack_jobs};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::protocol::job::EngineKind;
@@ -37,7 +40,12 @@ impl Queue {
 
     /// Acknowledges and removes a load that is done. Both happen in one transaction: an entry that
     /// was only acknowledged would stay for ever.
-    pub async fn settle_load(&self, engine: EngineKind, entry: &str) -> Result<(), QueueError> {
+    pub async fn settle_load(
+        &self,
+        engine: EngineKind,
+        entry: &EntryRef,
+    ) -> Result<(), QueueError> {
+        let entry = entry.id();
         let stream = self.keys().placement(engine);
         redis::pipe()
             .atomic()
@@ -138,31 +146,45 @@ impl Queue {
 #[derive(Debug)]
 pub struct Reader {
     queue: Queue,
+    stream: String,
     engine: EngineKind,
     worker: WorkerId,
     connection: Option<Observed<MultiplexedConnection>>,
+    in_hand: InHand,
+    catch_up: CatchUp,
     backoff: Backoff,
 }
 
 /// A load that was read. It stays pending until it is [settled](Queue::settle_load).
 #[derive(Debug)]
 pub struct Received {
-    /// The id of the entry, to settle it.
-    pub entry: String,
+    /// The entry, to settle it. It is not returned again while this value or a clone exists.
+    pub entry: EntryRef,
     /// The frame, undecoded.
     pub frame: Vec<u8>,
+    /// The entry was returned before, but is neither in hand nor settled. Its load may have been
+    /// carried out, and its reply may be lost.
+    pub returned_before: bool,
 }
 
 impl Reader {
     /// Reads loads for `engine` on behalf of `worker`.
     pub fn new(queue: Queue, engine: EngineKind, worker: WorkerId) -> Self {
         Self {
+            stream: queue.keys().placement(engine),
             queue,
             engine,
             worker,
             connection: None,
+            in_hand: InHand::default(),
+            catch_up: CatchUp::default(),
             backoff: Backoff::redis(),
         }
+    }
+
+    /// Asks this reader to inspect its pending entries again.
+    pub fn catch_up_requests(&self) -> CatchUpRequest {
+        self.catch_up.requests()
     }
 
     /// Waits up to half a second for one load.
@@ -187,51 +209,109 @@ impl Reader {
     }
 
     async fn try_read(&mut self) -> Result<Option<Received>, QueueError> {
-        let stream = self.queue.keys().placement(self.engine);
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(join(&self.queue, &stream).await?),
+        let mut connection = if let Some(connection) = self.connection.take() {
+            connection
+        } else {
+            let connection = join(&self.queue, &self.stream).await?;
+            self.catch_up.connected(&mut self.in_hand);
+            connection
         };
-        let reply: Value = redis::cmd("XREADGROUP")
-            .arg(&[
-                "GROUP",
-                WORKERS,
-                &self.worker.to_string(),
-                "COUNT",
-                "1",
-                "BLOCK",
-            ])
+        let received = self.read_from(&mut connection).await?;
+        self.connection = Some(connection);
+        Ok(received)
+    }
+
+    async fn read_from(
+        &mut self,
+        connection: &mut Observed<MultiplexedConnection>,
+    ) -> Result<Option<Received>, QueueError> {
+        while let Some(from) = self.catch_up.position() {
+            let in_hand = self.in_hand.now();
+            let mut pending = self.read_group(connection, &from.to_string()).await?;
+            remove_deleted(connection, &self.stream, WORKERS, &pending.deleted).await?;
+            self.catch_up.listed(pending.last, &mut self.in_hand);
+            let Some(entry) = pending.entries.pop() else {
+                continue;
+            };
+            match self.in_hand.take_pending(&entry.id, &in_hand) {
+                Pending::InHand => {}
+                Pending::New(reference) => return Ok(Some(received(reference, entry, false))),
+                Pending::ReturnedBefore(reference) => {
+                    return Ok(Some(received(reference, entry, true)));
+                }
+            }
+        }
+        let delivered = match self.read_group(connection, ">").await?.entries.pop() {
+            None => self.take_abandoned(connection).await?,
+            delivered => delivered,
+        };
+        Ok(delivered.and_then(|entry| {
+            let reference = self.in_hand.take_delivered(&entry.id)?;
+            Some(received(reference, entry, false))
+        }))
+    }
+
+    async fn read_group(
+        &self,
+        connection: &mut Observed<MultiplexedConnection>,
+        from: &str,
+    ) -> Result<PendingEntries, QueueError> {
+        let reply = redis::cmd("XREADGROUP")
+            .arg(&["GROUP", WORKERS, &self.worker.to_string()])
+            .arg(&["COUNT", "1", "BLOCK"])
             .arg(millis(PLACEMENT_BLOCK))
-            .arg(&["STREAMS", &stream, ">"])
+            .arg(&["STREAMS", &self.stream, from])
             .query_async(connection)
             .await?;
-        if let Some(entry) = parse_read(reply)?.pop() {
-            return Ok(Some(Received {
-                entry: entry.id,
-                frame: entry.body,
-            }));
+        parse_pending(reply)
+    }
+
+    /// Takes over a load that another worker received, did not settle, and cannot settle any more:
+    /// the worker is gone. Usually a reaper has handed on such loads. A load of a worker that lives
+    /// is never taken, however old it is.
+    async fn take_abandoned(
+        &self,
+        connection: &mut Observed<MultiplexedConnection>,
+    ) -> Result<Option<Entry>, QueueError> {
+        let (keys, stream) = (self.queue.keys(), &self.stream);
+        let old: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
+            .arg(&[stream, WORKERS, "IDLE"])
+            .arg(millis(ABANDONED_LOAD))
+            .arg(&["-", "+"])
+            .arg(PENDING_LIMIT)
+            .query_async(connection)
+            .await?;
+        for (id, consumer, ..) in old {
+            let Ok(owner) = consumer.parse::<WorkerId>() else {
+                continue;
+            };
+            let exists: u64 = redis::cmd("EXISTS")
+                .arg(&[keys.lease(owner), keys.inbox(owner)])
+                .query_async(connection)
+                .await?;
+            if exists > 0 || owner == self.worker {
+                continue;
+            }
+            let claimed = redis::cmd("XCLAIM")
+                .arg(&[stream, WORKERS, &self.worker.to_string()])
+                .arg(millis(ABANDONED_LOAD))
+                .arg(&id)
+                .query_async(connection)
+                .await?;
+            if let Some(entry) = parse_range(claimed)?.pop() {
+                return Ok(Some(entry));
+            }
         }
-        take_abandoned(connection, &stream, self.worker).await
+        Ok(None)
     }
 }
 
-/// Takes over a load that another worker received and did not settle, because it died or failed.
-async fn take_abandoned(
-    connection: &mut Observed<MultiplexedConnection>,
-    stream: &str,
-    worker: WorkerId,
-) -> Result<Option<Received>, QueueError> {
-    let reply = redis::cmd("XAUTOCLAIM")
-        .arg(&[stream, WORKERS, &worker.to_string()])
-        .arg(millis(ABANDONED_LOAD))
-        .arg(&["0", "COUNT", "1"])
-        .query_async(connection)
-        .await?;
-    let entry = parse_autoclaim(reply)?.pop();
-    Ok(entry.map(|Entry { id, body }| Received {
-        entry: id,
-        frame: body,
-    }))
+fn received(reference: EntryRef, entry: Entry, returned_before: bool) -> Received {
+    Received {
+        entry: reference,
+        frame: entry.body,
+        returned_before,
+    }
 }
 
 /// Connects, and creates the consumer group if it does not exist yet.

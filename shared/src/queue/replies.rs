@@ -4,20 +4,25 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::counts::Observed;
-use super::stream::{GROUP, parse_read};
+use super::stream::{EntryId, GROUP, parse_read};
 use super::timing::{BLOCK, millis};
-use super::{Queue, QueueError};
+use super::{EntryRef, Queue, QueueError};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::service::backoff::Backoff;
 
 /// The approximate limit of entries in a reply stream. An api that reads at all stays far below it.
 const MAX_LENGTH: usize = 20_000;
 
+/// The position before the first entry of a stream.
+const START: &str = "0-0";
+
 /// Entries that an api reads at once.
 const READ_COUNT: usize = 256;
 
 impl Queue {
-    /// Appends frames of replies, then acknowledges inbox entries of `worker`, in one round trip.
+    /// Appends frames of replies and acknowledges inbox entries of `worker`, in one round trip and
+    /// one transaction. If Redis refuses a reply, for example at maxmemory, no entry is
+    /// acknowledged: an entry is the recovery record of its jobs until their replies are stored.
     ///
     /// Repeating it after an error is safe: an api drops a second reply to the same job. Redis
     /// drops a reply to an api that is gone.
@@ -25,12 +30,15 @@ impl Queue {
         &self,
         worker: WorkerId,
         replies: &[(ApiId, Vec<u8>)],
-        acknowledge: &[String],
+        acknowledge: &[EntryRef],
     ) -> Result<(), QueueError> {
         if replies.is_empty() && acknowledge.is_empty() {
             return Ok(());
         }
         let mut pipe = redis::pipe();
+        if !replies.is_empty() && !acknowledge.is_empty() {
+            pipe.atomic();
+        }
         for (api, frame) in replies {
             pipe.cmd("XADD")
                 .arg(self.keys().replies(*api))
@@ -42,12 +50,9 @@ impl Queue {
         }
         if !acknowledge.is_empty() {
             let inbox = self.keys().inbox(worker);
-            pipe.cmd("XACK")
-                .arg(&inbox)
-                .arg(GROUP)
-                .arg(acknowledge)
-                .ignore();
-            pipe.cmd("XDEL").arg(&inbox).arg(acknowledge).ignore();
+            let ids: Vec<_> = acknowledge.iter().map(EntryRef::id).collect();
+            pipe.cmd("XACK").arg(&inbox).arg(GROUP).arg(&ids).ignore();
+            pipe.cmd("XDEL").arg(&inbox).arg(&ids).ignore();
         }
         Ok(pipe.query_async(&mut self.shared()).await?)
     }
@@ -69,6 +74,8 @@ pub struct Reader {
     stream: String,
     connection: Option<Observed<MultiplexedConnection>>,
     last: String,
+    /// Whether the stream may have been lost and created again since the last read.
+    may_be_new: bool,
     backoff: Backoff,
 }
 
@@ -80,7 +87,8 @@ impl Reader {
             queue,
             stream,
             connection: None,
-            last: "0-0".to_owned(),
+            last: START.to_owned(),
+            may_be_new: false,
             backoff: Backoff::redis(),
         }
     }
@@ -88,7 +96,7 @@ impl Reader {
     /// Waits up to two seconds for frames. The result is empty if none came.
     ///
     /// After an error of Redis it logs the error and waits before it returns. No reply is lost,
-    /// because reading continues at the same position.
+    /// because reading continues at the same position, or at the start of a new stream.
     pub async fn read(&mut self) -> Vec<Vec<u8>> {
         match self.try_read().await {
             Ok(frames) => {
@@ -117,8 +125,18 @@ impl Reader {
     async fn try_read(&mut self) -> Result<Vec<Vec<u8>>, QueueError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(self.queue.blocking().await?),
+            none => {
+                self.may_be_new = true;
+                none.insert(self.queue.blocking().await?)
+            }
         };
+        if self.may_be_new && self.last != START {
+            if is_behind(connection, &self.stream, &self.last).await? {
+                tracing::warn!("reply stream was created again; reading it from its start");
+                START.clone_into(&mut self.last);
+            }
+            self.may_be_new = false;
+        }
         let reply: Value = redis::cmd("XREAD")
             .arg("COUNT")
             .arg(READ_COUNT)
@@ -128,9 +146,35 @@ impl Reader {
             .query_async(connection)
             .await?;
         let entries = parse_read(reply)?;
-        if let Some(entry) = entries.last() {
-            self.last.clone_from(&entry.id);
+        match entries.last() {
+            Some(entry) => self.last.clone_from(&entry.id),
+            None => self.may_be_new = true,
         }
         Ok(entries.into_iter().map(|entry| entry.body).collect())
     }
+}
+
+/// Whether a stream has never reached the entry `last`, or does not exist. Then Redis has lost it,
+/// and if its clock went back, new entries have lower ids than the ones that were read.
+async fn is_behind(
+    connection: &mut Observed<MultiplexedConnection>,
+    stream: &str,
+    last: &str,
+) -> Result<bool, QueueError> {
+    let info: Result<Value, _> = redis::cmd("XINFO")
+        .arg(&["STREAM", stream])
+        .query_async(connection)
+        .await;
+    let info = match info {
+        // There is no such key.
+        Err(error) if error.code() == Some("ERR") => return Ok(true),
+        info => info?,
+    };
+    let fields: std::collections::HashMap<String, Value> =
+        redis::from_redis_value(info).map_err(|error| QueueError::Unexpected(error.to_string()))?;
+    let generated = fields
+        .get("last-generated-id")
+        .and_then(|id| redis::from_redis_value_ref::<String>(id).ok())
+        .ok_or_else(|| QueueError::Unexpected("XINFO without last-generated-id".to_owned()))?;
+    Ok(EntryId::parse(&generated) < EntryId::parse(last))
 }

@@ -184,6 +184,12 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Redis answers in well under a millisecond. This limit is for an overloaded machine.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a patient command may take before it counts as failed: 3 s.
+///
+/// Applies to the pool: commands that are not part of every call, such as storing an executable of
+/// 50 MB or walking the key space. It is longer than [`RESPONSE_TIMEOUT`], because no call waits.
+pub const PATIENT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long a blocking read waits in Redis: 2 s.
 ///
 /// It is short, so that the read ends by itself when the process drains. (Dropping the future would
@@ -269,7 +275,8 @@ const _: () = assert!(ms(LEASE) + ms(REAP_INTERVAL) + ms(REAP_LOCK) < ms(API_KEY
 const _: () = assert!(ms(RESEND_FOR) + ms(VERDICT_WAIT) < ms(API_KEYS));
 
 // A clean-up that failed is tried again, and can report, before the api stops waiting for it.
-const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 + ms(RESPONSE_TIMEOUT) < ms(VERDICT_WAIT));
+const _: () =
+    assert!(ms(REAP_INTERVAL) * 12 / 10 + ms(PATIENT_RESPONSE_TIMEOUT) < ms(VERDICT_WAIT));
 
 // A worker still knows a job when the last attempt to send it arrives.
 const _: () =
@@ -283,6 +290,9 @@ const _: () = assert!(ms(REQUEST_OVERTIME) + ms(TIDY_WITHIN) < 1000);
 
 // A stored argument outlives every wait for its job, even between clocks that differ.
 const _: () = assert!(ms(REQUEST_OVERTIME) + ms(CLOCK_TOLERANCE) < ms(BODY_SLACK));
+
+// A patient command may take longer than one on the way of a call.
+const _: () = assert!(ms(RESPONSE_TIMEOUT) < ms(PATIENT_RESPONSE_TIMEOUT));
 
 // The answer to a blocking read is awaited longer than the read may block.
 const _: () = assert!(ms(BLOCK) < ms(BLOCKING_RESPONSE_TIMEOUT));

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod lifecycle;
+pub mod moment;
 pub mod probe;
 pub mod process;
 pub mod telemetry;

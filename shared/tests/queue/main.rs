@@ -5,7 +5,9 @@
 mod blobs;
 mod contracts;
 mod deaths;
+mod delivery;
 mod epochs;
+mod memory;
 mod ownership;
 mod redis;
 
@@ -22,7 +24,7 @@ use shared::protocol::reply::{FailureCode, Output};
 use shared::queue::inbox::{InboxObserver, Outgoing, Undelivered};
 use shared::queue::leases::WorkerInfo;
 use shared::queue::ownership::{LoadId, Outcome, Sandbox, Standing};
-use shared::queue::{Queue, inbox, placement, replies};
+use shared::queue::{EntryRef, Queue, inbox, placement, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;
 
@@ -130,7 +132,7 @@ async fn send(queue: &Queue, api: ApiId, worker: WorkerId, count: u64) -> Events
 }
 
 /// Reads an inbox until `count` jobs have arrived. Returns the jobs and their entries.
-async fn read(reader: &mut inbox::Reader, count: usize) -> (Vec<u64>, Vec<String>) {
+async fn read(reader: &mut inbox::Reader, count: usize) -> (Vec<u64>, Vec<EntryRef>) {
     let (mut jobs, mut entries) = (Vec::new(), Vec::new());
     while jobs.len() < count {
         for received in reader.read().await {
@@ -140,6 +142,29 @@ async fn read(reader: &mut inbox::Reader, count: usize) -> (Vec<u64>, Vec<String
         }
     }
     (jobs, entries)
+}
+
+/// A frame with one reply.
+fn reply_frame(worker: WorkerId, id: u64) -> Vec<u8> {
+    let reply = Reply {
+        id: JobId(id),
+        generation: None,
+        ran_us: None,
+        outcome: Ok(Output::Done),
+    };
+    pack_replies(worker, [encode_item(&reply)])
+}
+
+/// Reads a reply stream until `count` replies have arrived.
+async fn read_replies(reader: &mut replies::Reader, count: usize) -> Vec<u64> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        for frame in reader.read().await {
+            let replies = unpack_replies(&frame).unwrap().replies;
+            ids.extend(replies.iter().map(|reply| reply.id.0));
+        }
+    }
+    ids
 }
 
 #[tokio::test]
@@ -203,7 +228,7 @@ async fn a_new_connection_finds_a_lost_entry_after_many_pending_ones() {
         send(&queue, ApiId::random(), worker, 1).await;
     }
     let mut reader = inbox::Reader::new(queue.clone(), worker);
-    read(&mut reader, SLOW).await;
+    let (_, _in_hand) = read(&mut reader, SLOW).await;
     send(&queue, ApiId::random(), worker, 1).await;
     let inbox = queue.keys().inbox(worker);
     let lost = ["XREADGROUP", "GROUP", "g", "c", "STREAMS", &inbox, ">"];
@@ -255,33 +280,12 @@ async fn replies_reach_their_api_and_are_trimmed() {
     let queue = redis.queue().await;
     let (api, gone, worker) = (ApiId::random(), ApiId::random(), WorkerId::random());
     queue.api_heartbeat(api).await.unwrap();
-    let reply = |id| {
-        let outcome = Ok(Output::Done);
-        let reply = Reply {
-            id: JobId(id),
-            generation: None,
-            ran_us: None,
-            outcome,
-        };
-        pack_replies(worker, [encode_item(&reply)])
-    };
+    let reply = |id| reply_frame(worker, id);
     let frames = [(api, reply(1)), (gone, reply(2)), (api, reply(3))];
     queue.settle(worker, &frames, &[]).await.unwrap();
 
     let mut reader = replies::Reader::new(queue.clone(), api);
-    let mut ids = Vec::new();
-    while ids.len() < 2 {
-        for frame in reader.read().await {
-            ids.extend(
-                unpack_replies(&frame)
-                    .unwrap()
-                    .replies
-                    .iter()
-                    .map(|reply| reply.id.0),
-            );
-        }
-    }
-    assert_eq!(ids, [1, 3]);
+    assert_eq!(read_replies(&mut reader, 2).await, [1, 3]);
     queue.trim_replies(api, reader.last()).await.unwrap();
     queue.remove_api(api).await.unwrap();
     assert_eq!(

@@ -7,6 +7,7 @@
 
 mod apis;
 mod contracts;
+mod deliveries;
 mod drain;
 mod executables;
 mod frames;

@@ -24,8 +24,52 @@ pub(crate) enum Condition {
     Delayed(Duration),
     /// They do not pass and no error is reported, as in a black hole. They arrive once it ends.
     Silent,
+    /// What the program sends passes; what Redis sends is lost.
+    RepliesLost,
+    /// What Redis sends passes; what the program sends is lost, as is the end of its connection.
+    RequestsLost,
+    /// The program's connection is closed, but Redis does not notice it. What Redis sends is lost.
+    HalfOpen,
     /// The connection is closed, as is every new one.
     Cut,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// From the program to Redis.
+    Up,
+    /// From Redis to the program.
+    Down,
+}
+
+/// What happens to bytes that go one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Pass(Duration),
+    Hold,
+    Lose,
+    End,
+}
+
+impl Condition {
+    fn flow(self, direction: Direction) -> Flow {
+        match (self, direction) {
+            (Self::Healthy, _)
+            | (Self::RepliesLost, Direction::Up)
+            | (Self::RequestsLost, Direction::Down) => Flow::Pass(Duration::ZERO),
+            (Self::Delayed(time), _) => Flow::Pass(time),
+            (Self::Silent, _) => Flow::Hold,
+            (Self::RepliesLost | Self::HalfOpen, Direction::Down)
+            | (Self::RequestsLost, Direction::Up) => Flow::Lose,
+            (Self::HalfOpen, Direction::Up) | (Self::Cut, _) => Flow::End,
+        }
+    }
+
+    /// Whether Redis does not notice that the program has closed the connection.
+    fn hides_the_end(self) -> bool {
+        matches!(self, Self::RequestsLost | Self::HalfOpen)
+    }
 }
 
 /// What a program uses a connection for.
@@ -233,41 +277,67 @@ async fn connect(near: TcpStream, target: u16, shared: Arc<Shared>) {
         roles: Mutex::default(),
         condition: watch::Sender::new(lock(&shared.rules).all),
     });
-    let condition = [link.condition.subscribe(), link.condition.subscribe()];
+    let condition = || link.condition.subscribe();
+    let (up, down, mut end) = (condition(), condition(), condition());
     lock(&shared.links).push(link.clone());
-    let (near_read, near_write) = near.into_split();
-    let (far_read, far_write) = far.into_split();
-    let [up, down] = condition;
+    let (mut near_read, mut near_write) = near.into_split();
+    let (mut far_read, mut far_write) = far.into_split();
+    let inspect = |bytes: &[u8]| shared.inspect(&link, bytes);
     tokio::select! {
-        () = pump(near_read, far_write, up, |bytes| shared.inspect(&link, bytes)) => {}
-        () = pump(far_read, near_write, down, <[u8]>::len) => {}
+        () = pump(&mut near_read, &mut far_write, Direction::Up, up, inspect) => {}
+        () = pump(&mut far_read, &mut near_write, Direction::Down, down, <[u8]>::len) => {}
+    }
+    drop((near_read, near_write));
+    let mut lost = [0; 1024];
+    while end.borrow_and_update().hides_the_end() {
+        tokio::select! {
+            read = far_read.read(&mut lost) => if !matches!(read, Ok(1..)) { return },
+            changed = end.changed() => if changed.is_err() { return },
+        }
     }
 }
 
 /// Carries bytes one way until an end closes, or the connection is cut.
 async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    direction: Direction,
     mut condition: watch::Receiver<Condition>,
     passes: impl Fn(&[u8]) -> usize,
 ) {
     let mut buffer = vec![0; 64 * 1024];
+    let mut is_broken = false;
     loop {
-        let now = *condition.borrow_and_update();
-        let read = tokio::select! {
-            read = from.read(&mut buffer), if matches!(now, Condition::Healthy | Condition::Delayed(_)) => read,
-            Ok(()) = condition.changed(), if now != Condition::Cut => continue,
-            else => return,
+        let flow = condition.borrow_and_update().flow(direction);
+        let read = match flow {
+            Flow::End => return,
+            // No connection continues after a gap.
+            Flow::Pass(_) if is_broken => return,
+            Flow::Hold => {
+                if condition.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Flow::Pass(_) | Flow::Lose => tokio::select! {
+                read = from.read(&mut buffer) => read,
+                Ok(()) = condition.changed() => continue,
+            },
         };
         let Ok(count @ 1..) = read else {
             return;
         };
-        if let Condition::Delayed(time) = now {
-            wait::pass(time).await;
-        }
-        let passing = passes(&buffer[..count]);
-        if to.write_all(&buffer[..passing]).await.is_err() {
-            return;
+        match flow {
+            Flow::Pass(delay) => {
+                if !delay.is_zero() {
+                    wait::pass(delay).await;
+                }
+                let passing = passes(&buffer[..count]);
+                if to.write_all(&buffer[..passing]).await.is_err() {
+                    return;
+                }
+            }
+            _ => is_broken = true,
         }
     }
 }

@@ -116,9 +116,10 @@ impl ContractHandle {
 
 impl TaskEnds {
     /// Refuses every queued call: the contract did not start.
-    pub(crate) fn refuse_all(mut self, failure: &Failure) {
+    pub(crate) async fn refuse_all(mut self, failure: &Failure) {
         self.calls.close();
-        while let Ok(call) = self.calls.try_recv() {
+        // Unlike `try_recv`, this also waits for calls that are just being queued.
+        while let Some(call) = self.calls.recv().await {
             self.status.call_refused();
             call.delivery.refuse(failure.clone());
         }

@@ -36,9 +36,11 @@ impl<E: Engine> ContractTask<E> {
                     Err(NoRestart::CrashLoop) => {
                         self.quarantine().await;
                         self.fail_rerun_calls(&mut calls);
-                        return self.close_queue(calls, FailureCode::NotHosted);
+                        return self.close_queue(calls, FailureCode::NotHosted).await;
                     }
-                    Err(NoRestart::Stopped(code)) => return self.close_queue(calls, code),
+                    Err(NoRestart::Stopped(code)) => {
+                        return self.close_queue(calls, code).await;
+                    }
                 },
             };
             self.mark_ready(&instance);
@@ -50,7 +52,7 @@ impl<E: Engine> ContractTask<E> {
             match end {
                 ServeEnd::Finished => return self.close(instance).await,
                 ServeEnd::Stopped(code) => {
-                    self.close_queue(calls, code);
+                    self.close_queue(calls, code).await;
                     return self.close(instance).await;
                 }
                 ServeEnd::SandboxLost { crashed } => {

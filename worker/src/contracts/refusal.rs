@@ -49,13 +49,17 @@ impl<E: Engine> ContractTask<E> {
     }
 
     /// Closes the contract's queue and refuses every waiting call.
-    pub(super) fn close_queue(&mut self, mut calls: Calls, code: FailureCode) {
+    pub(super) async fn close_queue(&mut self, mut calls: Calls, code: FailureCode) {
         self.ends.calls.close();
+        // Unlike `try_recv`, this also waits for calls that are just being queued.
+        while let Some(call) = self.ends.calls.recv().await {
+            calls.waiting.push_back(call);
+        }
         let why = "The contract was closed on this worker; try again";
         self.refuse_waiting(&mut calls, code, why);
     }
 
-    /// Refuses every call that waits now.
+    /// Refuses every call that waits now. The queue stays open.
     pub(super) fn refuse_waiting(&mut self, calls: &mut Calls, code: FailureCode, why: &str) {
         while let Ok(call) = self.ends.calls.try_recv() {
             calls.waiting.push_back(call);

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use shared::protocol::id::ContractAddress;
 use shared::protocol::job::{Argument, Execute};
 use shared::protocol::reply::{Failure, FailureCode};
+use shared::service::backoff::Backoff;
 
 use crate::contracts::{Call, Tenure};
 use crate::settle::Delivery;
@@ -23,7 +24,7 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
         Argument::Stored(name) => {
             let worker = worker.clone();
             worker.life.clone().spawn("argument", async move {
-                match fetch(&worker, &name).await {
+                match fetch(&worker, &name, delivery.deadline).await {
                     Ok(json) => queue_call(&worker, &address, method, Some(json), delivery),
                     Err(failure) => delivery.refuse(failure),
                 }
@@ -84,17 +85,34 @@ pub(crate) fn not_assigned() -> Failure {
     Failure::not_started(FailureCode::NotHosted, message)
 }
 
-/// Reads an argument that was too large for a frame.
-async fn fetch(worker: &Worker, name: &str) -> Result<Box<RawValue>, Failure> {
-    let expired = |message: &str| Failure::not_started(FailureCode::Expired, message);
-    match worker.queue.fetch_body(name).await {
-        Ok(Some(text)) => {
-            RawValue::from_string(text).map_err(|_| expired("The stored argument is damaged"))
+/// Reads an argument that was too large for a frame. While Redis fails, it is tried again until the
+/// call's deadline.
+async fn fetch(worker: &Worker, name: &str, deadline: u64) -> Result<Box<RawValue>, Failure> {
+    let failed = |code, message: &str| Failure::not_started(code, message);
+    let mut backoff = Backoff::redis();
+    let is_late = || worker.queue.clock().until(deadline).is_zero();
+    loop {
+        match worker.queue.fetch_body(name).await {
+            Ok(Some(text)) => {
+                let damaged = |_| failed(FailureCode::Rejected, "The stored argument is damaged");
+                return RawValue::from_string(text).map_err(damaged);
+            }
+            _ if is_late() => {
+                let message = "The call reached its deadline before its argument was read";
+                return Err(failed(FailureCode::Expired, message));
+            }
+            Ok(None) => {
+                let message = "The queue has lost the argument of the call. Try again";
+                return Err(failed(FailureCode::ExecutableMissing, message));
+            }
+            Err(error) => tracing::warn!(%error, "stored argument not fetched yet"),
         }
-        Ok(None) => Err(expired("The stored argument has expired")),
-        Err(error) => {
-            tracing::warn!(%error, "stored argument not fetched");
-            Err(expired("The stored argument cannot be read"))
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = worker.life.stopping() => {
+                let message = "The worker stopped before it read the argument of the call";
+                return Err(failed(FailureCode::Draining, message));
+            }
         }
     }
 }

@@ -417,7 +417,7 @@ impl<'a, E: Engine> Loader<'a, E> {
                 .contracts
                 .remove_if_current(address, &handle.status),
         );
-        ends.refuse_all(&not_assigned());
+        ends.refuse_all(&not_assigned()).await;
     }
 
     /// Unloads a contract whose executable is gone: no worker can ever run it again.

@@ -5,7 +5,8 @@ use redis::aio::MultiplexedConnection;
 
 use crate::protocol::id::WorkerId;
 use crate::queue::counts::Observed;
-use crate::queue::stream::{CONSUMER, Entry, EntryId, GROUP, parse_read};
+use crate::queue::in_hand::{CatchUp, CatchUpRequest, EntryRef, InHand, Pending};
+use crate::queue::stream::{CONSUMER, Entry, GROUP, PendingEntries, parse_pending, remove_deleted};
 use crate::queue::timing::{BLOCK, millis};
 use crate::queue::{Queue, QueueError};
 use crate::service::backoff::Backoff;
@@ -16,10 +17,13 @@ const READ_COUNT: usize = 64;
 /// An entry of an inbox. It stays pending until it is acknowledged.
 #[derive(Debug)]
 pub struct Received {
-    /// The id of the entry, for its acknowledgement.
-    pub entry: String,
+    /// The entry, to acknowledge it. It is not returned again while this value or a clone exists.
+    pub entry: EntryRef,
     /// The frame, undecoded.
     pub frame: Vec<u8>,
+    /// The entry was returned and settled before, but Redis has lost that. Its jobs may have been
+    /// started, and their replies may be lost.
+    pub returned_before: bool,
 }
 
 /// Reads the inbox of one worker over a connection of its own.
@@ -28,10 +32,8 @@ pub struct Reader {
     queue: Queue,
     inbox: String,
     connection: Option<Observed<MultiplexedConnection>>,
-    /// Whether entries may be pending that were delivered to an earlier connection and lost.
-    recovering: bool,
-    /// The last entry that was returned. Ids grow, and entries are delivered in their order.
-    last: EntryId,
+    in_hand: InHand,
+    catch_up: CatchUp,
     backoff: Backoff,
 }
 
@@ -53,10 +55,15 @@ impl Reader {
             queue,
             inbox,
             connection: None,
-            recovering: true,
-            last: EntryId::default(),
+            in_hand: InHand::default(),
+            catch_up: CatchUp::default(),
             backoff: Backoff::redis(),
         }
+    }
+
+    /// Asks this reader to inspect its pending entries again.
+    pub fn catch_up_requests(&self) -> CatchUpRequest {
+        self.catch_up.requests()
     }
 
     /// Waits up to two seconds for new entries. The result is empty if none came.
@@ -81,37 +88,40 @@ impl Reader {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                self.recovering = true;
-                none.insert(self.queue.blocking().await?)
+                let connection = none.insert(self.queue.blocking().await?);
+                self.catch_up.connected(&mut self.in_hand);
+                connection
             }
         };
-        if self.recovering {
-            // Entries that were delivered to a broken connection and lost are pending. They are
-            // younger than every entry that did arrive.
-            let pending = read_group(connection, &self.inbox, &self.last.to_string()).await?;
-            self.recovering = !pending.is_empty();
-            if self.recovering {
-                return Ok(self.accept(pending));
+        while let Some(from) = self.catch_up.position() {
+            let in_hand = self.in_hand.now();
+            let pending = read_group(connection, &self.inbox, &from.to_string()).await?;
+            remove_deleted(connection, &self.inbox, GROUP, &pending.deleted).await?;
+            self.catch_up.listed(pending.last, &mut self.in_hand);
+            let sort = |entry: Entry| match self.in_hand.take_pending(&entry.id, &in_hand) {
+                Pending::InHand => None,
+                Pending::New(reference) => Some(received(reference, entry, false)),
+                Pending::ReturnedBefore(reference) => Some(received(reference, entry, true)),
+            };
+            let lost: Vec<_> = pending.entries.into_iter().filter_map(sort).collect();
+            if !lost.is_empty() {
+                return Ok(lost);
             }
         }
-        let new = read_group(connection, &self.inbox, ">").await?;
-        Ok(self.accept(new))
+        let delivered = read_group(connection, &self.inbox, ">").await?.entries;
+        let take = |entry: Entry| {
+            let reference = self.in_hand.take_delivered(&entry.id)?;
+            Some(received(reference, entry, false))
+        };
+        Ok(delivered.into_iter().filter_map(take).collect())
     }
+}
 
-    /// Returns the entries that were not returned before.
-    fn accept(&mut self, entries: Vec<Entry>) -> Vec<Received> {
-        let mut received = Vec::with_capacity(entries.len());
-        for Entry { id, body } in entries {
-            let position = EntryId::parse(&id);
-            if position > self.last {
-                self.last = position;
-                received.push(Received {
-                    entry: id,
-                    frame: body,
-                });
-            }
-        }
-        received
+fn received(reference: EntryRef, entry: Entry, returned_before: bool) -> Received {
+    Received {
+        entry: reference,
+        frame: entry.body,
+        returned_before,
     }
 }
 
@@ -119,7 +129,7 @@ async fn read_group(
     connection: &mut Observed<MultiplexedConnection>,
     inbox: &str,
     from: &str,
-) -> Result<Vec<Entry>, QueueError> {
+) -> Result<PendingEntries, QueueError> {
     let reply: Value = redis::cmd("XREADGROUP")
         .arg(&["GROUP", GROUP, CONSUMER, "COUNT"])
         .arg(READ_COUNT)
@@ -133,5 +143,5 @@ async fn read_group(
             Some("UNBLOCKED") => Ok(Value::Nil),
             _ => Err(error),
         })?;
-    parse_read(reply)
+    parse_pending(reply)
 }

@@ -23,11 +23,12 @@ use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
 use crate::service::lifecycle::Lifecycle;
+use crate::service::moment::Moment;
 
 /// Cleans up after dead workers and removes unused executables until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
     let mut swept = Instant::now();
-    let mut outages = OutageDetector::new(Instant::now());
+    let mut outages = OutageDetector::new(Moment::now());
     loop {
         // Jitter keeps the processes from looking at the same moment.
         let pause = REAP_INTERVAL.mul_f64(rand::random_range(0.8..1.2));
@@ -53,10 +54,10 @@ async fn reap_expired(
     outages: &mut OutageDetector,
 ) -> Result<(), QueueError> {
     queue.remove_expired_apis().await?;
-    outages.record_response(Instant::now());
+    outages.record_response(Moment::now());
     let suspects = queue.expired_workers().await?;
     if suspects.is_empty()
-        || outages.is_recovering(Instant::now())
+        || outages.is_recovering(Moment::now())
         || queue.uptime().await? < config.grace
     {
         return Ok(());
