@@ -100,6 +100,7 @@ fn check_worker(worker: &Scrape) {
         ("contracts", "state=\"restarting\"", 0),
         ("sandbox_losses_total", "cause=\"timeout\"", 1),
         ("sandbox_losses_total", "cause=\"crash\"", 0),
+        ("sandbox_losses_total", "cause=\"unresponsive\"", 0),
     ] {
         let series = format!("execution_worker_{name}{{{javascript},{label}}}");
         assert_eq!(worker.count(&series), count, "{series}");

@@ -4,12 +4,15 @@
 //! ([`runner`]) and the placement streams ([`placement`]), runs the contracts that it owns
 //! ([`contracts`]), and replies to each job and acknowledges it ([`settle`]).
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod cancelled;
 pub mod chromium;
 pub mod config;
 mod container_sweep;
 mod contracts;
 pub mod docker;
+mod engine_tasks;
 mod fence;
 mod heartbeat;
 mod identity;
@@ -89,7 +92,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let tracer = Tracer::start(&config.traces, "execution-worker")?;
     let queue = Queue::connect_counting(&config.redis, &registry).await?;
     let id = WorkerId::random();
-    let sandboxes = Sandboxes::start(&config, &queue, id).await?;
+    let sandboxes = Sandboxes::start(&config, &queue, id, &life).await?;
     let identity = Arc::new(Identity::new(id));
     let (settler, settle_task) = Settler::new(queue.clone(), identity.clone());
     let worker = Arc::new(Worker {
@@ -226,11 +229,16 @@ struct Sandboxes {
 impl Sandboxes {
     /// Starts the configured engines. If the Docker daemon is unreachable, the worker runs without
     /// Docker, unless Docker is the only configured engine.
-    async fn start(config: &Config, queue: &Queue, worker: WorkerId) -> Result<Self, WorkerError> {
+    async fn start(
+        config: &Config,
+        queue: &Queue,
+        worker: WorkerId,
+        life: &Lifecycle,
+    ) -> Result<Self, WorkerError> {
         let mut docker = None;
         if let Some(wanted) = &config.docker {
             let farm = queue.farm(None).await?;
-            match Docker::start(wanted.clone(), farm.name, worker).await {
+            match Docker::start(wanted.clone(), farm.name, worker, life.clone()).await {
                 Ok(started) => docker = Some(started),
                 Err(error) if config.chromium.is_none() => return Err(error.into()),
                 Err(error) => tracing::warn!(%error, "Docker contracts are not offered"),
@@ -241,7 +249,7 @@ impl Sandboxes {
             docker,
         };
         if let Some(wanted) = &config.chromium {
-            match Chromium::start(wanted.clone()).await {
+            match Chromium::start(wanted.clone(), life.clone()).await {
                 Ok(started) => sandboxes.chromium = Some(started),
                 Err(error) => {
                     sandboxes.shutdown().await;

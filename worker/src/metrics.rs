@@ -13,6 +13,7 @@ use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 use crate::chromium::Chromium;
 use crate::contracts::ContractHandle;
+use crate::sandbox::LossCause;
 
 /// The states that an owned contract can be in.
 const STATES: [(ContractState, &str); 4] = [
@@ -102,6 +103,8 @@ pub(crate) struct EngineMetrics {
     crashes: Counter,
     /// Sandboxes closed because a call exceeded its limit.
     timeouts: Counter,
+    /// Sandboxes that did not respond in time.
+    unresponsive: Counter,
     /// Sandboxes restarted.
     pub(crate) restarts: Counter,
 }
@@ -166,11 +169,11 @@ impl Metrics {
 impl EngineMetrics {
     fn new(registry: &Registry, engine: EngineKind) -> Self {
         let labels = [("engine", engine.name())];
-        let losses = |cause| {
+        let losses = |cause: LossCause| {
             registry.counter(
                 "execution_worker_sandbox_losses_total",
-                "Sandboxes that crashed, or were closed because a call exceeded its limit.",
-                &[("engine", engine.name()), ("cause", cause)],
+                "Sandboxes that were lost: by a crash, by a call over its limit, or without a response.",
+                &[("engine", engine.name()), ("cause", cause.name())],
             )
         };
         Self {
@@ -198,8 +201,9 @@ impl EngineMetrics {
                 "Calls submitted to a sandbox together.",
                 &labels,
             ),
-            crashes: losses("crash"),
-            timeouts: losses("timeout"),
+            crashes: losses(LossCause::Crash),
+            timeouts: losses(LossCause::Timeout),
+            unresponsive: losses(LossCause::Unresponsive),
             restarts: registry.counter(
                 "execution_worker_sandbox_restarts_total",
                 "Sandboxes restarted.",
@@ -225,13 +229,14 @@ impl EngineMetrics {
         }
     }
 
-    /// Counts a lost sandbox: it `crashed`, or a call exceeded its limit.
-    pub(crate) fn lost(&self, crashed: bool) {
-        if crashed {
-            self.crashes.increment(1);
-        } else {
-            self.timeouts.increment(1);
-        }
+    /// Counts a lost sandbox.
+    pub(crate) fn lost(&self, cause: LossCause) {
+        let counter = match cause {
+            LossCause::Crash => &self.crashes,
+            LossCause::Timeout => &self.timeouts,
+            LossCause::Unresponsive => &self.unresponsive,
+        };
+        counter.increment(1);
     }
 }
 

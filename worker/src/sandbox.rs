@@ -55,18 +55,49 @@ pub enum Event {
     /// The instance is gone. Every call without its own event ended with it. It is unknown whether
     /// such a call was started.
     Lost {
-        /// The cause, for the log and for calls that cannot be run again.
+        /// What happened, for the log.
         reason: String,
+        /// Whether the contract is to blame.
+        cause: LossCause,
     },
+}
+
+/// Why an instance was lost. Only crashes count towards a contract's quarantine: the machine may be
+/// the cause of everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossCause {
+    /// The contract broke its sandbox: it crashed, used too much memory, computed without a call, or
+    /// tampered with what runs it.
+    Crash,
+    /// Calls ran longer than their limit. One argument or a busy machine may be the cause.
+    Timeout,
+    /// The sandbox or what hosts it did not respond in time.
+    Unresponsive,
+}
+
+impl LossCause {
+    /// The value of the label `cause` in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Timeout => "timeout",
+            Self::Unresponsive => "unresponsive",
+        }
+    }
 }
 
 /// Why an instance could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The executable is not a valid contract. A retry cannot succeed.
+    /// The executable is not a valid contract, or has broken its sandbox. A retry cannot succeed.
+    /// When a contract that was loaded before is restarted, this counts as a crash.
     #[error("{0}")]
     Invalid(String),
-    /// The sandbox itself failed. A later retry may succeed.
+    /// The contract was not ready in time, and it is not known whether it or the machine is the
+    /// cause. The caller of a load is told so; a restart is retried.
+    #[error("{0}")]
+    NotReady(String),
+    /// The sandbox could not be made, or did not respond in time. A later retry may succeed.
     #[error("{0}")]
     Unavailable(String),
 }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::service::lifecycle::Lifecycle;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::config::ChromiumConfig;
 use super::fleet::{self, BrowserStats, Fleet};
 use super::instance::ContractPage;
 use super::page::blank::BlankPage;
+use super::page::loaded::LoadError;
 use super::page_pool::PagePool;
 use super::process::error::LaunchError;
+use crate::engine_tasks::EngineTasks;
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 
 /// The browsers of a worker. Clones are cheap handles on the same browsers.
@@ -22,27 +23,26 @@ pub struct Chromium {
     config: Arc<ChromiumConfig>,
     fleet: watch::Receiver<Fleet>,
     pool: Arc<PagePool>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: EngineTasks,
 }
 
 impl Chromium {
     /// Starts the browsers and waits until all of them are up. Fails if one cannot be started,
     /// which usually means that the installation is incomplete. Later, a browser that dies is
-    /// restarted.
-    pub async fn start(config: ChromiumConfig) -> Result<Self, LaunchError> {
+    /// restarted. A task of the engine that panics stops the process through `life`.
+    pub async fn start(config: ChromiumConfig, life: Lifecycle) -> Result<Self, LaunchError> {
         config.layers.log_disabled();
         let config = Arc::new(config);
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let fleet = fleet::start(&config, &stop, &tasks).await?;
+        let tasks = EngineTasks::new(life);
+        let fleet = fleet::start(&config, &tasks).await?;
         let pool = Arc::new(PagePool::default());
-        tasks.spawn(Arc::clone(&pool).run(Arc::clone(&config), fleet.clone(), stop.clone()));
-        tasks.close();
+        let filling =
+            Arc::clone(&pool).run(Arc::clone(&config), fleet.clone(), tasks.stop().clone());
+        tasks.spawn("page pool", filling);
         Ok(Self {
             config,
             fleet,
             pool,
-            stop,
             tasks,
         })
     }
@@ -59,8 +59,7 @@ impl Chromium {
 
     /// Ends every browser and all its pages; returns when no process and no file of them is left.
     pub async fn shutdown(&self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.tasks.shutdown().await;
     }
 
     /// Takes a page from the pool. Waits while no browser is up.
@@ -83,13 +82,15 @@ impl Engine for Chromium {
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
         let limits = &plan.spec.limits;
         let load = |page| ContractPage::load(page, &self.config, limits, plan.executable);
-        match load(self.page().await?).await {
-            Err(StartError::Unavailable(error)) => {
-                tracing::debug!(error, "page was lost during a load; trying another one");
-                load(self.page().await?).await
-            }
-            outcome => outcome,
+        let mut outcome = load(self.page().await?).await;
+        if let Err(LoadError::PageLost(error)) = &outcome {
+            tracing::debug!(error, "page was lost during a load; trying another one");
+            outcome = load(self.page().await?).await;
         }
+        outcome.map_err(|error| match error {
+            LoadError::PageLost(reason) => StartError::Unavailable(reason),
+            LoadError::Failed(error) => error,
+        })
     }
 
     /// Five losses within a minute: no contract that works loses its page so often.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::browser::handle::BrowserHandle;
 use super::browser::start::RunningBrowser;
 use super::config::ChromiumConfig;
 use super::process::error::LaunchError;
+use crate::engine_tasks::EngineTasks;
 
 /// The pause after the first failed start; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -71,12 +71,11 @@ impl Fleet {
     }
 }
 
-/// Starts the browsers, and a task for each of them that replaces it when it dies, until `stop`.
+/// Starts the browsers, and a task for each of them that replaces it when it dies.
 /// Fails if any browser cannot be started.
 pub(super) async fn start(
     config: &Arc<ChromiumConfig>,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
+    tasks: &EngineTasks,
 ) -> Result<watch::Receiver<Fleet>, LaunchError> {
     let count = config.browsers.max(1);
     let launches = (0..count).map(|_| RunningBrowser::launch(config));
@@ -105,7 +104,8 @@ pub(super) async fn start(
             config: Arc::clone(config),
             fleet: Arc::clone(&fleet),
         };
-        tasks.spawn(slot.keep_running(running, stop.clone()));
+        let keeping = slot.keep_running(running, tasks.stop().clone());
+        tasks.spawn("browser", keeping);
     }
     Ok(view)
 }

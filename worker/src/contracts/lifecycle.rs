@@ -10,7 +10,7 @@ use super::restart::NoRestart;
 use super::serve::ServeEnd;
 use super::status::Status;
 use super::task::{Calls, ContractTask};
-use crate::sandbox::{Engine, Instance, StartError};
+use crate::sandbox::{Engine, Instance, LossCause, StartError};
 use crate::worker::Worker;
 
 impl<E: Engine> ContractTask<E> {
@@ -55,13 +55,10 @@ impl<E: Engine> ContractTask<E> {
                     self.close_queue(calls, code).await;
                     return self.close(instance).await;
                 }
-                ServeEnd::SandboxLost { crashed } => {
-                    self.metrics().lost(crashed);
+                ServeEnd::SandboxLost(cause) => {
+                    self.metrics().lost(cause);
                     self.ends.status.enter(ContractState::Restarting);
-                    // Timeouts do not count as crashes: the argument may be the cause.
-                    if crashed {
-                        self.crashes.record(Instant::now());
-                    }
+                    self.crashes.record(cause, Instant::now());
                     self.requeue_or_fail(&mut calls);
                     instance.close().await;
                 }
@@ -74,7 +71,7 @@ impl<E: Engine> ContractTask<E> {
             self.ends.status.enter(ContractState::Restarting);
         }
         if let Err(StartError::Invalid(_)) = &started {
-            self.crashes.record(Instant::now());
+            self.crashes.record(LossCause::Crash, Instant::now());
         }
         started.ok()
     }

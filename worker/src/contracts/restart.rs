@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::crash_loop::LONGEST_PAUSE;
 use super::handle::StopRequest;
 use super::task::{Calls, ContractTask};
-use crate::sandbox::{Blueprint, Engine, Instance, StartError};
+use crate::sandbox::{Blueprint, Engine, Instance, LossCause, StartError};
 
 /// The failure message while no sandbox can be started.
 const NO_SANDBOX: &str = "The contract's sandbox cannot be started at the moment; try again later";
@@ -42,10 +42,11 @@ impl<E: Engine> ContractTask<E> {
                 Ok(instance) => return self.begin_generation(instance).await,
                 Err(StartError::Invalid(error)) => {
                     tracing::warn!(contract = %self.address(), error, "new sandbox failed");
-                    self.crashes.record(Instant::now());
+                    self.crashes.record(LossCause::Crash, Instant::now());
                     pause = self.crashes.pause().max(backoff.delay());
                 }
-                Err(StartError::Unavailable(error)) => {
+                // Not a crash: a busy machine may be the cause, however often this happens.
+                Err(StartError::NotReady(error) | StartError::Unavailable(error)) => {
                     tracing::warn!(contract = %self.address(), error, "sandbox restart failed");
                     // The duration is unknown, so calls are refused instead of kept waiting.
                     self.refuse_waiting(calls, FailureCode::SandboxUnavailable, NO_SANDBOX);

@@ -7,12 +7,12 @@
 
 use std::time::Instant;
 
-use shared::protocol::reply::{Failure, FailureCode, Output};
+use shared::protocol::reply::{FailureCode, Output};
 use shared::service::batch::join_batch;
 
 use super::handle::{Call, StopRequest};
 use super::task::{Calls, ContractTask};
-use crate::sandbox::{CallId, Engine, Event, Instance, Invocation};
+use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, LossCause};
 
 /// The failure message for calls that another worker may have got meanwhile.
 const LEASE_LOST: &str = "The worker lost its lease after it accepted the call; try again";
@@ -27,7 +27,7 @@ pub(super) enum ServeEnd {
     /// The task was asked to stop, and the running calls are answered.
     Stopped(FailureCode),
     /// The sandbox is gone: it crashed, or was closed because a call exceeded its limit.
-    SandboxLost { crashed: bool },
+    SandboxLost(LossCause),
 }
 
 impl<E: Engine> ContractTask<E> {
@@ -156,8 +156,7 @@ impl<E: Engine> ContractTask<E> {
     /// Processes the sandbox's events. Returns the end of serving if the sandbox is lost.
     fn process(&self, events: Vec<Event>, calls: &mut Calls) -> Option<ServeEnd> {
         let mut returned = Vec::new();
-        let mut lost = false;
-        let mut overran = false;
+        let mut lost = None;
         for event in events {
             match event {
                 Event::Done {
@@ -165,25 +164,21 @@ impl<E: Engine> ContractTask<E> {
                     outcome,
                     elapsed,
                 } => {
-                    overran |= is_timeout(&outcome);
                     if let Some(call) = calls.running.remove(&call) {
                         self.answer(call, outcome.map(Output::Result), Some(elapsed));
                     }
                 }
                 Event::NotStarted(id) => returned.extend(calls.running.remove(&id)),
-                Event::Lost { reason } => {
-                    tracing::warn!(contract = %self.address(), reason, "sandbox lost");
-                    lost = true;
+                Event::Lost { reason, cause } => {
+                    let contract = self.address();
+                    tracing::warn!(%contract, reason, cause = cause.name(), "sandbox lost");
+                    lost = Some(cause);
                 }
             }
         }
         for call in returned.into_iter().rev() {
             calls.waiting.push_front(call);
         }
-        lost.then_some(ServeEnd::SandboxLost { crashed: !overran })
+        lost.map(ServeEnd::SandboxLost)
     }
-}
-
-fn is_timeout<T>(outcome: &Result<T, Failure>) -> bool {
-    matches!(outcome, Err(failure) if failure.code == FailureCode::ExecutionTimeout)
 }

@@ -55,6 +55,8 @@ pub(super) struct ContractClient {
 pub(super) enum CallError {
     /// The call was not sent.
     NotSent(String),
+    /// The call was not sent, because no connection was established in time.
+    NoConnection(String),
     /// The call was sent, or may have been sent.
     Broken(String),
 }
@@ -87,9 +89,9 @@ impl ContractClient {
         self.read(method, response).await
     }
 
-    /// Whether the contract sends any response.
-    pub(super) async fn is_responding(&self) -> bool {
-        self.send(Method::HEAD, "", Bytes::new()).await.is_ok()
+    /// Waits until the contract sends any response.
+    pub(super) async fn ping(&self) -> Result<(), CallError> {
+        self.send(Method::HEAD, "", Bytes::new()).await.map(drop)
     }
 
     async fn send(
@@ -112,7 +114,9 @@ impl ContractClient {
             .map_err(|error| CallError::NotSent(error.to_string()))?;
         self.client.request(request).await.map_err(|error| {
             let reason = root_cause(&error);
-            if error.is_connect() {
+            if error.is_connect() && is_timeout(&error) {
+                CallError::NoConnection(reason)
+            } else if error.is_connect() {
                 CallError::NotSent(reason)
             } else {
                 CallError::Broken(reason)
@@ -214,6 +218,13 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let error = error.downcast_ref::<std::io::Error>();
+        error.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+    })
 }
 
 #[cfg(test)]

@@ -102,17 +102,20 @@ impl Docker {
             StartError::Unavailable("The container was not created in time; try again".to_owned())
         })??;
         let port = image.port;
-        let ended = tokio::select! {
-            cause = watch.death() => format!("The container died: {cause}"),
+        let late = tokio::select! {
+            cause = watch.death() => {
+                let ended = format!("The container died: {cause}");
+                return Err(StartError::Invalid(self.with_last_output(ended, name).await));
+            }
             up = timeout_at(deadline, listens(address, port)) => match up {
                 Ok(address) => return Ok(address),
                 Err(_) => format!("The container did not listen on port {port} in time"),
             },
         };
-        Err(StartError::Invalid(format!(
-            "{ended}{}",
-            self.last_output(name).await
-        )))
+        // A slow start of the container, or what took the time before it, may be the cause.
+        Err(StartError::NotReady(
+            self.with_last_output(late, name).await,
+        ))
     }
 
     /// Creates and starts the container. Returns its address, or none if it has died already.
@@ -152,7 +155,11 @@ impl Docker {
         Ok(endpoint.and_then(|endpoint| endpoint.ip_address?.parse().ok()))
     }
 
-    /// The container's last output, for the caller of a failed load.
+    /// Adds the container's last output to what happened, for the caller of a failed load.
+    async fn with_last_output(&self, ended: String, name: &str) -> String {
+        ended + &self.last_output(name).await
+    }
+
     async fn last_output(&self, name: &str) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
@@ -212,11 +219,42 @@ async fn listens(address: Option<IpAddr>, port: u16) -> SocketAddr {
 
 /// Tells an image that the daemon cannot run from a failure of the daemon itself.
 fn refusal(what: &str, cause: &Error) -> StartError {
-    const OF_THE_IMAGE: [&str; 2] = ["OCI runtime create failed", "unable to find user"];
     let reason = error::text(cause);
-    if error::status(cause) == Some(400) || OF_THE_IMAGE.iter().any(|of| reason.contains(of)) {
+    if is_image_fault(error::status(cause), &reason) {
         StartError::Invalid(format!("Docker cannot {what} the container: {reason}"))
     } else {
         error::unavailable(&format!("{what} a container"), cause)
+    }
+}
+
+fn is_image_fault(status: Option<u16>, reason: &str) -> bool {
+    const OF_THE_IMAGE: [&str; 2] = ["OCI runtime create failed", "unable to find user"];
+    // The container runtime reports a machine without room in the same way.
+    const OF_THE_MACHINE: [&str; 4] = [
+        "resource temporarily unavailable",
+        "cannot allocate memory",
+        "no space left on device",
+        "deadline exceeded",
+    ];
+    let mentions = |parts: &[&str]| parts.iter().any(|part| reason.contains(part));
+    status == Some(400) || mentions(&OF_THE_IMAGE) && !mentions(&OF_THE_MACHINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_image_fault;
+
+    #[test]
+    fn a_machine_without_room_is_not_the_fault_of_an_image() {
+        let runtime = "OCI runtime create failed: runc create failed: unable to start container \
+                       process: ";
+        let image =
+            format!("{runtime}exec: \"/nothing\": stat /nothing: no such file or directory");
+        let machine =
+            format!("{runtime}fork/exec /proc/self/exe: resource temporarily unavailable");
+        assert!(is_image_fault(Some(500), &image));
+        assert!(!is_image_fault(Some(500), &machine));
+        assert!(is_image_fault(Some(400), "no command specified"));
+        assert!(!is_image_fault(Some(500), "connection lost"));
     }
 }

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use bollard::API_DEFAULT_VERSION;
 use bollard::errors::Error;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::config::DockerConfig;
 use super::death_watch::DeathWatches;
 use super::labels::Owner;
 use super::location::Location;
+use crate::engine_tasks::EngineTasks;
 
 /// How long the daemon may take to begin a response, in seconds. Responses to pulls and loads of
 /// images begin before the work is done.
@@ -28,8 +27,7 @@ pub struct Docker {
     pub(super) owner: Owner,
     pub(super) location: Location,
     pub(super) deaths: DeathWatches,
-    pub(super) stop: CancellationToken,
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: EngineTasks,
 }
 
 /// Connects to the daemon at `host` and negotiates the API version.

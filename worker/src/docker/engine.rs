@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::protocol::id::WorkerId;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use shared::service::lifecycle::Lifecycle;
 
 use super::config::DockerConfig;
 use super::container::Container;
@@ -15,6 +14,7 @@ use super::error::DockerError;
 use super::instance::ContractContainer;
 use super::labels::Owner;
 use super::{events, location};
+use crate::engine_tasks::EngineTasks;
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 
 /// The time within which deaths of a contract's containers count together.
@@ -22,11 +22,13 @@ const DEATHS_WITHIN: Duration = Duration::from_mins(1);
 
 impl Docker {
     /// Connects to the daemon and starts to follow its events. Everything that is created gets
-    /// labels with the names of `farm` and `worker`.
+    /// labels with the names of `farm` and `worker`. A task of the engine that panics stops the
+    /// process through `life`.
     pub async fn start(
         config: DockerConfig,
         farm: String,
         worker: WorkerId,
+        life: Lifecycle,
     ) -> Result<Self, DockerError> {
         let daemon =
             daemon::connect(&config.host)
@@ -41,13 +43,10 @@ impl Docker {
             config: Arc::new(config),
             owner: Owner { farm, worker },
             deaths: DeathWatches::default(),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            tasks: EngineTasks::new(life),
         };
-        docker
-            .tasks
-            .spawn(events::follow(docker.clone(), docker.stop.clone()));
-        docker.tasks.close();
+        let following = events::follow(docker.clone(), docker.tasks.stop().clone());
+        docker.tasks.spawn("container events", following);
         let (location, host) = (&docker.location, &docker.config.host);
         tracing::info!(?location, host, "Docker is ready");
         Ok(docker)
@@ -55,8 +54,7 @@ impl Docker {
 
     /// Stops following the daemon's events. The containers must be closed before, one by one.
     pub async fn shutdown(&self) {
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.tasks.shutdown().await;
     }
 
     /// The interval between sweeps for leftovers of dead workers.

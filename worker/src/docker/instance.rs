@@ -2,8 +2,8 @@
 //! outcomes.
 //!
 //! After a call that exceeds its limit or whose connection breaks, the container is probed: it must
-//! still respond to a request. If it does not respond, it counts as lost. It gets no more calls
-//! during the probe.
+//! still respond to a request. If it does not respond, it is lost. It gets no more calls during the
+//! probe.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{CallError, ContractClient};
 use super::config::DockerConfig;
 use super::container::Container;
-use crate::sandbox::{CallId, Event, Instance, Invocation};
+use crate::sandbox::{CallId, Event, Instance, Invocation, LossCause};
 
 /// How long a failed probe waits for the report of the container's death, which names the cause.
 const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
@@ -35,7 +35,7 @@ pub struct ContractContainer {
     /// Calls with a broken connection. It is not known yet whether the container died.
     broken: Vec<(CallId, String, Duration)>,
     /// The probe in progress, if there is one.
-    probe: Option<BoxFuture<'static, bool>>,
+    probe: Option<BoxFuture<'static, Probe>>,
     lost: bool,
 }
 
@@ -44,6 +44,17 @@ struct Ended {
     call: CallId,
     end: End,
     elapsed: Duration,
+}
+
+/// What a probe has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// The contract responds.
+    Responds,
+    /// The contract refuses or breaks off connections.
+    Refuses,
+    /// Nothing happened in time. The contract or a busy machine may be the cause.
+    Silent,
 }
 
 enum End {
@@ -56,7 +67,7 @@ enum End {
 /// What [`ContractContainer::next`] waits for.
 enum Step {
     Died(String),
-    Probed(bool),
+    Probed(Probe),
     Ended(Ended),
 }
 
@@ -95,20 +106,21 @@ impl ContractContainer {
             biased;
             Some(ended) = self.calls.next() => Step::Ended(ended),
             cause = self.container.watch.death() => Step::Died(cause),
-            answers = probe => Step::Probed(answers),
+            found = probe => Step::Probed(found),
         }
     }
 
     fn advance(&mut self, step: Step) -> Vec<Event> {
         match step {
-            Step::Died(reason) => self.lose(reason),
-            Step::Probed(answers) => {
+            Step::Died(reason) => self.lose(reason, LossCause::Crash),
+            Step::Probed(found) => {
                 self.probe = None;
-                if answers {
-                    self.fail_broken_calls()
-                } else {
-                    self.lose("it does not respond".to_owned())
-                }
+                let cause = match found {
+                    Probe::Responds => return self.fail_broken_calls(),
+                    Probe::Refuses => LossCause::Crash,
+                    Probe::Silent => LossCause::Unresponsive,
+                };
+                self.lose("it does not respond".to_owned(), cause)
             }
             Step::Ended(first) => {
                 let mut events: Vec<_> = self.end_call(first).into_iter().collect();
@@ -157,15 +169,13 @@ impl ContractContainer {
             let mut notice = self.container.watch.notice();
             self.probe = Some(
                 async move {
-                    let answers = timeout(limit, client.is_responding())
-                        .await
-                        .unwrap_or(false);
-                    if !answers {
+                    let found = probe(&client, limit).await;
+                    if found != Probe::Responds {
                         // The container's own watch reports the death. This wait only leaves time
                         // for that.
                         let _ = timeout(DEATH_REPORT_LIMIT, notice.death()).await;
                     }
-                    answers
+                    found
                 }
                 .boxed(),
             );
@@ -186,13 +196,22 @@ impl ContractContainer {
         failed.collect()
     }
 
-    fn lose(&mut self, reason: String) -> Vec<Event> {
+    fn lose(&mut self, reason: String, cause: LossCause) -> Vec<Event> {
         self.lost = true;
         self.probe = None;
         self.broken.clear();
         // A dropped call closes its connection.
         self.calls.clear();
-        vec![Event::Lost { reason }]
+        vec![Event::Lost { reason, cause }]
+    }
+}
+
+/// Asks the contract for any response, at most for `limit`.
+async fn probe(client: &ContractClient, limit: Duration) -> Probe {
+    match timeout(limit, client.ping()).await {
+        Ok(Ok(())) => Probe::Responds,
+        Ok(Err(CallError::NoConnection(_))) | Err(_) => Probe::Silent,
+        Ok(Err(CallError::NotSent(_) | CallError::Broken(_))) => Probe::Refuses,
     }
 }
 
@@ -207,7 +226,9 @@ async fn run_call(
     let since = Instant::now();
     let end = match timeout(limit, client.call(&method, argument)).await {
         Ok(Ok(outcome)) => End::Answered(outcome),
-        Ok(Err(CallError::NotSent(reason))) => End::NotSent(reason),
+        Ok(Err(CallError::NotSent(reason) | CallError::NoConnection(reason))) => {
+            End::NotSent(reason)
+        }
         Ok(Err(CallError::Broken(reason))) => End::Broken(reason),
         Err(_) => End::TimedOut,
     };
@@ -270,5 +291,59 @@ impl Instance for ContractContainer {
         } = self;
         drop(calls);
         container.remove().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn listener() -> (TcpListener, ContractClient) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = ContractClient::new(listener.local_addr().unwrap(), 1000);
+        (listener, client)
+    }
+
+    #[tokio::test]
+    async fn a_contract_that_sends_any_response_responds() {
+        let (listener, client) = listener().await;
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 500 No\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (_stream, found) = tokio::join!(answering, probe(&client, PATIENCE));
+        assert_eq!(found, Probe::Responds);
+    }
+
+    /// Only the silence may be the machine's fault.
+    #[tokio::test]
+    async fn a_contract_that_refuses_connections_is_told_from_a_silent_one() {
+        let (listener, client) = listener().await;
+        // The kernel accepts the connection, and nothing reads from it.
+        let silent = probe(&client, Duration::from_millis(50)).await;
+        assert_eq!(silent, Probe::Silent);
+        drop(listener);
+        assert_eq!(probe(&client, PATIENCE).await, Probe::Refuses);
+    }
+
+    #[tokio::test]
+    async fn a_contract_that_breaks_off_connections_refuses_them() {
+        let (listener, client) = listener().await;
+        let breaking = async {
+            // The client tries again on another connection at most a few times.
+            loop {
+                drop(listener.accept().await.unwrap());
+            }
+        };
+        let found = tokio::select! {
+            found = probe(&client, PATIENCE) => found,
+            () = breaking => unreachable!("it accepts for ever"),
+        };
+        assert_eq!(found, Probe::Refuses);
     }
 }

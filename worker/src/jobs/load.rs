@@ -33,7 +33,7 @@ enum LoadError {
 impl From<StartError> for LoadError {
     fn from(error: StartError) -> Self {
         Self::Failed(match error {
-            StartError::Invalid(message) => {
+            StartError::Invalid(message) | StartError::NotReady(message) => {
                 Failure::started(FailureCode::InvalidExecutable, message)
             }
             StartError::Unavailable(message) => {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use execution_worker::chromium::{Chromium, ChromiumConfig, ContractPage};
 use execution_worker::sandbox::{
-    Blueprint, CallId, Engine, Event, Instance, Invocation, StartError,
+    Blueprint, CallId, Engine, Event, Instance, Invocation, LossCause, StartError,
 };
 use serde_json::value::RawValue;
 use shared::protocol::job::{ContractSpec, Limits};
 use shared::protocol::reply::{Failure, FailureCode};
+use shared::service::lifecycle::Lifecycle;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -25,7 +26,9 @@ static SHARED: LazyLock<Chromium> = LazyLock::new(|| {
         call_limit: Duration::from_secs(20),
         ..config()
     };
-    RUNTIME.block_on(Chromium::start(config)).unwrap()
+    RUNTIME
+        .block_on(Chromium::start(config, Lifecycle::new()))
+        .unwrap()
 });
 
 /// Runs a test on the runtime that the shared browser belongs to.
@@ -72,6 +75,8 @@ pub(crate) fn within_ms(timeout_ms: u32) -> Limits {
 /// One loaded contract.
 pub(crate) struct Contract {
     pub(crate) page: ContractPage,
+    /// Why the page was lost.
+    pub(crate) cause: Option<LossCause>,
     next: u32,
 }
 
@@ -130,6 +135,7 @@ impl Contract {
         };
         Ok(Self {
             page: engine.start(plan).await?,
+            cause: None,
             next: 0,
         })
     }
@@ -214,7 +220,10 @@ impl Contract {
                     Outcome::Done(outcome.map(|json| json.get().to_owned())),
                 ),
                 Event::NotStarted(call) => (call, Outcome::NotStarted),
-                Event::Lost { reason } => return Some(reason),
+                Event::Lost { reason, cause } => {
+                    self.cause = Some(cause);
+                    return Some(reason);
+                }
             };
             assert!(
                 outcomes.insert(call.0, outcome).is_none(),

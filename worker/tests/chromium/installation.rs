@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::unistd::geteuid;
+use shared::service::lifecycle::Lifecycle;
 
 use crate::driver::{config, run};
 
@@ -18,7 +19,10 @@ fn an_incomplete_installation_is_refused_with_a_reason() {
             executable: Some("/bin/false".into()),
             ..config()
         };
-        let error = Chromium::start(broken).await.unwrap_err().to_string();
+        let error = Chromium::start(broken, Lifecycle::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("Chromium ended while it was started"),
             "{error}"
@@ -32,7 +36,10 @@ fn an_incomplete_installation_is_refused_with_a_reason() {
                     user: user.to_owned(),
                     ..config()
                 };
-                let error = Chromium::start(config).await.unwrap_err().to_string();
+                let error = Chromium::start(config, Lifecycle::new())
+                    .await
+                    .unwrap_err()
+                    .to_string();
                 assert!(error.contains(expected), "{error}");
             }
         }
@@ -49,7 +56,10 @@ fn a_browser_without_a_sandbox_is_not_used() {
             guard: restricted.guard.clone(),
             ..config()
         };
-        let error = Chromium::start(config).await.unwrap_err().to_string();
+        let error = Chromium::start(config, Lifecycle::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("Chromium's sandbox cannot start: unprivileged user namespaces"),
             "{error}"

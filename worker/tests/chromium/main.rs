@@ -16,6 +16,7 @@ mod page_pool;
 mod processes;
 mod promises;
 mod resource_limits;
+mod starved;
 mod tampering;
 mod time_limits;
 mod values;

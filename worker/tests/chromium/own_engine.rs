@@ -9,6 +9,7 @@ use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::protocol::job::Limits;
+use shared::service::lifecycle::Lifecycle;
 
 use crate::driver::{Contract, config, eventually};
 
@@ -71,7 +72,24 @@ impl Process {
     }
 
     pub(crate) fn kill(&self) {
-        kill(Pid::from_raw(self.pid), Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Lets it have no processor time from now on.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid), signal).unwrap();
+    }
+
+    /// The processor time that it has used, in hundredths of a second.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let fields = stat.rsplit_once(')').unwrap_or_default().1;
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
     /// Its resident memory.
@@ -95,6 +113,8 @@ pub(crate) struct OwnEngine {
     /// The guard's program under a unique path, which identifies this engine's processes.
     pub(crate) program: PathBuf,
     pub(crate) guard: Process,
+    /// Fails if a task of the engine panics or ends too early.
+    pub(crate) life: Lifecycle,
     _folder: tempfile::TempDir,
 }
 
@@ -111,12 +131,14 @@ impl OwnEngine {
             guard: program.clone(),
             ..config
         };
-        let engine = Chromium::start(config).await.unwrap();
+        let life = Lifecycle::new();
+        let engine = Chromium::start(config, life.clone()).await.unwrap();
         let guard = Self::find_guard(&program).unwrap();
         Self {
             engine,
             program,
             guard,
+            life,
             _folder: folder,
         }
     }

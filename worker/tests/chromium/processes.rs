@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use execution_worker::sandbox::LossCause;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use shared::protocol::job::Limits;
@@ -197,6 +198,7 @@ fn a_killed_renderer_loses_its_contract_and_no_other() {
         own.renderers().difference(&before).for_each(Process::kill);
         let reason = contract.lost().await;
         assert!(reason.starts_with("its process ended: "), "{reason}");
+        assert_eq!(contract.cause, Some(LossCause::Crash));
         assert_eq!(other.get("f").await.unwrap(), "1");
         contract.close().await;
         other.close().await;
@@ -217,6 +219,7 @@ fn a_killed_browser_is_replaced() {
             contract.submit(&[("f", None)]);
             victim(&own).kill();
             assert_eq!(contract.lost().await, "its browser ended");
+            assert_eq!(contract.cause, Some(LossCause::Crash));
             contract.close().await;
 
             let mut next = own.load("{ f: () => 1 }").await;
@@ -241,8 +244,10 @@ fn a_browser_that_does_not_reply_is_replaced() {
         let tree = own.tree();
         // No call is in flight: it would run over its limit before the heartbeat fails.
         let mut contract = own.load("{ f: () => 1 }").await;
-        kill(Pid::from_raw(own.browser().pid), Signal::SIGSTOP).unwrap();
-        assert_eq!(contract.lost().await, "its browser ended");
+        own.browser().stop();
+        assert_eq!(contract.lost().await, "its browser stopped replying");
+        // The machine may have been too busy.
+        assert_eq!(contract.cause, Some(LossCause::Unresponsive));
         contract.close().await;
         own.wait_for_restart().await;
         assert!(!tree.iter().any(Process::is_alive));
@@ -262,6 +267,8 @@ fn after_shutdown_no_process_and_no_file_is_left() {
         own.engine.shutdown().await;
         assert!(!tree.iter().any(Process::is_alive));
         assert!(!profile.exists());
+        // The end of the engine's tasks was expected.
+        assert!(!own.life.has_failed());
         assert_eq!(busy.lost().await, "its browser ended");
         // Closing a page that is already gone is a no-op.
         idle.close().await;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use execution_worker::chromium::{ChromiumConfig, Layers};
+use execution_worker::sandbox::LossCause;
 use shared::protocol::job::Limits;
 use shared::protocol::reply::FailureCode;
 use shared::service::config::Env;
@@ -34,6 +35,7 @@ fn a_contract_that_computes_while_idle_is_lost() {
             contract.lost().await,
             "it used too much processor time while idle"
         );
+        assert_eq!(contract.cause, Some(LossCause::Crash));
         contract.close().await;
         assert_eq!(quiet.get("g").await.unwrap(), "1");
         quiet.close().await;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Browser;
 use crate::chromium::cdp::execute::CdpError;
+use crate::sandbox::LossCause;
 
 /// The pages of one browser whose death is to be reported.
 #[derive(Debug, Default)]
@@ -25,6 +26,37 @@ struct AwaitedPage {
     /// The URL of its only document.
     url: String,
     death: oneshot::Sender<String>,
+}
+
+/// How a page ended.
+#[derive(Debug)]
+pub(crate) struct PageDeath {
+    pub(crate) reason: String,
+    pub(crate) cause: LossCause,
+}
+
+impl PageDeath {
+    /// The page ended by itself, or was declared dead.
+    pub(crate) fn of_page(reason: String) -> Self {
+        Self {
+            reason,
+            cause: LossCause::Crash,
+        }
+    }
+
+    /// The page ended with its browser. A crashed browser counts as a crash of its contracts: one of
+    /// them may be the cause. A browser that stopped to reply does not: the machine may be busy.
+    pub(crate) fn of_browser(browser: &Browser) -> Self {
+        let (reason, cause) = if browser.is_unresponsive() {
+            ("its browser stopped replying", LossCause::Unresponsive)
+        } else {
+            ("its browser ended", LossCause::Crash)
+        };
+        Self {
+            reason: reason.to_owned(),
+            cause,
+        }
+    }
 }
 
 /// An event that may be the end of a page.

@@ -33,6 +33,8 @@ use super::process::proc::Process;
 pub(crate) struct Browser {
     connection: chromiumoxide::Browser,
     dead: CancellationToken,
+    /// It is dead because it did not reply.
+    unresponsive: AtomicBool,
     pages: AtomicUsize,
     /// How many pages may live in each renderer.
     renderer_users: Mutex<HashMap<Process, usize>>,
@@ -48,6 +50,7 @@ impl Browser {
         Self {
             connection,
             dead,
+            unresponsive: AtomicBool::new(false),
             pages: AtomicUsize::new(0),
             renderer_users: Mutex::default(),
             moves_pages: AtomicBool::new(false),
@@ -88,6 +91,16 @@ impl Browser {
     /// Cancelled when the browser is dead.
     pub(crate) fn dead(&self) -> &CancellationToken {
         &self.dead
+    }
+
+    /// Whether it is dead because it did not reply.
+    pub(crate) fn is_unresponsive(&self) -> bool {
+        self.unresponsive.load(Ordering::Relaxed)
+    }
+
+    /// Records that the browser does not reply. Its death must follow.
+    pub(crate) fn set_unresponsive(&self) {
+        self.unresponsive.store(true, Ordering::Relaxed);
     }
 
     /// How many pages it has, including those that are being created or closed.

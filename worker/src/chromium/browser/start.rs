@@ -5,6 +5,7 @@
 //! reply any more. Then everything that belongs to it ends; `fleet` starts the next browser.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use chromiumoxide::cdp::browser_protocol::fetch::{
 };
 use chromiumoxide::error::CdpError as ConnectionError;
 use chromiumoxide::handler::HandlerConfig;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +42,9 @@ use crate::chromium::process::error::{LAUNCH_LIMIT, LaunchError};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The time limit for the reply to such a check.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+/// A time limit that is noticed this late shows that the worker itself was not running. The browser
+/// is then asked again, since its reply may only not have been read.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A browser with its processes and tasks. Its owner waits for its death, then ends it.
 #[derive(Debug)]
@@ -66,11 +71,7 @@ impl RunningBrowser {
         } = GuardedChild::start(config).await?;
         let tasks = BrowserTasks::default();
         // Once the browser is dead the output is ignored, whichever process still holds the pipe.
-        let logging = tasks
-            .dead
-            .clone()
-            .run_until_cancelled_owned(log_output(stderr));
-        tasks.tracker.spawn(logging);
+        tasks.spawn("browser output", log_output(stderr));
         let connecting = async {
             let handle = connect(&address, config, &tasks).await?;
             let gaps = examine(&handle, config).await?;
@@ -115,11 +116,19 @@ impl RunningBrowser {
 
 impl BrowserTasks {
     /// Runs a task that the browser depends on: when the task ends or panics, the browser is dead.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// `fleet` then starts another browser, so a panic needs no restart of the process.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the end of the task is the end of the browser"
+    )]
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let dead = self.dead.clone();
         self.tracker.spawn(async move {
             let _end = dead.clone().drop_guard();
-            dead.run_until_cancelled(task).await;
+            let task = dead.run_until_cancelled(task);
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "browser task panicked: restarting the browser");
+            }
         });
     }
 
@@ -150,7 +159,7 @@ async fn connect(
     let (connection, handler) = within(LAUNCH_LIMIT, "connecting", connecting).await?;
     let connecting = CdpClient::connect(address);
     let (client, driving) = within(LAUNCH_LIMIT, "connecting", connecting).await?;
-    tasks.spawn(driving);
+    tasks.spawn("page connection", driving);
     let browser = Arc::new(Browser::new(connection, tasks.dead.clone()));
     let deaths = Arc::<DeathWatch>::default();
     let watched = Arc::<WatchedPages>::default();
@@ -168,7 +177,7 @@ async fn connect(
         watched,
         closer,
     });
-    tasks.spawn(drive(handler, tasks.dead.clone()));
+    tasks.spawn("browser connection", drive(handler, tasks.dead.clone()));
     spawn_tasks(&handle, config, tasks, closing).await?;
     Ok(handle)
 }
@@ -183,7 +192,7 @@ async fn spawn_tasks(
     let requests = browser.listen::<EventRequestPaused>().await?;
     let documents = Arc::clone(&handle.documents);
     let interceptor = Interceptor::new(Arc::clone(browser), documents, &config.layers);
-    tasks.spawn(interceptor.run(requests));
+    tasks.spawn("interceptor", interceptor.run(requests));
     let pattern = RequestPattern {
         url_pattern: Some("*".to_owned()),
         ..Default::default()
@@ -192,9 +201,9 @@ async fn spawn_tasks(
         .execute(EnableParams::builder().pattern(pattern).build())
         .await?;
     let (deaths, endings) = (Arc::clone(&handle.deaths), endings(browser).await?);
-    tasks.spawn(async move { deaths.follow(endings).await });
-    tasks.spawn(closing.run());
-    tasks.spawn(heartbeat(Arc::clone(browser)));
+    tasks.spawn("death watch", async move { deaths.follow(endings).await });
+    tasks.spawn("page closer", closing.run());
+    tasks.spawn("heartbeat", heartbeat(Arc::clone(browser)));
     if config.layers.has(Layer::Watch) {
         let watchdog = Watchdog {
             pages: Arc::clone(&handle.watched),
@@ -205,7 +214,7 @@ async fn spawn_tasks(
                 browser_bytes: u64::from(config.browser_mb) << 20,
             },
         };
-        tasks.spawn(watchdog.run());
+        tasks.spawn("watchdog", watchdog.run());
     }
     Ok(())
 }
@@ -241,10 +250,20 @@ async fn examine(
 async fn heartbeat(browser: Arc<Browser>) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
+        let asked = Instant::now();
         let version = browser.execute_within(HEARTBEAT_LIMIT, GetVersionParams::default());
-        if let Err(error) = version.await {
-            tracing::warn!(%error, "browser does not reply");
-            return;
+        match version.await {
+            Ok(_) => {}
+            Err(CdpError::Timeout(..)) if asked.elapsed() > HEARTBEAT_LIMIT + LATE => {
+                tracing::warn!("worker did not run for a while; checking the browser again");
+            }
+            Err(error) => {
+                if matches!(error, CdpError::Timeout(..)) {
+                    browser.set_unresponsive();
+                }
+                tracing::warn!(%error, "browser does not reply");
+                return;
+            }
         }
     }
 }
@@ -261,6 +280,24 @@ async fn drive(mut handler: Handler, dead: CancellationToken) {
                 tracing::warn!(%error, "browser connection failed");
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_browser_is_dead_when_one_of_its_tasks_panics_or_ends() {
+        let panics = async { panic!("on purpose") };
+        for task in [panics.boxed(), async {}.boxed()] {
+            let tasks = BrowserTasks::default();
+            tasks.spawn("waits", std::future::pending());
+            tasks.spawn("breaks", task);
+            tasks.dead.cancelled().await;
+            tasks.tracker.close();
+            tasks.tracker.wait().await;
         }
     }
 }

@@ -25,13 +25,14 @@ use futures::future::BoxFuture;
 use shared::protocol::job::Limits;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::browser::death_watch::PageDeath;
 use super::browser::send_slots::{SendSlot, SlotRequest};
 use super::config::ChromiumConfig;
 use super::page::blank::BlankPage;
 use super::page::harness::handle::PendingReply;
 use super::page::harness::protocol;
-use super::page::loaded::LoadedPage;
-use crate::sandbox::{Event, Instance, Invocation, StartError};
+use super::page::loaded::{LoadError, LoadedPage};
+use crate::sandbox::{Event, Instance, Invocation, LossCause};
 use freeze::IdleState;
 use in_flight::{CallState, InFlight};
 use overrun::Inspection;
@@ -78,7 +79,7 @@ enum Step {
     Collected(Result<String, String>),
     Inspected(Inspection),
     Overdue,
-    Died(String),
+    Died(PageDeath),
 }
 
 impl fmt::Debug for ContractPage {
@@ -98,7 +99,7 @@ impl ContractPage {
         config: &ChromiumConfig,
         limits: &Limits,
         executable: &str,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, LoadError> {
         let own = limits
             .timeout_ms
             .map(|ms| Duration::from_millis(ms.max(1).into()));
@@ -107,7 +108,7 @@ impl ContractPage {
         let result_limit = own.map_or(config.result_limit, |own| own.min(config.result_limit));
 
         let page = blank.dedicate(config, limits, result_limit).await;
-        let mut page = page.map_err(|error| StartError::Unavailable(error.to_string()))?;
+        let mut page = page.map_err(|error| LoadError::PageLost(error.to_string()))?;
         match page.load(executable, config.load_limit).await {
             Ok(endpoints) => {
                 page.activity.set(false);
@@ -152,8 +153,8 @@ impl ContractPage {
         {
             return Poll::Ready(Step::Collected(reply));
         }
-        if let Poll::Ready(reason) = self.page.death.poll_unpin(cx) {
-            return Poll::Ready(Step::Died(reason));
+        if let Poll::Ready(death) = self.page.death.poll_unpin(cx) {
+            return Poll::Ready(Step::Died(death));
         }
         if self.in_flight.calls() == 0 {
             self.idle.poll(&self.page.harness, self.clock.as_mut(), cx);
@@ -191,9 +192,10 @@ impl ContractPage {
                 let events = self.read(&reply, since);
                 self.or_lose(events)
             }
-            Step::Replied(_, Err(reason)) | Step::Collected(Err(reason)) | Step::Died(reason) => {
-                self.lose(reason)
+            Step::Replied(_, Err(reason)) | Step::Collected(Err(reason)) => {
+                self.lose(reason, LossCause::Crash)
             }
+            Step::Died(PageDeath { reason, cause }) => self.lose(reason, cause),
             Step::Overdue if self.clock.deadline().elapsed() > STALLED => {
                 self.grace_until = Instant::now() + STALLED;
                 Vec::new()
@@ -205,7 +207,8 @@ impl ContractPage {
             }
             Step::Inspected(inspection) => {
                 let mut events = overrun::resolve(&mut self.in_flight, &inspection);
-                events.extend(self.lose("a call ran longer than its limit".to_owned()));
+                let reason = "a call ran longer than its limit".to_owned();
+                events.extend(self.lose(reason, LossCause::Timeout));
                 events
             }
         }
@@ -234,16 +237,16 @@ impl ContractPage {
     }
 
     fn or_lose(&mut self, events: Result<Vec<Event>, String>) -> Vec<Event> {
-        events.unwrap_or_else(|reason| self.lose(reason))
+        events.unwrap_or_else(|reason| self.lose(reason, LossCause::Crash))
     }
 
-    fn lose(&mut self, reason: String) -> Vec<Event> {
+    fn lose(&mut self, reason: String, cause: LossCause) -> Vec<Event> {
         self.over = true;
         self.in_flight.clear_messages();
         self.slot_request = SlotRequest::None;
         self.collecting = None;
         self.inspecting = None;
-        vec![Event::Lost { reason }]
+        vec![Event::Lost { reason, cause }]
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::harness::handle::Harness;
 use super::loaded::LoadedPage;
 use crate::chromium::browser::Browser;
+use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
 use crate::chromium::cdp::client::PageSession;
@@ -56,7 +57,7 @@ pub(crate) struct BlankPage {
     session: PageSession,
     url: String,
     renderers: HashSet<Process>,
-    death: BoxFuture<'static, String>,
+    death: BoxFuture<'static, PageDeath>,
     slot: PageSlot,
     browser: Arc<BrowserHandle>,
 }
@@ -92,12 +93,12 @@ impl BlankPage {
             done = async { tokio::try_join!(disable_events(&page), attaching) } => done?,
             _ = &mut death => return Err(OpenError::RendererEnded),
         };
-        let dead = browser.browser.dead().clone().cancelled_owned();
+        let owner = Arc::clone(&browser.browser);
         let death = async move {
             tokio::select! {
                 biased;
-                Ok(reason) = death => reason,
-                () = dead => "its browser ended".to_owned(),
+                Ok(reason) = death => PageDeath::of_page(reason),
+                () = owner.dead().cancelled() => PageDeath::of_browser(&owner),
             }
         };
         Ok(Self {
@@ -149,10 +150,11 @@ impl BlankPage {
         let target = page.target_id().clone();
         browser
             .watched
-            .add(target, renderers, Arc::clone(&activity));
+            .add(target, renderers.clone(), Arc::clone(&activity));
         let harness = Harness::create(page, session, &url, result_limit).await?;
         Ok(LoadedPage {
             harness,
+            renderers,
             death,
             activity,
             slot,

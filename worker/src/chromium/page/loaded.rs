@@ -1,5 +1,6 @@
 //! A page that is dedicated to one contract: turns an executable into endpoints.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,22 +10,41 @@ use tokio::time::timeout;
 
 use super::harness::handle::Harness;
 use super::harness::protocol::{LoadOutcome, looks_like_literal};
+use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
 use crate::chromium::browser::send_slots::SlotRequest;
 use crate::chromium::cdp::execute::{COMMAND_LIMIT, execute};
 use crate::chromium::isolation::watchdog::Activity;
+use crate::chromium::process::proc::Process;
 use crate::sandbox::StartError;
 
 /// How much of an executable is sent in one message, in bytes. A browser reads one message at a
 /// time, at about 20 ms for a megabyte, and the calls of its other pages wait meanwhile.
 const PIECE: usize = 256 << 10;
 
+/// An executable that was not evaluated in time is to blame if its page computed for at least this
+/// part of the time. Otherwise the machine may have been too busy.
+const BLAMED_SHARE: u32 = 2;
+
+/// Why an executable was not loaded into a page.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The page was lost, and not by the executable. Another page may do.
+    #[error("{0}")]
+    PageLost(String),
+    /// Another page is of no use.
+    #[error(transparent)]
+    Failed(#[from] StartError),
+}
+
 /// A page with its harness, dedicated to one contract.
 pub(crate) struct LoadedPage {
     pub(crate) harness: Harness,
-    /// Resolves when the page dies, with the reason.
-    pub(crate) death: BoxFuture<'static, String>,
+    /// The renderers that the page may live in.
+    pub(super) renderers: HashSet<Process>,
+    /// Resolves when the page dies.
+    pub(crate) death: BoxFuture<'static, PageDeath>,
     /// Whether calls are in flight, for the watchdog.
     pub(crate) activity: Arc<Activity>,
     pub(super) slot: PageSlot,
@@ -42,26 +62,48 @@ impl LoadedPage {
         &mut self,
         executable: &str,
         limit: Duration,
-    ) -> Result<Vec<String>, StartError> {
+    ) -> Result<Vec<String>, LoadError> {
+        let before = self.processor_time();
         let evaluating = timeout(limit, evaluate(&self.harness, executable));
         tokio::select! {
             biased;
-            outcome = evaluating => outcome.unwrap_or_else(|_| {
-                let limit = limit.as_millis();
-                Err(StartError::Invalid(format!("The executable ran longer than {limit} ms")))
-            }),
-            reason = &mut self.death => Err(if self.browser.browser.dead().is_cancelled() {
-                StartError::Unavailable(reason)
-            } else {
-                StartError::Invalid(format!("The executable ended its page: {reason}"))
-            }),
+            outcome = evaluating => Ok(outcome.unwrap_or_else(|_| {
+                let computed = self.processor_time().saturating_sub(before);
+                Err(overdue(limit, computed))
+            })?),
+            PageDeath { reason, .. } = &mut self.death => {
+                if self.browser.browser.dead().is_cancelled() {
+                    return Err(LoadError::PageLost(reason));
+                }
+                let reason = format!("The executable ended its page: {reason}");
+                Err(StartError::Invalid(reason).into())
+            }
         }
+    }
+
+    /// The processor time that the page has used so far.
+    fn processor_time(&self) -> Duration {
+        self.renderers.iter().map(|renderer| renderer.cpu()).sum()
     }
 
     /// Closes the page; returns when the page and its renderers are gone.
     pub(crate) async fn close(self) {
         self.slot.close().await;
     }
+}
+
+/// The error of an executable that was not evaluated within `limit`, while its page `computed` for so
+/// long.
+fn overdue(limit: Duration, computed: Duration) -> StartError {
+    let millis = limit.as_millis();
+    if computed >= limit / BLAMED_SHARE {
+        return StartError::Invalid(format!("The executable ran longer than {millis} ms"));
+    }
+    let computed = computed.as_millis();
+    StartError::Unavailable(format!(
+        "The executable was not evaluated within {millis} ms, in which it got {computed} ms of \
+         processor time; try again later"
+    ))
 }
 
 /// Tries the forms that an executable may have. Text that looks like an object literal may still be
@@ -140,7 +182,7 @@ async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use super::pieces;
+    use super::*;
 
     #[test]
     fn pieces_are_cut_between_characters_and_lose_nothing() {
@@ -148,5 +190,16 @@ mod tests {
         assert_eq!(cut("abcde", 2), ["ab", "cd", "e"]);
         assert_eq!(cut("aüb", 2), ["a", "ü", "b"]);
         assert!(cut("", 2).is_empty());
+    }
+
+    #[test]
+    fn an_executable_is_blamed_only_for_processor_time_that_its_page_used() {
+        let limit = Duration::from_secs(5);
+        let blamed = |ms| {
+            let error = overdue(limit, Duration::from_millis(ms));
+            matches!(error, StartError::Invalid(_))
+        };
+        assert!(blamed(5000) && blamed(2500));
+        assert!(!blamed(2490) && !blamed(0));
     }
 }
