@@ -48,6 +48,9 @@ pub enum Claim {
     OwnedBy(WorkerId),
 }
 
+/// The fields that [`parse_record`] reads.
+pub(super) const FIELDS: [&str; 6] = ["spec", "gen", "owner", "endpoints", "quarantined", "image"];
+
 type Fields = (
     Option<String>,
     Option<u64>,
@@ -63,39 +66,12 @@ impl Queue {
         &self,
         address: &ContractAddress,
     ) -> Result<Option<ContractRecord>, QueueError> {
-        let (spec, generation, owner, endpoints, quarantined, image): Fields = redis::cmd("HMGET")
+        let fields: Fields = redis::cmd("HMGET")
             .arg(self.keys().contract(address))
-            .arg(&["spec", "gen", "owner", "endpoints", "quarantined", "image"])
+            .arg(&FIELDS)
             .query_async(&mut self.pooled().await?)
             .await?;
-        let (Some(spec), Some(generation)) = (spec, generation) else {
-            return Ok(None);
-        };
-        let spec = serde_json::from_str(&spec).map_err(|e| unexpected(address, &e))?;
-        let owner = owner
-            .filter(|owner| !owner.is_empty())
-            .map(|owner| owner.parse().map_err(|e| unexpected(address, &e)))
-            .transpose()?;
-        let endpoints = endpoints
-            .and_then(|list| serde_json::from_str(&list).ok())
-            .unwrap_or_default();
-        let quarantined_until = quarantined.unwrap_or_default();
-        Ok(Some(ContractRecord {
-            spec,
-            generation,
-            owner,
-            endpoints,
-            quarantined_until,
-            image: image.filter(|image| !image.is_empty()),
-        }))
-    }
-
-    /// The addresses of all loaded contracts. Walks the whole key space, so it is for listings
-    /// only.
-    pub async fn loaded(&self) -> Result<Vec<ContractAddress>, QueueError> {
-        let keys = self.scan(&self.keys().contract_pattern()).await?;
-        let addresses = keys.iter().filter_map(|key| self.keys().contract_of(key));
-        Ok(addresses.collect())
+        parse_record(address, fields)
     }
 
     /// Looks up where the jobs of a contract are sent.
@@ -140,6 +116,7 @@ impl Queue {
             .invoke_async(&mut self.pooled().await?)
             .await?;
         if generation > 0 {
+            self.note_load(address).await;
             return Ok(Claim::Granted(generation));
         }
         self.remove_owned(address, worker).await?;
@@ -304,7 +281,12 @@ impl Queue {
             "if (redis.call('HGET', KEYS[1], 'owner') or '') ~= ARGV[1] then return 0 end
              return redis.call('DEL', KEYS[1])",
         );
-        self.run_release_script(&script, address, owner).await
+        let entry = self.contract_entry(address).await?;
+        let done = self.run_release_script(&script, address, owner).await?;
+        if done {
+            self.delist(&self.keys().contracts(), entry).await;
+        }
+        Ok(done)
     }
 
     async fn run_release_script(
@@ -323,6 +305,32 @@ impl Queue {
         }
         Ok(done)
     }
+}
+
+/// Reads the [`FIELDS`] of a contract's record. None if it is not loaded.
+pub(super) fn parse_record(
+    address: &ContractAddress,
+    (spec, generation, owner, endpoints, quarantined, image): Fields,
+) -> Result<Option<ContractRecord>, QueueError> {
+    let (Some(spec), Some(generation)) = (spec, generation) else {
+        return Ok(None);
+    };
+    let spec = serde_json::from_str(&spec).map_err(|e| unexpected(address, &e))?;
+    let owner = owner
+        .filter(|owner| !owner.is_empty())
+        .map(|owner| owner.parse().map_err(|e| unexpected(address, &e)))
+        .transpose()?;
+    let endpoints = endpoints
+        .and_then(|list| serde_json::from_str(&list).ok())
+        .unwrap_or_default();
+    Ok(Some(ContractRecord {
+        spec,
+        generation,
+        owner,
+        endpoints,
+        quarantined_until: quarantined.unwrap_or_default(),
+        image: image.filter(|image| !image.is_empty()),
+    }))
 }
 
 fn unexpected(address: &ContractAddress, error: &impl std::fmt::Display) -> QueueError {

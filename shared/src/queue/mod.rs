@@ -35,6 +35,9 @@
 //! Scripts change it by compare-and-set on the owner. Each new sandbox raises the *generation* of
 //! the contract in the record.
 //!
+//! The **registry** ([`registry`]) lists what exists: two sorted sets, of contracts and of executables.
+//! Listings and the sweep ([`sweeper`]) read it by pages; nothing walks the key space.
+//!
 //! A worker that cannot hand everything over before it ends gives up its lease and leaves the rest
 //! to the others.
 //!
@@ -76,13 +79,17 @@ pub mod farm;
 pub mod inbox;
 pub mod keys;
 pub mod leases;
+mod lock;
+mod offers;
 mod outage;
 pub mod placement;
 pub mod reaper;
 mod redis_info;
+pub mod registry;
 pub mod replies;
 mod shared_connection;
 mod stream;
+pub mod sweeper;
 pub mod timing;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};

@@ -6,6 +6,7 @@ mod blobs;
 mod contracts;
 mod deaths;
 mod redis;
+mod registry;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -16,15 +16,14 @@ use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
 use super::failover::Failover;
 use super::outage::OutageDetector;
-use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, SWEEP_INTERVAL, millis};
+use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::{EngineKind, Load};
 use crate::service::lifecycle::Lifecycle;
 
-/// Cleans up after dead workers and removes unused executables until the process stops.
+/// Cleans up after dead workers until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
-    let mut swept = Instant::now();
     let mut outages = OutageDetector::new(Instant::now());
     loop {
         // Jitter keeps the processes from looking at the same moment.
@@ -35,12 +34,6 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
         }
         if let Err(error) = reap_expired(&queue, config, &mut outages).await {
             tracing::debug!(%error, "cannot check for dead workers");
-        }
-        if swept.elapsed() > SWEEP_INTERVAL {
-            swept = Instant::now();
-            if let Err(error) = queue.sweep_blobs().await {
-                tracing::debug!(%error, "cannot sweep unused executables");
-            }
         }
     }
 }
