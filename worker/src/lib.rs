@@ -29,7 +29,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::WorkerId;
 use shared::queue::farm::Farm;
-use shared::queue::{Queue, QueueError, ReaperConfig, reaper};
+use shared::queue::{Queue, QueueError, ReaperConfig, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
@@ -134,6 +134,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
 /// Adds the worker to the farm.
 async fn register(worker: &Worker) -> Result<Farm, QueueError> {
     let farm = worker.queue.farm(None).await?;
+    worker.queue.fill_registry().await?;
     worker.queue.register_worker(worker.id).await?;
     worker
         .queue
@@ -174,6 +175,8 @@ impl Background {
         life.spawn("presence", heartbeat::hold_subscription(worker.clone()));
         let reaper = reaper::run(worker.queue.clone(), self.reaper, life.clone());
         life.spawn("reaper", reaper);
+        let sweeper = sweeper::run(worker.queue.clone(), life.clone());
+        life.spawn("sweeper", sweeper);
         life.spawn("metrics", self.registry.run_upkeep(life.clone()));
         if let Some(listener) = self.listener {
             let serving = operator::serve(listener, Arc::downgrade(worker), life.clone());

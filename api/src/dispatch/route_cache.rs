@@ -10,10 +10,10 @@ use futures::FutureExt;
 use moka::sync::Cache;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{ContractSpec, EngineKind};
-use shared::queue::Queue;
 use shared::queue::contracts::Route;
 use shared::queue::farm::Farm;
 use shared::queue::timing::RESTORED_WITHIN;
+use shared::queue::{Queue, QueueError};
 
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;

@@ -28,14 +28,28 @@ enum LoadError {
     Queue(#[from] QueueError),
 }
 
+impl LoadError {
+    /// The same failure of a load that may have been carried out.
+    fn after_start(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(Failure {
+                started: true,
+                ..failure
+            }),
+            other @ Self::Queue(_) => other,
+        }
+    }
+}
+
 impl From<StartError> for LoadError {
     fn from(error: StartError) -> Self {
         Self::Failed(match error {
             StartError::Invalid(message) => {
                 Failure::started(FailureCode::InvalidExecutable, message)
             }
+            // The contract may have been claimed, and its code may have run.
             StartError::Unavailable(message) => {
-                Failure::not_started(FailureCode::SandboxUnavailable, message)
+                Failure::started(FailureCode::SandboxUnavailable, message)
             }
         })
     }
@@ -97,11 +111,8 @@ fn reply_to(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Failu
         Err(LoadError::Failed(failure)) => Err(failure),
         Err(LoadError::Queue(error)) => {
             tracing::warn!(contract = %load.address, %error, "load failed");
-            let message = "The queue is unavailable; try again later";
-            Err(Failure::not_started(
-                FailureCode::SandboxUnavailable,
-                message,
-            ))
+            let message = "The queue is unavailable; the contract may be loaded; try again later";
+            Err(Failure::started(FailureCode::SandboxUnavailable, message))
         }
     }
 }
@@ -158,7 +169,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             Ok(tenure) => tenure,
             Err(error) => {
                 instance.close().await;
-                return Err(error);
+                return Err(error.after_start());
             }
         };
         let generation = tenure.generation();
@@ -215,8 +226,12 @@ impl<'a, E: Engine> Loader<'a, E> {
             }
             (Ok(started), _) => started,
             (Err(error), _) => {
-                self.withdraw_unstarted(claimed, reason, &error).await;
-                return Err(error);
+                let withdrawn = self.withdraw_unstarted(claimed, reason, &error).await;
+                return Err(if withdrawn {
+                    error
+                } else {
+                    error.after_start()
+                });
             }
         };
         if !worker.contracts.is_current(address, &claimed.handle.status) {
@@ -225,7 +240,7 @@ impl<'a, E: Engine> Loader<'a, E> {
                 instance.close().await;
             }
             self.withdraw(claimed).await;
-            return Err(not_assigned().into());
+            return Err(LoadError::from(not_assigned()).after_start());
         }
         self.log_loaded(&claimed.tenure, &started);
         self.spawn_task(claimed.tenure, claimed.ends, started).await;
@@ -268,19 +283,27 @@ impl<'a, E: Engine> Loader<'a, E> {
         tenure.ok_or_else(|| not_assigned().into())
     }
 
-    /// Withdraws the claim of a contract whose executable could not be fetched.
-    async fn withdraw_unstarted(&self, claimed: Claimed, reason: LoadReason, error: &LoadError) {
+    /// Withdraws the claim of a contract whose executable could not be fetched. False if that
+    /// failed, so that the contract may count as loaded.
+    async fn withdraw_unstarted(
+        &self,
+        claimed: Claimed,
+        reason: LoadReason,
+        error: &LoadError,
+    ) -> bool {
         // Without its executable, no worker can ever run the contract again.
         let is_lost = reason == LoadReason::Failover && is_executable_missing(error);
         let before = claimed.before.filter(|_| !is_lost);
-        self.withdraw(Claimed { before, ..claimed }).await;
+        let withdrawn = self.withdraw(Claimed { before, ..claimed }).await;
         if is_lost {
             self.record_lost().await;
         }
+        withdrawn
     }
 
-    /// Undoes a claim after a failed load. What was loaded before stays loaded.
-    async fn withdraw(&self, claimed: Claimed) {
+    /// Undoes a claim after a failed load. What was loaded before stays loaded. False if it may not
+    /// be undone.
+    async fn withdraw(&self, claimed: Claimed) -> bool {
         let Claimed {
             tenure,
             ends,
@@ -288,11 +311,13 @@ impl<'a, E: Engine> Loader<'a, E> {
             ..
         } = claimed;
         let address = &self.load.address;
-        if let Err(error) = tenure.withdraw(before.as_ref()).await {
+        let withdrawn = tenure.withdraw(before.as_ref()).await;
+        if let Err(error) = &withdrawn {
             tracing::warn!(contract = %address, %error, "failed load not withdrawn");
         }
         drop(self.worker.contracts.remove(address));
         ends.refuse_all(&not_assigned());
+        withdrawn.is_ok()
     }
 
     /// Reads the executable from the store.
@@ -381,4 +406,32 @@ impl<'a, E: Engine> Loader<'a, E> {
 /// Whether the executable is no longer in the store.
 fn is_executable_missing(error: &LoadError) -> bool {
     matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_unstarted(error: LoadError) -> bool {
+        let load = Load {
+            address: "abcd".parse().unwrap(),
+            spec: serde_json::from_str(r#"{"engine": "javascript", "digest": "ab"}"#).unwrap(),
+        };
+        !reply_to(&load, Err(error)).unwrap_err().started
+    }
+
+    #[test]
+    fn only_a_load_that_had_no_effect_is_unstarted() {
+        let full = || LoadError::from(not_assigned());
+        assert!(is_unstarted(full()));
+        assert!(!is_unstarted(full().after_start()));
+        assert!(!is_unstarted(
+            StartError::Unavailable("no page".to_owned()).into()
+        ));
+        assert!(!is_unstarted(
+            StartError::Invalid("a typo".to_owned()).into()
+        ));
+        let settings = QueueError::Settings("any".to_owned());
+        assert!(!is_unstarted(settings.into()));
+    }
 }
