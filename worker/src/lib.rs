@@ -34,7 +34,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::WorkerId;
 use shared::queue::farm::Farm;
-use shared::queue::{Queue, QueueError, ReaperConfig, reaper};
+use shared::queue::{Queue, QueueError, ReaperConfig, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
@@ -144,6 +144,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
 /// Adds the worker to the farm.
 async fn register(worker: &Worker) -> Result<Farm, QueueError> {
     let farm = worker.queue.farm(None).await?;
+    worker.queue.fill_registry().await?;
     let id = worker.id();
     if !worker.queue.register_worker(id).await? {
         let message = format!("worker id {id} was used before");
@@ -186,6 +187,8 @@ impl Background {
         life.spawn("comparison", reconcile::run(worker.clone()));
         let reaper = reaper::run(worker.queue.clone(), self.reaper, life.clone());
         life.spawn("reaper", reaper);
+        let sweeper = sweeper::run(worker.queue.clone(), life.clone());
+        life.spawn("sweeper", sweeper);
         life.spawn("metrics", self.registry.run_upkeep(life.clone()));
         if let Some(listener) = self.listener {
             let serving = operator::serve(listener, Arc::downgrade(worker), life.clone());

@@ -319,7 +319,7 @@ impl Gauges {
 }
 
 /// Selects the value of a contract's series.
-type Value = fn(&ContractStatus) -> u64;
+type Value = fn(&ContractStatus) -> Option<u64>;
 
 /// Writes one line per contract and metric. There are as many label values as addresses, so these
 /// series are optional. They are written by hand, because a registry never forgets a label value.
@@ -350,7 +350,7 @@ fn write_contracts(now: &Snapshot<'_>, text: &mut String) {
         for status in &statuses {
             // Addresses contain no character that needs escaping.
             let contract = &status.contract_address;
-            let (engine, value) = (status.engine, value(status));
+            let (engine, value) = (status.engine, value(status).unwrap_or_default());
             _ = writeln!(
                 text,
                 "{name}{{contract=\"{contract}\",engine=\"{engine}\"}} {value}"

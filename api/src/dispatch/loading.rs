@@ -45,12 +45,14 @@ impl Dispatcher {
             };
             self.load_replica(load, executable, &tickets)
         });
-        let loaded = futures::future::join_all(loads).await;
-        let loaded: Result<(), ApiError> = loaded.into_iter().collect();
+        let loaded = joint_end(futures::future::join_all(loads).await);
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
                 for number in replicas + 1..=before.spec.replicas {
-                    Box::pin(self.unload_replica(&contract.replica(number), &tickets)).await?;
+                    let surplus = contract.replica(number);
+                    let unloaded = Box::pin(self.unload_replica(&surplus, &tickets)).await;
+                    // The load itself has been carried out.
+                    unloaded.map_err(|error| error.if_started(true))?;
                 }
             }
             (Err(_), None) if replicas > 1 => {
@@ -86,8 +88,11 @@ impl Dispatcher {
         let replicas = record.map_or(1, |record| record.spec.replicas);
         // The first replica comes last: its record holds their number, in case this is repeated.
         for number in (1..=replicas).rev() {
-            self.unload_replica(&contract.replica(number), &tickets)
-                .await?;
+            let unloaded = self
+                .unload_replica(&contract.replica(number), &tickets)
+                .await;
+            let is_first = number == replicas;
+            unloaded.map_err(|error| error.if_started(!is_first))?;
         }
         Ok(())
     }
@@ -128,7 +133,7 @@ impl Dispatcher {
         self.with_deadline(deadline, &sent, loading).await
     }
 
-    /// Repeats attempts to load one replica until one is answered or the deadline passes.
+    /// Loads one replica. Whatever ends the last attempt, an earlier one may be loading.
     async fn retry_load(
         &self,
         load: &Load,
@@ -136,17 +141,33 @@ impl Dispatcher {
         ticket: &Ticket,
     ) -> Result<(), ApiError> {
         let mut may_be_loading = false;
+        let loaded = self
+            .attempt_loads(load, executable, ticket, &mut may_be_loading)
+            .await;
+        loaded.map_err(|error| error.if_started(may_be_loading))
+    }
+
+    /// Repeats attempts to load one replica until one is answered or the deadline passes. Notes
+    /// attempts that may still be loading it.
+    async fn attempt_loads(
+        &self,
+        load: &Load,
+        executable: &[u8],
+        ticket: &Ticket,
+        may_be_loading: &mut bool,
+    ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut number = 1;
         loop {
             let time_left = self.queue.clock().until(ticket.deadline);
             if time_left.is_zero() {
-                return Err(not_accepted().if_started(may_be_loading));
+                return Err(not_accepted());
             }
             let ttl = time_left + REPLY_SLACK;
             self.queue
                 .stage_blob(&load.spec.digest, executable, ttl)
                 .await?;
+            self.queue.enlist_contract(&load.address).await?;
             self.routes.invalidate(&load.address);
             let standing = self.queue.ownership(&load.address).await?.standing;
             let outcome = match self.living_owner(standing).await? {
@@ -167,8 +188,11 @@ impl Dispatcher {
                     return Ok(reply.outcome.map(drop)?);
                 }
                 // Loading is idempotent, so the next attempt is safe.
-                AttemptOutcome::MaybeStarted => may_be_loading = true,
-                _ => {}
+                AttemptOutcome::MaybeStarted => *may_be_loading = true,
+                AttemptOutcome::Answered(reply) => {
+                    *may_be_loading |= reply.outcome.is_err_and(|failure| failure.started);
+                }
+                AttemptOutcome::NotStarted => {}
             }
             backoff.wait().await;
             number += 1;
@@ -194,15 +218,26 @@ impl Dispatcher {
             address: address.clone(),
         }));
         let deadline = ticket.deadline;
-        let unloading = Box::pin(self.retry_unload(address, &ticket));
-        self.with_deadline(deadline, unloading).await
+        let mut may_be_unloaded = false;
+        let unloading = Box::pin(async {
+            let ended = self
+                .attempt_unloads(address, &ticket, &mut may_be_unloaded)
+                .await;
+            ended.map_err(|error| error.if_started(may_be_unloaded))
+        });
+        // An unload that hangs may have been sent.
+        let sent = Sent::default();
+        sent.set(true);
+        self.with_deadline(deadline, &sent, unloading).await
     }
 
-    /// Repeats attempts to unload one replica until one is answered or the deadline passes.
-    async fn retry_unload(
+    /// Repeats attempts to unload one replica until one is answered or the deadline passes. Notes
+    /// attempts that may have unloaded it.
+    async fn attempt_unloads(
         &self,
         address: &ContractAddress,
         ticket: &Ticket,
+        may_be_unloaded: &mut bool,
     ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
         let mut number = 1;
@@ -216,8 +251,10 @@ impl Dispatcher {
             match (standing.owner, fate) {
                 (Some(worker), Fate::Lives) => {
                     let outcome = self.attempt(worker, ticket, number).await?;
-                    if let AttemptOutcome::Answered(reply) = self.classify(worker, outcome)? {
-                        return Ok(reply.outcome.map(drop)?);
+                    match self.classify(worker, outcome)? {
+                        AttemptOutcome::Answered(reply) => return Ok(reply.outcome.map(drop)?),
+                        AttemptOutcome::MaybeStarted => *may_be_unloaded = true,
+                        AttemptOutcome::NotStarted => {}
                     }
                 }
                 // Redis has just lost its data. The owner is about to write the record again.
@@ -244,15 +281,22 @@ impl Dispatcher {
         standing: Standing,
     ) -> Result<bool, ApiError> {
         let record = self.queue.contract(address).await?;
-        let unloaded = self.queue.unload(address, standing).await?;
-        if unloaded.done().is_none() {
+        let unloaded = self.queue.unload(address, standing).await;
+        if unloaded.map_err(ApiError::write_failed)?.done().is_none() {
             return Ok(false);
         }
         if let Some(record) = record {
-            let digest = &record.spec.digest;
-            self.queue.release_blob(digest, address).await?;
+            self.release_executable(&record.spec.digest, address).await;
         }
         Ok(true)
+    }
+
+    /// Removes the reference of a contract that is not loaded any more. If that fails, the sweep
+    /// does it: the contract is unloaded all the same.
+    async fn release_executable(&self, digest: &str, address: &ContractAddress) {
+        if let Err(error) = self.queue.release_blob(digest, address).await {
+            tracing::warn!(contract = %address, %error, "reference to an executable not removed yet");
+        }
     }
 
     /// Offers a load to all workers and awaits the reply of the one that takes it.
@@ -275,7 +319,8 @@ impl Dispatcher {
             trace: ticket.trace.clone(),
             job: Job::Load(load),
         };
-        self.queue.place(engine, Some(self.api), &envelope).await?;
+        let placed = self.queue.place(engine, Some(self.api), &envelope).await;
+        placed.map_err(ApiError::write_failed)?;
         let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;
         match waiter.outcome_within(patience).await {
             Some(WaitOutcome::Reply(reply)) => Ok(AttemptOutcome::of(reply)),
@@ -286,10 +331,39 @@ impl Dispatcher {
     }
 }
 
+/// How the load of all replicas ends. If one of them was carried out, or may have been, the failure
+/// of another one does not say "never started".
+fn joint_end(replicas: Vec<Result<(), ApiError>>) -> Result<(), ApiError> {
+    let may_be_loaded = |end: &Result<(), ApiError>| match end {
+        Ok(()) => true,
+        Err(error) => !error.never_started(),
+    };
+    let any = replicas.iter().any(may_be_loaded);
+    let end: Result<(), ApiError> = replicas.into_iter().collect();
+    end.map_err(|error| error.if_started(any))
+}
+
 fn not_accepted() -> ApiError {
     ApiError::NoCapacity("No worker accepted the contract in time. Try again later".to_owned())
 }
 
 fn lacks_executable(reply: &Reply) -> bool {
     matches!(&reply.outcome, Err(failure) if failure.code == FailureCode::ExecutableMissing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_only_unstarted_if_no_replica_was_loaded() {
+        let full = || Err(not_accepted());
+        assert!(joint_end(vec![Ok(()), Ok(())]).is_ok());
+        assert!(joint_end(vec![full(), full()]).unwrap_err().never_started());
+        for other in [Ok(()), Err(ApiError::no_reply()), Err(ApiError::Ambiguous)] {
+            let error = joint_end(vec![full(), other]).unwrap_err();
+            assert!(!error.never_started());
+            assert_eq!(error.code(), "no_capacity");
+        }
+    }
 }

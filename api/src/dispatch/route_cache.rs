@@ -10,7 +10,7 @@ use futures::FutureExt;
 use moka::sync::Cache;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{ContractSpec, EngineKind};
-use shared::queue::contracts::{ContractRecord, Route};
+use shared::queue::contracts::Route;
 use shared::queue::farm::Farm;
 use shared::queue::ownership::Standing;
 use shared::queue::timing::RESTORED_WITHIN;
@@ -249,7 +249,7 @@ impl RouteCache {
                 replicas: record.spec.replicas,
             },
             Route::Unassigned(record) => {
-                self.offer_again(address, &record).await?;
+                self.queue.offer_again(address, &record).await?;
                 Target::Unassigned {
                     replicas: record.spec.replicas,
                 }
@@ -282,28 +282,6 @@ impl RouteCache {
         // Another worker may own the contract by now.
         self.owners.invalidate(address);
         None
-    }
-
-    /// Offers a contract without an owner to the workers again, unless that was done recently.
-    /// While no worker has room nothing is offered: the first offer still waits in Redis, and
-    /// further ones would only queue behind it.
-    async fn offer_again(
-        &self,
-        address: &ContractAddress,
-        record: &ContractRecord,
-    ) -> Result<(), QueueError> {
-        if record.owner.is_some() && !self.queue.release_from_lost_owner(address, record).await? {
-            return Ok(());
-        }
-        if !self.queue.is_offer_due(address).await? {
-            return Ok(());
-        }
-        let spec = record.spec.clone();
-        let workers = self.queue.workers().await?;
-        if workers.iter().all(|(_, info)| info.free(spec.engine) == 0) {
-            return Ok(());
-        }
-        self.queue.offer(address.clone(), spec).await
     }
 
     /// Whether a contract that Redis does not know may be one that its owner is about to restore.

@@ -50,6 +50,17 @@ impl ContractRecord {
     }
 }
 
+/// The fields that [`parse_record`] reads.
+pub(super) const FIELDS: [&str; 7] = [
+    "spec",
+    "gen",
+    "owner",
+    "endpoints",
+    "quarantined",
+    "image",
+    "load",
+];
+
 type Fields = (
     Option<String>,
     Option<u64>,
@@ -68,44 +79,10 @@ impl Queue {
     ) -> Result<Option<ContractRecord>, QueueError> {
         let fields: Fields = redis::cmd("HMGET")
             .arg(self.keys().contract(address))
-            .arg(&[
-                "spec",
-                "gen",
-                "owner",
-                "endpoints",
-                "quarantined",
-                "image",
-                "load",
-            ])
+            .arg(&FIELDS)
             .query_async(&mut self.pooled().await?)
             .await?;
-        let (spec, generation, owner, endpoints, quarantined, image, load) = fields;
-        let (Some(spec), Some(generation)) = (spec, generation) else {
-            return Ok(None);
-        };
-        let spec = serde_json::from_str(&spec).map_err(|e| unexpected(address, &e))?;
-        let owner = parse_owner(address, owner)?;
-        let endpoints = endpoints
-            .and_then(|list| serde_json::from_str(&list).ok())
-            .unwrap_or_default();
-        let quarantined_until = quarantined.unwrap_or_default();
-        Ok(Some(ContractRecord {
-            spec,
-            generation,
-            owner,
-            load: load.unwrap_or_default().into(),
-            endpoints,
-            quarantined_until,
-            image: image.filter(|image| !image.is_empty()),
-        }))
-    }
-
-    /// The addresses of all loaded contracts. Walks the whole key space, so it is for listings
-    /// only.
-    pub async fn loaded(&self) -> Result<Vec<ContractAddress>, QueueError> {
-        let keys = self.scan(&self.keys().contract_pattern()).await?;
-        let addresses = keys.iter().filter_map(|key| self.keys().contract_of(key));
-        Ok(addresses.collect())
+        parse_record(address, fields)
     }
 
     /// Looks up where the jobs of a contract are sent.
@@ -121,4 +98,28 @@ impl Queue {
             _ => Ok(Route::Unassigned(record)),
         }
     }
+}
+
+/// Reads the [`FIELDS`] of a contract's record. None if it is not loaded.
+pub(super) fn parse_record(
+    address: &ContractAddress,
+    (spec, generation, owner, endpoints, quarantined, image, load): Fields,
+) -> Result<Option<ContractRecord>, QueueError> {
+    let (Some(spec), Some(generation)) = (spec, generation) else {
+        return Ok(None);
+    };
+    let spec = serde_json::from_str(&spec).map_err(|e| unexpected(address, &e))?;
+    let owner = parse_owner(address, owner)?;
+    let endpoints = endpoints
+        .and_then(|list| serde_json::from_str(&list).ok())
+        .unwrap_or_default();
+    Ok(Some(ContractRecord {
+        spec,
+        generation,
+        owner,
+        load: load.unwrap_or_default().into(),
+        endpoints,
+        quarantined_until: quarantined.unwrap_or_default(),
+        image: image.filter(|image| !image.is_empty()),
+    }))
 }

@@ -1,7 +1,7 @@
 //! Failover of contracts: offering those without an owner to the workers.
 
-use super::contracts::ContractRecord;
 use super::leases::Fate;
+use super::ownership::Standing;
 use super::{Queue, QueueError};
 use crate::protocol::frame::Envelope;
 use crate::protocol::id::{ContractAddress, JobId};
@@ -16,9 +16,9 @@ impl Queue {
     pub async fn release_from_lost_owner(
         &self,
         address: &ContractAddress,
-        record: &ContractRecord,
+        standing: Standing,
     ) -> Result<bool, QueueError> {
-        let Some(owner) = record.owner else {
+        let Some(owner) = standing.owner else {
             return Ok(false);
         };
         match self.fate(owner).await? {
@@ -28,7 +28,7 @@ impl Queue {
                 Ok(false)
             }
             Fate::Cleared => {
-                let dropped = self.drop_ownership(address, record.standing()).await?;
+                let dropped = self.drop_ownership(address, standing).await?;
                 Ok(dropped.done().is_some())
             }
         }

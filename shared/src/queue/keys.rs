@@ -132,6 +132,32 @@ impl Keys {
         format!("{}place:{engine}", self.prefix)
     }
 
+    /// `contracts`: sorted set, contract by its last load (ms, Redis' clock). What is loaded: every
+    /// contract record has an entry. An entry without a record is removed by the sweep.
+    pub fn contracts(&self) -> String {
+        format!("{}contracts", self.prefix)
+    }
+
+    /// `blobs`: sorted set, digest of an executable by its last load (ms, Redis' clock).
+    pub fn blobs(&self) -> String {
+        format!("{}blobs", self.prefix)
+    }
+
+    /// `registry`: string, without expiry. `contracts` and `blobs` are complete.
+    pub fn registry(&self) -> String {
+        format!("{}registry", self.prefix)
+    }
+
+    /// `lock:fill`: string, 30 s. A process fills `contracts` and `blobs`.
+    pub fn fill_lock(&self) -> String {
+        format!("{}lock:fill", self.prefix)
+    }
+
+    /// `lock:sweep`: string, 45 s. A process walks `contracts` and `blobs`, or has just done so.
+    pub fn sweep_lock(&self) -> String {
+        format!("{}lock:sweep", self.prefix)
+    }
+
     /// `workers`: sorted set, worker by its last heartbeat (ms, Redis' clock).
     pub fn workers(&self) -> String {
         format!("{}workers", self.prefix)

@@ -42,6 +42,9 @@
 //! to rename its inbox, for good. Only then may its contracts be taken. Until then the worker may
 //! renew its lease and keeps everything.
 //!
+//! The **registry** ([`registry`]) lists what exists: two sorted sets, of contracts and of executables.
+//! Listings and the sweep ([`sweeper`]) read it by pages; nothing walks the key space.
+//!
 //! A worker that cannot hand everything over before it ends gives up its lease and leaves the rest
 //! to the others.
 //!
@@ -105,14 +108,18 @@ mod in_hand;
 pub mod inbox;
 pub mod keys;
 pub mod leases;
+mod lock;
+mod offers;
 mod outage;
 pub mod ownership;
 pub mod placement;
 pub mod reaper;
 mod redis_info;
+pub mod registry;
 pub mod replies;
 mod shared_connection;
 mod stream;
+pub mod sweeper;
 pub mod timing;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};

@@ -88,10 +88,26 @@ pub const REAP_GRACE: Duration = Duration::from_secs(15);
 /// After an outage a reaper waits for [`LEASE`] before it acts, because nobody could renew a lease.
 pub const OUTAGE_AFTER: Duration = Duration::from_secs(2);
 
-/// How often executables that no contract refers to are looked for: 1 min.
+/// How often a process tries to sweep the registry: 1 min.
 ///
-/// The search walks the whole key space.
+/// The sweep removes what dead processes left behind: entries without a contract, references to
+/// executables, contracts that nobody has offered.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How long the lock of the sweep outlives its last page: 45 s.
+///
+/// The process that sweeps keeps it, so that there is one sweep per [`SWEEP_INTERVAL`] in the farm
+/// and not one per process.
+pub const SWEEP_LOCK: Duration = Duration::from_secs(45);
+
+/// How old an entry of the registry is when the sweep removes it, if nothing is loaded: 10 min.
+///
+/// An entry is made before its contract record. A load that is slower is registered again when a
+/// worker claims the contract.
+pub const UNUSED_ENTRY: Duration = Duration::from_mins(10);
+
+/// How long a process may take to fill the registry before another one tries: 30 s.
+pub const FILL_LOCK: Duration = Duration::from_secs(30);
 
 /// How long an executable is kept after the sweep has removed its last reference: 10 min.
 pub const UNREFERENCED_BLOB: Duration = Duration::from_mins(10);
@@ -303,6 +319,13 @@ const _: () = assert!(
     ms(BLOCKING_RESPONSE_TIMEOUT) + ms(RECONNECT_LONGEST) + ms(CONNECT_TIMEOUT)
         < ms(REPLIES_STALE_AFTER)
 );
+
+// The next sweep finds the lock free. A page, even one that Redis is slow to serve, keeps it.
+const _: () = assert!(ms(SWEEP_LOCK) < ms(SWEEP_INTERVAL));
+const _: () = assert!(10 * ms(RESPONSE_TIMEOUT) < ms(SWEEP_LOCK));
+
+// What a sweep finds unused was already there at several sweeps before.
+const _: () = assert!(2 * ms(SWEEP_INTERVAL) < ms(UNUSED_ENTRY));
 
 // An offer is repeated only after every waiting worker has read the stream at least once.
 const _: () = assert!(ms(PLACEMENT_BLOCK) < ms(OFFER_AGAIN));

@@ -128,7 +128,7 @@ async fn a_contract_whose_owner_left_no_trace_is_released() {
     let record = queue.contract(&contract).await.unwrap().unwrap();
     let release = async || {
         queue
-            .release_from_lost_owner(&contract, &record)
+            .release_from_lost_owner(&contract, record.standing())
             .await
             .unwrap()
     };

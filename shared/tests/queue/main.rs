@@ -10,6 +10,7 @@ mod epochs;
 mod memory;
 mod ownership;
 mod redis;
+mod registry;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -133,9 +133,9 @@ impl Status {
             generation,
             digest: spec.digest.clone(),
             image,
-            queue_depth: self.waiting.load(Ordering::Relaxed),
-            calls: self.calls.load(Ordering::Relaxed),
-            errors: self.errors.load(Ordering::Relaxed),
+            queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
+            calls: Some(self.calls.load(Ordering::Relaxed)),
+            errors: Some(self.errors.load(Ordering::Relaxed)),
         }
     }
 

@@ -30,14 +30,28 @@ enum LoadError {
     Queue(#[from] QueueError),
 }
 
+impl LoadError {
+    /// The same failure of a load that may have been carried out.
+    fn after_start(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(Failure {
+                started: true,
+                ..failure
+            }),
+            other @ Self::Queue(_) => other,
+        }
+    }
+}
+
 impl From<StartError> for LoadError {
     fn from(error: StartError) -> Self {
         Self::Failed(match error {
             StartError::Invalid(message) | StartError::NotReady(message) => {
                 Failure::started(FailureCode::InvalidExecutable, message)
             }
+            // The contract may have been claimed, and its code may have run.
             StartError::Unavailable(message) => {
-                Failure::not_started(FailureCode::SandboxUnavailable, message)
+                Failure::started(FailureCode::SandboxUnavailable, message)
             }
         })
     }
@@ -124,11 +138,8 @@ fn reply_to(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Failu
         Err(LoadError::Failed(failure)) => Err(failure),
         Err(LoadError::Queue(error)) => {
             tracing::warn!(contract = %load.address, %error, "load failed");
-            let message = "The queue is unavailable; try again later";
-            Err(Failure::not_started(
-                FailureCode::SandboxUnavailable,
-                message,
-            ))
+            let message = "The queue is unavailable; the contract may be loaded; try again later";
+            Err(Failure::started(FailureCode::SandboxUnavailable, message))
         }
     }
 }
@@ -184,9 +195,9 @@ impl<'a, E: Engine> Loader<'a, E> {
                 instance.close().await;
                 // Whatever has become of the record, the comparison finds it out.
                 worker.comparison.notify_one();
-                refused?;
+                refused.map_err(LoadError::after_start)?;
                 reconcile::close(worker, address, &old).await;
-                return Err(not_assigned().into());
+                return Err(LoadError::from(not_assigned()).after_start());
             }
         };
         let generation = tenure.generation();
@@ -203,7 +214,7 @@ impl<'a, E: Engine> Loader<'a, E> {
         worker.contracts.replace(address, handle.clone());
         if !worker.contracts.is_current(address, &status) || !self.enter_service(&handle).await {
             reconcile::close(worker, address, &handle).await;
-            return Err(not_assigned().into());
+            return Err(LoadError::from(not_assigned()).after_start());
         }
         if old.spec.digest != load.spec.digest {
             worker.queue.release_blob(&old.spec.digest, address).await?;
@@ -240,8 +251,12 @@ impl<'a, E: Engine> Loader<'a, E> {
         let started = match self.start_and_record(&claimed).await {
             Ok(started) => started,
             Err(error) => {
-                self.withdraw(claimed).await;
-                return Err(error);
+                let withdrawn = self.withdraw(claimed).await;
+                return Err(if withdrawn {
+                    error
+                } else {
+                    error.after_start()
+                });
             }
         };
         self.serve(claimed, started).await?;
@@ -332,7 +347,7 @@ impl<'a, E: Engine> Loader<'a, E> {
     ) -> Result<(), LoadError> {
         self.keep(executable).await?;
         if !tenure.record_load(&self.load.spec, &sandbox).await? {
-            return Err(not_assigned().into());
+            return Err(LoadError::from(not_assigned()).after_start());
         }
         Ok(())
     }
@@ -365,7 +380,7 @@ impl<'a, E: Engine> Loader<'a, E> {
         self.spawn_task(tenure, ends, started);
         if !self.enter_service(&handle).await {
             reconcile::close(self.worker, address, &handle).await;
-            return Err(not_assigned().into());
+            return Err(LoadError::from(not_assigned()).after_start());
         }
         self.worker.announce().await;
         Ok(())
@@ -400,15 +415,17 @@ impl<'a, E: Engine> Loader<'a, E> {
         started
     }
 
-    /// Undoes a claim after a failed load. What was loaded before stays loaded.
-    async fn withdraw(&self, claimed: Claimed) {
+    /// Undoes a claim after a failed load. What was loaded before stays loaded. False if it may not
+    /// be undone.
+    async fn withdraw(&self, claimed: Claimed) -> bool {
         let Claimed {
             tenure,
             handle,
             ends,
         } = claimed;
         let address = &self.load.address;
-        if let Err(error) = tenure.release().await {
+        let withdrawn = tenure.release().await;
+        if let Err(error) = &withdrawn {
             tracing::warn!(contract = %address, %error, "failed load not withdrawn");
             self.worker.comparison.notify_one();
         }
@@ -418,6 +435,7 @@ impl<'a, E: Engine> Loader<'a, E> {
                 .remove_if_current(address, &handle.status),
         );
         ends.refuse_all(&not_assigned()).await;
+        withdrawn.is_ok()
     }
 
     /// Unloads a contract whose executable is gone: no worker can ever run it again.
@@ -510,4 +528,33 @@ fn facts(instance: &impl Instance) -> Sandbox {
 /// Whether the executable is no longer in the store.
 fn is_executable_missing(error: &LoadError) -> bool {
     matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_unstarted(error: LoadError) -> bool {
+        let load = Load {
+            address: "abcd".parse().unwrap(),
+            spec: serde_json::from_str(r#"{"engine": "javascript", "digest": "ab"}"#).unwrap(),
+            seen: None,
+        };
+        !reply_to(&load, Err(error)).unwrap_err().started
+    }
+
+    #[test]
+    fn only_a_load_that_had_no_effect_is_unstarted() {
+        let full = || LoadError::from(not_assigned());
+        assert!(is_unstarted(full()));
+        assert!(!is_unstarted(full().after_start()));
+        assert!(!is_unstarted(
+            StartError::Unavailable("no page".to_owned()).into()
+        ));
+        assert!(!is_unstarted(
+            StartError::Invalid("a typo".to_owned()).into()
+        ));
+        let settings = QueueError::Settings("any".to_owned());
+        assert!(!is_unstarted(settings.into()));
+    }
 }

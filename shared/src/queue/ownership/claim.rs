@@ -48,10 +48,10 @@ impl Queue {
                     .arg(asked.unwrap_or_default());
             })
             .await?;
-        if let Outcome::Refused(standing) = outcome
-            && standing.owner != Some(worker)
-        {
-            self.remove_owned(address, worker).await?;
+        match outcome {
+            Outcome::Done(_) => self.note_load(address).await,
+            Outcome::Refused(standing) if standing.owner == Some(worker) => {}
+            Outcome::Refused(_) => self.remove_owned(address, worker).await?,
         }
         Ok(outcome)
     }

@@ -131,7 +131,11 @@ impl Queue {
         address: &ContractAddress,
         expected: Standing,
     ) -> Result<Outcome, QueueError> {
+        let entry = self.contract_entry(address).await?;
         let outcome = self.change(address, UNLOAD, expected, |_| {}).await?;
+        if outcome.done().is_some() {
+            self.delist(&self.keys().contracts(), entry).await;
+        }
         self.remove_lost(address, expected.owner, outcome).await
     }
 

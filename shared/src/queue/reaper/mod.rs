@@ -10,24 +10,21 @@ mod record;
 mod verdicts;
 
 use redis::Script;
-use tokio::time::Instant;
-use uuid::Uuid;
 
 use self::record::running_contracts;
 use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
 use super::outage::OutageDetector;
 use super::ownership::{Failover, Standing};
-use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, SWEEP_INTERVAL, millis};
+use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
 use crate::service::lifecycle::Lifecycle;
 use crate::service::moment::Moment;
 
-/// Cleans up after dead workers and removes unused executables until the process stops.
+/// Cleans up after dead workers until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
-    let mut swept = Instant::now();
     let mut outages = OutageDetector::new(Moment::now());
     loop {
         // Jitter keeps the processes from looking at the same moment.
@@ -38,12 +35,6 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
         }
         if let Err(error) = reap_expired(&queue, config, &mut outages).await {
             tracing::debug!(%error, "cannot check for dead workers");
-        }
-        if swept.elapsed() > SWEEP_INTERVAL {
-            swept = Instant::now();
-            if let Err(error) = queue.sweep_blobs().await {
-                tracing::debug!(%error, "cannot sweep unused executables");
-            }
         }
     }
 }
@@ -63,11 +54,14 @@ async fn reap_expired(
         return Ok(());
     }
     for worker in suspects {
-        let token = Uuid::new_v4().simple().to_string();
-        if queue.fence_worker(worker).await? && queue.lock_cleanup(worker, &token).await? {
+        if !queue.fence_worker(worker).await? {
+            continue;
+        }
+        let lock = queue.keys().reap_lock(worker);
+        if let Some(lock) = queue.try_lock(lock, REAP_LOCK).await? {
             tracing::warn!(%worker, "worker dead: cleaning up");
             let cleaned = clean_up(queue, worker, config).await;
-            queue.unlock_cleanup(worker, &token).await?;
+            queue.unlock(lock).await?;
             cleaned?;
         }
     }
@@ -142,31 +136,6 @@ impl Queue {
             .query_async(&mut self.shared())
             .await?;
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
-    }
-
-    /// Takes the clean-up lock. False if another reaper is at it.
-    async fn lock_cleanup(&self, worker: WorkerId, token: &str) -> Result<bool, QueueError> {
-        let taken: Option<String> = redis::cmd("SET")
-            .arg(self.keys().reap_lock(worker))
-            .arg(token)
-            .arg("NX")
-            .arg("PX")
-            .arg(millis(REAP_LOCK))
-            .query_async(&mut self.pooled().await?)
-            .await?;
-        Ok(taken.is_some())
-    }
-
-    /// Removes the clean-up lock of this reaper, so that another attempt can begin at once.
-    async fn unlock_cleanup(&self, worker: WorkerId, token: &str) -> Result<(), QueueError> {
-        let script = Script::new(
-            "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end",
-        );
-        Ok(script
-            .key(self.keys().reap_lock(worker))
-            .arg(token)
-            .invoke_async(&mut self.pooled().await?)
-            .await?)
     }
 
     /// Removes apis whose keys have expired from the list of apis.
