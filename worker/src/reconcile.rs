@@ -102,6 +102,13 @@ async fn repair(
     address: &ContractAddress,
     contract: &Arc<ContractHandle>,
 ) -> Result<(), QueueError> {
+    // A load or an unload that is in progress decides itself.
+    let Some(_lock) = worker.contracts.try_lock(address) else {
+        return Ok(());
+    };
+    if !worker.contracts.is_current(address, &contract.status) {
+        return Ok(());
+    }
     let id = worker.id();
     if contract.tenure.worker() != id {
         return resume(worker, id, address, contract, false).await;

@@ -248,6 +248,7 @@ mod tests {
                 replicas: 1,
             },
             generation: 1,
+            load: shared::queue::ownership::LoadId::default(),
             owner: Some(worker),
             endpoints: vec!["add".to_owned()],
             quarantined_until: 0,

@@ -73,10 +73,7 @@ async fn a_reference_without_its_contract_is_removed() {
     let (content, loaded, gone) = (b"{ a() {} }".as_slice(), address("loaded"), address("gone"));
     let digest = digest(content);
     let worker = worker(&queue).await;
-    queue
-        .claim(&loaded, worker, None, &spec(&digest))
-        .await
-        .unwrap();
+    let generation = load(&queue, &loaded, worker, &spec(&digest)).await;
     for contract in [&loaded, &gone] {
         queue.store_blob(&digest, content, contract).await.unwrap();
     }
@@ -87,7 +84,9 @@ async fn a_reference_without_its_contract_is_removed() {
     );
     assert!(!redis.expires(&format!("test:{{blob:{digest}}}")).await);
 
-    queue.remove_contract(&loaded, Some(worker)).await.unwrap();
+    let held = Standing::of(worker, generation);
+    let unloaded = queue.unload(&loaded, held).await.unwrap();
+    assert!(unloaded.done().is_some());
     redis.command::<()>(&["DEL", "test:lock:sweep"]).await;
     assert!(queue.sweep().await.unwrap());
     assert!(redis.expires(&format!("test:{{blob:{digest}}}")).await);

@@ -1,7 +1,6 @@
 //! The registry of contracts and executables: pages, races of loads and unloads, the sweep.
 
 use shared::queue::blobs::digest;
-use shared::queue::contracts::Claim;
 use shared::queue::registry::{ContractPage, Position};
 
 use super::*;
@@ -13,10 +12,19 @@ async fn load(queue: &Queue, addresses: &[&str]) -> WorkerId {
     let worker = worker(queue).await;
     for contract in addresses {
         let contract = ContractAddress::try_from((*contract).to_owned()).unwrap();
-        let claimed = queue.claim(&contract, worker, None, &spec("1")).await;
-        assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
+        super::load(queue, &contract, worker, &spec("1")).await;
     }
     worker
+}
+
+async fn standing(queue: &Queue, contract: &ContractAddress) -> Standing {
+    queue.ownership(contract).await.unwrap().standing
+}
+
+async fn unload(queue: &Queue, contract: &ContractAddress) {
+    let expected = standing(queue, contract).await;
+    let unloaded = queue.unload(contract, expected).await.unwrap();
+    assert!(unloaded.done().is_some());
 }
 
 fn names(page: &ContractPage) -> Vec<&str> {
@@ -72,10 +80,7 @@ async fn contracts_are_listed_by_pages() {
     assert!(page.living.contains(&owner));
 
     // The contract that the next page begins after may be gone, and others may have moved.
-    queue
-        .remove_contract(&address("e"), Some(owner))
-        .await
-        .unwrap();
+    unload(&queue, &address("e")).await;
     queue.enlist_contract(&address("d")).await.unwrap();
     let next = queue.list_contracts(page.next.as_ref(), 9).await.unwrap();
     assert_eq!(names(&next), ["c", "b", "a", "d"]);
@@ -108,7 +113,7 @@ async fn replicas_are_listed_with_their_contract() {
     );
     for number in [3, 1, 2] {
         let replica = address("a").replica(number);
-        queue.claim(&replica, worker, None, &three).await.unwrap();
+        super::load(&queue, &replica, worker, &three).await;
     }
     load(&queue, &["b"]).await;
     assert_eq!(pages(&queue, 1).await, [["a"], ["b"]]);
@@ -142,13 +147,12 @@ async fn an_unreadable_record_does_not_hide_the_others() {
 async fn an_unloaded_contract_leaves_the_registry() {
     let redis = Redis::start();
     let queue = redis.queue().await;
-    let owner = load(&queue, &["a"]).await;
-    queue.remove_contract(&address("a"), None).await.unwrap();
+    load(&queue, &["a"]).await;
+    let wrong = Standing::unassigned(standing(&queue, &address("a")).await.generation);
+    let refused = queue.unload(&address("a"), wrong).await.unwrap();
+    assert_eq!(refused.done(), None);
     assert_eq!(pages(&queue, 10).await, [["a"]], "it has an owner");
-    queue
-        .remove_contract(&address("a"), Some(owner))
-        .await
-        .unwrap();
+    unload(&queue, &address("a")).await;
     assert!(!redis.keys().await.contains(&"test:contracts".to_owned()));
 }
 
@@ -159,18 +163,13 @@ async fn an_unload_and_a_load_at_once_leave_the_contract_listed() {
     let queue = redis.queue().await;
     let contract = address("a");
     for _ in 0..200 {
-        let owner = load(&queue, &["a"]).await;
+        load(&queue, &["a"]).await;
         let loading = async {
             queue.enlist_contract(&contract).await.unwrap();
-            while queue
-                .claim(&contract, WorkerId::random(), None, &spec("2"))
-                .await
-                .unwrap()
-                == Claim::OwnedBy(owner)
-            {}
+            while standing(&queue, &contract).await.owner.is_some() {}
+            super::load(&queue, &contract, WorkerId::random(), &spec("2")).await;
         };
-        let (removed, ()) = tokio::join!(queue.remove_contract(&contract, Some(owner)), loading);
-        assert!(removed.unwrap());
+        tokio::join!(unload(&queue, &contract), loading);
         assert_eq!(pages(&queue, 10).await, [["a"]]);
         redis.command::<()>(&["DEL", "test:{c:a}"]).await;
     }
@@ -247,10 +246,12 @@ async fn the_sweep_removes_old_entries_without_contract() {
 async fn the_sweep_offers_contracts_that_nobody_owns() {
     let redis = Redis::start();
     let queue = redis.queue().await;
-    let owner = load(&queue, &["free", "owned", "lost", "quarantined"]).await;
-    queue.release(&address("free"), owner).await.unwrap();
+    load(&queue, &["free", "owned", "lost", "quarantined"]).await;
+    let free = standing(&queue, &address("free")).await;
+    queue.drop_ownership(&address("free"), free).await.unwrap();
+    let quarantined = standing(&queue, &address("quarantined")).await;
     queue
-        .quarantine(&address("quarantined"), owner, 60_000)
+        .quarantine(&address("quarantined"), quarantined, 60_000)
         .await
         .unwrap();
     let gone = WorkerId::random().to_string();
