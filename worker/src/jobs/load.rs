@@ -216,9 +216,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             reconcile::close(worker, address, &handle).await;
             return Err(LoadError::from(not_assigned()).after_start());
         }
-        if old.spec.digest != load.spec.digest {
-            worker.queue.release_blob(&old.spec.digest, address).await?;
-        }
+        self.release_executable(&old.spec.digest).await;
         tracing::info!(contract = %address, generation, "contract switched to another executable");
         Ok(())
     }
@@ -260,11 +258,8 @@ impl<'a, E: Engine> Loader<'a, E> {
             }
         };
         self.serve(claimed, started).await?;
-        if let Some(before) = before
-            && before.spec.digest != load.spec.digest
-        {
-            let digest = &before.spec.digest;
-            worker.queue.release_blob(digest, address).await?;
+        if let Some(before) = before {
+            self.release_executable(&before.spec.digest).await;
         }
         Ok(())
     }
@@ -362,6 +357,18 @@ impl<'a, E: Engine> Loader<'a, E> {
             queue.store_blob(&spec.digest, executable, address).await?;
         }
         Ok(())
+    }
+
+    /// Removes the reference to what was loaded before. If that fails, the sweep does it: the load
+    /// has succeeded all the same.
+    async fn release_executable(&self, before: &str) {
+        let Load { address, spec, .. } = self.load;
+        if before == spec.digest {
+            return;
+        }
+        if let Err(error) = self.worker.queue.release_blob(before, address).await {
+            tracing::warn!(contract = %address, %error, "reference to an executable not removed yet");
+        }
     }
 
     /// Starts the task of a contract. It enters service, unless this worker has lost it meanwhile.
