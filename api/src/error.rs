@@ -141,6 +141,16 @@ impl ApiError {
         Self::ExecutionTimeout(message.to_owned())
     }
 
+    /// A command that changes what Redis stores has failed. Unlike a command that only reads, it
+    /// may have been carried out.
+    pub(crate) fn write_failed(error: QueueError) -> Self {
+        if error.is_ambiguous() {
+            tracing::warn!(%error, "redis unavailable");
+            return Self::Ambiguous;
+        }
+        error.into()
+    }
+
     /// The status and the code.
     fn parts(&self) -> (StatusCode, &'static str) {
         match self {
@@ -268,6 +278,7 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// For commands that only read; see [`ApiError::write_failed`] for the others.
 impl From<QueueError> for ApiError {
     fn from(error: QueueError) -> Self {
         tracing::warn!(%error, "redis unavailable");

@@ -25,7 +25,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
-use shared::queue::{Queue, QueueError, reaper};
+use shared::queue::{Queue, QueueError, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
@@ -72,6 +72,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     let api = ApiId::random();
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
+    queue.fill_registry().await?;
     let state = start(
         Parts {
             config,
@@ -141,6 +142,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("worker connections", inboxes.clone().check_workers());
     let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
     life.spawn("reaper", reaper);
+    life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
     let metrics = Metrics::new(registry);

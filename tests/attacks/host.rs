@@ -320,32 +320,33 @@ async fn leaves(target: &mut AttackFarm) {
         let name = format!("navigation to {name}");
         target
             .case("H4", &name, Browser::Stays, async |farm| {
-                let left = leave(farm.client(), go).await?;
-                (left > 1)
+                let [before, after] = leave(farm.client(), go).await?;
+                (after > before)
                     .then(|| "recreated".to_owned())
                     .ok_or_else(|| "the page was not recreated".to_owned())
             })
             .await;
         // A contract that stays is not recreated, so leaving was the cause.
         let stayed = leave(target.client(), "location.hash = 'x'").await;
-        control(target, stayed, |generation| *generation == 1);
+        control(target, stayed, |[before, after]| before == after);
     }
 }
 
-/// Makes a contract navigate, and returns its generation afterwards.
-async fn leave(client: &Client, go: &str) -> Result<u64, String> {
+/// Makes a contract navigate, and returns its generations before and afterwards.
+async fn leave(client: &Client, go: &str) -> Result<[u64; 2], String> {
     let source = format!("{{ ping: () => 'pong', go: () => {{ {go} }} }}");
     client.must_load("leaver", &source).await;
+    let before = client.generation("leaver").await;
     let left = client.call("leaver", "go").await;
     if left.status == 200 && !go.starts_with("location.hash") {
         // The document was left after the answer.
-        let gone = async || client.generation("leaver").await > 1;
+        let gone = async || client.generation("leaver").await > before;
         wait::until_true("a new page", DEFAULT_LIMIT, gone).await;
     }
     let again = client.call("leaver", "ping").await;
     client.unload("leaver").await.is_no_content();
     (again.status == 200)
-        .then(|| again.generation())
+        .then(|| [before, again.generation()])
         .ok_or_else(|| format!("{}, then {}", shown(&left), shown(&again)))
 }
 

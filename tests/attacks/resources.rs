@@ -190,13 +190,14 @@ pub(crate) async fn run(target: &mut AttackFarm, quick: bool) {
 async fn run_overuse(client: &Client, overuse: &Overuse, rest: Duration) -> Result<String, String> {
     let address = address(overuse.row, overuse.name);
     client.must_load(&address, &contract(overuse.code)).await;
+    let before = client.generation(&address).await;
     let answer = client.execute(&address, "attack", &Value::Null).await;
     if let Some(wrong) = overuse.expect.mismatch(&answer) {
         return Err(wrong);
     }
     if overuse.after == After::Recreated {
         // The watchdog checks only at intervals.
-        let recreated = async || client.generation(&address).await > 1;
+        let recreated = async || client.generation(&address).await > before;
         wait::until_true("the contract to be recreated", DEFAULT_LIMIT, recreated).await;
     }
     let start = Instant::now();
@@ -211,7 +212,7 @@ async fn run_overuse(client: &Client, overuse: &Overuse, rest: Duration) -> Resu
         return Err(format!("{}, then {}", shown(&answer), shown(&well)));
     }
     let generation = well.generation();
-    if overuse.after == After::Kept && generation != 1 {
+    if overuse.after == After::Kept && generation != before {
         return Err(format!("it was recreated: {}", shown(&answer)));
     }
     Ok(format!("{}; then generation {generation}", shown(&answer)))
@@ -225,11 +226,12 @@ async fn honest_timer(target: &mut AttackFarm) {
             let source = "let n = 0;
                 function init() { return { ping: () => n, start: () => { setInterval(() => n++, 20) } } }";
             client.must_load("honest", source).await;
+            let before = client.generation("honest").await;
             client.call("honest", "start").await.data();
             wait::pass(Duration::from_secs(2)).await;
             let answer = client.call("honest", "ping").await;
             client.unload("honest").await.is_no_content();
-            let ticked = answer.status == 200 && answer.generation() == 1 && answer.data() != 0;
+            let ticked = answer.status == 200 && answer.generation() == before && answer.data() != 0;
             ticked.then(|| shown(&answer)).ok_or_else(|| shown(&answer))
         })
         .await;
@@ -246,8 +248,9 @@ async fn idle(target: &mut AttackFarm) {
             let client = farm.client();
             let before: Vec<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
             client.must_load("burner", &contract(BURNS)).await;
+            let generation = client.generation("burner").await;
             client.call("burner", "attack").await.data();
-            let recreated = async || client.generation("burner").await > 1;
+            let recreated = async || client.generation("burner").await > generation;
             wait::until_true("the contract to be recreated", DEFAULT_LIMIT, recreated).await;
             // Its page and the spare page. All other renderers were there before.
             let young = farm.renderers(0);

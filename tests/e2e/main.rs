@@ -16,6 +16,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod outage;
+mod registry;
 mod reload;
 mod replicas;
 mod scale;

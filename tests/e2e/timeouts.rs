@@ -64,7 +64,7 @@ async fn an_endless_loop_fails_alone() {
     assert!(text.contains("2000 ms"), "{text}");
     // The contract has a new page with new state. The other contract keeps its own.
     let answer = client.call("abcd", "calls").await;
-    assert_eq!(answer.generation(), before + 1);
+    assert!(answer.generation() > before);
     assert!(
         answer.data().as_u64().is_some_and(|calls| calls <= 100),
         "{answer:?}"
@@ -155,8 +155,12 @@ async fn a_call_may_take_longer_than_half_a_minute() {
     let client = farm.client();
     let source = "{ slow: () => new Promise((r) => setTimeout(r, 32000, 'late')) }";
     client.must_load("abcd", source).await;
+    let before = client.generation("abcd").await;
     let answer = client.call("abcd", "slow").await;
-    assert_eq!((answer.data(), answer.generation()), (json!("late"), 1));
+    assert_eq!(
+        (answer.data(), answer.generation()),
+        (json!("late"), before)
+    );
     farm.stop().await;
 }
 

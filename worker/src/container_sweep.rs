@@ -55,6 +55,16 @@ struct ContainerSweep {
 }
 
 impl ContainerSweep {
+    /// Whether the process that had this id lives, under whichever id by now.
+    async fn is_alive(&self, maker: WorkerId) -> Result<bool, QueueError> {
+        let queue = &self.worker.queue;
+        if queue.is_alive(maker).await? {
+            return Ok(true);
+        }
+        let workers = queue.workers().await?;
+        Ok(workers.iter().any(|(id, _)| id.same_process(maker)))
+    }
+
     /// Removes the leftovers of dead workers, and those of this worker, which no longer uses them.
     async fn remove(&mut self, leftovers: Vec<Leftover>) -> Result<(), QueueError> {
         let now = Instant::now();
@@ -62,8 +72,8 @@ impl ContainerSweep {
             .retain(|maker, _| leftovers.iter().any(|leftover| leftover.worker == *maker));
         for leftover in leftovers {
             let maker = leftover.worker;
-            if maker != self.worker.id {
-                if self.worker.queue.is_alive(maker).await? {
+            if !maker.same_process(self.worker.id()) {
+                if self.is_alive(maker).await? {
                     self.without_lease.remove(&maker);
                     continue;
                 }

@@ -1,24 +1,19 @@
-//! Renews the worker's lease every second. After a lost lease, claims the contracts again that no
-//! other worker has taken.
+//! Renews the worker's lease every second. A worker that was fenced meanwhile takes another id and
+//! keeps the contracts that no other worker has taken.
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryStreamExt};
-use shared::protocol::id::ContractAddress;
-use shared::protocol::reply::FailureCode;
+use futures::{FutureExt, StreamExt};
 use shared::queue::QueueError;
-use shared::queue::contracts::ContractRecord;
 use shared::queue::farm::Farm;
+use shared::queue::leases::Renewal;
 use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
 use shared::service::backoff::Backoff;
 use shared::service::moment::Moment;
 
-use crate::contracts::ContractHandle;
+use crate::reconcile;
 use crate::worker::Worker;
-
-/// The maximum number of contracts that are reclaimed concurrently.
-const CONCURRENT_RECLAIMS: usize = 16;
 
 /// Sends heartbeats until the process stops.
 pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
@@ -29,15 +24,22 @@ pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
         farm,
         worker,
     };
+    let mut has_failed = false;
     let mut interval = tokio::time::interval(HEARTBEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = interval.tick() => if let Err(error) = keeper.beat().await {
-                tracing::warn!(%error, "heartbeat failed");
-                interval.reset_after(HEARTBEAT_RETRY);
+            _ = interval.tick() => match keeper.beat().await {
+                Err(error) => {
+                    tracing::warn!(%error, "heartbeat failed");
+                    has_failed = true;
+                    interval.reset_after(HEARTBEAT_RETRY);
+                }
+                // Redis may have lost writes meanwhile.
+                Ok(()) if std::mem::take(&mut has_failed) => keeper.worker.comparison.notify_one(),
+                Ok(()) => {}
             },
-            outcome = keeper.reclaiming() => keeper.reclaimed(outcome),
+            outcome = keeper.resuming() => keeper.resumed(outcome),
             () = life.stopping() => return,
         }
     }
@@ -57,73 +59,82 @@ struct LeaseKeeper {
 enum Ownership {
     /// It owns them.
     Confirmed,
-    /// Unknown, because the lease was lost.
+    /// Unknown, because the worker was fenced.
     Unknown,
-    /// The contracts are being reclaimed. The future returns the current farm. The lease is renewed
+    /// The contracts are being resumed. The future returns the current farm. The lease is renewed
     /// meanwhile.
-    Reclaiming(BoxFuture<'static, Result<Farm, QueueError>>),
+    Resuming(BoxFuture<'static, Result<Farm, QueueError>>),
 }
 
 impl LeaseKeeper {
     async fn beat(&mut self) -> Result<(), QueueError> {
         let worker = self.worker.clone();
         let sent = Moment::now();
-        if worker.queue.renew_lease(worker.id).await? {
-            self.lease_held(sent);
-        } else if !worker.life.is_draining() {
+        match worker.queue.renew_lease(worker.id()).await? {
+            Renewal::Held => self.lease_held(sent),
             // A draining worker gives its lease up on purpose, so it does not register again.
-            //
-            // This state is set before any other step. So even if a reply of Redis is lost from
-            // here on, the contracts are reclaimed before the worker acts.
-            worker.fence.lease_lost();
-            self.ownership = Ownership::Unknown;
-            let sent = Moment::now();
-            if !worker.queue.register_worker(worker.id).await? {
-                tracing::info!("lease lost; failover by another process is in progress");
-                return Ok(());
-            }
-            self.lease_held(sent);
+            Renewal::Fenced if worker.life.is_draining() => {}
+            Renewal::Fenced => self.take_next_id().await?,
         }
-        worker
-            .queue
-            .report_worker(worker.id, &worker.info())
-            .await?;
-        let depth = worker.queue.inbox_depth(worker.id).await?;
+        let id = worker.id();
+        worker.queue.report_worker(id, &worker.info()).await?;
+        let depth = worker.queue.inbox_depth(id).await?;
         worker.metrics.inbox_depth.set(depth);
         Ok(())
     }
 
+    /// Goes on under another id: this one was fenced.
+    async fn take_next_id(&mut self) -> Result<(), QueueError> {
+        let worker = self.worker.clone();
+        // This state is set before any other step. So even if a reply of Redis is lost from here
+        // on, the contracts are resumed before the worker acts.
+        worker.fence.lease_lost();
+        self.ownership = Ownership::Unknown;
+        let fenced = worker.id();
+        let id = fenced.next_epoch();
+        tracing::warn!(worker = %fenced, next = %id, "worker fenced; it takes another id");
+        // An id whose registration got no answer may exist, so it is not used again.
+        let sent = Moment::now();
+        let registered = worker.queue.register_worker(id).await;
+        worker.identity.renew(id);
+        if registered? {
+            self.lease_held(sent);
+        }
+        Ok(())
+    }
+
     /// Notes that the lease was renewed or acquired by a command that was sent at `moment`. The
-    /// fence stays closed until the contracts are reclaimed as well.
+    /// fence stays closed until the contracts are resumed as well.
     fn lease_held(&mut self, moment: Moment) {
         self.renewed = moment;
         match self.ownership {
             Ownership::Confirmed => self.worker.fence.lease_renewed(moment),
             Ownership::Unknown => {
-                let reclaiming = reclaim_all(self.worker.clone(), self.farm.clone());
-                self.ownership = Ownership::Reclaiming(reclaiming.boxed());
+                let resuming = resume_all(self.worker.clone(), self.farm.clone());
+                self.ownership = Ownership::Resuming(resuming.boxed());
             }
-            Ownership::Reclaiming(_) => {}
+            Ownership::Resuming(_) => {}
         }
     }
 
-    /// Waits for the contracts to be reclaimed. Pending while no reclaim is in progress.
-    async fn reclaiming(&mut self) -> Result<Farm, QueueError> {
+    /// Waits for the contracts to be resumed. Pending while that is not in progress.
+    async fn resuming(&mut self) -> Result<Farm, QueueError> {
         match &mut self.ownership {
-            Ownership::Reclaiming(reclaiming) => reclaiming.await,
+            Ownership::Resuming(resuming) => resuming.await,
             Ownership::Confirmed | Ownership::Unknown => std::future::pending().await,
         }
     }
 
-    fn reclaimed(&mut self, outcome: Result<Farm, QueueError>) {
+    fn resumed(&mut self, outcome: Result<Farm, QueueError>) {
         match outcome {
             Ok(farm) => {
                 self.farm = farm;
                 self.ownership = Ownership::Confirmed;
                 self.worker.fence.lease_renewed(self.renewed);
+                self.worker.comparison.notify_one();
             }
             Err(error) => {
-                tracing::warn!(%error, "contracts not reclaimed yet");
+                tracing::warn!(%error, "contracts not resumed yet");
                 self.ownership = Ownership::Unknown;
             }
         }
@@ -132,87 +143,28 @@ impl LeaseKeeper {
 
 /// Keeps the contracts that no other worker has taken, closes the others, and returns the current
 /// farm. Can be repeated after a failure.
-async fn reclaim_all(worker: Arc<Worker>, farm: Farm) -> Result<Farm, QueueError> {
+async fn resume_all(worker: Arc<Worker>, farm: Farm) -> Result<Farm, QueueError> {
     let current = worker.queue.farm(Some(&farm)).await?;
     let lost_data = current.data != farm.data;
-    tracing::warn!(lost_data, "lease lost; worker registered again");
-    let contracts = futures::stream::iter(worker.contracts.all()).map(Ok);
-    contracts
-        .try_for_each_concurrent(CONCURRENT_RECLAIMS, |(address, contract)| {
-            keep_or_close(worker.clone(), address, contract, lost_data)
-        })
-        .await?;
+    let id = worker.identity.usable().await;
+    reconcile::resume_all(&worker, id, lost_data).await?;
+    tracing::warn!(worker = %id, lost_data, "worker registered again under another id");
     Ok(current)
-}
-
-async fn keep_or_close(
-    worker: Arc<Worker>,
-    address: ContractAddress,
-    contract: Arc<ContractHandle>,
-    lost_data: bool,
-) -> Result<(), QueueError> {
-    if !reclaim(&worker, &address, &contract, lost_data).await? {
-        let tasks = worker.life.clone();
-        tasks.spawn("close lost contract", async move {
-            close_lost(&worker, &address, &contract).await;
-        });
-    }
-    Ok(())
-}
-
-/// Claims one contract again. False if another worker owns it.
-async fn reclaim(
-    worker: &Worker,
-    address: &ContractAddress,
-    contract: &ContractHandle,
-    lost_data: bool,
-) -> Result<bool, QueueError> {
-    let sandbox = contract.status.sandbox();
-    let record = ContractRecord {
-        spec: contract.spec.clone(),
-        generation: sandbox.generation,
-        owner: Some(worker.id),
-        endpoints: sandbox.endpoints,
-        image: sandbox.image,
-        quarantined_until: 0,
-    };
-    let queue = &worker.queue;
-    if !queue
-        .confirm_ownership(address, worker.id, &record, lost_data)
-        .await?
-    {
-        return Ok(false);
-    }
-    // A load that is still in progress stores its executable itself.
-    if lost_data && let Some(executable) = contract.executable() {
-        queue
-            .store_blob(&contract.spec.digest, executable.as_bytes(), address)
-            .await?;
-    }
-    Ok(true)
-}
-
-/// Closes a contract that another worker owns now.
-async fn close_lost(worker: &Worker, address: &ContractAddress, contract: &ContractHandle) {
-    tracing::warn!(contract = %address, "contract reassigned to another worker");
-    let permit = worker
-        .contracts
-        .remove_if_current(address, &contract.status);
-    contract.stop(FailureCode::NotHosted).await;
-    drop(permit);
 }
 
 /// Holds the subscription that tells other processes that this worker is connected.
 pub(crate) async fn hold_subscription(worker: Arc<Worker>) {
     let mut backoff = Backoff::redis();
     loop {
-        match worker.queue.subscribe_alive(worker.id).await {
+        let id = worker.id();
+        match worker.queue.subscribe_alive(id).await {
             Ok(mut subscription) => {
                 backoff.reset();
                 let mut messages = subscription.on_message();
                 tokio::select! {
                     // No messages are published. The stream ends with the connection.
                     () = async { while messages.next().await.is_some() {} } => {}
+                    () = worker.identity.changed_from(id) => continue,
                     () = worker.life.stopping() => return,
                 }
             }

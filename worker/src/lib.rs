@@ -15,10 +15,12 @@ pub mod docker;
 mod engine_tasks;
 mod fence;
 mod heartbeat;
+mod identity;
 mod jobs;
 mod metrics;
 mod operator;
 mod placement;
+mod reconcile;
 mod runner;
 pub mod sandbox;
 mod seen_jobs;
@@ -32,11 +34,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::WorkerId;
 use shared::queue::farm::Farm;
-use shared::queue::{Queue, QueueError, ReaperConfig, reaper};
+use shared::queue::{Queue, QueueError, ReaperConfig, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::cancelled::CancelledJobs;
@@ -45,6 +48,7 @@ use crate::config::Config;
 use crate::contracts::Contracts;
 use crate::docker::{Docker, DockerError};
 use crate::fence::Fence;
+use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::settle::{SettleTask, Settler};
 use crate::worker::Worker;
@@ -87,14 +91,17 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let registry = Registry::default();
     let tracer = Tracer::start(&config.traces, "execution-worker")?;
     let queue = Queue::connect_counting(&config.redis, &registry).await?;
-    let (settler, settle_task) = Settler::new(queue.clone());
-    let sandboxes = Sandboxes::start(&config, &queue, settler.worker(), &life).await?;
+    let id = WorkerId::random();
+    let sandboxes = Sandboxes::start(&config, &queue, id, &life).await?;
+    let identity = Arc::new(Identity::new(id));
+    let (settler, settle_task) = Settler::new(queue.clone(), identity.clone());
     let worker = Arc::new(Worker {
-        id: settler.worker(),
+        identity,
         queue,
         contracts: Contracts::new(config.capacity, config.queue_limit),
         settler,
         life: life.clone(),
+        comparison: Notify::new(),
         placements: TaskTracker::new(),
         fence: Arc::new(Fence::new()),
         cancelled: CancelledJobs::default(),
@@ -111,7 +118,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
             return Err(error.into());
         }
     };
-    tracing::info!(worker = %worker.id, engines = ?worker.engines(), "worker is ready");
+    tracing::info!(worker = %worker.id(), engines = ?worker.engines(), "worker is ready");
     let background = Background {
         reaper: config.reaper,
         settle_task,
@@ -124,7 +131,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     life.draining().await;
     let handed_over = shutdown::hand_over(&worker).await;
     life.stop();
-    let (id, queue) = (worker.id, worker.queue.clone());
+    let (id, queue) = (worker.id(), worker.queue.clone());
     // The settle task ends once no part of the worker holds a settler.
     drop(worker);
     life.join().await;
@@ -137,11 +144,13 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
 /// Adds the worker to the farm.
 async fn register(worker: &Worker) -> Result<Farm, QueueError> {
     let farm = worker.queue.farm(None).await?;
-    worker.queue.register_worker(worker.id).await?;
-    worker
-        .queue
-        .report_worker(worker.id, &worker.info())
-        .await?;
+    worker.queue.fill_registry().await?;
+    let id = worker.id();
+    if !worker.queue.register_worker(id).await? {
+        let message = format!("worker id {id} was used before");
+        return Err(QueueError::Unexpected(message));
+    }
+    worker.queue.report_worker(id, &worker.info()).await?;
     Ok(farm)
 }
 
@@ -175,8 +184,11 @@ impl Background {
         life.spawn("settler", settling);
         life.spawn("heartbeat", heartbeat::run(worker.clone(), self.farm));
         life.spawn("presence", heartbeat::hold_subscription(worker.clone()));
+        life.spawn("comparison", reconcile::run(worker.clone()));
         let reaper = reaper::run(worker.queue.clone(), self.reaper, life.clone());
         life.spawn("reaper", reaper);
+        let sweeper = sweeper::run(worker.queue.clone(), life.clone());
+        life.spawn("sweeper", sweeper);
         life.spawn("metrics", self.registry.run_upkeep(life.clone()));
         if let Some(listener) = self.listener {
             let serving = operator::serve(listener, Arc::downgrade(worker), life.clone());

@@ -47,9 +47,42 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: Counter,
     /// Frames in the inbox.
     pub(crate) inbox_depth: Gauge,
+    /// Differences between this worker and the registry.
+    pub(crate) repairs: Repairs,
     gauges: Gauges,
     /// Whether each contract has series of its own.
     by_contract: bool,
+}
+
+/// Differences between this worker and the registry that were repaired, by kind.
+#[derive(Debug)]
+pub(crate) struct Repairs {
+    /// Records written back that Redis had lost.
+    pub(crate) restored: Counter,
+    /// Contracts closed because they are not this worker's any more.
+    pub(crate) closed: Counter,
+    /// Contracts released that this worker does not have.
+    pub(crate) released: Counter,
+    /// Executables stored again.
+    pub(crate) executables: Counter,
+}
+
+impl Repairs {
+    fn new(registry: &Registry) -> Self {
+        let kind = |kind| {
+            registry.counter(
+                "execution_registry_repairs_total",
+                "Differences between this worker's contracts and the registry that were repaired.",
+                &[("kind", kind)],
+            )
+        };
+        Self {
+            restored: kind("restored"),
+            closed: kind("closed"),
+            released: kind("released"),
+            executables: kind("executable"),
+        }
+    }
 }
 
 /// The metrics of the contracts of one engine.
@@ -108,6 +141,7 @@ impl Metrics {
                 "Frames in the inbox that are not settled, measured once a second.",
                 &[],
             ),
+            repairs: Repairs::new(&registry),
             gauges: Gauges::new(&registry),
             registry,
             by_contract,
@@ -285,7 +319,7 @@ impl Gauges {
 }
 
 /// Selects the value of a contract's series.
-type Value = fn(&ContractStatus) -> u64;
+type Value = fn(&ContractStatus) -> Option<u64>;
 
 /// Writes one line per contract and metric. There are as many label values as addresses, so these
 /// series are optional. They are written by hand, because a registry never forgets a label value.
@@ -316,7 +350,7 @@ fn write_contracts(now: &Snapshot<'_>, text: &mut String) {
         for status in &statuses {
             // Addresses contain no character that needs escaping.
             let contract = &status.contract_address;
-            let (engine, value) = (status.engine, value(status));
+            let (engine, value) = (status.engine, value(status).unwrap_or_default());
             _ = writeln!(
                 text,
                 "{name}{{contract=\"{contract}\",engine=\"{engine}\"}} {value}"

@@ -4,17 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::protocol::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
-use shared::protocol::id::ApiId;
+use shared::protocol::id::{ApiId, ContractAddress};
 use shared::protocol::job::{EngineKind, Job, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
-use shared::queue::contracts::Route;
 use shared::queue::placement::{Reader, Received};
 use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 
 use crate::contracts::CapacityPermit;
-use crate::jobs::load::LoadReason;
 use crate::settle::RunInfo;
 use crate::worker::Worker;
 use crate::{jobs, runner};
@@ -30,7 +28,8 @@ const REQUEUE_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs until the process drains.
 pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
-    let mut reader = Reader::new(worker.queue.clone(), engine, worker.id);
+    let mut id = worker.id();
+    let mut reader = Reader::new(worker.queue.clone(), engine, id);
     let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
     while !worker.life.is_draining() {
         let permits = async {
@@ -44,6 +43,10 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
             permits = permits => permits,
             () = worker.life.draining() => break,
         };
+        if id != worker.id() {
+            id = worker.id();
+            reader = Reader::new(worker.queue.clone(), engine, id);
+        }
         // A read that is dropped half-way may lose an entry.
         let Some(received) = reader.read().await else {
             continue;
@@ -56,7 +59,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     }
     let all = u32::try_from(CONCURRENT_LOADS).unwrap_or(u32::MAX);
     drop(loads.acquire_many(all).await);
-    if let Err(error) = worker.queue.leave_placement_group(engine, worker.id).await {
+    if let Err(error) = worker.queue.leave_placement_group(engine, id).await {
         tracing::warn!(%engine, %error, "worker not removed from the placement group");
     }
 }
@@ -121,7 +124,7 @@ async fn process_frame(
         } else if worker.life.is_draining() {
             worker.queue.place(engine, api, &envelope).await?;
         } else if let Some(capacity) = capacity.take() {
-            process_load(worker, api, &envelope, load, capacity).await?;
+            process_load(worker, engine, (api, &envelope), load, capacity).await?;
         }
     }
     Ok(())
@@ -129,8 +132,8 @@ async fn process_frame(
 
 async fn process_load(
     worker: &Arc<Worker>,
-    api: Option<ApiId>,
-    envelope: &Envelope,
+    engine: EngineKind,
+    (api, envelope): (Option<ApiId>, &Envelope),
     load: &Load,
     capacity: CapacityPermit,
 ) -> Result<(), QueueError> {
@@ -141,12 +144,13 @@ async fn process_load(
         let is_here = worker.contracts.get(&load.address).is_some();
         if !is_here && worker.contracts.owns_replica_of(&load.address) {
             drop(capacity);
-            return requeue_replica(worker, envelope, load.spec.engine).await;
+            return requeue_replica(worker, envelope, engine).await;
         }
-        return take_over(worker, load, capacity).await;
+        take_over(worker, &load.address, engine, capacity).await;
+        return Ok(());
     }
     let mut span = runner::span(worker, envelope);
-    let outcome = jobs::load::load_new(worker, load, capacity, LoadReason::Requested).await;
+    let outcome = jobs::load::load_new(worker, load, capacity).await;
     RunInfo::default().record(&mut span, &outcome);
     drop(span);
     reply(worker, api, envelope, outcome).await
@@ -169,9 +173,9 @@ async fn reply(
         ran_us: None,
         outcome,
     };
-    let frames = [(api, pack_replies(worker.id, [encode_item(&reply)]))];
+    let frames = [(api, pack_replies(worker.id(), [encode_item(&reply)]))];
     let mut backoff = Backoff::redis();
-    while let Err(error) = worker.queue.settle(worker.id, &frames, &[]).await {
+    while let Err(error) = worker.queue.settle(worker.id(), &frames, &[]).await {
         tracing::warn!(%error, "load not replied to yet");
         tokio::select! {
             () = backoff.wait() => {}
@@ -203,21 +207,18 @@ async fn requeue_replica(
 }
 
 /// Takes over a contract whose owner is gone. No caller awaits this load. So it is skipped unless
-/// the contract is still loaded with the same spec and unassigned.
+/// the contract is still loaded and unassigned. What is loaded is in its record: the offer may be
+/// older.
 async fn take_over(
     worker: &Arc<Worker>,
-    load: &Load,
+    address: &ContractAddress,
+    engine: EngineKind,
     capacity: CapacityPermit,
-) -> Result<(), QueueError> {
-    match worker.queue.route(&load.address).await? {
-        Route::Unassigned(record) if record.spec == load.spec => {}
-        _ => return Ok(()),
-    }
-    match jobs::load::load_new(worker, load, capacity, LoadReason::Failover).await {
+) {
+    match jobs::load::take_over(worker, address, engine, capacity).await {
         Err(Failure { code, message, .. }) if code != FailureCode::NotHosted => {
-            tracing::error!(contract = %load.address, message, "contract not taken over");
+            tracing::error!(contract = %address, message, "contract not taken over");
         }
         _ => {}
     }
-    Ok(())
 }

@@ -1,14 +1,13 @@
 //! Reads the inbox and passes each job to the code that runs it. Never waits for a job to end.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use shared::protocol::frame::{Envelope, FrameError, JobFrame, unpack_jobs};
+use shared::protocol::id::WorkerId;
 use shared::protocol::job::Job;
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::EntryRef;
 use shared::queue::inbox::{Reader, Received};
-use shared::queue::timing::CLOCK_TOLERANCE;
 use shared::service::backoff::Backoff;
 use shared::service::telemetry::traces::Span;
 
@@ -20,22 +19,31 @@ use crate::worker::Worker;
 /// Runs until the process stops. It continues while the worker drains, because every job in the
 /// inbox needs a reply.
 pub(crate) async fn run(worker: Arc<Worker>) {
-    let mut reader = Reader::new(worker.queue.clone(), worker.id);
-    let mut seen = SeenJobs::default();
     loop {
-        // A dropped read may lose entries. That is acceptable only at the stop of the process: then
-        // the inbox is closed, or there is no time left.
-        let received = tokio::select! {
-            received = reader.read() => received,
+        // The inbox is new with each id, and so is everything known about it.
+        let id = worker.id();
+        tokio::select! {
+            () = read_inbox(&worker, id) => {}
+            // The inbox of the earlier id was renamed: a reaper reports on its jobs.
+            () = worker.identity.changed_from(id) => {}
+            // A dropped read may lose entries. Now the inbox is closed, or there is no time left.
             () = worker.life.stopping() => return,
-        };
-        for entry in received {
-            accept(&worker, &mut seen, entry);
         }
     }
 }
 
-fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
+/// Reads the inbox of one id of this worker, without end.
+async fn read_inbox(worker: &Arc<Worker>, id: WorkerId) {
+    let mut reader = Reader::new(worker.queue.clone(), id);
+    let mut seen = SeenJobs::default();
+    loop {
+        for entry in reader.read().await {
+            accept(worker, id, &mut seen, entry);
+        }
+    }
+}
+
+fn accept(worker: &Arc<Worker>, id: WorkerId, seen: &mut SeenJobs, received: Received) {
     let Received {
         entry,
         frame,
@@ -43,19 +51,13 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
     } = received;
     worker.metrics.frames.increment(1);
     match unpack_jobs(&frame) {
-        Ok(JobFrame {
-            api,
-            first_sent,
-            jobs,
-            ..
-        }) => {
+        Ok(JobFrame { api, jobs, .. }) => {
             if jobs.is_empty() {
-                return worker.settler.acknowledge(entry);
+                return worker.settler.acknowledge(id, entry);
             }
             let ids: Vec<_> = jobs.iter().map(|job| (job.id, job.deadline)).collect();
-            let is_stale = first_sent.is_some_and(|moment| lease_lost_since(worker, moment));
             let mut is_new = seen.of(api);
-            let deliveries = worker.settler.deliveries(entry, api, ids.into_iter());
+            let deliveries = worker.settler.deliveries(id, entry, api, ids.into_iter());
             for (envelope, delivery) in jobs.into_iter().zip(deliveries) {
                 if returned_before {
                     // Redis has lost that the job was settled, and perhaps its reply.
@@ -64,8 +66,6 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
                     worker.metrics.duplicates.increment(1);
                     tracing::debug!(job = envelope.id.0, "duplicate job dropped");
                     delivery.acknowledge();
-                } else if is_stale && matches!(envelope.job, Job::Execute(_)) {
-                    delivery.refuse(jobs::execute::not_assigned());
                 } else {
                     start(worker, envelope, delivery);
                 }
@@ -73,7 +73,7 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
         }
         Err(FrameError::UnsupportedVersion { version, api, jobs }) if !jobs.is_empty() => {
             let jobs: Vec<_> = jobs.into_iter().map(|id| (id, 0)).collect();
-            for delivery in worker.settler.deliveries(entry, api, jobs.into_iter()) {
+            for delivery in worker.settler.deliveries(id, entry, api, jobs.into_iter()) {
                 let message = format!("This worker does not support protocol version {version}");
                 let code = FailureCode::UnsupportedVersion;
                 delivery.refuse(Failure::not_started(code, message));
@@ -81,33 +81,22 @@ fn accept(worker: &Arc<Worker>, seen: &mut SeenJobs, received: Received) {
         }
         Err(error) => {
             tracing::error!(%error, %entry, bytes = frame.len(), "unreadable frame");
-            let task = move_to_dead_letters(worker.clone(), entry, frame, error.to_string());
+            let task = move_to_dead_letters(worker.clone(), id, entry, frame, error.to_string());
             worker.life.spawn("dead letter", task);
         }
     }
-}
-
-/// Whether this worker lost its lease after `moment`, in milliseconds by the clock of Redis.
-///
-/// If so, another process has failed over the inbox that the worker had then, and has reported the
-/// outcome of its jobs to the api. A job of that inbox that is sent again may run elsewhere by now
-/// as another job. So it is not started here, and its api gets a failure if it still waits.
-fn lease_lost_since(worker: &Worker, moment: u64) -> bool {
-    let since = worker.queue.clock().since(moment) + CLOCK_TOLERANCE;
-    // If the machine started after that moment, no lease of this worker is that old.
-    let moment = Instant::now().checked_sub(since);
-    moment.is_none_or(|moment| worker.fence.lease_lost_since(moment))
 }
 
 /// Moves an unreadable frame to the dead letters, so that it is not delivered again. Until then its
 /// entry is pending, and a draining worker waits for it.
 async fn move_to_dead_letters(
     worker: Arc<Worker>,
+    id: WorkerId,
     entry: EntryRef,
     frame: Vec<u8>,
     reason: String,
 ) {
-    let inbox = worker.queue.keys().inbox(worker.id);
+    let inbox = worker.queue.keys().inbox(id);
     let mut backoff = Backoff::redis();
     while let Err(error) = worker
         .queue
@@ -120,7 +109,7 @@ async fn move_to_dead_letters(
             () = worker.life.stopping() => return,
         }
     }
-    worker.settler.acknowledge(entry);
+    worker.settler.acknowledge(id, entry);
 }
 
 fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
@@ -162,7 +151,7 @@ pub(crate) fn span(worker: &Worker, envelope: &Envelope) -> Span {
     };
     let mut span = worker.tracer.job(name, envelope.trace.as_deref());
     if span.is_recording() {
-        span.set("execution.worker", worker.id.to_string());
+        span.set("execution.worker", worker.id().to_string());
         span.set("execution.attempt", i64::from(envelope.attempt));
         span.set("execution.contract", address.to_string());
         if let Job::Execute(execute) = &envelope.job {

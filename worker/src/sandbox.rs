@@ -107,7 +107,7 @@ pub enum StartError {
 pub struct Blueprint<'a> {
     /// The contract's address.
     pub address: &'a ContractAddress,
-    /// The generation that the instance will serve.
+    /// The generation in which the instance is started. A restarted one serves the next.
     pub generation: u64,
     /// The contract's engine, limits and options.
     pub spec: &'a ContractSpec,

@@ -20,6 +20,7 @@ use shared::service::telemetry::traces::Span;
 use tokio::sync::mpsc;
 
 use crate::fence::Fence;
+use crate::identity::Identity;
 
 /// The maximum number of jobs settled in one round trip.
 const BATCH: usize = 1024;
@@ -27,6 +28,8 @@ const BATCH: usize = 1024;
 /// An inbox entry with jobs that are not settled yet.
 #[derive(Debug)]
 struct Entry {
+    /// The worker id whose inbox it is in.
+    worker: WorkerId,
     reference: EntryRef,
     unsettled: AtomicUsize,
 }
@@ -157,43 +160,36 @@ struct Settled {
 /// Accepts the outcomes of jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Settler {
-    worker: WorkerId,
     settled: mpsc::UnboundedSender<Settled>,
 }
 
 impl Settler {
     /// A settler for a new worker, and the task that must be [run](SettleTask::run) for it.
-    pub(crate) fn new(queue: Queue) -> (Self, SettleTask) {
-        let worker = WorkerId::random();
+    pub(crate) fn new(queue: Queue, identity: Arc<Identity>) -> (Self, SettleTask) {
         // An unbounded channel is safe: only accepted jobs are settled, and their number is
         // bounded.
         let (sender, settled) = mpsc::unbounded_channel();
         (
-            Self {
-                worker,
-                settled: sender,
-            },
+            Self { settled: sender },
             SettleTask {
                 queue,
-                worker,
+                identity,
                 settled,
             },
         )
     }
 
-    /// The worker whose jobs are settled.
-    pub(crate) fn worker(&self) -> WorkerId {
-        self.worker
-    }
-
-    /// The deliveries of one inbox entry that `api` sent. Each job comes with its deadline.
+    /// The deliveries of one entry in the inbox of `worker` that `api` sent. Each job comes with its
+    /// deadline.
     pub(crate) fn deliveries(
         &self,
+        worker: WorkerId,
         entry: EntryRef,
         api: Option<ApiId>,
         jobs: impl ExactSizeIterator<Item = (JobId, u64)>,
     ) -> impl Iterator<Item = Delivery> {
         let entry = Arc::new(Entry {
+            worker,
             reference: entry,
             unsettled: AtomicUsize::new(jobs.len()),
         });
@@ -211,8 +207,9 @@ impl Settler {
     }
 
     /// Acknowledges an entry without jobs.
-    pub(crate) fn acknowledge(&self, entry: EntryRef) {
+    pub(crate) fn acknowledge(&self, worker: WorkerId, entry: EntryRef) {
         let entry = Arc::new(Entry {
+            worker,
             reference: entry,
             unsettled: AtomicUsize::new(1),
         });
@@ -229,7 +226,7 @@ impl Settler {
 #[derive(Debug)]
 pub(crate) struct SettleTask {
     queue: Queue,
-    worker: WorkerId,
+    identity: Arc<Identity>,
     settled: mpsc::UnboundedReceiver<Settled>,
 }
 
@@ -243,13 +240,14 @@ impl SettleTask {
         while self.settled.recv_many(&mut batch, BATCH).await > 0 {
             let room = BATCH - batch.len();
             join_batch(&mut batch, room, || self.settled.try_recv().ok()).await;
-            let (frames, entries) = self.pack(batch.drain(..));
             tokio::select! {
                 () = fence.opened() => {}
                 () = life.stopping() => {}
             }
+            let worker = self.identity.id();
+            let (frames, entries) = pack(worker, batch.drain(..));
             let mut backoff = Backoff::redis();
-            while let Err(error) = self.queue.settle(self.worker, &frames, &entries).await {
+            while let Err(error) = self.queue.settle(worker, &frames, &entries).await {
                 tracing::warn!(%error, "jobs not settled yet");
                 tokio::select! {
                     () = backoff.wait() => {}
@@ -258,30 +256,35 @@ impl SettleTask {
             }
         }
     }
+}
 
-    /// Packs the replies into frames, per api, and lists the entries whose jobs are all settled.
-    fn pack(&self, batch: impl Iterator<Item = Settled>) -> (Vec<(ApiId, Vec<u8>)>, Vec<EntryRef>) {
-        let mut by_api: HashMap<ApiId, Vec<Item>> = HashMap::new();
-        let mut entries = Vec::new();
-        for Settled { entry, reply } in batch {
-            if let Some((api, item)) = reply {
-                by_api.entry(api).or_default().push(item);
-            }
-            if entry.unsettled.fetch_sub(1, Ordering::Relaxed) == 1 {
-                entries.push(entry.reference.clone());
-            }
+/// Packs the replies of `worker` into frames, per api, and lists the entries of its inbox whose jobs
+/// are all settled. The inbox that the worker had before it was fenced is gone: a reaper has
+/// reported on its entries.
+fn pack(
+    worker: WorkerId,
+    batch: impl Iterator<Item = Settled>,
+) -> (Vec<(ApiId, Vec<u8>)>, Vec<EntryRef>) {
+    let mut by_api: HashMap<ApiId, Vec<Item>> = HashMap::new();
+    let mut entries = Vec::new();
+    for Settled { entry, reply } in batch {
+        if let Some((api, item)) = reply {
+            by_api.entry(api).or_default().push(item);
         }
-        let mut frames = Vec::new();
-        for (api, items) in by_api {
-            let mut rest = items.as_slice();
-            while !rest.is_empty() {
-                let (frame, later) = rest.split_at(frame_length(rest));
-                frames.push((api, pack_replies(self.worker, frame)));
-                rest = later;
-            }
+        if entry.unsettled.fetch_sub(1, Ordering::Relaxed) == 1 && entry.worker == worker {
+            entries.push(entry.reference.clone());
         }
-        (frames, entries)
     }
+    let mut frames = Vec::new();
+    for (api, items) in by_api {
+        let mut rest = items.as_slice();
+        while !rest.is_empty() {
+            let (frame, later) = rest.split_at(frame_length(rest));
+            frames.push((api, pack_replies(worker, frame)));
+            rest = later;
+        }
+    }
+    (frames, entries)
 }
 
 /// The number of `items` that fit into one frame.
@@ -305,13 +308,17 @@ mod tests {
     /// A settler whose outcomes are collected instead of sent.
     fn settler() -> (Settler, mpsc::UnboundedReceiver<Settled>) {
         let (settled, outcomes) = mpsc::unbounded_channel();
-        let worker = WorkerId::random();
-        (Settler { worker, settled }, outcomes)
+        (Settler { settled }, outcomes)
     }
 
     fn delivery(settler: &Settler) -> Delivery {
         let jobs = [(JobId(7), 0)].into_iter();
-        let mut deliveries = settler.deliveries(EntryRef::from("1-0"), Some(ApiId::random()), jobs);
+        let mut deliveries = settler.deliveries(
+            WorkerId::random(),
+            EntryRef::from("1-0"),
+            Some(ApiId::random()),
+            jobs,
+        );
         deliveries.next().expect("there is one job")
     }
 
@@ -342,7 +349,9 @@ mod tests {
         let jobs = [(JobId(1), 0), (JobId(2), 0)].into_iter();
         let entry = EntryRef::from("1-0");
         let in_hand = entry.downgrade();
-        let deliveries: Vec<_> = settler.deliveries(entry, None, jobs).collect();
+        let deliveries: Vec<_> = settler
+            .deliveries(WorkerId::random(), entry, None, jobs)
+            .collect();
         for delivery in deliveries {
             delivery.acknowledge();
         }

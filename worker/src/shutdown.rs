@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::protocol::id::ContractAddress;
-use shared::protocol::job::{EngineKind, Load};
+use shared::protocol::job::EngineKind;
 use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
 use shared::service::backoff::Backoff;
@@ -110,7 +110,7 @@ async fn wait_for_owner(worker: &Worker, address: &ContractAddress, engine: Engi
 
 async fn is_capacity_elsewhere(worker: &Worker, engine: EngineKind) -> bool {
     let workers = worker.queue.workers().await.unwrap_or_default();
-    let mut others = workers.iter().filter(|(id, _)| *id != worker.id);
+    let mut others = workers.iter().filter(|(id, _)| *id != worker.id());
     others.any(|(_, info)| info.free(engine) > 0)
 }
 
@@ -131,9 +131,8 @@ async fn try_to_release(
 ) -> Result<(), QueueError> {
     let queue = &worker.queue;
     // On a retry, the contract may be unassigned already.
-    if queue.release(address, worker.id).await? || queue.is_offer_due(address).await? {
-        let (address, spec) = (address.clone(), contract.spec.clone());
-        queue.offer(Load { address, spec }).await?;
+    if contract.tenure.release().await? || queue.is_offer_due(address).await? {
+        queue.offer(address.clone(), contract.spec.clone()).await?;
     }
     Ok(())
 }
@@ -142,7 +141,7 @@ async fn try_to_release(
 /// that the inbox is gone.
 async fn close_inbox(worker: &Worker) {
     loop {
-        match worker.queue.close_inbox(worker.id).await {
+        match worker.queue.close_inbox(worker.id()).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "inbox not closed yet"),

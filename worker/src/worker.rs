@@ -8,6 +8,7 @@ use shared::queue::Queue;
 use shared::queue::leases::WorkerInfo;
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Tracer;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::cancelled::CancelledJobs;
@@ -15,16 +16,19 @@ use crate::chromium::Chromium;
 use crate::contracts::Contracts;
 use crate::docker::Docker;
 use crate::fence::Fence;
+use crate::identity::Identity;
 use crate::metrics::{Metrics, Snapshot};
 use crate::settle::Settler;
 
 /// The shared state of this worker.
 pub(crate) struct Worker {
-    pub(crate) id: WorkerId,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) queue: Queue,
     pub(crate) contracts: Contracts,
     pub(crate) settler: Settler,
     pub(crate) life: Lifecycle,
+    /// Requests a comparison of the contracts with the registry.
+    pub(crate) comparison: Notify,
     /// The tasks that read the placement streams.
     pub(crate) placements: TaskTracker,
     pub(crate) fence: Arc<Fence>,
@@ -40,6 +44,24 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// The id under which this worker acts at the moment.
+    pub(crate) fn id(&self) -> WorkerId {
+        self.identity.id()
+    }
+
+    /// Waits until this worker may claim contracts, and returns the id to do it under. None if the
+    /// process stops.
+    pub(crate) async fn may_claim(&self) -> Option<WorkerId> {
+        let allowed = async {
+            self.fence.opened().await;
+            self.identity.usable().await
+        };
+        tokio::select! {
+            id = allowed => Some(id),
+            () = self.life.stopping() => None,
+        }
+    }
+
     /// The engines that this worker offers.
     pub(crate) fn engines(&self) -> Vec<EngineKind> {
         let javascript = self.chromium.as_ref().map(|_| EngineKind::Javascript);
@@ -60,7 +82,7 @@ impl Worker {
 
     /// Reports a changed number of contracts at once, without waiting for the next heartbeat.
     pub(crate) async fn announce(&self) {
-        if let Err(error) = self.queue.report_worker(self.id, &self.info()).await {
+        if let Err(error) = self.queue.report_worker(self.id(), &self.info()).await {
             tracing::warn!(%error, "worker report failed");
         }
     }
@@ -68,7 +90,7 @@ impl Worker {
     /// The metrics in the Prometheus text format.
     pub(crate) fn render_metrics(&self) -> String {
         self.metrics.render(&Snapshot {
-            worker: self.id,
+            worker: self.id(),
             contracts: self.contracts.all(),
             capacity: self.contracts.capacity(),
             has_lease: !self.fence.is_closed(),

@@ -74,10 +74,40 @@ impl Dispatcher {
 
 impl AttemptOutcome {
     pub(super) fn of(reply: Reply) -> Self {
-        match reply.outcome.as_ref().map_err(|failure| failure.code) {
-            Err(FailureCode::NotHosted | FailureCode::Draining) => Self::NotStarted,
-            Err(FailureCode::WorkerLost) => Self::MaybeStarted,
+        let Err(failure) = &reply.outcome else {
+            return Self::Answered(reply);
+        };
+        match failure.code {
+            FailureCode::NotHosted | FailureCode::Draining if failure.started => Self::MaybeStarted,
+            FailureCode::NotHosted | FailureCode::Draining => Self::NotStarted,
+            FailureCode::WorkerLost => Self::MaybeStarted,
             _ => Self::Answered(reply),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::protocol::id::JobId;
+    use shared::protocol::reply::Failure;
+
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_that_says_so_was_not_started() {
+        let outcome = |failure| {
+            AttemptOutcome::of(Reply {
+                id: JobId(1),
+                generation: None,
+                ran_us: None,
+                outcome: Err(failure),
+            })
+        };
+        for code in [FailureCode::NotHosted, FailureCode::Draining] {
+            let refused = outcome(Failure::not_started(code, "no"));
+            assert!(matches!(refused, AttemptOutcome::NotStarted));
+            let unclear = outcome(Failure::started(code, "no"));
+            assert!(matches!(unclear, AttemptOutcome::MaybeStarted));
         }
     }
 }

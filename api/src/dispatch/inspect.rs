@@ -6,9 +6,9 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Inspect, Job};
 use shared::protocol::reply::{ContractStatus, Output};
 
+use super::attempt::AttemptOutcome;
 use super::{Dispatcher, Ticket};
 use crate::error::ApiError;
-use crate::reply_router::WaitOutcome;
 
 /// The deadline of a job about a worker itself.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ impl Dispatcher {
         futures::future::join_all(replies).await.concat()
     }
 
-    /// Sends a worker a job about itself; `None` if it does not reply.
+    /// Sends a worker a job about itself; `None` if it is gone, or refuses the job.
     pub(crate) async fn send_to_worker(
         &self,
         worker: WorkerId,
@@ -43,9 +43,11 @@ impl Dispatcher {
             deadline: self.queue.clock().after(DEADLINE),
             trace: None,
         };
-        match self.attempt(worker, &ticket, 1).await? {
-            WaitOutcome::Reply(reply) => Ok(reply.outcome.ok()),
-            _ => Ok(None),
+        let outcome = self.attempt(worker, &ticket, 1).await?;
+        match self.classify(worker, outcome)? {
+            AttemptOutcome::Answered(reply) => Ok(reply.outcome.ok()),
+            AttemptOutcome::NotStarted => Ok(None),
+            AttemptOutcome::MaybeStarted => Err(ApiError::OutcomeUnknown),
         }
     }
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use shared::protocol::frame::{Envelope, Reply};
-use shared::protocol::id::ContractAddress;
+use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Job, Load, Unload};
 use shared::protocol::reply::FailureCode;
-use shared::queue::contracts::Route;
+use shared::queue::leases::Fate;
+use shared::queue::ownership::Standing;
 use shared::queue::timing::REPLY_SLACK;
 use shared::service::backoff::Backoff;
 
@@ -37,14 +38,21 @@ impl Dispatcher {
         let before = self.queue.contract(contract).await?;
         let loads = (1..=replicas).map(|number| {
             let (address, spec) = (contract.replica(number), load.spec.clone());
-            self.load_replica(Load { address, spec }, executable, &tickets)
+            let load = Load {
+                address,
+                spec,
+                seen: None,
+            };
+            self.load_replica(load, executable, &tickets)
         });
-        let loaded = futures::future::join_all(loads).await;
-        let loaded: Result<(), ApiError> = loaded.into_iter().collect();
+        let loaded = joint_end(futures::future::join_all(loads).await);
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
                 for number in replicas + 1..=before.spec.replicas {
-                    Box::pin(self.unload_replica(&contract.replica(number), &tickets)).await?;
+                    let surplus = contract.replica(number);
+                    let unloaded = Box::pin(self.unload_replica(&surplus, &tickets)).await;
+                    // The load itself has been carried out.
+                    unloaded.map_err(|error| error.if_started(true))?;
                 }
             }
             (Err(_), None) if replicas > 1 => {
@@ -80,8 +88,11 @@ impl Dispatcher {
         let replicas = record.map_or(1, |record| record.spec.replicas);
         // The first replica comes last: its record holds their number, in case this is repeated.
         for number in (1..=replicas).rev() {
-            self.unload_replica(&contract.replica(number), &tickets)
-                .await?;
+            let unloaded = self
+                .unload_replica(&contract.replica(number), &tickets)
+                .await;
+            let is_first = number == replicas;
+            unloaded.map_err(|error| error.if_started(!is_first))?;
         }
         Ok(())
     }
@@ -122,7 +133,7 @@ impl Dispatcher {
         self.with_deadline(deadline, &sent, loading).await
     }
 
-    /// Repeats attempts to load one replica until one is answered or the deadline passes.
+    /// Loads one replica. Whatever ends the last attempt, an earlier one may be loading.
     async fn retry_load(
         &self,
         load: &Load,
@@ -130,66 +141,168 @@ impl Dispatcher {
         ticket: &Ticket,
     ) -> Result<(), ApiError> {
         let mut may_be_loading = false;
+        let loaded = self
+            .attempt_loads(load, executable, ticket, &mut may_be_loading)
+            .await;
+        loaded.map_err(|error| error.if_started(may_be_loading))
+    }
+
+    /// Repeats attempts to load one replica until one is answered or the deadline passes. Notes
+    /// attempts that may still be loading it.
+    async fn attempt_loads(
+        &self,
+        load: &Load,
+        executable: &[u8],
+        ticket: &Ticket,
+        may_be_loading: &mut bool,
+    ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut number = 1;
         loop {
             let time_left = self.queue.clock().until(ticket.deadline);
             if time_left.is_zero() {
-                return Err(not_accepted().if_started(may_be_loading));
+                return Err(not_accepted());
             }
             let ttl = time_left + REPLY_SLACK;
             self.queue
                 .stage_blob(&load.spec.digest, executable, ttl)
                 .await?;
+            self.queue.enlist_contract(&load.address).await?;
             self.routes.invalidate(&load.address);
-            let outcome = match self.queue.route(&load.address).await? {
-                Route::Assigned(worker, _) => {
+            let standing = self.queue.ownership(&load.address).await?.standing;
+            let outcome = match self.living_owner(standing).await? {
+                Some(worker) => {
                     let outcome = self.attempt(worker, ticket, number).await?;
                     self.classify(worker, outcome)?
                 }
-                _ => self.offer(load, ticket, number).await?,
+                None => {
+                    let load = Load {
+                        seen: Some(standing.generation),
+                        ..load.clone()
+                    };
+                    self.offer(load, ticket, number).await?
+                }
             };
             match outcome {
                 AttemptOutcome::Answered(reply) if !lacks_executable(&reply) => {
                     return Ok(reply.outcome.map(drop)?);
                 }
                 // Loading is idempotent, so the next attempt is safe.
-                AttemptOutcome::MaybeStarted => may_be_loading = true,
-                _ => {}
+                AttemptOutcome::MaybeStarted => *may_be_loading = true,
+                AttemptOutcome::Answered(reply) => {
+                    *may_be_loading |= reply.outcome.is_err_and(|failure| failure.started);
+                }
+                AttemptOutcome::NotStarted => {}
             }
             backoff.wait().await;
             number += 1;
         }
     }
 
+    /// The owner of a contract, even of one that is being loaded, if it lives.
+    async fn living_owner(&self, standing: Standing) -> Result<Option<WorkerId>, ApiError> {
+        let Some(owner) = standing.owner else {
+            return Ok(None);
+        };
+        let lives = self.queue.fate(owner).await? == Fate::Lives;
+        Ok(lives.then_some(owner))
+    }
+
+    /// Unloads one replica: at its owner, or in the registry if it has none.
     async fn unload_replica(
         &self,
         address: &ContractAddress,
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
-        if let Route::Unassigned(record) | Route::Quarantined(record) =
-            self.queue.route(address).await?
-            && self.queue.remove_contract(address, record.owner).await?
-        {
-            self.queue
-                .release_blob(&record.spec.digest, address)
-                .await?;
-            return Ok(());
-        }
-        let job = Job::Unload(Unload {
+        let ticket = tickets(Job::Unload(Unload {
             address: address.clone(),
+        }));
+        let deadline = ticket.deadline;
+        let mut may_be_unloaded = false;
+        let unloading = Box::pin(async {
+            let ended = self
+                .attempt_unloads(address, &ticket, &mut may_be_unloaded)
+                .await;
+            ended.map_err(|error| error.if_started(may_be_unloaded))
         });
-        match self.call(address, tickets(job)).await {
-            Ok(reply) => Ok(reply.outcome.map(drop)?),
-            Err(ApiError::ContractNotLoaded) => Ok(()),
-            Err(error) => Err(error),
+        // An unload that hangs may have been sent.
+        let sent = Sent::default();
+        sent.set(true);
+        self.with_deadline(deadline, &sent, unloading).await
+    }
+
+    /// Repeats attempts to unload one replica until one is answered or the deadline passes. Notes
+    /// attempts that may have unloaded it.
+    async fn attempt_unloads(
+        &self,
+        address: &ContractAddress,
+        ticket: &Ticket,
+        may_be_unloaded: &mut bool,
+    ) -> Result<(), ApiError> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
+        let mut number = 1;
+        loop {
+            self.routes.invalidate(address);
+            let standing = self.queue.ownership(address).await?.standing;
+            let fate = match standing.owner {
+                Some(owner) => self.queue.fate(owner).await?,
+                None => Fate::Cleared,
+            };
+            match (standing.owner, fate) {
+                (Some(worker), Fate::Lives) => {
+                    let outcome = self.attempt(worker, ticket, number).await?;
+                    match self.classify(worker, outcome)? {
+                        AttemptOutcome::Answered(reply) => return Ok(reply.outcome.map(drop)?),
+                        AttemptOutcome::MaybeStarted => *may_be_unloaded = true,
+                        AttemptOutcome::NotStarted => {}
+                    }
+                }
+                // Redis has just lost its data. The owner is about to write the record again.
+                (None, _) if self.routes.may_be_restored(standing).await? => {}
+                (_, Fate::Cleared) if self.unload_unassigned(address, standing).await? => {
+                    return Ok(());
+                }
+                // A reaper is about to clean up after the owner, or the contract has changed.
+                _ => {}
+            }
+            let pause = backoff.delay();
+            if self.queue.clock().until(ticket.deadline) < pause {
+                return Err(ApiError::no_owner());
+            }
+            tokio::time::sleep(pause).await;
+            number += 1;
+        }
+    }
+
+    /// Unloads a contract that no worker has. False if it has changed meanwhile.
+    async fn unload_unassigned(
+        &self,
+        address: &ContractAddress,
+        standing: Standing,
+    ) -> Result<bool, ApiError> {
+        let record = self.queue.contract(address).await?;
+        let unloaded = self.queue.unload(address, standing).await;
+        if unloaded.map_err(ApiError::write_failed)?.done().is_none() {
+            return Ok(false);
+        }
+        if let Some(record) = record {
+            self.release_executable(&record.spec.digest, address).await;
+        }
+        Ok(true)
+    }
+
+    /// Removes the reference of a contract that is not loaded any more. If that fails, the sweep
+    /// does it: the contract is unloaded all the same.
+    async fn release_executable(&self, digest: &str, address: &ContractAddress) {
+        if let Err(error) = self.queue.release_blob(digest, address).await {
+            tracing::warn!(contract = %address, %error, "reference to an executable not removed yet");
         }
     }
 
     /// Offers a load to all workers and awaits the reply of the one that takes it.
     async fn offer(
         &self,
-        load: &Load,
+        load: Load,
         ticket: &Ticket,
         number: u32,
     ) -> Result<AttemptOutcome, ApiError> {
@@ -204,9 +317,10 @@ impl Dispatcher {
             deadline: ticket.deadline,
             attempt: number,
             trace: ticket.trace.clone(),
-            job: Job::Load(load.clone()),
+            job: Job::Load(load),
         };
-        self.queue.place(engine, Some(self.api), &envelope).await?;
+        let placed = self.queue.place(engine, Some(self.api), &envelope).await;
+        placed.map_err(ApiError::write_failed)?;
         let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;
         match waiter.outcome_within(patience).await {
             Some(WaitOutcome::Reply(reply)) => Ok(AttemptOutcome::of(reply)),
@@ -217,10 +331,39 @@ impl Dispatcher {
     }
 }
 
+/// How the load of all replicas ends. If one of them was carried out, or may have been, the failure
+/// of another one does not say "never started".
+fn joint_end(replicas: Vec<Result<(), ApiError>>) -> Result<(), ApiError> {
+    let may_be_loaded = |end: &Result<(), ApiError>| match end {
+        Ok(()) => true,
+        Err(error) => !error.never_started(),
+    };
+    let any = replicas.iter().any(may_be_loaded);
+    let end: Result<(), ApiError> = replicas.into_iter().collect();
+    end.map_err(|error| error.if_started(any))
+}
+
 fn not_accepted() -> ApiError {
     ApiError::NoCapacity("No worker accepted the contract in time. Try again later".to_owned())
 }
 
 fn lacks_executable(reply: &Reply) -> bool {
     matches!(&reply.outcome, Err(failure) if failure.code == FailureCode::ExecutableMissing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_only_unstarted_if_no_replica_was_loaded() {
+        let full = || Err(not_accepted());
+        assert!(joint_end(vec![Ok(()), Ok(())]).is_ok());
+        assert!(joint_end(vec![full(), full()]).unwrap_err().never_started());
+        for other in [Ok(()), Err(ApiError::no_reply()), Err(ApiError::Ambiguous)] {
+            let error = joint_end(vec![full(), other]).unwrap_err();
+            assert!(!error.never_started());
+            assert_eq!(error.code(), "no_capacity");
+        }
+    }
 }

@@ -266,7 +266,8 @@ impl LostAttempts {
     /// only because the page's state died with its worker. If the same worker still owns the
     /// contract, the state may have survived.
     fn allow(&self, job: &Job, owner: Assignment) -> bool {
-        !is_call(job) || owner.idempotent || self.last_worker != Some(owner.worker)
+        let is_same = |last: WorkerId| last.same_process(owner.worker);
+        !is_call(job) || owner.idempotent || !self.last_worker.is_some_and(is_same)
     }
 
     /// Whether a job that may have been started may be sent again.
@@ -275,12 +276,21 @@ impl LostAttempts {
     }
 
     /// Replaces an end that says "never started", which only holds for the last attempt: an
-    /// earlier attempt of the call may have been started.
+    /// earlier attempt may have been started.
     fn qualify(&self, job: &Job, ended: Result<Reply, ApiError>) -> Result<Reply, ApiError> {
-        if is_call(job) && self.count > 0 && never_started(&ended) {
+        if self.count == 0 || !never_started(&ended) {
+            return ended;
+        }
+        if is_call(job) {
             return Err(ApiError::OutcomeUnknown);
         }
-        ended
+        match ended {
+            Ok(Reply {
+                outcome: Err(failure),
+                ..
+            }) => Err(ApiError::from(failure).if_started(true)),
+            other => other.map_err(|error| error.if_started(true)),
+        }
     }
 }
 
@@ -325,7 +335,34 @@ fn never_started(ended: &Result<Reply, ApiError>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use shared::protocol::id::JobId;
+    use shared::protocol::job::{Execute, Unload};
+    use shared::protocol::reply::{Failure, FailureCode};
+
     use super::*;
+
+    fn unload() -> Job {
+        let address = "abcd".parse().unwrap();
+        Job::Unload(Unload { address })
+    }
+
+    fn call() -> Job {
+        Job::Execute(Execute {
+            address: "abcd".parse().unwrap(),
+            method: "add".to_owned(),
+            argument: Argument::None,
+        })
+    }
+
+    fn refused() -> Result<Reply, ApiError> {
+        let failure = Failure::not_started(FailureCode::UnsupportedVersion, "no");
+        Ok(Reply {
+            id: JobId(1),
+            generation: None,
+            ran_us: None,
+            outcome: Err(failure),
+        })
+    }
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
@@ -341,5 +378,33 @@ mod tests {
         );
         let unanswered = no_reply(true, QueueState::Available);
         assert_eq!(unanswered.code(), "execution_timeout");
+    }
+
+    /// A worker died with the job, then nothing could be sent to another one.
+    #[test]
+    fn a_job_that_was_lost_once_may_have_been_started() {
+        let mut lost = LostAttempts::default();
+        for job in [unload(), call()] {
+            let ended = lost.qualify(&job, Err(ApiError::no_owner()));
+            assert!(ended.unwrap_err().never_started(), "nothing was lost");
+            assert!(never_started(&lost.qualify(&job, refused())));
+        }
+        lost.add(WorkerId::random());
+        let ends = || {
+            [
+                Err(ApiError::no_owner()),
+                Err(ApiError::queue_unavailable()),
+                refused(),
+            ]
+        };
+        for ended in ends() {
+            let error = lost.qualify(&unload(), ended).unwrap_err();
+            assert!(!error.never_started(), "{error:?}");
+            assert_eq!(error.status(), 503, "the code stays");
+        }
+        for ended in ends() {
+            let error = lost.qualify(&call(), ended).unwrap_err();
+            assert!(matches!(error, ApiError::OutcomeUnknown), "{error:?}");
+        }
     }
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use moka::sync::Cache;
 use shared::protocol::id::{ContractAddress, WorkerId};
-use shared::protocol::job::{ContractSpec, EngineKind, Load};
-use shared::queue::contracts::{ContractRecord, Route};
+use shared::protocol::job::{ContractSpec, EngineKind};
+use shared::queue::contracts::Route;
 use shared::queue::farm::Farm;
+use shared::queue::ownership::Standing;
 use shared::queue::timing::RESTORED_WITHIN;
 use shared::queue::{Queue, QueueError};
 
@@ -248,7 +249,7 @@ impl RouteCache {
                 replicas: record.spec.replicas,
             },
             Route::Unassigned(record) => {
-                self.offer_again(address, &record).await?;
+                self.queue.offer_again(address, &record).await?;
                 Target::Unassigned {
                     replicas: record.spec.replicas,
                 }
@@ -283,31 +284,9 @@ impl RouteCache {
         None
     }
 
-    /// Offers a contract without an owner to the workers again, unless that was done recently.
-    /// While no worker has room nothing is offered: the first offer still waits in Redis, and
-    /// further ones would only queue behind it.
-    async fn offer_again(
-        &self,
-        address: &ContractAddress,
-        record: &ContractRecord,
-    ) -> Result<(), QueueError> {
-        if let Some(owner) = record.owner
-            && !self
-                .queue
-                .release_from_unknown_owner(address, owner)
-                .await?
-        {
-            return Ok(());
-        }
-        if !self.queue.is_offer_due(address).await? {
-            return Ok(());
-        }
-        let (address, spec) = (address.clone(), record.spec.clone());
-        let workers = self.queue.workers().await?;
-        if workers.iter().all(|(_, info)| info.free(spec.engine) == 0) {
-            return Ok(());
-        }
-        self.queue.offer(Load { address, spec }).await
+    /// Whether a contract that Redis does not know may be one that its owner is about to restore.
+    pub(super) async fn may_be_restored(&self, standing: Standing) -> Result<bool, QueueError> {
+        Ok(standing == Standing::default() && self.has_lost_data().await?)
     }
 
     /// Whether Redis lost its data within [`RESTORED_WITHIN`]: the workers are about to write their

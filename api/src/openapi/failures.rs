@@ -84,8 +84,14 @@ failures!(
         ApiError::no_reply(),
 );
 failures!(
-    /// Failures of the routes that list contracts, workers or dead letters.
+    /// Failures of the routes that list workers or dead letters.
     ListFailures: ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `GET /contracts`.
+    ContractListFailures:
+        ApiError::field("limit", "must be 1 to 1000"),
+        ApiError::queue_unavailable(),
 );
 failures!(
     /// Failures of `GET /contracts/{contractAddress}`.
@@ -99,11 +105,16 @@ failures!(
         ApiError::too_many_requests(),
         ApiError::queue_unavailable(),
         ApiError::Ambiguous,
+        ApiError::OutcomeUnknown,
         ApiError::no_reply(),
 );
 failures!(
     /// Failures of `DELETE /dead-letters/{id}`.
-    DeadLetterFailures: wrong_id(), ApiError::DeadLetterNotFound, ApiError::queue_unavailable()
+    DeadLetterFailures:
+        wrong_id(),
+        ApiError::DeadLetterNotFound,
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
 );
 failures!(
     /// Failures of `GET /readyz`: why the process is not ready.

@@ -1,70 +1,127 @@
 //! `GET /contracts` and `GET /contracts/{contractAddress}`: the loaded contracts and their status.
 //!
-//! The status comes from the owning workers. For a contract that no worker reports, it is built
-//! from the contract's record in Redis.
-
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+//! The list is read from the registry in Redis, whatever its length. Only for one contract the
+//! owning worker is asked: it knows the calls, and whether the sandbox is being replaced.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use shared::protocol::id::ContractAddress;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use http::HeaderName;
+use http::header::LINK;
+use serde::Deserialize;
+use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
+use shared::queue::registry::{InvalidPosition, ListedContract, Position};
 
-use crate::error::ApiError;
-use crate::openapi::failures::{ContractFailures, ListFailures};
+use crate::error::{ApiError, Fields};
+use crate::openapi::failures::{ContractFailures, ContractListFailures};
 use crate::routes::{address, path};
 use crate::state::AppState;
 
-/// List the loaded contracts and their status
+/// How many contracts a page has if the caller does not say.
+const DEFAULT_LIMIT: usize = 100;
+
+/// How many contracts a page has at most.
+const MAX_LIMIT: usize = 1000;
+
+/// Which part of the list is asked for.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ListQuery {
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+impl ListQuery {
+    fn limit(&self) -> Result<usize, ApiError> {
+        let Some(text) = &self.limit else {
+            return Ok(DEFAULT_LIMIT);
+        };
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        let limit = text
+            .parse()
+            .ok()
+            .filter(|limit| is_number && (1..=MAX_LIMIT).contains(limit));
+        limit.ok_or_else(|| ApiError::field("limit", format!("must be 1 to {MAX_LIMIT}")))
+    }
+
+    fn after(&self) -> Result<Option<Position>, ApiError> {
+        let parsed = self.after.as_ref().map(|text| text.parse()).transpose();
+        parsed.map_err(|reason: InvalidPosition| ApiError::field("after", reason.to_string()))
+    }
+}
+
+/// The header with the address of the next page.
+type NextPage = Option<[(HeaderName, String); 1]>;
+
+/// List the loaded contracts, the one with the oldest load first
+///
+/// A page at a time: if there are more contracts, the header `Link` has the address of the next
+/// page. The list is read from the registry; `queueDepth`, `calls` and `errors`, and whether a
+/// contract is being restarted, are only in `GET /contracts/{contractAddress}`.
 #[utoipa::path(
     get,
     path = "/contracts",
     tag = "Contracts",
     operation_id = "listContracts",
-    responses((status = 200, body = Vec<ContractStatus>), ListFailures),
+    params(
+        ("limit" = Option<u32>, Query, description = "How many contracts to list; 100 by default",
+            minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Where the page begins, as in the header \
+            `Link` of the page before", pattern = "^[0-9]{1,15}-[A-Za-z0-9._:-]{1,128}$"),
+    ),
+    responses(
+        (status = 200, body = Vec<ContractStatus>, headers(
+            ("Link" = String, description = "The next page: `</contracts?limit=...&after=...>; \
+                rel=\"next\"`. Missing on the last page"),
+        )),
+        ContractListFailures,
+    ),
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
-) -> Result<Json<Vec<ContractStatus>>, ApiError> {
-    let workers = state.queue.workers().await?;
-    let reported = state
-        .dispatcher
-        .inspect(workers.into_iter().map(|(id, _)| id), None)
-        .await;
-    let mut contracts: BTreeMap<_, _> = reported
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<(NextPage, Json<Vec<ContractStatus>>), ApiError> {
+    let Query(query) = query
+        .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
+    let (limit, after) = (query.limit()?, query.after()?);
+    let page = state.queue.list_contracts(after.as_ref(), limit).await?;
+    let next = page.next.map(|position| {
+        let link = format!("</contracts?limit={limit}&after={position}>; rel=\"next\"");
+        [(LINK, link)]
+    });
+    let now = state.queue.clock().now_ms();
+    let lives = |worker: WorkerId| page.living.contains(&worker);
+    let statuses = page
+        .contracts
         .into_iter()
-        .map(|status| (status.contract_address.clone(), status))
+        .map(|contract| listed(contract, now, lives))
         .collect();
-    for address in state.queue.loaded().await? {
-        if !contracts.contains_key(&address)
-            && let Some(record) = state.queue.contract(&address).await?
-        {
-            contracts.insert(address.clone(), unassigned(&state, address, record));
-        }
+    Ok((next, Json(statuses)))
+}
+
+/// The status of a contract and its replicas, from their records.
+fn listed(contract: ListedContract, now: u64, lives: impl Fn(WorkerId) -> bool) -> ContractStatus {
+    let ListedContract {
+        address,
+        record,
+        replicas,
+    } = contract;
+    let mut status = recorded(address.clone(), record, now, &lives);
+    for replica in replicas {
+        merge(&mut status, recorded(address.clone(), replica, now, &lives));
     }
-    let mut merged: BTreeMap<_, ContractStatus> = BTreeMap::new();
-    for (address, status) in contracts {
-        // A contract sorts before its replicas.
-        match merged.entry(address.replica(1)) {
-            Entry::Vacant(entry) => {
-                entry.insert(status);
-            }
-            Entry::Occupied(mut contract) => merge(contract.get_mut(), status),
-        }
-    }
-    Ok(Json(merged.into_values().collect()))
+    status
 }
 
 /// Adds a replica's status to its contract's.
 fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
+    let add = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
     contract.host = contract.host.take().or(replica.host);
     contract.hosts.extend(replica.hosts);
-    contract.queue_depth += replica.queue_depth;
-    contract.calls += replica.calls;
-    contract.errors += replica.errors;
+    contract.queue_depth = add(contract.queue_depth, replica.queue_depth);
+    contract.calls = add(contract.calls, replica.calls);
+    contract.errors = add(contract.errors, replica.errors);
 }
 
 /// Show the status of a contract
@@ -100,44 +157,121 @@ async fn status(
     state: &AppState,
     address: &ContractAddress,
 ) -> Result<Option<ContractStatus>, ApiError> {
-    let record = match state.queue.route(address).await? {
-        Route::NotLoaded => return Ok(None),
-        Route::Unassigned(record) | Route::Quarantined(record) => record,
+    let now = state.queue.clock().now_ms();
+    Ok(match state.queue.route(address).await? {
+        Route::NotLoaded => None,
+        Route::Unassigned(record) | Route::Quarantined(record) => {
+            let status = recorded(address.clone(), record, now, |_| false);
+            Some(ContractStatus {
+                // No worker has a call of it.
+                queue_depth: Some(0),
+                calls: Some(0),
+                errors: Some(0),
+                ..status
+            })
+        }
         Route::Assigned(worker, record) => {
             let reported = state.dispatcher.inspect([worker], Some(address)).await;
-            if let Some(status) = reported.into_iter().next() {
-                return Ok(Some(status));
-            }
-            record
+            let reported = reported.into_iter().next();
+            Some(reported.unwrap_or_else(|| recorded(address.clone(), record, now, |_| true)))
         }
-    };
-    Ok(Some(unassigned(state, address.clone(), record)))
+    })
 }
 
-/// The status of a contract that no worker reports, from its record.
-fn unassigned(
-    state: &AppState,
+/// The status of a contract as far as its record tells it.
+fn recorded(
     contract_address: ContractAddress,
     record: ContractRecord,
+    now: u64,
+    lives: impl Fn(WorkerId) -> bool,
 ) -> ContractStatus {
-    let quarantined = record.quarantined_until > state.queue.clock().now_ms();
+    let owner = record.owner.filter(|owner| lives(*owner));
+    // The owner records them with the first sandbox.
+    let is_ready = record.image.is_some() || !record.endpoints.is_empty();
+    let state = match owner {
+        _ if record.quarantined_until > now => ContractState::Quarantined,
+        None => ContractState::Unplaced,
+        Some(_) if is_ready => ContractState::Ready,
+        Some(_) => ContractState::Loading,
+    };
     ContractStatus {
         contract_address,
         engine: record.spec.engine,
-        state: if quarantined {
-            ContractState::Quarantined
-        } else {
-            ContractState::Unplaced
-        },
+        state,
         endpoints: record.endpoints,
-        host: None,
+        host: owner.map(|owner| owner.to_string()),
         replicas: record.spec.replicas,
-        hosts: Vec::new(),
+        hosts: owner.iter().map(ToString::to_string).collect(),
         generation: record.generation,
         digest: record.spec.digest,
         image: record.image,
-        queue_depth: 0,
-        calls: 0,
-        errors: 0,
+        queue_depth: None,
+        calls: None,
+        errors: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::protocol::job::{ContractSpec, EngineKind, Limits};
+
+    use super::*;
+
+    fn query(limit: Option<&str>, after: Option<&str>) -> ListQuery {
+        ListQuery {
+            limit: limit.map(str::to_owned),
+            after: after.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_limit_is_from_1_to_1000() {
+        assert_eq!(query(None, None).limit().unwrap(), 100);
+        assert_eq!(query(Some("1000"), None).limit().unwrap(), 1000);
+        for wrong in ["", "0", "1001", "+5", "-1", "many", "1e2"] {
+            let refused = query(Some(wrong), None).limit().unwrap_err();
+            assert_eq!(refused.code(), "invalid_request", "{wrong}");
+        }
+        assert!(query(None, Some("5-abcd")).after().unwrap().is_some());
+        assert!(query(None, Some("abcd")).after().is_err());
+    }
+
+    #[test]
+    fn a_listed_state_follows_from_the_record() {
+        let worker = WorkerId::random();
+        let record = ContractRecord {
+            spec: ContractSpec {
+                engine: EngineKind::Javascript,
+                digest: "ab".to_owned(),
+                limits: Limits::default(),
+                idempotent: false,
+                replicas: 1,
+            },
+            generation: 1,
+            load: shared::queue::ownership::LoadId::default(),
+            owner: Some(worker),
+            endpoints: vec!["add".to_owned()],
+            quarantined_until: 0,
+            image: None,
+        };
+        let state = |record: &ContractRecord, now, lives| {
+            let status = recorded("abcd".parse().unwrap(), record.clone(), now, |_| lives);
+            assert_eq!(status.host.is_some(), lives && record.owner.is_some());
+            status.state
+        };
+        assert_eq!(state(&record, 5, true), ContractState::Ready);
+        assert_eq!(state(&record, 5, false), ContractState::Unplaced);
+        let loading = ContractRecord {
+            endpoints: Vec::new(),
+            ..record.clone()
+        };
+        assert_eq!(state(&loading, 5, true), ContractState::Loading);
+        let quarantined = ContractRecord {
+            owner: None,
+            quarantined_until: 9,
+            ..record
+        };
+        assert_eq!(state(&quarantined, 5, true), ContractState::Quarantined);
+        assert_eq!(state(&quarantined, 9, true), ContractState::Unplaced);
     }
 }

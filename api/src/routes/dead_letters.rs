@@ -37,7 +37,8 @@ pub(crate) async fn remove(
     State(state): State<AppState>,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    if state.queue.remove_dead_letter(&path(parts)?).await? {
+    let removed = state.queue.remove_dead_letter(&path(parts)?).await;
+    if removed.map_err(ApiError::write_failed)? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::DeadLetterNotFound)

@@ -30,13 +30,6 @@ macro_rules! process_id {
         #[serde(transparent)]
         pub struct $name(#[serde(with = "uuid::serde::simple")] Uuid);
 
-        impl $name {
-            /// Generates a random identifier.
-            pub fn random() -> Self {
-                Self(Uuid::new_v4())
-            }
-        }
-
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.as_simple().fmt(f)
@@ -66,7 +59,17 @@ process_id!(
     ApiId
 );
 process_id!(
-    /// Identifies a worker process, from its start to its end.
+    /// Identifies a worker. The last 16 bits count the *epochs* of the process: a worker that was
+    /// declared dead although it lives goes on under its next id. For everybody else that is another
+    /// worker.
+    WorkerId
+);
+
+/// The bits of a worker id that count its epochs.
+const EPOCH: u128 = 0xffff;
+
+impl WorkerId {
+    /// Generates the first id of a new process.
     ///
     /// ```
     /// use shared::protocol::id::WorkerId;
@@ -75,8 +78,41 @@ process_id!(
     /// assert_ne!(worker, WorkerId::random());
     /// assert_eq!(worker.to_string().parse(), Ok(worker));
     /// ```
-    WorkerId
-);
+    pub fn random() -> Self {
+        Self(Uuid::from_u128(Uuid::new_v4().as_u128() & !EPOCH))
+    }
+
+    /// The next id of the same process, which it takes after it was fenced.
+    ///
+    /// ```
+    /// use shared::protocol::id::WorkerId;
+    ///
+    /// let (worker, other) = (WorkerId::random(), WorkerId::random());
+    /// let next = worker.next_epoch();
+    /// assert_ne!(next, worker);
+    /// assert!(next.same_process(worker) && !next.same_process(other));
+    /// ```
+    #[must_use]
+    pub fn next_epoch(self) -> Self {
+        if self.0.as_u128() & EPOCH == EPOCH {
+            // Fenced 65,535 times. As another process it is as safe.
+            return Self::random();
+        }
+        Self(Uuid::from_u128(self.0.as_u128() + 1))
+    }
+
+    /// Whether both ids belong to the same process.
+    pub fn same_process(self, other: Self) -> bool {
+        self.0.as_u128() | EPOCH == other.0.as_u128() | EPOCH
+    }
+}
+
+impl ApiId {
+    /// Generates a random identifier.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
 
 /// The address of a contract: 1 to 128 characters of `a-z 0-9 . _ : -`.
 ///

@@ -136,6 +136,10 @@ pub struct Load {
     pub address: ContractAddress,
     /// How to run it.
     pub spec: ContractSpec,
+    /// The generation of the contract that the api saw when it asked for the load. A worker refuses
+    /// the load if the contract has changed since. Older apis do not send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<u64>,
 }
 
 /// Calls a method of a contract.

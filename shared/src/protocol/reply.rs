@@ -149,7 +149,8 @@ pub enum ContractState {
     Unplaced,
 }
 
-/// The status of one contract: an entry of `GET /contracts`.
+/// The status of one contract. What only its owner knows is missing where the owner was not asked
+/// or did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
@@ -176,10 +177,16 @@ pub struct ContractStatus {
     /// The digest of the running image, if the executable is an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Calls that are waiting or running.
-    pub queue_depth: u64,
-    /// Calls completed since this worker became the owner.
-    pub calls: u64,
-    /// Completed calls that failed.
-    pub errors: u64,
+    /// Calls that are waiting or running. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub queue_depth: Option<u64>,
+    /// Calls completed since this worker became the owner. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub calls: Option<u64>,
+    /// Completed calls that failed. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub errors: Option<u64>,
 }

@@ -37,6 +37,7 @@ impl Queue {
     ) -> Result<(), QueueError> {
         let key = self.keys().blob(digest);
         let seconds = ttl.as_secs().max(1);
+        self.enlist_blob(digest).await?;
         let (_, exists): (u8, bool) = redis::pipe()
             .cmd("EXPIRE")
             .arg(&key)
@@ -129,7 +130,34 @@ impl Queue {
              redis.call('SADD', KEYS[2], ARGV[1])
              return 1",
         );
-        self.blob_script(&script, digest, address).await
+        let kept = self.blob_script(&script, digest, address).await?;
+        if kept {
+            // Again, for the same reason as in `note_load`.
+            self.enlist_blob(digest).await?;
+        }
+        Ok(kept)
+    }
+
+    /// Whether each executable is in the store and is kept for its contract. One round trip.
+    pub async fn are_blobs_kept(
+        &self,
+        references: &[(&str, &ContractAddress)],
+    ) -> Result<Vec<bool>, QueueError> {
+        if references.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for (digest, address) in references {
+            pipeline
+                .cmd("EXISTS")
+                .arg(self.keys().blob(digest))
+                .cmd("SISMEMBER")
+                .arg(self.keys().blob_refs(digest))
+                .arg(address.as_str());
+        }
+        let answers: Vec<bool> = pipeline.query_async(&mut self.pooled().await?).await?;
+        let is_kept = |answer: &[bool]| answer.iter().all(|part| *part);
+        Ok(answers.chunks(2).map(is_kept).collect())
     }
 
     /// Puts an executable into the store and keeps it there for `address`.
@@ -155,33 +183,38 @@ impl Queue {
              if redis.call('SCARD', KEYS[2]) > 0 then return 0 end
              return redis.call('UNLINK', KEYS[1])",
         );
-        self.blob_script(&script, digest, address).await
+        let entry = self.blob_entry(digest).await?;
+        let removed = self.blob_script(&script, digest, address).await?;
+        if removed {
+            self.delist(&self.keys().blobs(), entry).await;
+        }
+        Ok(removed)
     }
 
-    /// Drops references of contracts that are not loaded any more, or are loaded with another
-    /// executable. They stay behind when a process dies before it removes them. An executable
-    /// without references then expires.
-    pub async fn sweep_blobs(&self) -> Result<(), QueueError> {
-        for key in self.scan(&self.keys().blob_refs_pattern()).await? {
-            let Some(digest) = self.keys().referred_blob(&key) else {
-                continue;
-            };
-            let references: Vec<String> = redis::cmd("SMEMBERS")
-                .arg(&key)
-                .query_async(&mut self.pooled().await?)
-                .await?;
-            for reference in references {
-                // A reference is added after its contract's record, so one without a record is
-                // stale.
-                let Ok(address) = ContractAddress::try_from(reference) else {
-                    continue;
-                };
-                if !self.is_loaded_with(&address, digest).await? {
-                    self.drop_reference(digest, &address).await?;
-                }
+    /// Drops the references to an executable of contracts that are not loaded any more, or are
+    /// loaded with another executable. They stay behind when a process dies before it removes them.
+    /// An executable without references then expires. False if it has none and is gone.
+    pub(super) async fn sweep_blob(&self, digest: &str) -> Result<bool, QueueError> {
+        let (exists, references): (bool, Vec<String>) = redis::pipe()
+            .cmd("EXISTS")
+            .arg(self.keys().blob(digest))
+            .cmd("SMEMBERS")
+            .arg(self.keys().blob_refs(digest))
+            .query_async(&mut self.pooled().await?)
+            .await?;
+        let is_used = exists || !references.is_empty();
+        // A reference is added after its contract's record, so one without a record is stale.
+        let addresses: Vec<ContractAddress> = references
+            .into_iter()
+            .filter_map(|reference| reference.try_into().ok())
+            .collect();
+        let (records, _) = self.contracts_and_workers(&addresses).await?;
+        for (address, record) in addresses.iter().zip(records) {
+            if record.is_none_or(|record| record.spec.digest != digest) {
+                self.drop_reference(digest, address).await?;
             }
         }
-        Ok(())
+        Ok(is_used)
     }
 
     async fn drop_reference(

@@ -1,5 +1,7 @@
 //! The connections to Redis: one shared, a pool, and one per blocking reader or subscription.
 
+use std::time::Duration;
+
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
@@ -100,7 +102,12 @@ impl Queue {
     /// The one multiplexed connection that all frequent commands share. Commands of concurrent
     /// callers are pipelined in the order in which they are sent. It reconnects by itself.
     pub(super) fn shared(&self) -> Observed<SharedHandle> {
-        self.counts.observed(self.shared.handle())
+        self.shared_within(RESPONSE_TIMEOUT)
+    }
+
+    /// As [`Self::shared`], for a command that is of no use if its answer takes longer than `limit`.
+    pub(super) fn shared_within(&self, limit: Duration) -> Observed<SharedHandle> {
+        self.counts.observed(self.shared.handle(limit))
     }
 
     /// The metrics of the queue.

@@ -20,7 +20,7 @@ pub enum QueueError {
 impl QueueError {
     /// Whether the command may have been carried out nevertheless. It was not if Redis refused it
     /// or could not be reached at all.
-    pub(super) fn is_ambiguous(&self) -> bool {
+    pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Redis(error) => !is_refusal(error) && !error.is_connection_refusal(),
             Self::Pool(_) | Self::Settings(_) => false,

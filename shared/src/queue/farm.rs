@@ -26,19 +26,27 @@ impl Farm {
 }
 
 impl Queue {
-    /// Reads the farm's entry, or creates it. If Redis has lost its data, the farm keeps the name
-    /// that was `known` before.
+    /// Reads the farm's entry. Creates it only if it is missing. If Redis has lost its data, the
+    /// farm keeps the name that was `known` before.
     pub async fn farm(&self, known: Option<&Farm>) -> Result<Farm, QueueError> {
+        let key = self.keys().farm();
+        let mut connection = self.pooled().await?;
+        let found: Option<String> = redis::cmd("GET")
+            .arg(&key)
+            .query_async(&mut connection)
+            .await?;
+        if let Some(text) = found {
+            return Ok(Farm::parse(&text));
+        }
         let random = || Uuid::new_v4().simple().to_string();
         let name = known.map_or_else(random, |farm| farm.name.clone());
-        let key = self.keys().farm();
         let (_, text): (bool, String) = redis::pipe()
             .cmd("SETNX")
             .arg(&key)
             .arg(format!("{name}/{}", random()))
             .cmd("GET")
             .arg(&key)
-            .query_async(&mut self.pooled().await?)
+            .query_async(&mut connection)
             .await?;
         Ok(Farm::parse(&text))
     }

@@ -25,7 +25,8 @@ impl Keys {
         format!("{}{{w:{worker}}}:lease", self.prefix)
     }
 
-    /// `{w:W}:in`: stream with the group `g`, 600 s. The worker's inbox; field `b` is a frame.
+    /// `{w:W}:in`: stream with the group `g`, 600 s. The worker's inbox; field `b` is a frame. It
+    /// is created once for each worker id. While it exists, nobody may take the worker's contracts.
     pub fn inbox(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:in", self.prefix)
     }
@@ -36,7 +37,8 @@ impl Keys {
         format!("{}{{w:{worker}}}:dead", self.prefix)
     }
 
-    /// `{w:W}:reap`: string, 10 s. The lock of the process that cleans up after a dead worker.
+    /// `{w:W}:reap`: string, 10 s. A random value of the process that cleans up after a dead worker.
+    /// It only saves others the work: nothing depends on it.
     pub fn reap_lock(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:reap", self.prefix)
     }
@@ -73,6 +75,12 @@ impl Keys {
     /// and who owns it.
     pub fn contract(&self, address: &ContractAddress) -> String {
         format!("{}{{c:{address}}}", self.prefix)
+    }
+
+    /// `{c:ADDRESS}:past`: string, 2 h. The generation in which the contract was unloaded. A load
+    /// that was asked for before is refused by it.
+    pub fn past(&self, address: &ContractAddress) -> String {
+        format!("{}{{c:{address}}}:past", self.prefix)
     }
 
     /// A glob pattern that matches every contract's key.
@@ -122,6 +130,32 @@ impl Keys {
     /// `place:ENGINE`: stream with the group `workers`. Loads that wait for a worker with room.
     pub fn placement(&self, engine: EngineKind) -> String {
         format!("{}place:{engine}", self.prefix)
+    }
+
+    /// `contracts`: sorted set, contract by its last load (ms, Redis' clock). What is loaded: every
+    /// contract record has an entry. An entry without a record is removed by the sweep.
+    pub fn contracts(&self) -> String {
+        format!("{}contracts", self.prefix)
+    }
+
+    /// `blobs`: sorted set, digest of an executable by its last load (ms, Redis' clock).
+    pub fn blobs(&self) -> String {
+        format!("{}blobs", self.prefix)
+    }
+
+    /// `registry`: string, without expiry. `contracts` and `blobs` are complete.
+    pub fn registry(&self) -> String {
+        format!("{}registry", self.prefix)
+    }
+
+    /// `lock:fill`: string, 30 s. A process fills `contracts` and `blobs`.
+    pub fn fill_lock(&self) -> String {
+        format!("{}lock:fill", self.prefix)
+    }
+
+    /// `lock:sweep`: string, 45 s. A process walks `contracts` and `blobs`, or has just done so.
+    pub fn sweep_lock(&self) -> String {
+        format!("{}lock:sweep", self.prefix)
     }
 
     /// `workers`: sorted set, worker by its last heartbeat (ms, Redis' clock).

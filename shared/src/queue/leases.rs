@@ -1,11 +1,14 @@
 //! Liveness: a worker is alive while it holds its lease, an api while it sends heartbeats.
+//!
+//! A worker keeps its contracts for as long as its inbox exists. A lapsed lease only permits others
+//! to *fence* the worker, which renames the inbox. A fenced worker goes on under a new id.
 
 use redis::Script;
 use redis::aio::PubSub;
 use serde::{Deserialize, Serialize};
 
 use super::stream::GROUP;
-use super::timing::{API_KEYS, LEASE, WORKER_KEYS, millis};
+use super::timing::{API_KEYS, LEASE, RENEW_WITHIN, WORKER_KEYS, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
@@ -25,6 +28,35 @@ pub struct WorkerInfo {
     pub version: String,
 }
 
+/// The answer to a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The worker holds its lease.
+    Held,
+    /// The worker was fenced. It may go on only under another id.
+    Fenced,
+}
+
+/// What has become of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It holds its lease.
+    Lives,
+    /// Its lease has lapsed. It may still renew it, so it keeps its contracts.
+    Lapsed,
+    /// It was fenced, and the clean-up after it is not complete.
+    Fenced,
+    /// Nothing of it is left.
+    Cleared,
+}
+
+impl Fate {
+    /// Whether another worker may claim the worker's contracts. Once this is true, it stays true.
+    pub fn may_be_replaced(self) -> bool {
+        matches!(self, Self::Fenced | Self::Cleared)
+    }
+}
+
 impl WorkerInfo {
     /// How many more contracts of `engine` it would accept.
     pub fn free(&self, engine: EngineKind) -> usize {
@@ -36,38 +68,41 @@ impl WorkerInfo {
 }
 
 impl Queue {
-    /// Renews a worker's lease. False if the lease has lapsed. Also sets the clock.
+    /// Renews a worker's lease, even one that has lapsed. Also sets the clock.
     ///
     /// One round trip, with the same cost for any number of contracts. Redis accepts its commands
-    /// even at maxmemory.
-    pub async fn renew_lease(&self, worker: WorkerId) -> Result<bool, QueueError> {
+    /// even at maxmemory, unless the lease has lapsed.
+    pub async fn renew_lease(&self, worker: WorkerId) -> Result<Renewal, QueueError> {
+        let script = Script::new(
+            "local time = redis.call('TIME')
+             if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return {0, time} end
+             if redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then
+                 redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+             end
+             return {1, time}",
+        );
         let keys = self.keys();
-        let (renewed, _, time): (bool, bool, (u64, u64)) = redis::pipe()
-            .cmd("PEXPIRE")
-            .arg(keys.lease(worker))
-            .arg(millis(LEASE))
-            .cmd("PEXPIRE")
-            .arg(keys.inbox(worker))
+        let (held, time): (bool, (u64, u64)) = script
+            .key(keys.inbox(worker))
+            .key(keys.lease(worker))
             .arg(millis(WORKER_KEYS))
-            .cmd("TIME")
-            .query_async(&mut self.shared())
+            .arg(millis(LEASE))
+            .invoke_async(&mut self.shared_within(RENEW_WITHIN))
             .await?;
         self.clock().set(time);
-        Ok(renewed)
+        Ok(if held { Renewal::Held } else { Renewal::Fenced })
     }
 
-    /// Creates a worker's inbox and lease, for the first time or after its lease has lapsed. False
-    /// while a reaper still cleans up after it: the caller then tries again.
+    /// Creates the inbox and the lease of a new worker id. False if the id was used before.
     ///
-    /// It is one script, so that no clean-up can begin in between.
+    /// An id is registered once. A caller that gets no answer must take another id: the inbox may
+    /// have been created, and others may have renamed it.
     pub async fn register_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let script = Script::new(
-            "if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
-             if redis.call('EXISTS', KEYS[1]) == 0 then
-                 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-             end
+            "if redis.call('EXISTS', KEYS[1], KEYS[3]) > 0 then return 0 end
+             redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
              redis.call('PEXPIRE', KEYS[1], ARGV[2])
-             redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3])
+             redis.call('SET', KEYS[2], '1', 'PX', ARGV[3])
              return 1",
         );
         let keys = self.keys();
@@ -75,11 +110,62 @@ impl Queue {
             .key(keys.inbox(worker))
             .key(keys.lease(worker))
             .key(keys.dead_inbox(worker))
-            .key(keys.reap_lock(worker))
             .arg(GROUP)
             .arg(millis(WORKER_KEYS))
             .arg(millis(LEASE))
-            .invoke_async(&mut self.shared())
+            .invoke_async(&mut self.shared_within(RENEW_WITHIN))
+            .await?)
+    }
+
+    /// Fences a worker whose lease has lapsed: renames its inbox. From then on, for good, the worker
+    /// cannot renew its lease, and nobody can send to it. False if its lease is valid.
+    pub(super) async fn fence_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+             if redis.call('EXISTS', KEYS[2]) == 1 then
+                 redis.call('RENAME', KEYS[2], KEYS[3])
+                 redis.call('PEXPIRE', KEYS[3], ARGV[1])
+             end
+             return 1",
+        );
+        let keys = self.keys();
+        Ok(script
+            .key(keys.lease(worker))
+            .key(keys.inbox(worker))
+            .key(keys.dead_inbox(worker))
+            .arg(millis(WORKER_KEYS))
+            .invoke_async(&mut self.pooled().await?)
+            .await?)
+    }
+
+    /// Whether a worker lives, and if not, whether others may take its contracts.
+    pub async fn fate(&self, worker: WorkerId) -> Result<Fate, QueueError> {
+        let keys = self.keys();
+        let (lease, inbox, dead): (bool, bool, bool) = redis::pipe()
+            .cmd("EXISTS")
+            .arg(keys.lease(worker))
+            .cmd("EXISTS")
+            .arg(keys.inbox(worker))
+            .cmd("EXISTS")
+            .arg(keys.dead_inbox(worker))
+            .query_async(&mut self.shared())
+            .await?;
+        Ok(match (lease, inbox, dead) {
+            (true, ..) => Fate::Lives,
+            (false, true, _) => Fate::Lapsed,
+            (false, false, true) => Fate::Fenced,
+            (false, false, false) => Fate::Cleared,
+        })
+    }
+
+    /// Puts a worker on the list of workers again, if it is not there, so that a reaper finds it.
+    pub(super) async fn list_again(&self, worker: WorkerId) -> Result<(), QueueError> {
+        Ok(redis::cmd("ZADD")
+            .arg(self.keys().workers())
+            .arg("NX")
+            .arg(0)
+            .arg(worker.to_string())
+            .query_async(&mut self.shared())
             .await?)
     }
 
@@ -245,7 +331,8 @@ impl Queue {
             .await?)
     }
 
-    pub(super) async fn remove_owned(
+    /// Removes a contract from the list of those that a worker owns.
+    pub async fn remove_owned(
         &self,
         address: &ContractAddress,
         worker: WorkerId,

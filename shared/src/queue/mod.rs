@@ -35,31 +35,59 @@
 //!
 //! A worker counts as alive while it holds its **lease** ([`leases`]), which it renews each second.
 //! One hash per contract, the **contract record**, states what the contract is and who owns it.
-//! Scripts change it by compare-and-set on the owner. Each new sandbox raises the *generation* of
-//! the contract in the record.
+//! Scripts change it ([`ownership`]), each by compare-and-set on the owner and the *generation*.
+//! Each new sandbox raises the generation, which is made from the time of Redis and only grows.
+//!
+//! A worker lives as long as its **inbox**. A lapsed lease only permits others to *fence* the worker:
+//! to rename its inbox, for good. Only then may its contracts be taken. Until then the worker may
+//! renew its lease and keeps everything.
+//!
+//! The **registry** ([`registry`]) lists what exists: two sorted sets, of contracts and of executables.
+//! Listings and the sweep ([`sweeper`]) read it by pages; nothing walks the key space.
 //!
 //! A worker that cannot hand everything over before it ends gives up its lease and leaves the rest
 //! to the others.
+//!
+//! # Scripts
+//!
+//! These change who owns what. The model of the protocol has one step for each.
+//!
+//! | script | function | model |
+//! |---|---|---|
+//! | register, renew | [`Queue::register_worker`], [`Queue::renew_lease`] | `Renew` |
+//! | fence, cleaned | in [`reaper`] | `Fence`, `Reap` |
+//! | fate | [`Queue::fate`] | `fate` |
+//! | claim | [`Queue::claim`] | `claim` |
+//! | ready | [`Queue::record_load`] | `ready` |
+//! | switch | [`Queue::switch_load`] | `switch` |
+//! | raise | [`Queue::raise_generation`] | `raise` |
+//! | drop | [`Queue::drop_ownership`] | `drop` |
+//! | quarantine | [`Queue::quarantine`] | `quarantine` |
+//! | orphan | [`Queue::fail_over`] | `orphan` |
+//! | unload | [`Queue::unload`] | `unload` |
+//! | resume | [`Queue::resume_ownership`] | `resume` |
+//! | restore | [`Queue::restore_ownership`] | `restore` |
 //!
 //! # When a worker dies
 //!
 //! - **Early sign.** The worker's subscription ends at once ([`Queue::missing_workers`]). Apis then
 //!   stop sending to it, but nothing is taken from it yet.
-//! - **Clean-up.** When the lease has lapsed, any process cleans up ([`reaper`]). It renames the
-//!   inbox, so that late writers learn that the worker is gone.
+//! - **Fence.** When the lease has lapsed, any process cleans up ([`reaper`]). It renames the inbox:
+//!   the worker cannot renew its lease any more, and late writers learn that it is gone.
 //! - **Replies.** Jobs that were delivered and not acknowledged *may have been started*. Jobs that
 //!   were not delivered *were not started*. The reaper sends the apis a reply that says which.
 //! - **Failover.** The worker's contracts and the loads that it had received are offered again
 //!   ([`failover`]).
-//! - **A slow worker.** A worker that was only slow finds its lease gone. It confirms its ownership
-//!   of the contracts that nobody took. It does not start jobs that it received before. A frame
-//!   that got no answer states when it was first sent, so a job that is sent again is not started
-//!   either.
+//! - **A slow worker.** A worker that was only slow finds that it was fenced. It goes on under its
+//!   next id, with a new inbox, and resumes the contracts that nobody took. It does not start jobs
+//!   that it received before.
+//! - **Comparison.** Each worker compares its contracts with their records from time to time, so
+//!   that no single lost write can strand a contract.
 //!
 //! # What may be run again
 //!
 //! A job that may have been started may run again if the state that it worked on died with the
-//! worker. Therefore it never runs again on the same worker. The third death of a worker within an
+//! worker. Therefore it never runs again on the same process, under whichever id. The third death of a worker within an
 //! hour quarantines a contract that was running at each of them.
 //!
 //! # What does not belong here
@@ -80,13 +108,18 @@ mod in_hand;
 pub mod inbox;
 pub mod keys;
 pub mod leases;
+mod lock;
+mod offers;
 mod outage;
+pub mod ownership;
 pub mod placement;
 pub mod reaper;
 mod redis_info;
+pub mod registry;
 pub mod replies;
 mod shared_connection;
 mod stream;
+pub mod sweeper;
 pub mod timing;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};

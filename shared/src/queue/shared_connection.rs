@@ -5,7 +5,9 @@
 //! a command that times out has the connection replaced. Other commands that wait on the old
 //! connection may still get their answers.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
@@ -31,6 +33,8 @@ struct Numbered {
 pub(super) struct SharedHandle {
     used: Numbered,
     shared: SharedConnection,
+    /// How long an answer is awaited at most.
+    limit: Duration,
 }
 
 impl SharedConnection {
@@ -49,10 +53,11 @@ impl SharedConnection {
         })))
     }
 
-    pub(super) fn handle(&self) -> SharedHandle {
+    pub(super) fn handle(&self, limit: Duration) -> SharedHandle {
         SharedHandle {
             used: self.current().clone(),
             shared: self.clone(),
+            limit,
         }
     }
 
@@ -85,19 +90,30 @@ impl SharedConnection {
 }
 
 impl SharedHandle {
-    fn note<T>(&self, answer: &Result<T, RedisError>) {
+    /// Awaits an answer within the limit, and replaces a connection that gives none.
+    async fn in_time<T>(
+        (number, shared, limit): (u64, SharedConnection, Duration),
+        command: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        let answer = tokio::time::timeout(limit, command)
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::from(ErrorKind::TimedOut).into()));
         if answer.as_ref().is_err_and(RedisError::is_timeout) {
-            self.shared.replace(self.used.number);
+            shared.replace(number);
         }
+        answer
+    }
+
+    fn terms(&self) -> (u64, SharedConnection, Duration) {
+        (self.used.number, self.shared.clone(), self.limit)
     }
 }
 
 impl ConnectionLike for SharedHandle {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let answer = self.used.manager.req_packed_command(cmd).await;
-            self.note(&answer);
-            answer
+            let terms = self.terms();
+            Self::in_time(terms, self.used.manager.req_packed_command(cmd)).await
         })
     }
 
@@ -108,10 +124,10 @@ impl ConnectionLike for SharedHandle {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
+            let terms = self.terms();
             let manager = &mut self.used.manager;
-            let answers = manager.req_packed_commands(pipeline, offset, count).await;
-            self.note(&answers);
-            answers
+            let answers = manager.req_packed_commands(pipeline, offset, count);
+            Self::in_time(terms, answers).await
         })
     }
 

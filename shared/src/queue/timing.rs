@@ -22,18 +22,37 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Without it, a connection that breaks in the rhythm of the heartbeats would cost the lease.
 pub const HEARTBEAT_RETRY: Duration = Duration::from_millis(150);
 
-/// How long a worker trusts its lease: 4 s, counted from sending the last renewal that succeeded.
+/// How long the renewal of a lease may take before it is sent again: 500 ms.
+pub const RENEW_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long a worker trusts its lease: 3 s, counted from sending the last renewal that succeeded.
 ///
 /// Afterwards the worker fences itself: it starts no call and sends no reply until it has renewed
 /// the lease. It relies on this being shorter than [`LEASE`], so that it has stopped before a
 /// reaper gives its contracts to another worker.
-pub const FENCE_AFTER: Duration = Duration::from_secs(4);
+pub const FENCE_AFTER: Duration = Duration::from_secs(3);
 
 /// How long a worker counts as alive after its last renewal: 5 s.
 ///
 /// Reapers, route look-ups and listings of workers rely on it. A worker that looks for leftover
 /// containers waits as long before it believes that their owner is dead.
 pub const LEASE: Duration = Duration::from_secs(5);
+
+/// How much of its last writes a failover of Redis may lose: 1 s.
+///
+/// It bounds what `appendfsync everysec` and the delay of a replica can lose. A worker id is used
+/// in contract records only when its registration is older than this.
+pub const LOSS: Duration = Duration::from_secs(1);
+
+/// How often a worker compares its contracts with their records: 30 s.
+///
+/// It also does so after it could not reach Redis, and after it had to take a new id.
+pub const COMPARE: Duration = Duration::from_secs(30);
+
+/// How long Redis remembers the generation in which a contract was unloaded: 2 h.
+///
+/// It is longer than any load can take, so a load that was asked for before the unload finds it.
+pub const PAST: Duration = Duration::from_hours(2);
 
 /// How long the inbox and the description of a worker outlive its last renewal: 10 min.
 ///
@@ -69,10 +88,26 @@ pub const REAP_GRACE: Duration = Duration::from_secs(15);
 /// After an outage a reaper waits for [`LEASE`] before it acts, because nobody could renew a lease.
 pub const OUTAGE_AFTER: Duration = Duration::from_secs(2);
 
-/// How often executables that no contract refers to are looked for: 1 min.
+/// How often a process tries to sweep the registry: 1 min.
 ///
-/// The search walks the whole key space.
+/// The sweep removes what dead processes left behind: entries without a contract, references to
+/// executables, contracts that nobody has offered.
 pub const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How long the lock of the sweep outlives its last page: 45 s.
+///
+/// The process that sweeps keeps it, so that there is one sweep per [`SWEEP_INTERVAL`] in the farm
+/// and not one per process.
+pub const SWEEP_LOCK: Duration = Duration::from_secs(45);
+
+/// How old an entry of the registry is when the sweep removes it, if nothing is loaded: 10 min.
+///
+/// An entry is made before its contract record. A load that is slower is registered again when a
+/// worker claims the contract.
+pub const UNUSED_ENTRY: Duration = Duration::from_mins(10);
+
+/// How long a process may take to fill the registry before another one tries: 30 s.
+pub const FILL_LOCK: Duration = Duration::from_secs(30);
 
 /// How long an executable is kept after the sweep has removed its last reference: 10 min.
 pub const UNREFERENCED_BLOB: Duration = Duration::from_mins(10);
@@ -218,10 +253,17 @@ pub(super) fn millis(span: Duration) -> u64 {
 }
 
 // A fenced worker has stopped before a reaper can give its contracts away.
-const _: () = assert!(ms(FENCE_AFTER) < ms(LEASE));
+// That holds even if Redis loses the last renewal of the lease in a failover.
+const _: () = assert!(ms(FENCE_AFTER) + ms(LOSS) < ms(LEASE));
 
 // One renewal that gets no answer is repeated before the worker fences itself.
-const _: () = assert!(ms(HEARTBEAT) + ms(RESPONSE_TIMEOUT) + ms(HEARTBEAT_RETRY) < ms(FENCE_AFTER));
+const _: () = assert!(ms(HEARTBEAT) + ms(HEARTBEAT_RETRY) + 2 * ms(RENEW_WITHIN) < ms(FENCE_AFTER));
+
+// What a comparison repairs is repaired before an unused executable expires.
+const _: () = assert!(2 * ms(COMPARE) < ms(UNREFERENCED_BLOB));
+
+// A load that waited in the inbox of a dead worker still finds the generation of an unload.
+const _: () = assert!(ms(WORKER_KEYS) + ms(UNREFERENCED_BLOB) < ms(PAST));
 
 // A retry that was slower than the heartbeat would delay the next renewal.
 const _: () = assert!(ms(HEARTBEAT_RETRY) < ms(HEARTBEAT));
@@ -277,6 +319,13 @@ const _: () = assert!(
     ms(BLOCKING_RESPONSE_TIMEOUT) + ms(RECONNECT_LONGEST) + ms(CONNECT_TIMEOUT)
         < ms(REPLIES_STALE_AFTER)
 );
+
+// The next sweep finds the lock free. A page, even one that Redis is slow to serve, keeps it.
+const _: () = assert!(ms(SWEEP_LOCK) < ms(SWEEP_INTERVAL));
+const _: () = assert!(10 * ms(RESPONSE_TIMEOUT) < ms(SWEEP_LOCK));
+
+// What a sweep finds unused was already there at several sweeps before.
+const _: () = assert!(2 * ms(SWEEP_INTERVAL) < ms(UNUSED_ENTRY));
 
 // An offer is repeated only after every waiting worker has read the stream at least once.
 const _: () = assert!(ms(PLACEMENT_BLOCK) < ms(OFFER_AGAIN));

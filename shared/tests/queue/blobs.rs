@@ -62,7 +62,8 @@ async fn a_large_blob_is_returned_unchanged() {
     );
     assert!(staged.0.is_ok() && staged.1.is_ok());
     assert_eq!(queue.fetch_blob(&digest).await.unwrap(), Some(content));
-    assert_eq!(redis.keys().await.len(), 1);
+    let blob = format!("test:{{blob:{digest}}}");
+    assert_eq!(redis.keys().await, ["test:blobs", &blob]);
 }
 
 #[tokio::test]
@@ -72,22 +73,22 @@ async fn a_reference_without_its_contract_is_removed() {
     let (content, loaded, gone) = (b"{ a() {} }".as_slice(), address("loaded"), address("gone"));
     let digest = digest(content);
     let worker = worker(&queue).await;
-    queue
-        .claim(&loaded, worker, None, &spec(&digest))
-        .await
-        .unwrap();
+    let generation = load(&queue, &loaded, worker, &spec(&digest)).await;
     for contract in [&loaded, &gone] {
         queue.store_blob(&digest, content, contract).await.unwrap();
     }
-    queue.sweep_blobs().await.unwrap();
+    assert!(queue.sweep().await.unwrap());
     assert_eq!(
         redis.members(&format!("test:{{blob:{digest}}}:refs")).await,
         ["loaded"]
     );
     assert!(!redis.expires(&format!("test:{{blob:{digest}}}")).await);
 
-    queue.remove_contract(&loaded, Some(worker)).await.unwrap();
-    queue.sweep_blobs().await.unwrap();
+    let held = Standing::of(worker, generation);
+    let unloaded = queue.unload(&loaded, held).await.unwrap();
+    assert!(unloaded.done().is_some());
+    redis.command::<()>(&["DEL", "test:lock:sweep"]).await;
+    assert!(queue.sweep().await.unwrap());
     assert!(redis.expires(&format!("test:{{blob:{digest}}}")).await);
     assert!(
         redis

@@ -1,7 +1,6 @@
 //! Tests of the clean-up after dead workers: their jobs, contracts and loads.
 
-use shared::queue::contracts::{Claim, Route};
-use shared::queue::failover::Failover;
+use shared::queue::contracts::Route;
 use shared::queue::{ReaperConfig, reaper};
 
 use super::*;
@@ -53,10 +52,7 @@ async fn a_dead_worker_is_cleaned_up() {
     let (api, dead) = (ApiId::random(), worker(&queue).await);
     queue.api_heartbeat(api).await.unwrap();
     let contract = address("abcd");
-    queue
-        .claim(&contract, dead, None, &spec("1"))
-        .await
-        .unwrap();
+    load(&queue, &contract, dead, &spec("1")).await;
     send(&queue, api, dead, 1).await;
     read(&mut inbox::Reader::new(queue.clone(), dead), 1).await;
     send(&queue, api, dead, 2).await;
@@ -95,74 +91,6 @@ async fn a_dead_worker_is_cleaned_up() {
 }
 
 #[tokio::test]
-async fn the_third_death_within_an_hour_quarantines() {
-    let redis = Redis::start();
-    let queue = redis.queue().await;
-    let contract = address("abcd");
-    for death in 1..=3 {
-        let worker = worker(&queue).await;
-        let claimed = queue.claim(&contract, worker, None, &spec("1")).await;
-        assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
-        let orphan = queue
-            .fail_over(&contract, worker, true, 60_000)
-            .await
-            .unwrap();
-        let expected = if death < 3 {
-            Failover::Released
-        } else {
-            Failover::Quarantined
-        };
-        assert_eq!(orphan, expected, "death {death}");
-        // A reaper that died here has neither offered the contract nor reported it.
-        let again = queue.fail_over(&contract, worker, true, 60_000).await;
-        assert_eq!(again.unwrap(), expected, "death {death}, again");
-    }
-    let route = queue.route(&contract).await.unwrap();
-    assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
-    // Loading the contract again lifts the quarantine.
-    let next = worker(&queue).await;
-    queue
-        .claim(&contract, next, None, &spec("1"))
-        .await
-        .unwrap();
-    let route = queue.route(&contract).await.unwrap();
-    assert!(matches!(route, Route::Assigned(..)), "{route:?}");
-}
-
-#[tokio::test]
-async fn a_slow_worker_keeps_contracts_that_nobody_took() {
-    let redis = Redis::start();
-    let queue = redis.queue().await;
-    let (slow, other) = (worker(&queue).await, worker(&queue).await);
-    let (kept, taken, gone) = (address("kept"), address("taken"), address("gone"));
-    let mut records = Vec::new();
-    for contract in [&kept, &taken, &gone] {
-        queue.claim(contract, slow, None, &spec("1")).await.unwrap();
-        records.push(queue.contract(contract).await.unwrap().unwrap());
-    }
-    for contract in [&kept, &taken] {
-        queue.fail_over(contract, slow, false, 1000).await.unwrap();
-    }
-    queue.claim(&taken, other, None, &spec("1")).await.unwrap();
-    queue.remove_contract(&gone, Some(slow)).await.unwrap();
-    let keeps = async |contract, record, lost_data| {
-        let confirmed = queue
-            .confirm_ownership(contract, slow, record, lost_data)
-            .await;
-        confirmed.unwrap()
-    };
-    assert!(keeps(&kept, &records[0], false).await);
-    assert!(!keeps(&taken, &records[1], false).await);
-    assert!(
-        !keeps(&gone, &records[2], false).await,
-        "unloaded in the meantime"
-    );
-    assert!(keeps(&gone, &records[2], true).await, "Redis lost its data");
-    let restored = queue.contract(&gone).await.unwrap().unwrap();
-    assert_eq!(restored, records[2]);
-}
-
-#[tokio::test]
 async fn only_running_contracts_are_quarantined() {
     let redis = Redis::start();
     let queue = redis.queue().await;
@@ -171,8 +99,7 @@ async fn only_running_contracts_are_quarantined() {
     for _ in 0..3 {
         let worker = worker(&queue).await;
         for contract in [&called, &idle] {
-            let claimed = queue.claim(contract, worker, None, &spec("1")).await;
-            assert!(matches!(claimed.unwrap(), Claim::Granted(_)));
+            load(&queue, contract, worker, &spec("1")).await;
         }
         send(&queue, api, worker, 1).await;
         read(&mut inbox::Reader::new(queue.clone(), worker), 1).await;
@@ -193,11 +120,8 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let dead = worker(&queue).await;
-    let load = Load {
-        address: address("abcd"),
-        spec: spec("1"),
-    };
-    queue.offer(load.clone()).await.unwrap();
+    let contract = address("abcd");
+    queue.offer(contract.clone(), spec("1")).await.unwrap();
     let mut taken = placement::Reader::new(queue.clone(), EngineKind::Javascript, dead);
     while taken.read().await.is_none() {}
     queue.abandon_worker(dead).await.unwrap();
@@ -208,7 +132,7 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
     let received = next.read().await.expect("the load is offered at once");
     let offered = unpack_jobs(&received.frame).unwrap();
     assert!(
-        matches!(&offered.jobs[0].job, Job::Load(again) if again.address == load.address),
+        matches!(&offered.jobs[0].job, Job::Load(again) if again.address == contract),
         "{offered:?}"
     );
     let stream = queue.keys().placement(EngineKind::Javascript);
@@ -245,50 +169,4 @@ async fn the_reaper_replies_to_frames_of_another_version() {
     assert!(queue.dead_letters().await.unwrap().is_empty());
     life.stop();
     life.join().await;
-}
-
-#[tokio::test]
-async fn a_worker_cannot_register_during_its_clean_up() {
-    let redis = Redis::start();
-    let queue = redis.queue().await;
-    let worker = WorkerId::random();
-    let lock = queue.keys().reap_lock(worker);
-    redis.command::<()>(&["SET", &lock, "1"]).await;
-    assert!(!queue.register_worker(worker).await.unwrap());
-    assert_eq!(redis.keys().await, std::slice::from_ref(&lock));
-    redis.command::<()>(&["DEL", &lock]).await;
-    assert!(queue.register_worker(worker).await.unwrap());
-}
-
-#[tokio::test]
-async fn a_contract_of_an_unknown_owner_can_be_released() {
-    let redis = Redis::start();
-    let queue = redis.queue().await;
-    let (known, contract) = (worker(&queue).await, address("abcd"));
-    queue
-        .claim(&contract, known, None, &spec("1"))
-        .await
-        .unwrap();
-    assert!(
-        !queue
-            .release_from_unknown_owner(&contract, known)
-            .await
-            .unwrap()
-    );
-    // The reaper will release the contract.
-    queue.abandon_worker(known).await.unwrap();
-    assert!(
-        !queue
-            .release_from_unknown_owner(&contract, known)
-            .await
-            .unwrap()
-    );
-    queue.remove_worker(known).await.unwrap();
-    assert!(
-        queue
-            .release_from_unknown_owner(&contract, known)
-            .await
-            .unwrap()
-    );
-    assert!(queue.is_offer_due(&contract).await.unwrap());
 }

@@ -6,8 +6,11 @@ mod blobs;
 mod contracts;
 mod deaths;
 mod delivery;
+mod epochs;
 mod memory;
+mod ownership;
 mod redis;
+mod registry;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +24,7 @@ use shared::protocol::job::{Argument, ContractSpec, EngineKind, Execute, Job, Li
 use shared::protocol::reply::{FailureCode, Output};
 use shared::queue::inbox::{InboxObserver, Outgoing, Undelivered};
 use shared::queue::leases::WorkerInfo;
+use shared::queue::ownership::{LoadId, Outcome, Sandbox, Standing};
 use shared::queue::{EntryRef, Queue, inbox, placement, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;
@@ -71,6 +75,25 @@ async fn worker(queue: &Queue) -> WorkerId {
     assert!(queue.register_worker(worker).await.unwrap());
     queue.report_worker(worker, &info()).await.unwrap();
     worker
+}
+
+/// Makes `worker` the owner of a contract and loads it. Returns its generation.
+async fn load(
+    queue: &Queue,
+    contract: &ContractAddress,
+    worker: WorkerId,
+    spec: &ContractSpec,
+) -> u64 {
+    let expected = queue.ownership(contract).await.unwrap().standing;
+    let claimed = queue.claim(contract, expected, worker, Some(spec)).await;
+    let generation = claimed.unwrap().done().expect("the claim is granted");
+    let standing = Standing::of(worker, generation);
+    let id = LoadId::new(generation);
+    let recorded = queue
+        .record_load(contract, standing, (&id, spec), &Sandbox::default())
+        .await;
+    assert_eq!(recorded.unwrap(), Outcome::Done(generation));
+    generation
 }
 
 /// Collects the events of a writer.
@@ -305,6 +328,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
         let load = Load {
             address: address("abcd"),
             spec: spec("1"),
+            seen: None,
         };
         let deadline = queue.clock().after(LONG);
         let job = Job::Load(load);

@@ -61,7 +61,14 @@ async fn fill(farm: &Farm) {
             .arg(&["owner", ""])
             .ignore();
         let referrers = format!("{prefix}{{blob:{digest}}}:refs");
-        commands.cmd("SADD").arg(referrers).arg(address).ignore();
+        commands.cmd("SADD").arg(referrers).arg(&address).ignore();
+        let registry = format!("{prefix}contracts");
+        commands
+            .cmd("ZADD")
+            .arg(registry)
+            .arg(0)
+            .arg(&address)
+            .ignore();
     }
     let mut connection = farm.redis.connection().await;
     let done = commands.query_async::<()>(&mut connection).await;

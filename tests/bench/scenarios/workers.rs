@@ -42,7 +42,15 @@ pub(super) async fn run(bench: &mut Bench) {
 async fn rest(client: &Client) {
     wait::until_true("the last calls to end", DEFAULT_LIMIT, async || {
         let contracts = client.contracts().await;
-        contracts.iter().all(|contract| contract["queueDepth"] == 0)
+        let addresses = contracts
+            .iter()
+            .map(|contract| &contract["contractAddress"]);
+        let asked = addresses.map(async |address| {
+            let address = address.as_str().expect("an address is text");
+            client.contract(address).await["queueDepth"] == 0
+        });
+        let idle = futures::future::join_all(asked).await;
+        idle.into_iter().all(|idle| idle)
     })
     .await;
 }

@@ -60,6 +60,7 @@ async fn a_crash_looping_container_is_quarantined() {
 async fn containers_of_living_workers_are_not_swept() {
     let mut farm = DockerFarm::start().await;
     farm.load_all(&["a"]).await;
+    let before = farm.client().generation("a").await;
     farm.inner().add_worker().await;
     // Another farm on the same daemon does not know these two workers.
     let mut other = DockerFarm::start().await;
@@ -72,7 +73,7 @@ async fn containers_of_living_workers_are_not_swept() {
     .await;
     assert_eq!(farm.call("a", "count", Value::Null).await, 1);
     assert_eq!(other.call("a", "count", Value::Null).await, 1);
-    assert_eq!(farm.client().generation("a").await, 1);
+    assert_eq!(farm.client().generation("a").await, before);
     other.stop().await;
     farm.stop().await;
 }
@@ -81,11 +82,12 @@ async fn containers_of_living_workers_are_not_swept() {
 async fn a_worker_that_ends_removes_its_containers() {
     let mut farm = DockerFarm::start().await;
     farm.load_all(&["a"]).await;
+    let before = farm.client().generation("a").await;
     farm.inner().workers[0].terminate().await;
     assert_eq!(farm.resources().await, [""; 0]);
     farm.inner().add_worker().await;
     assert_eq!(farm.call("a", "count", Value::Null).await, 1);
-    assert_eq!(farm.client().generation("a").await, 2);
+    assert!(farm.client().generation("a").await > before);
     farm.stop().await;
 }
 

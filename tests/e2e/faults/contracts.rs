@@ -114,7 +114,7 @@ async fn fault_28_a_registry_that_names_the_wrong_worker() {
     .await;
     let answer = client.execute("ghost", "add", &json!(1)).await;
     assert_eq!(answer.data()["count"], 1, "{answer:?}");
-    assert_eq!(answer.generation(), 2);
+    assert!(answer.generation() > 1);
     assert_eq!(
         client.execute("recorder", "add", &json!(1)).await.data()["count"],
         1

@@ -97,15 +97,18 @@ impl Client {
         send(self.request(Method::POST, &format!("/execute/{address}/{method}"))).await
     }
 
-    /// `GET /contracts`, which must succeed.
+    /// `GET /contracts`, all pages, which must succeed.
     pub(crate) async fn contracts(&self) -> Vec<Value> {
-        let answer = self.get("/contracts").await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer
-            .json()
-            .as_array()
-            .expect("the list of contracts is an array")
-            .clone()
+        let (mut contracts, mut path) = (Vec::new(), Some("/contracts?limit=1000".to_owned()));
+        while let Some(page) = path {
+            let answer = self.get(&page).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let listed = answer.json();
+            let listed = listed.as_array();
+            contracts.extend_from_slice(listed.expect("the list of contracts is an array"));
+            path = answer.next_page();
+        }
+        contracts
     }
 
     /// `GET /contracts/{address}`, which must succeed.
@@ -209,6 +212,15 @@ impl Answer {
     /// Whether the answer states that the call was certainly not run.
     pub(crate) fn never_started(&self) -> bool {
         self.status != 200 && self.json()["started"] == false
+    }
+
+    /// The path of the next page, from the header `Link`.
+    #[track_caller]
+    pub(crate) fn next_page(&self) -> Option<String> {
+        let link = self.header("link")?;
+        let path = link.strip_prefix('<');
+        let path = path.and_then(|link| link.strip_suffix(">; rel=\"next\""));
+        Some(path.unwrap_or_else(|| panic!("{self:?}")).to_owned())
     }
 
     /// A header, as text.

@@ -9,8 +9,15 @@ use super::redis_server::RedisServer;
 /// contract, and is kept.
 const PLACEMENT: &str = "place:";
 
-/// The key of the farm's own name, which is kept as well.
-const FARM: &str = "farm";
+/// The keys of the farm as a whole, which are kept as well: its name, and that its registry is
+/// complete.
+const FARM: [&str; 2] = ["farm", "registry"];
+
+/// The registry. An entry of a load that failed stays until a sweep finds that it is old.
+const REGISTRY: [&str; 2] = ["contracts", "blobs"];
+
+/// The start of the key of a lock, which expires by itself.
+const LOCK: &str = "lock:";
 
 /// The start of an executable's key. One that no load recorded expires by itself.
 const EXECUTABLE: &str = "{blob:";
@@ -38,8 +45,9 @@ pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     let mut left = Vec::new();
     for key in redis.keys().await {
         let name = key.strip_prefix(prefix).unwrap_or(&key);
-        let lasts = name.starts_with(PLACEMENT) || name == FARM;
-        let goes = name.starts_with(EXECUTABLE) && redis.expires(&key).await;
+        let lasts = name.starts_with(PLACEMENT) || FARM.contains(&name) || REGISTRY.contains(&name);
+        let expires = name.starts_with(EXECUTABLE) || name.starts_with(LOCK);
+        let goes = expires && redis.expires(&key).await;
         if !lasts && !goes {
             left.push(key);
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::farm::Farm;
 use super::process::Process;
 use super::processes;
@@ -92,10 +94,16 @@ impl Farm {
             return Vec::new();
         };
         let contracts = client.contracts().await;
-        let waiting = contracts
-            .iter()
-            .filter(|contract| contract["queueDepth"] != 0 || contract["host"].is_null());
-        let mut problems: Vec<_> = waiting.map(ToString::to_string).collect();
+        let mut problems = Vec::new();
+        for contract in &contracts {
+            let address = contract["contractAddress"].as_str();
+            let path = format!("/contracts/{}", address.expect("an address is text"));
+            let answer = client.get(&path).await;
+            let contract: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            if contract["queueDepth"] != 0 || contract["host"].is_null() {
+                problems.push(answer.body);
+            }
+        }
         let workers: Vec<_> = (0..self.workers.len())
             .filter(|number| runs(&self.workers[*number]))
             .collect();

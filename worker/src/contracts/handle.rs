@@ -8,6 +8,7 @@ use shared::protocol::reply::{Failure, FailureCode};
 use tokio::sync::{mpsc, watch};
 
 use super::status::Status;
+use super::tenure::Tenure;
 use crate::settle::Delivery;
 
 /// One call that waits for its sandbox.
@@ -33,6 +34,8 @@ pub(super) enum StopRequest {
 #[derive(Debug)]
 pub(crate) struct ContractHandle {
     pub(crate) spec: ContractSpec,
+    /// This worker's ownership of the contract.
+    pub(crate) tenure: Arc<Tenure>,
     pub(crate) status: Arc<Status>,
     executable: OnceLock<Arc<str>>,
     calls: mpsc::Sender<Call>,
@@ -50,6 +53,7 @@ pub(crate) struct TaskEnds {
 impl ContractHandle {
     pub(super) fn new(
         spec: ContractSpec,
+        tenure: Arc<Tenure>,
         status: Status,
         queue_limit: usize,
     ) -> (Arc<Self>, TaskEnds) {
@@ -59,6 +63,7 @@ impl ContractHandle {
         let handle = Self {
             executable: OnceLock::new(),
             spec,
+            tenure,
             status: status.clone(),
             calls: sender,
             stop: stop_sender,

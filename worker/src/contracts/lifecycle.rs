@@ -1,17 +1,31 @@
 //! The life of a contract's task: start, serve, restart after a loss, end.
 
+use std::sync::Arc;
+
+use shared::protocol::id::ContractAddress;
 use shared::protocol::reply::{ContractState, FailureCode};
 use tokio::time::Instant;
 
 use super::restart::NoRestart;
 use super::serve::ServeEnd;
+use super::status::Status;
 use super::task::{Calls, ContractTask};
 use crate::sandbox::{Engine, Instance, LossCause, StartError};
+use crate::worker::Worker;
 
 impl<E: Engine> ContractTask<E> {
     /// Serves calls until the task is stopped, or replaced and finished. If the `first` sandbox did
     /// not start, the task restarts it as after a loss.
     pub(crate) async fn run(mut self, first: Result<E::Instance, StartError>) {
+        self.run_to_end(first).await;
+        let (worker, address) = (self.worker.clone(), self.address().clone());
+        let status = self.ends.status.clone();
+        // Whoever stops this task waits for it while holding the contract's lock.
+        drop(self);
+        leave(&worker, &address, &status).await;
+    }
+
+    async fn run_to_end(&mut self, first: Result<E::Instance, StartError>) {
         let mut calls = Calls::default();
         let mut next = self.check_first(first);
         loop {
@@ -85,11 +99,20 @@ impl<E: Engine> ContractTask<E> {
         if let Err(error) = self.tenure.quarantine(worker.quarantine_ms).await {
             tracing::warn!(contract = %address, %error, "quarantine not recorded");
         }
-        drop(
-            worker
-                .contracts
-                .remove_if_current(address, &self.ends.status),
-        );
+    }
+}
+
+/// Takes a contract whose task has ended off this worker's table, if it is still there, and frees
+/// its capacity. A reload that is in progress replaces it first.
+async fn leave(worker: &Worker, address: &ContractAddress, status: &Arc<Status>) {
+    if !worker.contracts.is_current(address, status) {
+        return;
+    }
+    let lock = worker.contracts.lock(address).await;
+    let permit = worker.contracts.remove_if_current(address, status);
+    drop(lock);
+    if permit.is_some() {
+        drop(permit);
         worker.announce().await;
     }
 }

@@ -33,7 +33,6 @@ mod task;
 mod tenure;
 
 pub(crate) use self::handle::{Call, ContractHandle, TaskEnds};
-pub(crate) use self::status::Status;
 pub(crate) use self::table::{CapacityPermit, Contracts};
 pub(crate) use self::task::{Assignment, ContractTask};
-pub(crate) use self::tenure::Tenure;
+pub(crate) use self::tenure::{Comparison, Tenure};

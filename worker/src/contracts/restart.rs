@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use shared::protocol::reply::FailureCode;
+use shared::queue::ownership::ChangeId;
 use shared::service::backoff::Backoff;
 use tokio::time::Instant;
 
@@ -79,8 +80,7 @@ impl<E: Engine> ContractTask<E> {
     async fn start_next(&self) -> Result<E::Instance, StartError> {
         let plan = Blueprint {
             address: self.address(),
-            // No other task can raise the generation meanwhile.
-            generation: self.tenure.generation() + 1,
+            generation: self.tenure.generation(),
             spec: &self.spec,
             executable: &self.executable,
             image: self.image.as_deref(),
@@ -104,8 +104,9 @@ impl<E: Engine> ContractTask<E> {
 
     async fn raise_generation(&mut self) -> Result<(), NoRestart> {
         let mut backoff = Backoff::redis();
+        let change = ChangeId::random();
         loop {
-            match self.tenure.raise_generation().await {
+            match self.tenure.raise_generation(&change).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(NoRestart::Stopped(FailureCode::NotHosted)),
                 Err(error) => tracing::warn!(%error, "generation not raised yet"),

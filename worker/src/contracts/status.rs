@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{ContractState, ContractStatus};
+use shared::queue::ownership::Sandbox;
 
 /// The live status of one contract.
 #[derive(Debug)]
@@ -27,6 +28,16 @@ pub(crate) struct SandboxState {
     pub(crate) endpoints: Vec<String>,
     /// The digest of the image, if there is one and it is known.
     pub(crate) image: Option<String>,
+}
+
+impl SandboxState {
+    /// What the registry records of it.
+    pub(crate) fn record(self) -> Sandbox {
+        Sandbox {
+            endpoints: self.endpoints,
+            image: self.image,
+        }
+    }
 }
 
 impl Status {
@@ -84,10 +95,6 @@ impl Status {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.lock().generation
-    }
-
     pub(crate) fn call_arrived(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }
@@ -126,9 +133,9 @@ impl Status {
             generation,
             digest: spec.digest.clone(),
             image,
-            queue_depth: self.waiting.load(Ordering::Relaxed),
-            calls: self.calls.load(Ordering::Relaxed),
-            errors: self.errors.load(Ordering::Relaxed),
+            queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
+            calls: Some(self.calls.load(Ordering::Relaxed)),
+            errors: Some(self.errors.load(Ordering::Relaxed)),
         }
     }
 

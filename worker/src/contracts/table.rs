@@ -9,6 +9,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::handle::{ContractHandle, TaskEnds};
 use super::status::Status;
+use super::tenure::Tenure;
 
 /// Capacity for one contract. A load takes it before it claims the contract.
 #[derive(Debug)]
@@ -82,12 +83,18 @@ impl Contracts {
 
     /// Waits for the exclusive right to load or unload the contract at `address`.
     pub(crate) async fn lock(&self, address: &ContractAddress) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            locks.entry(address.replica(1)).or_default().clone()
-        };
-        lock.lock_owned().await
+        self.lock_of(address).lock_owned().await
+    }
+
+    /// The exclusive right to load or unload the contract at `address`, if nobody has it.
+    pub(crate) fn try_lock(&self, address: &ContractAddress) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(address).try_lock_owned().ok()
+    }
+
+    fn lock_of(&self, address: &ContractAddress) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(address.replica(1)).or_default().clone()
     }
 
     /// Starts a repair of a contract's registry record. None if one is already in progress.
@@ -117,16 +124,16 @@ impl Contracts {
             .collect()
     }
 
-    /// Adds a contract that was claimed in this generation. Its calls are queued from now on.
+    /// Adds a contract that was claimed. Its calls are queued from now on.
     pub(crate) fn insert(
         &self,
         address: &ContractAddress,
         spec: ContractSpec,
-        generation: u64,
+        tenure: Arc<Tenure>,
         permit: CapacityPermit,
     ) -> (Arc<ContractHandle>, TaskEnds) {
-        let (handle, ends) =
-            ContractHandle::new(spec, Status::loading(generation), self.queue_limit);
+        let status = Status::loading(tenure.generation());
+        let (handle, ends) = ContractHandle::new(spec, tenure, status, self.queue_limit);
         let owned = OwnedContract {
             handle: handle.clone(),
             permit,
@@ -140,9 +147,10 @@ impl Contracts {
         &self,
         current: &ContractHandle,
         spec: ContractSpec,
-        generation: u64,
+        tenure: Arc<Tenure>,
     ) -> (Arc<ContractHandle>, TaskEnds) {
-        ContractHandle::new(spec, current.status.successor(generation), self.queue_limit)
+        let status = current.status.successor(tenure.generation());
+        ContractHandle::new(spec, tenure, status, self.queue_limit)
     }
 
     /// Sends new calls to `handle`. The old task finishes the calls that it has and then ends,

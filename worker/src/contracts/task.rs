@@ -20,7 +20,7 @@ use crate::worker::Worker;
 pub(crate) struct ContractTask<E: Engine> {
     pub(super) worker: Arc<Worker>,
     pub(super) engine: E,
-    pub(super) tenure: Tenure,
+    pub(super) tenure: Arc<Tenure>,
     pub(super) spec: ContractSpec,
     pub(super) executable: Arc<str>,
     pub(super) ends: TaskEnds,
@@ -35,7 +35,7 @@ pub(crate) struct ContractTask<E: Engine> {
 /// What a task runs; see [`ContractTask::new`].
 pub(crate) struct Assignment<E> {
     pub(crate) engine: E,
-    pub(crate) tenure: Tenure,
+    pub(crate) tenure: Arc<Tenure>,
     pub(crate) spec: ContractSpec,
     pub(crate) executable: Arc<str>,
 }

@@ -8,7 +8,7 @@ use shared::protocol::job::{Argument, Execute};
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::service::backoff::Backoff;
 
-use crate::contracts::Call;
+use crate::contracts::{Call, Tenure};
 use crate::settle::Delivery;
 use crate::worker::Worker;
 
@@ -64,8 +64,9 @@ fn repair_registry(worker: &Arc<Worker>, address: &ContractAddress) {
     worker.life.clone().spawn("registry repair", async move {
         let _lock = worker.contracts.lock(&address).await;
         if worker.contracts.get(&address).is_none() {
-            match worker.queue.release(&address, worker.id).await {
+            match Tenure::release_unknown(&worker, &address).await {
                 Ok(true) => {
+                    worker.metrics.repairs.released.increment(1);
                     tracing::warn!(contract = %address, "stale registry assignment removed");
                 }
                 Ok(false) => {}

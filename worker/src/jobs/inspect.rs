@@ -13,7 +13,7 @@ pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
     }
     let report = contracts
         .into_iter()
-        .map(|(address, contract)| contract.status.report(address, &contract.spec, worker.id))
+        .map(|(address, contract)| contract.status.report(address, &contract.spec, worker.id()))
         .collect();
     delivery.settle(Ok(Output::Contracts(report)), RunInfo::default());
 }

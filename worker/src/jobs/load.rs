@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::protocol::job::{ContractSpec, EngineKind, Load};
+use shared::protocol::id::ContractAddress;
+use shared::protocol::job::{EngineKind, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
+use shared::queue::ownership::Sandbox;
 
 use super::execute::not_assigned;
-use super::load_record::LoadRecord;
 use crate::contracts::{
     Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
 };
+use crate::reconcile;
 use crate::sandbox::{Blueprint, Engine, Instance, StartError};
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
@@ -28,27 +30,31 @@ enum LoadError {
     Queue(#[from] QueueError),
 }
 
+impl LoadError {
+    /// The same failure of a load that may have been carried out.
+    fn after_start(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(Failure {
+                started: true,
+                ..failure
+            }),
+            other @ Self::Queue(_) => other,
+        }
+    }
+}
+
 impl From<StartError> for LoadError {
     fn from(error: StartError) -> Self {
         Self::Failed(match error {
             StartError::Invalid(message) | StartError::NotReady(message) => {
                 Failure::started(FailureCode::InvalidExecutable, message)
             }
+            // The contract may have been claimed, and its code may have run.
             StartError::Unavailable(message) => {
-                Failure::not_started(FailureCode::SandboxUnavailable, message)
+                Failure::started(FailureCode::SandboxUnavailable, message)
             }
         })
     }
-}
-
-/// Why a contract from the placement stream is to be loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LoadReason {
-    /// A caller requested the load and awaits the outcome.
-    Requested,
-    /// The contract's owner is gone. The contract has run before, so a sandbox that does not start
-    /// at once is retried.
-    Failover,
 }
 
 /// Runs a load from the inbox: the sender considers this worker the contract's owner.
@@ -63,23 +69,58 @@ pub(crate) async fn reload(worker: Arc<Worker>, load: Load, delivery: Delivery) 
     delivery.settle(reply_to(&load, outcome), RunInfo::default());
 }
 
-/// Runs a load from the placement stream: this worker is to become the contract's owner.
+/// Runs a load from the placement stream that a caller asked for: this worker is to become the
+/// contract's owner.
 pub(crate) async fn load_new(
     worker: &Arc<Worker>,
     load: &Load,
     permit: CapacityPermit,
-    reason: LoadReason,
 ) -> Result<Output, Failure> {
     let outcome = match (load.spec.engine, &worker.chromium, &worker.docker) {
         (EngineKind::Javascript, Some(engine), _) => {
-            Loader::new(worker, engine, load)
-                .load_new(permit, reason)
-                .await
+            Loader::new(worker, engine, load).load_new(permit).await
         }
         (EngineKind::Docker, _, Some(engine)) => {
-            Loader::new(worker, engine, load)
-                .load_new(permit, reason)
-                .await
+            Loader::new(worker, engine, load).load_new(permit).await
+        }
+        (engine, ..) => Err(no_engine(engine)),
+    };
+    reply_to(load, outcome)
+}
+
+/// Takes a contract over whose owner is gone. It has run before, so a sandbox that does not start at
+/// once is retried.
+pub(crate) async fn take_over(
+    worker: &Arc<Worker>,
+    address: &ContractAddress,
+    engine: EngineKind,
+    permit: CapacityPermit,
+) -> Result<Output, Failure> {
+    let _lock = worker.contracts.lock(address).await;
+    if worker.contracts.owns_replica_of(address) {
+        return Err(not_assigned());
+    }
+    let (tenure, spec) = match Tenure::adopt(worker, address, engine).await {
+        Ok(Some(adopted)) => adopted,
+        Ok(None) => return Err(not_assigned()),
+        Err(error) => {
+            tracing::warn!(contract = %address, %error, "contract not claimed");
+            return Err(not_assigned());
+        }
+    };
+    let load = &Load {
+        address: address.clone(),
+        spec,
+        seen: None,
+    };
+    let outcome = match (engine, &worker.chromium, &worker.docker) {
+        (EngineKind::Javascript, Some(engine), _) => {
+            let loader = Loader::new(worker, engine, load);
+            loader.take_over(tenure, permit).await
+        }
+        (EngineKind::Docker, _, Some(engine)) => {
+            let loader = Loader::new(worker, engine, load);
+            loader.take_over(tenure, permit).await
         }
         (engine, ..) => Err(no_engine(engine)),
     };
@@ -97,11 +138,8 @@ fn reply_to(load: &Load, outcome: Result<(), LoadError>) -> Result<Output, Failu
         Err(LoadError::Failed(failure)) => Err(failure),
         Err(LoadError::Queue(error)) => {
             tracing::warn!(contract = %load.address, %error, "load failed");
-            let message = "The queue is unavailable; try again later";
-            Err(Failure::not_started(
-                FailureCode::SandboxUnavailable,
-                message,
-            ))
+            let message = "The queue is unavailable; the contract may be loaded; try again later";
+            Err(Failure::started(FailureCode::SandboxUnavailable, message))
         }
     }
 }
@@ -115,11 +153,9 @@ struct Loader<'a, E> {
 
 /// A new contract whose calls are queued already, and whose task is not running yet.
 struct Claimed {
-    tenure: Tenure,
+    tenure: Arc<Tenure>,
     handle: Arc<ContractHandle>,
     ends: TaskEnds,
-    /// What was loaded at the address before the claim.
-    before: Option<ContractSpec>,
 }
 
 /// An executable, and the outcome of starting its first sandbox.
@@ -143,44 +179,62 @@ impl<'a, E: Engine> Loader<'a, E> {
         let address = &load.address;
         let _lock = worker.contracts.lock(address).await;
         let Some(old) = worker.contracts.get(address) else {
-            // The registry names this worker by mistake. The retry must find the contract
+            // If the registry names this worker by mistake, the retry must find the contract
             // unassigned.
-            worker.queue.release(address, worker.id).await?;
+            Tenure::release_unknown(worker, address).await?;
             return Err(not_assigned().into());
         };
         if old.spec == load.spec {
             return Ok(());
         }
         let executable = self.fetch().await?;
-        let next = old.status.generation() + 1;
-        let instance = self.start(&executable, next).await?;
-        let tenure = match self.claim().await {
-            Ok(tenure) => tenure,
-            Err(error) => {
+        let instance = self.start(&executable, old.tenure.generation()).await?;
+        let tenure = match self.switch(&old, &executable, facts(&instance)).await {
+            Ok(Some(tenure)) => tenure,
+            refused => {
                 instance.close().await;
-                return Err(error);
+                // Whatever has become of the record, the comparison finds it out.
+                worker.comparison.notify_one();
+                refused.map_err(LoadError::after_start)?;
+                reconcile::close(worker, address, &old).await;
+                return Err(LoadError::from(not_assigned()).after_start());
             }
         };
         let generation = tenure.generation();
         let (handle, ends) = worker
             .contracts
-            .successor(&old, load.spec.clone(), generation);
+            .successor(&old, load.spec.clone(), tenure.clone());
         handle.keep_executable(executable.clone());
+        let status = ends.status.clone();
         let started = Started {
             executable,
             instance: Ok(instance),
         };
-        self.spawn_task(tenure, ends, started).await;
-        worker.contracts.replace(address, handle);
-        if old.spec.digest != load.spec.digest {
-            worker.queue.release_blob(&old.spec.digest, address).await?;
+        self.spawn_task(tenure, ends, started);
+        worker.contracts.replace(address, handle.clone());
+        if !worker.contracts.is_current(address, &status) || !self.enter_service(&handle).await {
+            reconcile::close(worker, address, &handle).await;
+            return Err(LoadError::from(not_assigned()).after_start());
         }
+        self.release_executable(&old.spec.digest).await;
         tracing::info!(contract = %address, generation, "contract switched to another executable");
         Ok(())
     }
 
+    /// Records that the load whose sandbox has started replaces the old one. None if the contract is
+    /// not this worker's any more.
+    async fn switch(
+        &self,
+        old: &ContractHandle,
+        executable: &str,
+        sandbox: Sandbox,
+    ) -> Result<Option<Arc<Tenure>>, LoadError> {
+        self.keep(executable).await?;
+        Ok(old.tenure.switch(&self.load.spec, &sandbox).await?)
+    }
+
     /// Claims a contract and starts its first sandbox on this worker.
-    async fn load_new(&self, permit: CapacityPermit, reason: LoadReason) -> Result<(), LoadError> {
+    async fn load_new(&self, permit: CapacityPermit) -> Result<(), LoadError> {
         let Self { worker, load, .. } = self;
         let address = &load.address;
         let _lock = worker.contracts.lock(address).await;
@@ -190,47 +244,63 @@ impl<'a, E: Engine> Loader<'a, E> {
             return Err(not_assigned().into());
         }
         let before = worker.queue.contract(address).await?;
-        let tenure = self.claim().await?;
-        let spec = load.spec.clone();
-        let (handle, ends) = worker
-            .contracts
-            .insert(address, spec, tenure.generation(), permit);
-        let claimed = Claimed {
-            tenure,
-            handle,
-            ends,
-            before: before.map(|record| record.spec),
-        };
-        let started = self.start_claimed(&claimed).await;
-        let started = match (started, reason) {
-            (
-                Ok(Started {
-                    instance: Err(error),
-                    ..
-                }),
-                LoadReason::Requested,
-            ) => {
-                self.withdraw(claimed).await;
-                return Err(error.into());
+        let tenure = Tenure::claim(worker, load).await?;
+        let claimed = self.insert(tenure.ok_or_else(not_assigned)?, permit);
+        let started = match self.start_and_record(&claimed).await {
+            Ok(started) => started,
+            Err(error) => {
+                let withdrawn = self.withdraw(claimed).await;
+                return Err(if withdrawn {
+                    error
+                } else {
+                    error.after_start()
+                });
             }
-            (Ok(started), _) => started,
-            (Err(error), _) => {
-                self.withdraw_unstarted(claimed, reason, &error).await;
+        };
+        self.serve(claimed, started).await?;
+        if let Some(before) = before {
+            self.release_executable(&before.spec.digest).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a contract on this worker that has lost its owner.
+    async fn take_over(
+        &self,
+        tenure: Arc<Tenure>,
+        permit: CapacityPermit,
+    ) -> Result<(), LoadError> {
+        let claimed = self.insert(tenure, permit);
+        let started = match self.start_claimed(&claimed).await {
+            Ok(started) => started,
+            Err(error) => {
+                if is_executable_missing(&error) {
+                    self.forget(&claimed.tenure).await;
+                }
+                self.withdraw(claimed).await;
                 return Err(error);
             }
         };
-        if !worker.contracts.is_current(address, &claimed.handle.status) {
-            // The lease was lost meanwhile, and the contract with it.
-            if let Ok(instance) = started.instance {
-                instance.close().await;
-            }
-            self.withdraw(claimed).await;
-            return Err(not_assigned().into());
+        let sandbox = started.instance.as_ref().ok().map(facts);
+        if let Some(sandbox) = sandbox
+            && let Err(error) = claimed.tenure.note_sandbox(&sandbox).await
+        {
+            let contract = &self.load.address;
+            tracing::debug!(%contract, %error, "methods and image not recorded");
         }
-        self.log_loaded(&claimed.tenure, &started);
-        self.spawn_task(claimed.tenure, claimed.ends, started).await;
-        worker.announce().await;
-        Ok(())
+        self.serve(claimed, started).await
+    }
+
+    /// Adds a claimed contract to the table: its calls are queued from now on.
+    fn insert(&self, tenure: Arc<Tenure>, permit: CapacityPermit) -> Claimed {
+        let Load { address, spec, .. } = self.load;
+        let contracts = &self.worker.contracts;
+        let (handle, ends) = contracts.insert(address, spec.clone(), tenure.clone(), permit);
+        Claimed {
+            tenure,
+            handle,
+            ends,
+        }
     }
 
     /// Fetches the executable and starts the first sandbox of a claimed contract.
@@ -243,6 +313,97 @@ impl<'a, E: Engine> Loader<'a, E> {
             executable,
             instance,
         })
+    }
+
+    /// As [`Self::start_claimed`]. The sandbox must start, and the load is recorded.
+    async fn start_and_record(&self, claimed: &Claimed) -> Result<Started<E::Instance>, LoadError> {
+        let Started {
+            executable,
+            instance,
+        } = self.start_claimed(claimed).await?;
+        let instance = instance?;
+        let sandbox = facts(&instance);
+        if let Err(error) = self.record(&claimed.tenure, &executable, sandbox).await {
+            instance.close().await;
+            return Err(error);
+        }
+        Ok(Started {
+            executable,
+            instance: Ok(instance),
+        })
+    }
+
+    /// Records that a load has succeeded.
+    async fn record(
+        &self,
+        tenure: &Tenure,
+        executable: &str,
+        sandbox: Sandbox,
+    ) -> Result<(), LoadError> {
+        self.keep(executable).await?;
+        if !tenure.record_load(&self.load.spec, &sandbox).await? {
+            return Err(LoadError::from(not_assigned()).after_start());
+        }
+        Ok(())
+    }
+
+    /// Keeps the executable in the store: without it, no other worker can take the contract over.
+    async fn keep(&self, executable: &str) -> Result<(), QueueError> {
+        let Load { address, spec, .. } = self.load;
+        let queue = &self.worker.queue;
+        if !queue.keep_blob(&spec.digest, address).await? {
+            // It expired meanwhile.
+            let executable = executable.as_bytes();
+            queue.store_blob(&spec.digest, executable, address).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the reference to what was loaded before. If that fails, the sweep does it: the load
+    /// has succeeded all the same.
+    async fn release_executable(&self, before: &str) {
+        let Load { address, spec, .. } = self.load;
+        if before == spec.digest {
+            return;
+        }
+        if let Err(error) = self.worker.queue.release_blob(before, address).await {
+            tracing::warn!(contract = %address, %error, "reference to an executable not removed yet");
+        }
+    }
+
+    /// Starts the task of a contract. It enters service, unless this worker has lost it meanwhile.
+    async fn serve(
+        &self,
+        claimed: Claimed,
+        started: Started<E::Instance>,
+    ) -> Result<(), LoadError> {
+        let Claimed {
+            tenure,
+            handle,
+            ends,
+        } = claimed;
+        let address = &self.load.address;
+        self.log_loaded(&tenure, &started);
+        self.spawn_task(tenure, ends, started);
+        if !self.enter_service(&handle).await {
+            reconcile::close(self.worker, address, &handle).await;
+            return Err(LoadError::from(not_assigned()).after_start());
+        }
+        self.worker.announce().await;
+        Ok(())
+    }
+
+    /// The contract enters service. False if this worker does not own it any more.
+    async fn enter_service(&self, handle: &ContractHandle) -> bool {
+        match handle.tenure.enter_service(self.worker).await {
+            Ok(is_owner) => is_owner,
+            Err(error) => {
+                let contract = &self.load.address;
+                tracing::debug!(%contract, %error, "ownership not resumed yet");
+                self.worker.comparison.notify_one();
+                true
+            }
+        }
     }
 
     /// Starts the contract's first sandbox on this worker.
@@ -261,38 +422,39 @@ impl<'a, E: Engine> Loader<'a, E> {
         started
     }
 
-    /// Makes this worker the contract's owner in a new generation.
-    async fn claim(&self) -> Result<Tenure, LoadError> {
-        let worker = self.worker;
-        let tenure = Tenure::claim(&worker.queue, worker.id, self.load).await?;
-        tenure.ok_or_else(|| not_assigned().into())
-    }
-
-    /// Withdraws the claim of a contract whose executable could not be fetched.
-    async fn withdraw_unstarted(&self, claimed: Claimed, reason: LoadReason, error: &LoadError) {
-        // Without its executable, no worker can ever run the contract again.
-        let is_lost = reason == LoadReason::Failover && is_executable_missing(error);
-        let before = claimed.before.filter(|_| !is_lost);
-        self.withdraw(Claimed { before, ..claimed }).await;
-        if is_lost {
-            self.record_lost().await;
-        }
-    }
-
-    /// Undoes a claim after a failed load. What was loaded before stays loaded.
-    async fn withdraw(&self, claimed: Claimed) {
+    /// Undoes a claim after a failed load. What was loaded before stays loaded. False if it may not
+    /// be undone.
+    async fn withdraw(&self, claimed: Claimed) -> bool {
         let Claimed {
             tenure,
+            handle,
             ends,
-            before,
-            ..
         } = claimed;
         let address = &self.load.address;
-        if let Err(error) = tenure.withdraw(before.as_ref()).await {
+        let withdrawn = tenure.release().await;
+        if let Err(error) = &withdrawn {
             tracing::warn!(contract = %address, %error, "failed load not withdrawn");
+            self.worker.comparison.notify_one();
         }
-        drop(self.worker.contracts.remove(address));
+        drop(
+            self.worker
+                .contracts
+                .remove_if_current(address, &handle.status),
+        );
         ends.refuse_all(&not_assigned()).await;
+        withdrawn.is_ok()
+    }
+
+    /// Unloads a contract whose executable is gone: no worker can ever run it again.
+    async fn forget(&self, tenure: &Tenure) {
+        match tenure.unload().await {
+            Ok(true) => self.record_lost().await,
+            Ok(false) => {}
+            Err(error) => {
+                let contract = &self.load.address;
+                tracing::warn!(%contract, %error, "lost contract not unloaded");
+            }
+        }
     }
 
     /// Reads the executable from the store.
@@ -346,39 +508,60 @@ impl<'a, E: Engine> Loader<'a, E> {
     }
 
     /// Starts the contract's task. The task retries the start if there is no sandbox yet.
-    async fn spawn_task(&self, tenure: Tenure, ends: TaskEnds, started: Started<E::Instance>) {
-        let Self {
-            worker,
-            engine,
-            load,
-        } = self;
+    fn spawn_task(&self, tenure: Arc<Tenure>, ends: TaskEnds, started: Started<E::Instance>) {
         let Started {
             executable,
             instance,
         } = started;
-        if let Ok(instance) = &instance {
-            let record = LoadRecord {
-                tenure: tenure.clone(),
-                digest: load.spec.digest.clone(),
-                executable: executable.clone(),
-                endpoints: instance.endpoints().unwrap_or_default().to_vec(),
-                image: instance.image().map(str::to_owned),
-                status: ends.status.clone(),
-            };
-            record.store(worker).await;
-        }
         let assignment = Assignment {
-            engine: (*engine).clone(),
+            engine: self.engine.clone(),
             tenure,
-            spec: load.spec.clone(),
+            spec: self.load.spec.clone(),
             executable,
         };
-        let task = ContractTask::new((*worker).clone(), assignment, ends);
-        worker.life.spawn("contract", task.run(instance));
+        let task = ContractTask::new(self.worker.clone(), assignment, ends);
+        self.worker.life.spawn("contract", task.run(instance));
+    }
+}
+
+/// What the registry records of a sandbox.
+fn facts(instance: &impl Instance) -> Sandbox {
+    Sandbox {
+        endpoints: instance.endpoints().unwrap_or_default().to_vec(),
+        image: instance.image().map(str::to_owned),
     }
 }
 
 /// Whether the executable is no longer in the store.
 fn is_executable_missing(error: &LoadError) -> bool {
     matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_unstarted(error: LoadError) -> bool {
+        let load = Load {
+            address: "abcd".parse().unwrap(),
+            spec: serde_json::from_str(r#"{"engine": "javascript", "digest": "ab"}"#).unwrap(),
+            seen: None,
+        };
+        !reply_to(&load, Err(error)).unwrap_err().started
+    }
+
+    #[test]
+    fn only_a_load_that_had_no_effect_is_unstarted() {
+        let full = || LoadError::from(not_assigned());
+        assert!(is_unstarted(full()));
+        assert!(!is_unstarted(full().after_start()));
+        assert!(!is_unstarted(
+            StartError::Unavailable("no page".to_owned()).into()
+        ));
+        assert!(!is_unstarted(
+            StartError::Invalid("a typo".to_owned()).into()
+        ));
+        let settings = QueueError::Settings("any".to_owned());
+        assert!(!is_unstarted(settings.into()));
+    }
 }

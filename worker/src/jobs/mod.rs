@@ -3,5 +3,4 @@
 pub(crate) mod execute;
 pub(crate) mod inspect;
 pub(crate) mod load;
-mod load_record;
 pub(crate) mod unload;

@@ -7,6 +7,8 @@ use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 
 use super::execute::not_assigned;
+use crate::contracts::Tenure;
+use crate::reconcile;
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
 
@@ -25,13 +27,15 @@ async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, 
     let address = &unload.address;
     let _lock = worker.contracts.lock(address).await;
     let Some(contract) = worker.contracts.get(address) else {
+        Tenure::release_unknown(worker, address).await?;
         return Ok(Err(not_assigned()));
     };
     // The registry comes first, so that new calls get the answer that the contract is not loaded.
-    worker
-        .queue
-        .remove_contract(address, Some(worker.id))
-        .await?;
+    if !contract.tenure.unload().await? {
+        // Another worker owns the contract, so nothing of it may be removed here.
+        reconcile::close(worker, address, &contract).await;
+        return Ok(Err(not_assigned()));
+    }
     let permit = worker.contracts.remove(address);
     contract.stop(FailureCode::NotHosted).await;
     drop(permit);

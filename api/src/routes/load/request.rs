@@ -100,7 +100,12 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
         idempotent: idempotent.unwrap_or(false),
         replicas: replicas.unwrap_or(1),
     };
-    Ok((Load { address, spec }, executable))
+    let load = Load {
+        address,
+        spec,
+        seen: None,
+    };
+    Ok((load, executable))
 }
 
 /// Reads a required field; records why it is invalid.

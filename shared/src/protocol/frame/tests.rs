@@ -59,7 +59,11 @@ fn job() -> impl Strategy<Value = Job> {
                     idempotent: true,
                     replicas: 2,
                 };
-                Job::Load(Load { address, spec })
+                Job::Load(Load {
+                    address,
+                    spec,
+                    seen: None,
+                })
             }
         ),
         address().prop_map(|address| Job::Unload(Unload { address })),

@@ -1,31 +1,30 @@
 //! The reaper cleans up after dead workers. Every process runs one.
 //!
-//! For each dead worker it renames the inbox, releases the contracts and offers them to other
-//! workers, replies to the jobs in the inbox (`verdicts.rs`), and offers pending loads again. What
+//! For each dead worker it renames the inbox (the fence), releases the contracts and offers them to
+//! other workers, replies to the jobs in the inbox (`verdicts.rs`), and offers pending loads again. What
 //! it needs to know is in the recovery record (`record.rs`). A clean-up may be interrupted anywhere:
-//! the next reaper repeats or finishes it.
+//! the next reaper repeats or finishes it. Two reapers may clean up after the same worker: every step
+//! can be repeated, and nothing depends on the lock.
 
 mod record;
 mod verdicts;
 
 use redis::Script;
-use tokio::time::Instant;
 
 use self::record::running_contracts;
 use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
-use super::failover::Failover;
 use super::outage::OutageDetector;
-use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, SWEEP_INTERVAL, millis};
+use super::ownership::{Failover, Standing};
+use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
-use crate::protocol::job::{EngineKind, Load};
+use crate::protocol::job::EngineKind;
 use crate::service::lifecycle::Lifecycle;
 use crate::service::moment::Moment;
 
-/// Cleans up after dead workers and removes unused executables until the process stops.
+/// Cleans up after dead workers until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
-    let mut swept = Instant::now();
     let mut outages = OutageDetector::new(Moment::now());
     loop {
         // Jitter keeps the processes from looking at the same moment.
@@ -36,12 +35,6 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
         }
         if let Err(error) = reap_expired(&queue, config, &mut outages).await {
             tracing::debug!(%error, "cannot check for dead workers");
-        }
-        if swept.elapsed() > SWEEP_INTERVAL {
-            swept = Instant::now();
-            if let Err(error) = queue.sweep_blobs().await {
-                tracing::debug!(%error, "cannot sweep unused executables");
-            }
         }
     }
 }
@@ -61,12 +54,15 @@ async fn reap_expired(
         return Ok(());
     }
     for worker in suspects {
-        if queue.begin_cleanup(worker).await? {
+        if !queue.fence_worker(worker).await? {
+            continue;
+        }
+        let lock = queue.keys().reap_lock(worker);
+        if let Some(lock) = queue.try_lock(lock, REAP_LOCK).await? {
             tracing::warn!(%worker, "worker dead: cleaning up");
-            if let Err(error) = clean_up(queue, worker, config).await {
-                queue.unlock_cleanup(worker).await?;
-                return Err(error);
-            }
+            let cleaned = clean_up(queue, worker, config).await;
+            queue.unlock(lock).await?;
+            cleaned?;
         }
     }
     Ok(())
@@ -86,7 +82,10 @@ async fn clean_up(queue: &Queue, worker: WorkerId, config: ReaperConfig) -> Resu
     for engine in EngineKind::ALL {
         queue.requeue_loads(engine, worker).await?;
     }
-    queue.finish_cleanup(worker).await?;
+    if !queue.finish_cleanup(worker).await? {
+        // A failover of Redis has brought the inbox back. The next reaper begins again.
+        return Ok(());
+    }
     queue.counts().reaps.increment(1);
     tracing::info!(%worker, contracts = contracts.len(), jobs = replied, "dead worker cleaned up");
     Ok(())
@@ -99,19 +98,17 @@ async fn fail_over(
     was_running: bool,
     config: ReaperConfig,
 ) -> Result<(), QueueError> {
+    let standing = queue.ownership(address).await?.standing;
+    // A contract that an earlier attempt has released may not have been offered yet.
+    let expected = Standing::of(worker, standing.generation);
     match queue
-        .fail_over(address, worker, was_running, config.quarantine_ms())
+        .fail_over(address, expected, was_running, config.quarantine_ms())
         .await?
     {
-        Failover::Reassigned => {}
+        Failover::Gone => {}
         Failover::Released => {
             if let Some(record) = queue.contract(address).await? {
-                queue
-                    .offer(Load {
-                        address: address.clone(),
-                        spec: record.spec,
-                    })
-                    .await?;
+                queue.offer(address.clone(), record.spec).await?;
             }
         }
         Failover::Quarantined => {
@@ -141,36 +138,6 @@ impl Queue {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Declares a worker dead if its lease has lapsed: takes the clean-up lock and renames the
-    /// inbox. False if the worker lives or another reaper holds the lock.
-    async fn begin_cleanup(&self, worker: WorkerId) -> Result<bool, QueueError> {
-        let script = Script::new(
-            "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-             if not redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[1]) then return 0 end
-             if redis.call('EXISTS', KEYS[2]) == 1 then
-                 redis.call('RENAME', KEYS[2], KEYS[3])
-             end
-             return 1",
-        );
-        let keys = self.keys();
-        Ok(script
-            .key(keys.lease(worker))
-            .key(keys.inbox(worker))
-            .key(keys.dead_inbox(worker))
-            .key(keys.reap_lock(worker))
-            .arg(millis(REAP_LOCK))
-            .invoke_async(&mut self.pooled().await?)
-            .await?)
-    }
-
-    /// Removes the clean-up lock, so that another attempt can begin at once.
-    async fn unlock_cleanup(&self, worker: WorkerId) -> Result<(), QueueError> {
-        Ok(redis::cmd("DEL")
-            .arg(self.keys().reap_lock(worker))
-            .query_async(&mut self.pooled().await?)
-            .await?)
-    }
-
     /// Removes apis whose keys have expired from the list of apis.
     async fn remove_expired_apis(&self) -> Result<(), QueueError> {
         let since = self.clock().now_ms().saturating_sub(millis(API_KEYS));
@@ -182,24 +149,33 @@ impl Queue {
             .await?)
     }
 
-    /// Removes the recovery record and everything else that Redis stores about the worker.
+    /// Removes the recovery record and everything else that Redis stores about the worker. False if
+    /// the worker has an inbox again, because a failover of Redis has lost the fence.
     ///
     /// Its entry in the list of workers goes last: if this is interrupted, a reaper finds the
     /// worker there again.
-    async fn finish_cleanup(&self, worker: WorkerId) -> Result<(), QueueError> {
+    async fn finish_cleanup(&self, worker: WorkerId) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+             redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+             return 1",
+        );
         let keys = self.keys();
         let mut connection = self.pooled().await?;
-        redis::cmd("DEL")
-            .arg(keys.dead_inbox(worker))
-            .arg(keys.own(worker))
-            .arg(keys.info(worker))
-            .arg(keys.reap_lock(worker))
-            .query_async::<()>(&mut connection)
+        let removed: bool = script
+            .key(keys.inbox(worker))
+            .key(keys.dead_inbox(worker))
+            .key(keys.own(worker))
+            .key(keys.info(worker))
+            .invoke_async(&mut connection)
             .await?;
-        Ok(redis::cmd("ZREM")
-            .arg(keys.workers())
-            .arg(worker.to_string())
-            .query_async(&mut connection)
-            .await?)
+        if removed {
+            redis::cmd("ZREM")
+                .arg(keys.workers())
+                .arg(worker.to_string())
+                .query_async::<()>(&mut connection)
+                .await?;
+        }
+        Ok(removed)
     }
 }

@@ -1,0 +1,122 @@
+//! What the owner of a contract records about it.
+
+use redis::ScriptInvocation;
+
+use super::{ChangeId, LoadId, Outcome, Standing, to_json};
+use crate::protocol::id::ContractAddress;
+use crate::protocol::job::ContractSpec;
+use crate::queue::{Queue, QueueError};
+
+/// What is known about a contract whose sandbox runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its methods, as far as they are known.
+    pub endpoints: Vec<String>,
+    /// The digest of its image, if it has one.
+    pub image: Option<String>,
+}
+
+/// The only script that lifts a quarantine, with [`SWITCH`].
+const READY: &str = "
+if not is_expected() then return no end
+redis.call('HSET', record, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6], 'image', ARGV[7])
+redis.call('HDEL', record, 'loading', 'quarantined')
+return done(gen)
+";
+
+const SWITCH: &str = "
+if exists and owner == ARGV[1] and load == ARGV[5] then return done(gen) end
+if not is_expected() then return no end
+gen = next_gen()
+redis.call('HSET', record, 'gen', gen, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6],
+    'image', ARGV[7])
+redis.call('HDEL', record, 'loading', 'quarantined')
+return done(gen)
+";
+
+const RAISE: &str = "
+if exists and owner == ARGV[1] and by == ARGV[4] then return done(gen) end
+if not is_expected() then return no end
+gen = next_gen()
+redis.call('HSET', record, 'gen', gen, 'by', ARGV[4])
+return done(gen)
+";
+
+const NOTE: &str = "
+if not is_expected() then return no end
+redis.call('HSET', record, 'endpoints', ARGV[4], 'image', ARGV[5])
+return done(gen)
+";
+
+impl Queue {
+    /// Records that the load that a caller asked for has succeeded: the contract is loaded.
+    pub async fn record_load(
+        &self,
+        address: &ContractAddress,
+        expected: Standing,
+        load: (&LoadId, &ContractSpec),
+        sandbox: &Sandbox,
+    ) -> Result<Outcome, QueueError> {
+        self.record(address, READY, expected, load, sandbox).await
+    }
+
+    /// As [`Self::record_load`], for a contract that runs already: from now on, in a new
+    /// generation, it is loaded with another specification.
+    pub async fn switch_load(
+        &self,
+        address: &ContractAddress,
+        expected: Standing,
+        load: (&LoadId, &ContractSpec),
+        sandbox: &Sandbox,
+    ) -> Result<Outcome, QueueError> {
+        self.record(address, SWITCH, expected, load, sandbox).await
+    }
+
+    async fn record(
+        &self,
+        address: &ContractAddress,
+        body: &str,
+        expected: Standing,
+        (load, spec): (&LoadId, &ContractSpec),
+        sandbox: &Sandbox,
+    ) -> Result<Outcome, QueueError> {
+        let spec = to_json(address, spec)?;
+        let endpoints = to_json(address, &sandbox.endpoints)?;
+        let arguments = |call: &mut ScriptInvocation<'_>| {
+            call.arg(spec)
+                .arg(load.as_str())
+                .arg(endpoints)
+                .arg(sandbox.image.as_deref().unwrap_or_default());
+        };
+        self.change(address, body, expected, arguments).await
+    }
+
+    /// Starts a new generation for a new sandbox of the same load. If the call is repeated with the
+    /// same `change`, the generation is raised once.
+    pub async fn raise_generation(
+        &self,
+        address: &ContractAddress,
+        expected: Standing,
+        change: &ChangeId,
+    ) -> Result<Outcome, QueueError> {
+        self.change(address, RAISE, expected, |call| {
+            call.arg(&change.0);
+        })
+        .await
+    }
+
+    /// Records the methods and the image of a contract.
+    pub async fn note_sandbox(
+        &self,
+        address: &ContractAddress,
+        expected: Standing,
+        sandbox: &Sandbox,
+    ) -> Result<Outcome, QueueError> {
+        let endpoints = to_json(address, &sandbox.endpoints)?;
+        self.change(address, NOTE, expected, |call| {
+            call.arg(endpoints)
+                .arg(sandbox.image.as_deref().unwrap_or_default());
+        })
+        .await
+    }
+}

@@ -1,0 +1,96 @@
+//! An owner takes a contract back that it still runs.
+
+use super::{LoadId, Outcome, Sandbox, Standing, owner_text, to_json};
+use crate::protocol::id::{ContractAddress, WorkerId};
+use crate::protocol::job::ContractSpec;
+use crate::queue::{Queue, QueueError};
+
+/// A contract as its owner runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// In which generation.
+    pub generation: u64,
+    /// By which load.
+    pub load: LoadId,
+    /// How it is run.
+    pub spec: ContractSpec,
+    /// What is known about its sandbox.
+    pub sandbox: Sandbox,
+}
+
+/// The new id is an owner as well: the script may be sent again.
+const RESUME: &str = "
+local new = ARGV[4]
+if not exists or gen ~= ARGV[2] or not spec or load ~= ARGV[5] or is_quarantined() then return no end
+if owner ~= '' and owner ~= ARGV[1] and owner ~= new then return no end
+redis.call('HSET', record, 'owner', new)
+return done(gen)
+";
+
+const RESTORE: &str = "
+local worker, generation = ARGV[1], ARGV[2]
+local is_own = exists and (owner == worker or owner == '') and gen == generation
+if tonumber(gen) >= tonumber(generation) and not (is_own and not is_quarantined()) then return no end
+redis.call('HSET', record, 'owner', worker, 'gen', generation, 'load', ARGV[4], 'spec', ARGV[5],
+    'endpoints', ARGV[6], 'image', ARGV[7])
+redis.call('HDEL', record, 'loading', 'quarantined', 'offered', 'dead')
+redis.call('DEL', past)
+return done(generation)
+";
+
+impl Queue {
+    /// Moves a contract from an earlier id of a process to its current one, if no other worker has
+    /// taken it.
+    pub async fn resume_ownership(
+        &self,
+        address: &ContractAddress,
+        earlier: Standing,
+        worker: WorkerId,
+        load: &LoadId,
+    ) -> Result<Outcome, QueueError> {
+        self.add_owned(address, worker).await?;
+        let outcome = self
+            .change(address, RESUME, earlier, |call| {
+                call.arg(owner_text(Some(worker))).arg(load.as_str());
+            })
+            .await?;
+        self.remove_refused(address, worker, outcome).await
+    }
+
+    /// Writes a record back that Redis has lost, or lost an update of. Refused if the record is
+    /// newer, or if another worker owns the contract.
+    pub async fn restore_ownership(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        host: &Host,
+    ) -> Result<Outcome, QueueError> {
+        let spec = to_json(address, &host.spec)?;
+        let endpoints = to_json(address, &host.sandbox.endpoints)?;
+        self.add_owned(address, worker).await?;
+        let expected = Standing::of(worker, host.generation);
+        let outcome = self
+            .change(address, RESTORE, expected, |call| {
+                call.arg(host.load.as_str())
+                    .arg(spec)
+                    .arg(endpoints)
+                    .arg(host.sandbox.image.as_deref().unwrap_or_default());
+            })
+            .await?;
+        self.remove_refused(address, worker, outcome).await
+    }
+
+    async fn remove_refused(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+        outcome: Outcome,
+    ) -> Result<Outcome, QueueError> {
+        if let Outcome::Refused(standing) = outcome
+            && standing.owner != Some(worker)
+        {
+            self.remove_owned(address, worker).await?;
+        }
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,408 @@
+//! The registry: which contracts and which executables exist.
+//!
+//! Two sorted sets by the time of the last load, so that nothing needs to walk the key space.
+//! Contracts are listed here before they are claimed, executables before they are stored.
+//! An entry that is one too many does no harm: listings leave it out, and the sweep removes it.
+
+use std::collections::HashSet;
+
+use redis::Script;
+
+use super::contracts::{ContractRecord, FIELDS, parse_record};
+use super::timing::{FILL_LOCK, LEASE, millis};
+use super::{Queue, QueueError};
+use crate::protocol::id::{ContractAddress, WorkerId};
+
+/// Entries that are added by one command while the registry is filled.
+const FILL_BATCH: usize = 1000;
+
+/// An entry: what is registered, and when it was last loaded (ms, Redis' clock). Entries are
+/// ordered by that time, then by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Entry {
+    pub(super) loaded_at: u64,
+    pub(super) name: String,
+}
+
+/// A place in the list of contracts: behind the last one of a page.
+///
+/// A contract that is loaded again moves to the end. So it may be listed twice, but no contract
+/// is left out. The contract itself may be gone by the time the next page is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    loaded_at: u64,
+    address: ContractAddress,
+}
+
+/// A text is not a [`Position`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be what the Link header of an earlier page says")]
+pub struct InvalidPosition;
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.loaded_at, self.address)
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = InvalidPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (loaded_at, address) = text.split_once('-').ok_or(InvalidPosition)?;
+        if !loaded_at.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(InvalidPosition);
+        }
+        Ok(Self {
+            loaded_at: loaded_at.parse().map_err(|_| InvalidPosition)?,
+            address: address.parse().map_err(|_| InvalidPosition)?,
+        })
+    }
+}
+
+/// A contract of a list, with the records of all its replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedContract {
+    /// The contract.
+    pub address: ContractAddress,
+    /// The record of its first replica.
+    pub record: ContractRecord,
+    /// The records of its other replicas, as far as they exist.
+    pub replicas: Vec<ContractRecord>,
+}
+
+/// A page of the list of contracts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContractPage {
+    /// The contracts, the one with the oldest load first.
+    pub contracts: Vec<ListedContract>,
+    /// The workers that are alive.
+    pub living: HashSet<WorkerId>,
+    /// Where the next page begins. None: this is the last page.
+    pub next: Option<Position>,
+}
+
+impl Queue {
+    /// A page of at most `limit` loaded contracts, from the registry and the contract records.
+    ///
+    /// One command for the entries and one pipeline for their records. Only a page that has
+    /// contracts with replicas needs another one, for the records of these.
+    pub async fn list_contracts(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<ContractPage, QueueError> {
+        let mut entries = self.first_replicas(after, limit.saturating_add(1)).await?;
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let next = entries.last().filter(|_| more).cloned();
+        let addresses: Vec<_> = entries.into_iter().map(|entry| entry.address).collect();
+        let (records, living) = self.contracts_and_workers(&addresses).await?;
+        let mut contracts: Vec<_> = addresses
+            .into_iter()
+            .zip(records)
+            .filter_map(|(address, record)| {
+                record.map(|record| ListedContract {
+                    address,
+                    record,
+                    replicas: Vec::new(),
+                })
+            })
+            .collect();
+        self.add_replicas(&mut contracts).await?;
+        Ok(ContractPage {
+            contracts,
+            living,
+            next,
+        })
+    }
+
+    /// The first `count` contracts after a position. Further replicas have entries of their own,
+    /// which are left out.
+    async fn first_replicas(
+        &self,
+        after: Option<&Position>,
+        count: usize,
+    ) -> Result<Vec<Position>, QueueError> {
+        let mut after = after.map(|position| Entry {
+            loaded_at: position.loaded_at,
+            name: position.address.as_str().to_owned(),
+        });
+        let mut found = Vec::new();
+        loop {
+            let page = self
+                .entries(&self.keys().contracts(), after.as_ref(), count)
+                .await?;
+            let is_last = page.len() < count;
+            after = page.last().cloned().or(after);
+            found.extend(page.into_iter().filter_map(|entry| {
+                // Replicas cannot be parsed as the address that a caller names.
+                let address = entry.name.parse().ok()?;
+                Some(Position {
+                    loaded_at: entry.loaded_at,
+                    address,
+                })
+            }));
+            if is_last || found.len() >= count {
+                found.truncate(count);
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Adds the records of the second and further replicas.
+    async fn add_replicas(&self, contracts: &mut [ListedContract]) -> Result<(), QueueError> {
+        let replicas: Vec<(usize, ContractAddress)> = contracts
+            .iter()
+            .enumerate()
+            .flat_map(|(index, contract)| {
+                let numbers = 2..=contract.record.spec.replicas;
+                numbers.map(move |number| (index, contract.address.replica(number)))
+            })
+            .collect();
+        if replicas.is_empty() {
+            return Ok(());
+        }
+        let (indexes, addresses): (Vec<_>, Vec<_>) = replicas.into_iter().unzip();
+        let (records, _) = self.contracts_and_workers(&addresses).await?;
+        for (index, record) in indexes.into_iter().zip(records) {
+            contracts[index].replicas.extend(record);
+        }
+        Ok(())
+    }
+
+    /// The records of contracts, in one pipeline, and the workers that are alive. A record that
+    /// cannot be read counts as missing.
+    pub(super) async fn contracts_and_workers(
+        &self,
+        addresses: &[ContractAddress],
+    ) -> Result<(Vec<Option<ContractRecord>>, HashSet<WorkerId>), QueueError> {
+        let mut pipeline = redis::pipe();
+        for address in addresses {
+            pipeline
+                .cmd("HMGET")
+                .arg(self.keys().contract(address))
+                .arg(&FIELDS);
+        }
+        pipeline
+            .cmd("ZRANGE")
+            .arg(self.keys().workers())
+            .arg(self.clock().now_ms().saturating_sub(millis(LEASE)))
+            .arg(&["+inf", "BYSCORE"]);
+        let mut found: Vec<redis::Value> = pipeline.query_async(&mut self.pooled().await?).await?;
+        let workers: Vec<String> = convert(found.pop().unwrap_or(redis::Value::Nil))?;
+        let records = addresses.iter().zip(found).map(|(address, fields)| {
+            let record = convert(fields).and_then(|fields| parse_record(address, fields));
+            record.unwrap_or_else(|error| {
+                tracing::warn!(contract = %address, %error, "unreadable contract record");
+                None
+            })
+        });
+        let living = workers.iter().filter_map(|worker| worker.parse().ok());
+        Ok((records.collect(), living.collect()))
+    }
+
+    /// Registers a contract, or notes that it is loaded again. To be done before it is claimed, and
+    /// once more after that: see [`Self::note_load`].
+    pub async fn enlist_contract(&self, address: &ContractAddress) -> Result<(), QueueError> {
+        self.enlist(self.keys().contracts(), address.as_str()).await
+    }
+
+    /// Registers a contract again after its claim. An unload that began before the claim may have
+    /// read the entry after the load had made it, and would remove it; now the entry has another
+    /// time. A failure is only logged: nearly always the first entry is still there.
+    pub(super) async fn note_load(&self, address: &ContractAddress) {
+        if let Err(error) = self.enlist_contract(address).await {
+            tracing::warn!(contract = %address, %error, "contract not registered again");
+        }
+    }
+
+    /// Registers an executable, or notes that it is loaded again. To be done before it is stored.
+    pub(super) async fn enlist_blob(&self, digest: &str) -> Result<(), QueueError> {
+        self.enlist(self.keys().blobs(), digest).await
+    }
+
+    /// The entry of a contract. To be read before its record is removed: see [`Self::delist`].
+    pub(super) async fn contract_entry(
+        &self,
+        address: &ContractAddress,
+    ) -> Result<Option<Entry>, QueueError> {
+        self.entry(&self.keys().contracts(), address.as_str()).await
+    }
+
+    /// The entry of an executable. To be read before it is removed: see [`Self::delist`].
+    pub(super) async fn blob_entry(&self, digest: &str) -> Result<Option<Entry>, QueueError> {
+        self.entry(&self.keys().blobs(), digest).await
+    }
+
+    /// Removes an entry, unless it was loaded again after `entry` was read. A failure is only
+    /// logged, because the sweep repeats it.
+    pub(super) async fn delist(&self, list: &str, entry: Option<Entry>) {
+        let Some(entry) = entry else { return };
+        if let Err(error) = self.try_delist(list, &entry).await {
+            tracing::debug!(name = entry.name, %error, "registry entry not removed yet");
+        }
+    }
+
+    async fn try_delist(&self, list: &str, entry: &Entry) -> Result<(), QueueError> {
+        let script = Script::new(
+            "if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1])) == tonumber(ARGV[2]) then
+                 redis.call('ZREM', KEYS[1], ARGV[1])
+             end",
+        );
+        Ok(script
+            .key(list)
+            .arg(&entry.name)
+            .arg(entry.loaded_at)
+            .invoke_async(&mut self.pooled().await?)
+            .await?)
+    }
+
+    /// Adds or renews an entry. Its time grows with each load, also within one millisecond.
+    async fn enlist(&self, list: String, name: &str) -> Result<(), QueueError> {
+        let script = Script::new(
+            "local time = redis.call('TIME')
+             local now = time[1] * 1000 + math.floor(time[2] / 1000)
+             local before = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '0')
+             redis.call('ZADD', KEYS[1],
+                 string.format('%.0f', math.max(now, before + 1)), ARGV[1])",
+        );
+        Ok(script
+            .key(list)
+            .arg(name)
+            .invoke_async(&mut self.pooled().await?)
+            .await?)
+    }
+
+    async fn entry(&self, list: &str, name: &str) -> Result<Option<Entry>, QueueError> {
+        let score: Option<f64> = redis::cmd("ZSCORE")
+            .arg(list)
+            .arg(name)
+            .query_async(&mut self.pooled().await?)
+            .await?;
+        Ok(score.map(|score| entry(name.to_owned(), score)))
+    }
+
+    /// The first `count` entries after `after`, in order.
+    pub(super) async fn entries(
+        &self,
+        list: &str,
+        after: Option<&Entry>,
+        count: usize,
+    ) -> Result<Vec<Entry>, QueueError> {
+        let from = after.map_or(0, |entry| entry.loaded_at);
+        let mut connection = self.pooled().await?;
+        let (mut found, mut offset) = (Vec::new(), 0);
+        loop {
+            // One more: usually only `after` itself has its time.
+            let wanted = count.saturating_add(1);
+            let page: Vec<(String, f64)> = redis::cmd("ZRANGE")
+                .arg(list)
+                .arg(from)
+                .arg(&["+inf", "BYSCORE", "LIMIT"])
+                .arg(offset)
+                .arg(wanted)
+                .arg("WITHSCORES")
+                .query_async(&mut connection)
+                .await?;
+            let is_last = page.len() < wanted;
+            offset += page.len();
+            let page = page.into_iter().map(|(name, score)| entry(name, score));
+            found.extend(page.filter(|entry| after.is_none_or(|after| entry > after)));
+            if is_last || found.len() >= count {
+                found.truncate(count);
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Fills the registry if this was not done yet: the farm was run by a version without it, or
+    /// Redis has lost its data. This is the only walk of the key space. It does nothing if another
+    /// process is at it.
+    pub async fn fill_registry(&self) -> Result<(), QueueError> {
+        let filled: bool = redis::cmd("EXISTS")
+            .arg(self.keys().registry())
+            .query_async(&mut self.pooled().await?)
+            .await?;
+        if filled {
+            return Ok(());
+        }
+        let Some(lock) = self.try_lock(self.keys().fill_lock(), FILL_LOCK).await? else {
+            return Ok(());
+        };
+        let keys = self.keys();
+        let contracts = self.scan(&keys.contract_pattern()).await?;
+        let contracts: Vec<_> = contracts
+            .iter()
+            .filter_map(|key| keys.contract_of(key))
+            .collect();
+        let blobs = self.scan(&keys.blob_refs_pattern()).await?;
+        let blobs: Vec<_> = blobs
+            .iter()
+            .filter_map(|key| keys.referred_blob(key))
+            .collect();
+        let addresses: Vec<_> = contracts.iter().map(ContractAddress::as_str).collect();
+        self.add_missing(&keys.contracts(), &addresses).await?;
+        self.add_missing(&keys.blobs(), &blobs).await?;
+        redis::cmd("SET")
+            .arg(keys.registry())
+            .arg("1")
+            .query_async::<()>(&mut self.pooled().await?)
+            .await?;
+        if !contracts.is_empty() {
+            let count = contracts.len();
+            tracing::info!(contracts = count, "registry of contracts filled");
+        }
+        self.unlock(lock).await
+    }
+
+    /// Adds entries that do not exist yet. Each has a time of its own, since pages are cut by time.
+    async fn add_missing(&self, list: &str, names: &[&str]) -> Result<(), QueueError> {
+        let mut time = self.clock().now_ms().saturating_sub(names.len() as u64);
+        let mut connection = self.pooled().await?;
+        for batch in names.chunks(FILL_BATCH) {
+            let mut command = redis::cmd("ZADD");
+            command.arg(list).arg("NX");
+            for name in batch {
+                command.arg(time).arg(name);
+                time += 1;
+            }
+            command.query_async::<()>(&mut connection).await?;
+        }
+        Ok(())
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a time in milliseconds is a positive integer below 2^53"
+)]
+fn entry(name: String, score: f64) -> Entry {
+    Entry {
+        loaded_at: score as u64,
+        name,
+    }
+}
+
+fn convert<T: redis::FromRedisValue>(value: redis::Value) -> Result<T, QueueError> {
+    redis::from_redis_value(value).map_err(|error| QueueError::Unexpected(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_read_as_it_is_written() {
+        let position: Position = "1795672735175-shop-1.prices:v2".parse().unwrap();
+        assert_eq!(position.loaded_at, 1_795_672_735_175);
+        assert_eq!(position.address.as_str(), "shop-1.prices:v2");
+        assert_eq!(position.to_string(), "1795672735175-shop-1.prices:v2");
+        for wrong in [
+            "", "abcd", "-abcd", "1-", "+1-abcd", "1-a b", "1-abcd~2", "1.5-a",
+        ] {
+            assert_eq!(wrong.parse::<Position>(), Err(InvalidPosition), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The id under which this worker acts. A worker that was fenced takes the next one.
+
+use std::time::Duration;
+
+use shared::protocol::id::WorkerId;
+use shared::queue::timing::LOSS;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The current id of this process.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    current: watch::Sender<Registered>,
+}
+
+/// An id, and when it was registered.
+#[derive(Debug, Clone, Copy)]
+struct Registered {
+    id: WorkerId,
+    at: Instant,
+}
+
+impl Identity {
+    /// The first id of a new process. It is to be registered right away.
+    pub(crate) fn new(id: WorkerId) -> Self {
+        let at = Instant::now();
+        Self {
+            current: watch::Sender::new(Registered { id, at }),
+        }
+    }
+
+    /// The current id.
+    pub(crate) fn id(&self) -> WorkerId {
+        self.current.borrow().id
+    }
+
+    /// Goes on under another id, which was registered just now.
+    pub(crate) fn renew(&self, id: WorkerId) {
+        let at = Instant::now();
+        self.current.send_replace(Registered { id, at });
+    }
+
+    /// Waits until the id is not `id` any more.
+    pub(crate) async fn changed_from(&self, id: WorkerId) {
+        let mut current = self.current.subscribe();
+        // Cannot fail: the sender lives as long as `self`.
+        _ = current.wait_for(|registered| registered.id != id).await;
+    }
+
+    /// Waits until the current id may be used in contract records: a failover of Redis cannot lose
+    /// its registration any more.
+    pub(crate) async fn usable(&self) -> WorkerId {
+        loop {
+            let Registered { id, at } = *self.current.borrow();
+            let left = LOSS.saturating_sub(at.elapsed());
+            if left == Duration::ZERO {
+                return id;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_is_usable_when_its_registration_cannot_be_lost() {
+        let first = WorkerId::random();
+        let identity = Identity::new(first);
+        let begun = Instant::now();
+        assert_eq!(identity.usable().await, first);
+        assert!(begun.elapsed() >= LOSS);
+        identity.renew(first.next_epoch());
+        identity.changed_from(first).await;
+        let begun = Instant::now();
+        assert_eq!(identity.usable().await, first.next_epoch());
+        assert!(begun.elapsed() >= LOSS);
+    }
+}
