@@ -16,7 +16,7 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-openapi faults soak bench bench-frames profile \
+.PHONY: help run test attack test-compose test-kubernetes test-openapi faults model soak bench bench-frames profile \
 	lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
@@ -42,6 +42,9 @@ attack: build-tests ## Attack farms as a hostile contract or caller; write attac
 
 faults: build-tests ## Kill, freeze and disconnect the processes of real farms (5 minutes)
 	$(CARGO) test --locked --release --workspace --test e2e -- faults::
+
+model: ## Check the ownership protocol with more faults at once (ten minutes)
+	MODEL=large $(CARGO) test --locked --release -p shared --test ownership -- --nocapture --test-threads 1
 
 soak: build-tests ## Inject random faults into a farm under load (SOAK_SECONDS=600, SOAK_SEED=n)
 	$(CARGO) test --locked --release --workspace --test soak

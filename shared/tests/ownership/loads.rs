@@ -1,0 +1,123 @@
+//! A load on its way: from its api to a worker, and into that worker's table.
+
+use crate::script::Load;
+use crate::state::{Host, Process, Request, State, Unload, Work};
+
+/// An api sends a load to the worker that owns the contract, or places it.
+pub(crate) fn place(state: &mut State, load: usize) {
+    let (owner, seen) = state.contract.at();
+    let is_owner = |process: &Process| process.acts() && owner == Some(process.id);
+    state.requests[load] = match state.processes.iter().position(is_owner) {
+        Some(process) => Request::Sent { process },
+        None => Request::Placed {
+            seen,
+            copies: 1,
+            acknowledged: false,
+        },
+    };
+}
+
+/// A worker takes a load.
+pub(crate) fn take(state: &mut State, index: usize, load: usize) {
+    let name = name(load);
+    let host = state.processes[index].host;
+    match state.requests[load] {
+        Request::Sent { .. } => {
+            state.requests[load] = Request::Ended {
+                acknowledged: false,
+            };
+            state.processes[index].work = match host {
+                Some(host) if host.load == name => {
+                    acknowledge(state, name);
+                    Work::Idle
+                }
+                Some(_) => Work::Switch { load: name },
+                None => give_back(state, Some(name)),
+            };
+        }
+        Request::Placed {
+            seen,
+            copies,
+            acknowledged,
+        } => {
+            // Where duplicates may happen, the entry stays for another worker.
+            let stays = u8::from(state.budget.duplicates > 0);
+            state.budget.duplicates -= stays;
+            let copies = copies - 1 + stays;
+            state.requests[load] = match copies {
+                0 => Request::Ended { acknowledged },
+                _ => Request::Placed {
+                    seen,
+                    copies,
+                    acknowledged,
+                },
+            };
+            state.processes[index].work = match host {
+                // It is in the wrong stream: its api finds the owner.
+                Some(_) => give_back(state, Some(name)),
+                None => Work::Look {
+                    asked: Some((name, seen)),
+                },
+            };
+        }
+        Request::Unsent | Request::Ended { .. } => {}
+    }
+}
+
+/// What a load is called in records.
+fn name(load: usize) -> Load {
+    Load::try_from(load + 1).expect("there are few loads")
+}
+
+/// The worker's index names the contract before the record names the worker.
+pub(crate) fn list(state: &mut State, claim: Work) -> Work {
+    if let Work::Claim { id, .. } = claim {
+        state.keys(id).own = true;
+    }
+    claim
+}
+
+/// A load that was refused is placed again by its api, unless it was answered before.
+pub(crate) fn give_back(state: &mut State, asked: Option<Load>) -> Work {
+    if let Some(load) = asked {
+        let load = usize::from(load) - 1;
+        if state.requests[load]
+            == (Request::Ended {
+                acknowledged: false,
+            })
+        {
+            place(state, load);
+        }
+    }
+    Work::Idle
+}
+
+/// The sandbox does not live.
+pub(crate) fn fail_start(state: &mut State, index: usize) {
+    state.budget.failures -= 1;
+    state.processes[index].work = match state.processes[index].work {
+        Work::Start { id, generation, .. } => Work::Drop { id, generation },
+        _ => Work::Idle,
+    };
+}
+
+/// The caller of a load has its response.
+fn acknowledge(state: &mut State, load: Load) {
+    match &mut state.requests[usize::from(load) - 1] {
+        Request::Placed { acknowledged, .. } | Request::Ended { acknowledged } => {
+            *acknowledged = true;
+        }
+        Request::Unsent | Request::Sent { .. } => {}
+    }
+}
+
+/// The host enters the table, and its load is acknowledged.
+pub(crate) fn serve(state: &mut State, index: usize, host: Host) -> Work {
+    // A loss of writes may undo an unload that has just happened.
+    if !state.lost && state.unload == Unload::Done && state.unloaded[usize::from(host.load) - 1] {
+        state.violation = Some("an unloaded contract is served again");
+    }
+    state.processes[index].host = Some(host);
+    acknowledge(state, host.load);
+    Work::Idle
+}

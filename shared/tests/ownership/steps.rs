@@ -1,0 +1,390 @@
+//! What each step changes.
+
+use crate::comparison::{Comparison, compare};
+use crate::farm::{Action, Farm};
+use crate::loads::{fail_start, give_back, list, place, serve, take};
+use crate::rules::Rule;
+use crate::script::{Answer, Contract, Generation, Id, Load};
+use crate::state::{Fate, Host, Process, Reaper, Request, State, Unload, Work};
+
+impl Farm {
+    pub(crate) fn apply(&self, state: &mut State, action: Action) {
+        match action {
+            Action::SendLoad(load) => {
+                state.budget.loads -= 1;
+                place(state, load);
+            }
+            Action::SendAgain(load) => place(state, load),
+            Action::TakeLoad(index, load) => take(state, index, load),
+            Action::Adopt(index) => state.processes[index].work = Work::Look { asked: None },
+            Action::Step(index) => self.step(state, index),
+            Action::FailStart(index) => fail_start(state, index),
+            Action::Raise(_)
+            | Action::Quarantine(_)
+            | Action::RaiseReplaced(_)
+            | Action::QuarantineReplaced(_)
+            | Action::EndReplaced(_)
+            | Action::Resume(_) => self.host_step(state, action),
+            Action::Compare(index) => {
+                state.processes[index].work = Work::Compare {
+                    found: state.contract,
+                };
+            }
+            Action::LiftByTime => {
+                state.budget.lifts -= 1;
+                let record = state.contract.record.as_mut().expect("it is quarantined");
+                record.quarantined = false;
+            }
+            Action::UnloadAtHost(_) | Action::UnloadRead | Action::UnloadRun => {
+                self.unload(state, action);
+            }
+            Action::Fence(..)
+            | Action::Reap(_)
+            | Action::SweepRead
+            | Action::SweepDrop
+            | Action::ListAgain => self.clean_up(state, action),
+            _ => self.fault(state, action),
+        }
+    }
+
+    /// What a host does by itself.
+    fn host_step(&self, state: &mut State, action: Action) {
+        let rules = self.rules;
+        match action {
+            Action::Raise(index) => {
+                state.budget.raises -= 1;
+                let host = state.processes[index].host.as_mut().expect("it has a host");
+                match state.contract.raise(rules, host.id, host.generation) {
+                    Answer::Done(generation) => host.generation = generation,
+                    Answer::No => state.processes[index].host = None,
+                }
+            }
+            Action::Quarantine(index) => {
+                state.budget.quarantines -= 1;
+                let host = state.processes[index].host.take().expect("it has a host");
+                state.contract.quarantine(rules, host.id, host.generation);
+            }
+            Action::RaiseReplaced(index) => {
+                state.budget.raises -= 1;
+                let host = state.processes[index].replaced.take().expect("it has one");
+                if state.contract.raise(rules, host.id, host.generation) != Answer::No
+                    && !state.lost
+                {
+                    state.violation = Some("a replaced host raised the generation");
+                }
+            }
+            Action::QuarantineReplaced(index) => {
+                state.budget.quarantines -= 1;
+                let host = state.processes[index].replaced.take().expect("it has one");
+                if state.contract.quarantine(rules, host.id, host.generation) != Answer::No
+                    && !state.lost
+                {
+                    state.violation = Some("a replaced host quarantined its successor");
+                }
+            }
+            Action::EndReplaced(index) => state.processes[index].replaced = None,
+            Action::Resume(index) => {
+                let process = &mut state.processes[index];
+                let host = process.host.as_mut().expect("it has a host");
+                let (old, new) = (host.id, process.id);
+                let answer = state.contract.resume(old, new, host.generation, host.load);
+                if answer == Answer::No {
+                    process.host = None;
+                } else {
+                    (host.id, host.confirmed) = (new, true);
+                    state.keys(new).own = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The next step of a process' work.
+    fn step(&self, state: &mut State, index: usize) {
+        let rules = self.rules;
+        let Process { id, work, .. } = state.processes[index];
+        let next = match work {
+            Work::Idle => Work::Idle,
+            Work::Look { asked } => self.look(state, index, asked),
+            Work::Check {
+                asked,
+                owner,
+                generation,
+            } => self.check(state, id, asked, (owner, generation)),
+            Work::Claim {
+                asked,
+                owner,
+                generation,
+                id,
+            } => match state.contract.claim(rules, (owner, generation), id, asked) {
+                Answer::Done(generation) => Work::Start {
+                    load: asked,
+                    id,
+                    generation,
+                },
+                Answer::No => give_back(state, asked),
+            },
+            Work::Start {
+                load: Some(load),
+                id,
+                generation,
+            } => Work::Ready {
+                load,
+                id,
+                generation,
+            },
+            Work::Start {
+                load: None,
+                id,
+                generation,
+            } => Self::adopt(state, index, id, generation),
+            Work::Ready {
+                load,
+                id,
+                generation,
+            } => self.ready(state, index, (id, generation), load),
+            Work::Drop { id, generation } => {
+                state.contract.drop(rules, id, generation);
+                Work::Idle
+            }
+            Work::Switch { load } => self.switch(state, index, load),
+            Work::Compare { found } => Self::compare(state, index, &found),
+        };
+        state.processes[index].work = next;
+    }
+
+    /// Whether the contract may be taken from its owner.
+    fn check(
+        &self,
+        state: &mut State,
+        id: Id,
+        asked: Option<Load>,
+        (owner, generation): (Id, Generation),
+    ) -> Work {
+        let may_take = match state.fate(owner) {
+            Fate::Fenced | Fate::Cleared => true,
+            Fate::Lapsed => !self.rules.has(Rule::TakeOnlyFromFenced),
+            Fate::Lives => false,
+        };
+        if !may_take {
+            return give_back(state, asked);
+        }
+        let claim = Work::Claim {
+            asked,
+            owner: Some(owner),
+            generation,
+            id,
+        };
+        list(state, claim)
+    }
+
+    fn ready(
+        &self,
+        state: &mut State,
+        index: usize,
+        (id, generation): (Id, Generation),
+        load: Load,
+    ) -> Work {
+        match state.contract.ready(self.rules, id, generation, load) {
+            Answer::Done(generation) => {
+                let confirmed = id == state.processes[index].id;
+                let host = Host {
+                    id,
+                    generation,
+                    load,
+                    confirmed,
+                };
+                serve(state, index, host)
+            }
+            Answer::No => give_back(state, Some(load)),
+        }
+    }
+
+    fn look(&self, state: &mut State, index: usize, asked: Option<(Load, Generation)>) -> Work {
+        let (owner, generation) = state.contract.at();
+        let load = asked.map(|(load, _)| load);
+        let id = state.processes[index].id;
+        if let Some((load, seen)) = asked
+            && seen != generation
+            && self.rules.has(Rule::CompareSeen)
+        {
+            return give_back(state, Some(load));
+        }
+        match owner {
+            // An adoption takes a free contract only.
+            Some(_) if load.is_none() => Work::Idle,
+            Some(owner) => Work::Check {
+                asked: load,
+                owner,
+                generation,
+            },
+            None => list(
+                state,
+                Work::Claim {
+                    asked: load,
+                    owner: None,
+                    generation,
+                    id,
+                },
+            ),
+        }
+    }
+
+    fn adopt(state: &mut State, index: usize, id: Id, generation: Generation) -> Work {
+        let record = state.contract.record;
+        let is_own = |record: &crate::script::Record| {
+            record.owner == Some(id) && record.generation == generation
+        };
+        // What it runs is what it read; whether it is still its own, comparison finds out.
+        let Some(load) = record.filter(is_own).and_then(|record| record.load) else {
+            return Work::Drop { id, generation };
+        };
+        if state.processes[index].id != id {
+            return Work::Drop { id, generation };
+        }
+        serve(
+            state,
+            index,
+            Host {
+                id,
+                generation,
+                load,
+                confirmed: true,
+            },
+        )
+    }
+
+    fn switch(&self, state: &mut State, index: usize, load: Load) -> Work {
+        let Some(old) = state.processes[index].host.filter(|host| host.confirmed) else {
+            return give_back(state, Some(load));
+        };
+        match state
+            .contract
+            .switch(self.rules, old.id, old.generation, load)
+        {
+            Answer::Done(generation) => {
+                state.processes[index].replaced = Some(old);
+                serve(
+                    state,
+                    index,
+                    Host {
+                        generation,
+                        load,
+                        ..old
+                    },
+                )
+            }
+            Answer::No => {
+                state.processes[index].host = None;
+                give_back(state, Some(load))
+            }
+        }
+    }
+
+    fn compare(state: &mut State, index: usize, found: &Contract) -> Work {
+        let process = state.processes[index];
+        match (compare(&process, found), process.host) {
+            (Comparison::Restore, Some(host)) => {
+                let answer = state.contract.restore(host.id, host.generation, host.load);
+                if answer == Answer::No {
+                    state.processes[index].host = None;
+                } else {
+                    state.keys(host.id).own = true;
+                }
+                Work::Idle
+            }
+            (Comparison::Close, _) => {
+                state.processes[index].host = None;
+                Work::Idle
+            }
+            (Comparison::Drop, _) => Work::Drop {
+                id: process.id,
+                generation: found.at().1,
+            },
+            _ => Work::Idle,
+        }
+    }
+
+    fn unload(&self, state: &mut State, action: Action) {
+        if state.unload == Unload::Unsent {
+            state.budget.unloads -= 1;
+            state.unloaded = state.requests.map(Request::is_acknowledged);
+            state.unload = Unload::Again;
+        }
+        match (action, state.unload) {
+            (Action::UnloadAtHost(index), _) => {
+                let host = state.processes[index].host.take().expect("it acts");
+                let answer = state
+                    .contract
+                    .unload(self.rules, Some(host.id), host.generation);
+                if answer != Answer::No {
+                    state.unload = Unload::Done;
+                }
+            }
+            (Action::UnloadRead, _) => {
+                let (owner, generation) = state.contract.at();
+                state.unload = Unload::Run { owner, generation };
+            }
+            (_, Unload::Run { owner, generation }) => {
+                state.unload = match state.contract.unload(self.rules, owner, generation) {
+                    Answer::Done(_) => Unload::Done,
+                    Answer::No => Unload::Again,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    fn clean_up(&self, state: &mut State, action: Action) {
+        match action {
+            Action::Fence(reaper, id) => {
+                let keys = state.keys(id);
+                if keys.inbox {
+                    (keys.inbox, keys.dead) = (false, true);
+                }
+                state.reapers[reaper] = Reaper::Read(id);
+            }
+            Action::Reap(reaper) => state.reapers[reaper] = self.reap(state, reaper),
+            Action::SweepRead => {
+                let (owner, generation) = state.contract.at();
+                state.sweeper = owner.map(|owner| (owner, generation));
+            }
+            Action::SweepDrop => {
+                let (owner, generation) = state.sweeper.take().expect("it has read");
+                state.contract.drop(self.rules, owner, generation);
+            }
+            _ => {
+                let (owner, _) = state.contract.at();
+                state.keys(owner.expect("it has an owner")).listed = true;
+            }
+        }
+    }
+
+    fn reap(&self, state: &mut State, reaper: usize) -> Reaper {
+        match state.reapers[reaper] {
+            Reaper::Idle => Reaper::Idle,
+            Reaper::Read(id) => match state.contract.at() {
+                (Some(owner), generation) if owner == id && state.keys(id).own => {
+                    Reaper::Orphan(id, generation)
+                }
+                _ => Reaper::Clean(id),
+            },
+            Reaper::Orphan(id, generation) => {
+                state.contract.orphan(self.rules, id, generation);
+                Reaper::Clean(id)
+            }
+            Reaper::Clean(id) => {
+                let keys = state.keys(id);
+                if keys.inbox && self.rules.has(Rule::NewIdAfterFence) {
+                    return Reaper::Idle;
+                }
+                (keys.dead, keys.own) = (false, false);
+                Reaper::Unlist(id)
+            }
+            Reaper::Unlist(id) => {
+                state.keys(id).listed = false;
+                Reaper::Idle
+            }
+        }
+    }
+}
