@@ -118,6 +118,7 @@ async fn place(queue: &Queue, id: u64) {
     let load = Load {
         address: address("abcd"),
         spec: spec("1"),
+        seen: None,
     };
     let envelope = Envelope {
         id: JobId(id),
