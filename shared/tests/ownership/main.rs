@@ -13,6 +13,10 @@ mod comparison;
 mod farm;
 mod faults;
 mod loads;
+mod real;
+#[path = "../queue/redis.rs"]
+#[expect(dead_code, reason = "the tests of the queue use the rest")]
+mod redis;
 mod rules;
 mod script;
 mod state;

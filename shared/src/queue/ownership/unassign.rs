@@ -22,10 +22,11 @@ free()
 return done(gen)
 ";
 
+/// A record whose `spec` Redis has lost is forgotten: without an owner nothing would complete it.
 const QUARANTINE: &str = "
 if not is_expected() then return no end
-redis.call('HDEL', record, 'loading')
-redis.call('HSET', record, 'owner', '', 'quarantined', text(now + ARGV[4]))
+free()
+if spec then redis.call('HSET', record, 'quarantined', text(now + ARGV[4])) end
 return done(gen)
 ";
 
