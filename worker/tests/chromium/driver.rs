@@ -1,4 +1,4 @@
-//! A small driver of contracts, and what the tests share.
+//! Loads and calls contracts for the tests, and holds what the tests share.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -14,12 +14,12 @@ use shared::protocol::reply::{Failure, FailureCode};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// Longer than anything here takes on a slow and busy machine.
+/// Longer than any step takes on a slow and busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-/// The browser that most tests share; its guard ends it when the tests' process ends.
+/// The browser that most tests share. Its guard ends it when the test process ends.
 static SHARED: LazyLock<Chromium> = LazyLock::new(|| {
     let config = ChromiumConfig {
         call_limit: Duration::from_secs(20),
@@ -30,16 +30,20 @@ static SHARED: LazyLock<Chromium> = LazyLock::new(|| {
 
 /// Runs a test on the runtime that the shared browser belongs to.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
-    // Not from within the runtime, which it blocks on.
+    // Outside the runtime, because starting the browser blocks on the runtime.
     LazyLock::force(&SHARED);
-    RUNTIME.block_on(async { timeout(PATIENCE * 2, test).await.expect("the test hangs") })
+    RUNTIME.block_on(async {
+        timeout(PATIENCE * 2, test)
+            .await
+            .expect("the test timed out")
+    })
 }
 
 pub(crate) fn shared() -> &'static Chromium {
     &SHARED
 }
 
-/// The defaults, with the guard in the worker's program.
+/// The default configuration, with the worker's program as the guard.
 pub(crate) fn config() -> ChromiumConfig {
     ChromiumConfig {
         guard: env!("CARGO_BIN_EXE_execution-worker").into(),
@@ -57,7 +61,7 @@ pub(crate) fn spec(limits: Limits) -> ContractSpec {
     }
 }
 
-/// Limits with only a time in them.
+/// Limits with only a time limit.
 pub(crate) fn within_ms(timeout_ms: u32) -> Limits {
     Limits {
         timeout_ms: Some(timeout_ms),
@@ -71,15 +75,15 @@ pub(crate) struct Contract {
     next: u32,
 }
 
-/// What became of one call.
+/// What happened to one call.
 #[derive(Debug)]
-pub(crate) enum Fate {
+pub(crate) enum Outcome {
     Done(Result<String, Failure>),
     NotStarted,
     Lost(String),
 }
 
-impl Fate {
+impl Outcome {
     pub(crate) fn code(&self) -> Option<FailureCode> {
         if let Self::Done(Err(failure)) = self {
             Some(failure.code)
@@ -137,7 +141,7 @@ impl Contract {
     /// Calls a method without an argument.
     pub(crate) async fn get(&mut self, method: &str) -> Result<String, Failure> {
         match self.run(&[(method, None)]).await.remove(0) {
-            Fate::Done(outcome) => outcome,
+            Outcome::Done(outcome) => outcome,
             other => panic!("{method}: {other:?}"),
         }
     }
@@ -145,29 +149,29 @@ impl Contract {
     /// Calls a method with an argument.
     pub(crate) async fn call(&mut self, method: &str, argument: &str) -> Result<String, Failure> {
         match self.run(&[(method, Some(argument))]).await.remove(0) {
-            Fate::Done(outcome) => outcome,
+            Outcome::Done(outcome) => outcome,
             other => panic!("{method}({argument}): {other:?}"),
         }
     }
 
-    /// Submits the calls together and waits until each of them has its end, or the page.
-    pub(crate) async fn run(&mut self, calls: &[(&str, Option<&str>)]) -> Vec<Fate> {
+    /// Submits the calls together and waits until each has ended, or the page is lost.
+    pub(crate) async fn run(&mut self, calls: &[(&str, Option<&str>)]) -> Vec<Outcome> {
         let first = self.submit(calls);
-        let mut fates = BTreeMap::new();
+        let mut outcomes = BTreeMap::new();
         let mut lost = None;
-        while lost.is_none() && fates.len() < calls.len() {
-            lost = self.wait(&mut fates).await;
+        while lost.is_none() && outcomes.len() < calls.len() {
+            lost = self.wait(&mut outcomes).await;
         }
         (first..self.next)
             .map(|id| {
-                fates
+                outcomes
                     .remove(&id)
-                    .unwrap_or_else(|| Fate::Lost(lost.clone().unwrap()))
+                    .unwrap_or_else(|| Outcome::Lost(lost.clone().unwrap()))
             })
             .collect()
     }
 
-    /// Submits calls; gives the number of the first.
+    /// Submits calls; returns the number of the first.
     pub(crate) fn submit(&mut self, calls: &[(&str, Option<&str>)]) -> u32 {
         let first = self.next;
         let arguments: Vec<Option<Box<RawValue>>> = calls
@@ -192,33 +196,38 @@ impl Contract {
         first
     }
 
-    /// Uses the names of the last calls again.
+    /// Reuses the numbers of the last calls.
     pub(crate) fn rewind(&mut self, calls: u32) {
         self.next -= calls;
     }
 
-    /// Notes which calls end next; gives the reason when the page is lost.
-    pub(crate) async fn wait(&mut self, fates: &mut BTreeMap<u32, Fate>) -> Option<String> {
+    /// Waits for the next events and records the calls that ended; returns the reason if the page
+    /// is lost.
+    pub(crate) async fn wait(&mut self, outcomes: &mut BTreeMap<u32, Outcome>) -> Option<String> {
         let events = timeout(PATIENCE, self.events())
             .await
-            .expect("nothing happens");
+            .expect("no event in time");
         for event in events {
-            let (call, fate) = match event {
-                Event::Done { call, outcome, .. } => {
-                    (call, Fate::Done(outcome.map(|json| json.get().to_owned())))
-                }
-                Event::NotStarted(call) => (call, Fate::NotStarted),
+            let (call, outcome) = match event {
+                Event::Done { call, outcome, .. } => (
+                    call,
+                    Outcome::Done(outcome.map(|json| json.get().to_owned())),
+                ),
+                Event::NotStarted(call) => (call, Outcome::NotStarted),
                 Event::Lost { reason } => return Some(reason),
             };
-            assert!(fates.insert(call.0, fate).is_none(), "{call:?} ended twice");
+            assert!(
+                outcomes.insert(call.0, outcome).is_none(),
+                "{call:?} ended twice"
+            );
         }
         None
     }
 
-    /// Leaves the contract alone for a while.
+    /// Makes no call for a while, and expects no event.
     pub(crate) async fn idle(&mut self, span: Duration) {
         let event = timeout(span, self.events()).await;
-        assert!(event.is_err(), "nothing was to happen: {event:?}");
+        assert!(event.is_err(), "unexpected event: {event:?}");
     }
 
     async fn events(&mut self) -> Vec<Event> {
@@ -230,7 +239,7 @@ impl Contract {
         }
     }
 
-    /// Waits for the page's end.
+    /// Waits until the page is lost; returns the reason.
     pub(crate) async fn lost(&mut self) -> String {
         loop {
             if let Some(reason) = self.wait(&mut BTreeMap::new()).await {
@@ -242,15 +251,18 @@ impl Contract {
     pub(crate) async fn close(self) {
         timeout(PATIENCE, self.page.close())
             .await
-            .expect("the page does not close");
+            .expect("the page did not close in time");
     }
 }
 
-/// Waits until something is so.
-pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until a condition holds. `what` describes it in the panic's message.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "not so: {what}");
+    while !holds() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "condition not met in time: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What is a contract, what is none, and what is said about it.
+//! Which executables are contracts, and the errors for those that are not.
 
 use execution_worker::sandbox::StartError;
 use shared::protocol::job::Limits;
@@ -43,7 +43,7 @@ fn every_form_of_a_contract_is_accepted() {
 }
 
 #[test]
-fn endpoints_are_the_own_functions_in_their_order() {
+fn endpoints_are_the_own_functions_in_order() {
     run(async {
         let source =
             "{ b() {}, a() {}, data: 1, nested: { c() {} }, ['x y']() {}, '\\u2028'() {} }";
@@ -54,7 +54,7 @@ fn endpoints_are_the_own_functions_in_their_order() {
 }
 
 #[test]
-fn an_endpoint_may_be_called_then() {
+fn an_endpoint_may_be_named_then() {
     run(async {
         let mut contract = Contract::load("function init() { return { then: () => 1 } }").await;
         assert_eq!(contract.get("then").await.unwrap(), "1");
@@ -74,7 +74,7 @@ fn endpoints_share_the_contract_as_this() {
 }
 
 #[test]
-fn a_syntax_error_is_told_with_its_place_in_the_source() {
+fn a_syntax_error_is_reported_with_its_position_in_the_source() {
     run(async {
         for (source, place) in [
             ("{ f: ) }", "(line 1, column 6)"),
@@ -91,7 +91,7 @@ fn a_syntax_error_is_told_with_its_place_in_the_source() {
 }
 
 #[test]
-fn what_has_nothing_to_call_is_no_contract() {
+fn an_executable_without_endpoints_is_refused() {
     run(async {
         for source in [
             "",
@@ -117,7 +117,7 @@ fn what_has_nothing_to_call_is_no_contract() {
 }
 
 #[test]
-fn what_throws_while_it_is_loaded_is_no_contract() {
+fn an_executable_that_throws_is_refused() {
     run(async {
         for (source, expected) in [
             ("throw new TypeError('no')", "TypeError: no"),
@@ -136,7 +136,7 @@ fn what_throws_while_it_is_loaded_is_no_contract() {
                 "throw Object.create(null)",
                 "Error: something was thrown that cannot be read",
             ),
-            // A lone surrogate would make the debugger's message unreadable.
+            // With a lone surrogate the debugger's message would be invalid.
             ("throw new Error('\\ud800')", "Error: \u{fffd}"),
         ] {
             assert_eq!(refusal(source).await, expected, "{source:?}");
@@ -145,7 +145,7 @@ fn what_throws_while_it_is_loaded_is_no_contract() {
 }
 
 #[test]
-fn what_never_finishes_loading_is_ended() {
+fn an_executable_that_never_finishes_is_terminated() {
     run(async {
         let mut config = config();
         config.load_limit = std::time::Duration::from_secs(2);
@@ -168,7 +168,7 @@ fn what_never_finishes_loading_is_ended() {
 }
 
 #[test]
-fn what_kills_its_page_while_it_is_loaded_is_no_contract() {
+fn an_executable_that_crashes_its_page_is_refused() {
     run(async {
         let reason = refusal("const a = []; for (;;) a.push(new Array(1000).fill(1.5))").await;
         assert!(

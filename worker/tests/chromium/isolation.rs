@@ -1,4 +1,4 @@
-//! What a contract can reach: neither another contract, nor the network.
+//! A contract reaches neither another contract nor the network.
 
 use crate::driver::{Contract, run};
 
@@ -32,7 +32,7 @@ fn contracts_share_nothing() {
 }
 
 #[test]
-fn state_stays_between_calls() {
+fn state_is_kept_between_calls() {
     run(async {
         let mut contract = Contract::load("let n = 0; const init = () => ({ f: () => ++n })").await;
         for expected in ["1", "2", "3"] {
@@ -43,9 +43,9 @@ fn state_stays_between_calls() {
 }
 
 #[test]
-fn nothing_is_fetched() {
+fn no_request_leaves_the_page() {
     run(async {
-        // A listener of this machine: refused or aborted, it must never be connected to.
+        // Requests to this listener may be refused or aborted, but must never connect.
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let source = "{
@@ -73,8 +73,9 @@ fn nothing_is_fetched() {
             }
         }
         contract.close().await;
-        let knock = tokio::time::timeout(std::time::Duration::from_millis(300), listener.accept());
-        assert!(knock.await.is_err(), "somebody connected");
+        let connection =
+            tokio::time::timeout(std::time::Duration::from_millis(300), listener.accept());
+        assert!(connection.await.is_err(), "a request connected");
     });
 }
 
@@ -85,14 +86,14 @@ fn no_feature_is_allowed() {
             known: () => document.featurePolicy.features().length > 50 }";
         let mut contract = Contract::load(source).await;
         assert_eq!(contract.get("f").await.unwrap(), "[]");
-        // Otherwise the empty list would prove nothing.
+        // Without known features the empty list would prove nothing.
         assert_eq!(contract.get("known").await.unwrap(), "true");
         contract.close().await;
     });
 }
 
 #[test]
-fn a_worker_does_not_run() {
+fn a_web_worker_does_not_run() {
     run(async {
         let source = "{ f: () => new Promise((r) => { try {
             const w = new Worker(URL.createObjectURL(new Blob(['postMessage(1)'])));

@@ -1,20 +1,21 @@
 //! The JavaScript engine against a real Chromium, through the interface that the worker uses.
 //!
-//! No test here measures time: where one waits, it waits for a condition, with a generous deadline.
+//! No test here measures time: a test that waits waits for a condition, with a generous deadline.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a test fails by panicking, its helpers too"
 )]
 
-mod bounds;
 mod driver;
 mod forms;
+mod installation;
 mod isolation;
-mod limits;
-mod own;
+mod own_engine;
+mod page_pool;
 mod processes;
 mod promises;
-mod spares;
+mod resource_limits;
 mod tampering;
+mod time_limits;
 mod values;

@@ -1,4 +1,5 @@
-//! The processes behind the contracts: who they are, that they are confined, and that none stays.
+//! The processes behind the contracts: which there are, that they are confined, and that none is
+//! left.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,16 +8,15 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use execution_worker::chromium::{Chromium, ChromiumConfig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use shared::protocol::job::Limits;
 
 use crate::driver::{Contract, config, eventually, run};
-use crate::own::{Own, Process};
+use crate::own_engine::{OwnEngine, Process};
 
-/// Everything that the browser is told, but for its folder and its pages' heap. Whoever changes it
-/// changes it here, too, and has read `docs/security.md`.
+/// The browser's command line without its profile folder and heap limit. Read `docs/security.md`
+/// before you change it, and change it here as well.
 const COMMAND_LINE: [&str; 31] = [
     "--headless",
     "--no-first-run",
@@ -53,7 +53,7 @@ const COMMAND_LINE: [&str; 31] = [
      IsolateSandboxedIframes",
 ];
 
-/// What would take protections away, whoever is told it.
+/// Flags that would turn off protections; no process may have them.
 const FORBIDDEN: [&str; 13] = [
     "--no-sandbox",
     "--disable-setuid-sandbox",
@@ -73,7 +73,7 @@ const FORBIDDEN: [&str; 13] = [
 #[test]
 fn a_browser_is_confined() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let contract = own.load("{ f: () => 1 }").await;
         let browser = own.browser();
         let heap = "--js-flags=--max-old-space-size=128".to_owned();
@@ -88,13 +88,13 @@ fn a_browser_is_confined() {
         assert_eq!(line, expected);
         for process in own.tree() {
             for argument in &process.command {
-                // The guard's own process has the browser's whole line, too.
+                // The guard has the browser's whole command line among its arguments.
                 let name = argument.split('=').next().unwrap_or_default();
                 assert!(!FORBIDDEN.contains(&name), "{argument}");
             }
-            // What draws has nothing to draw with: no page may fill it.
-            let draws = process.is("--type=gpu-process");
-            assert!(!draws || process.is("--use-gl=disabled"), "{process:?}");
+            // A graphics process must run without graphics, so that no page can fill its memory.
+            let is_gpu = process.is("--type=gpu-process");
+            assert!(!is_gpu || process.is("--use-gl=disabled"), "{process:?}");
         }
         let expected = if geteuid().is_root() {
             User::from_name("nobody").unwrap().unwrap().uid
@@ -135,13 +135,13 @@ fn namespace(process: &Process, kind: &str) -> PathBuf {
 }
 
 #[test]
-fn every_contract_has_a_renderer_of_its_own_and_takes_it_along() {
+fn every_contract_has_its_own_renderer_which_ends_with_it() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let mut contracts = Vec::new();
         for count in 1..=4 {
             contracts.push(own.load("{ f: () => 1 }").await);
-            // A process that a navigation left behind may take a moment to go.
+            // A renderer that a navigation left behind may take a moment to end.
             eventually("one renderer each", || own.renderers().len() == count).await;
         }
         for count in (0..4).rev() {
@@ -155,7 +155,7 @@ fn every_contract_has_a_renderer_of_its_own_and_takes_it_along() {
 #[test]
 fn a_contract_that_is_dropped_or_refused_leaves_no_renderer() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         drop(own.load("{ f: () => 1 }").await);
         for source in ["{}", "{ f: ) }", "throw 1"] {
             Contract::try_load(&own.engine, Limits::default(), source)
@@ -171,7 +171,7 @@ fn a_contract_that_is_dropped_or_refused_leaves_no_renderer() {
 #[test]
 fn a_page_stuck_in_the_engine_does_not_outlive_its_contract() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let none = own.renderers();
         let source =
             "{ sort: () => { const a = []; for (let i = 0; i < 4e6; i++) a.push((i * 7919) % 1e7);
@@ -187,9 +187,9 @@ fn a_page_stuck_in_the_engine_does_not_outlive_its_contract() {
 }
 
 #[test]
-fn a_killed_renderer_is_a_lost_contract_and_only_that() {
+fn a_killed_renderer_loses_its_contract_and_no_other() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let mut other = own.load("{ f: () => 1 }").await;
         let before = own.renderers();
         let mut contract = own.load("{ f: () => new Promise(() => {}) }").await;
@@ -207,8 +207,10 @@ fn a_killed_renderer_is_a_lost_contract_and_only_that() {
 #[test]
 fn a_killed_browser_is_replaced() {
     run(async {
-        let mut own = Own::start().await;
-        for victim in [Own::browser as fn(&Own) -> Process, |own| own.guard.clone()] {
+        let mut own = OwnEngine::start().await;
+        for victim in [OwnEngine::browser as fn(&OwnEngine) -> Process, |own| {
+            own.guard.clone()
+        }] {
             let tree = own.tree();
             let profile = own.profile();
             let mut contract = own.load("{ f: () => new Promise(() => {}) }").await;
@@ -225,33 +227,33 @@ fn a_killed_browser_is_replaced() {
             })
             .await;
             assert!(!profile.exists());
-            own.again().await;
+            own.wait_for_restart().await;
         }
         own.engine.shutdown().await;
     });
 }
 
-/// A browser that is there and says nothing is as good as dead.
+/// A browser that runs but does not reply counts as dead.
 #[test]
-fn a_browser_that_does_not_answer_is_replaced() {
+fn a_browser_that_does_not_reply_is_replaced() {
     run(async {
-        let mut own = Own::start().await;
+        let mut own = OwnEngine::start().await;
         let tree = own.tree();
-        // No call is under way: that would be over its limit first.
+        // No call is in flight: it would run over its limit before the heartbeat fails.
         let mut contract = own.load("{ f: () => 1 }").await;
         kill(Pid::from_raw(own.browser().pid), Signal::SIGSTOP).unwrap();
         assert_eq!(contract.lost().await, "its browser ended");
         contract.close().await;
-        own.again().await;
+        own.wait_for_restart().await;
         assert!(!tree.iter().any(Process::is_alive));
         own.engine.shutdown().await;
     });
 }
 
 #[test]
-fn after_shutdown_nothing_is_left() {
+fn after_shutdown_no_process_and_no_file_is_left() {
     run(async {
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let idle = own.load("{ f: () => 1 }").await;
         let mut busy = own.load("{ f: () => { for (;;) {} } }").await;
         busy.submit(&[("f", None)]);
@@ -261,16 +263,16 @@ fn after_shutdown_nothing_is_left() {
         assert!(!tree.iter().any(Process::is_alive));
         assert!(!profile.exists());
         assert_eq!(busy.lost().await, "its browser ended");
-        // Closing what is gone already does no harm.
+        // Closing a page that is already gone is a no-op.
         idle.close().await;
         busy.close().await;
     });
 }
 
 #[test]
-fn when_the_owner_of_the_guard_is_killed_nothing_is_left() {
+fn when_the_owner_of_the_guard_is_killed_no_process_and_no_file_is_left() {
     run(async {
-        // The owner holds nothing but the pipe, like a worker.
+        // Like a worker, the owner holds only the pipe.
         let mut owner = Command::new("sleep")
             .arg("1000")
             .stdout(Stdio::piped())
@@ -296,7 +298,7 @@ fn when_the_owner_of_the_guard_is_killed_nothing_is_left() {
         let tree = Process::tree(guard_pid);
         assert!(profile.exists());
 
-        // What is asked of the guard by signal it leaves to its owner.
+        // The guard ignores termination signals: only its input ends it.
         kill(Pid::from_raw(guard_pid), Signal::SIGTERM).unwrap();
         kill(Pid::from_raw(guard_pid), Signal::SIGINT).unwrap();
         owner.kill().unwrap();
@@ -305,104 +307,4 @@ fn when_the_owner_of_the_guard_is_killed_nothing_is_left() {
         assert!(!tree.iter().any(Process::is_alive));
         assert!(!profile.exists());
     });
-}
-
-/// A protection taken away, to see that it was the one that mattered.
-#[test]
-fn an_installation_that_cannot_work_is_refused_with_a_reason() {
-    run(async {
-        let nonsense = ChromiumConfig {
-            executable: Some("/bin/false".into()),
-            ..config()
-        };
-        let error = Chromium::start(nonsense).await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("Chromium ended while it was started"),
-            "{error}"
-        );
-        if geteuid().is_root() {
-            for (user, expected) in [
-                ("root", "must not run as root"),
-                ("no such", "does not exist"),
-            ] {
-                let config = ChromiumConfig {
-                    user: user.to_owned(),
-                    ..config()
-                };
-                let error = Chromium::start(config).await.unwrap_err().to_string();
-                assert!(error.contains(expected), "{error}");
-            }
-        }
-    });
-}
-
-/// Where the kernel lets nobody make a namespace, no contract is ever served.
-#[test]
-fn without_its_sandbox_no_browser_is_used() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let barred = Barred::start(folder.path());
-        let config = ChromiumConfig {
-            guard: barred.guard.clone(),
-            ..config()
-        };
-        let error = Chromium::start(config).await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("Chromium's sandbox cannot start: unprivileged user namespaces"),
-            "{error}"
-        );
-    });
-}
-
-/// A namespace of users in which no further one may be made, and a guard that runs in there. Nothing
-/// changes for others: the limit is that namespace's own.
-struct Barred {
-    holder: std::process::Child,
-    guard: PathBuf,
-}
-
-impl Barred {
-    fn start(folder: &std::path::Path) -> Self {
-        let program = config().guard;
-        let bar = "echo 0 >/proc/sys/user/max_user_namespaces";
-        let guard = folder.join("guard");
-        let (script, holder) = if geteuid().is_root() {
-            // Identities stay as they are, so that the guard can give up root in there.
-            let holder = Command::new("unshare")
-                .args(["--user", "sleep", "1000"])
-                .spawn()
-                .unwrap();
-            let pid = holder.id();
-            let others = || {
-                let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
-                of(&pid.to_string()) != of("self")
-            };
-            let deadline = std::time::Instant::now() + Duration::from_secs(10);
-            while !others() {
-                assert!(std::time::Instant::now() < deadline, "no namespace");
-                std::thread::yield_now();
-            }
-            for map in ["uid_map", "gid_map"] {
-                fs::write(format!("/proc/{pid}/{map}"), "0 0 65536\n").unwrap();
-            }
-            let enter = format!("exec nsenter --target {pid} --user sh -c");
-            (format!("{enter} '{bar}; exec \"$0\" \"$@\"'"), holder)
-        } else {
-            let enter = "exec unshare --map-current-user --keep-caps sh -c";
-            let holder = Command::new("true").spawn().unwrap();
-            (format!("{enter} '{bar}; exec \"$0\" \"$@\"'"), holder)
-        };
-        let script = format!("#!/bin/sh\n{script} {} \"$@\"\n", program.display());
-        fs::write(&guard, script).unwrap();
-        fs::set_permissions(&guard, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { holder, guard }
-    }
-}
-
-impl Drop for Barred {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        _ = self.holder.kill();
-        _ = self.holder.wait();
-    }
 }

@@ -1,4 +1,4 @@
-//! Results that come later.
+//! Calls that return promises.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use execution_worker::sandbox::Instance;
 use shared::protocol::reply::FailureCode;
 use tokio::time::timeout;
 
-use crate::driver::{Contract, Fate, PATIENCE, run, within_ms};
+use crate::driver::{Contract, Outcome, PATIENCE, run, within_ms};
 
 #[test]
-fn a_promise_gives_what_it_settles_to() {
+fn the_result_of_a_promise_is_the_value_it_settles_to() {
     let table = [
         ("Promise.resolve(1)", Ok("1")),
         ("(async () => ({ a: await 2 }))()", Ok(r#"{"a":2}"#)),
@@ -66,7 +66,7 @@ fn a_promise_gives_what_it_settles_to() {
 }
 
 #[test]
-fn promises_make_room_for_the_next_message() {
+fn pending_promises_do_not_block_the_next_message() {
     run(async {
         let mut contract = Contract::load("{ slow: () => new Promise(() => {}) }").await;
         contract.submit(&[("slow", None)]);
@@ -79,7 +79,7 @@ fn promises_make_room_for_the_next_message() {
 }
 
 #[test]
-fn a_slow_call_does_not_hold_up_a_quick_one() {
+fn a_slow_promise_does_not_delay_a_quick_call() {
     run(async {
         let source = "{ slow: () => new Promise((r) => { release = () => r('slow') }),
                         quick: () => 'quick', release: () => release() };
@@ -90,12 +90,12 @@ fn a_slow_call_does_not_hold_up_a_quick_one() {
             assert_eq!(contract.get("quick").await.unwrap(), "\"quick\"");
         }
         let release = contract.submit(&[("release", None)]);
-        let mut fates = BTreeMap::new();
-        while fates.len() < 2 {
-            assert_eq!(contract.wait(&mut fates).await, None);
+        let mut outcomes = BTreeMap::new();
+        while outcomes.len() < 2 {
+            assert_eq!(contract.wait(&mut outcomes).await, None);
         }
-        assert_eq!(fates[&slow].result(), Some("\"slow\""));
-        assert_eq!(fates[&release].result(), Some("null"));
+        assert_eq!(outcomes[&slow].result(), Some("\"slow\""));
+        assert_eq!(outcomes[&release].result(), Some("null"));
         contract.close().await;
     });
 }
@@ -107,83 +107,86 @@ fn many_promises_settle_in_any_order() {
         let mut contract = Contract::load(source).await;
         let arguments: Vec<String> = (0..100).map(|n| n.to_string()).collect();
         let calls: Vec<_> = arguments.iter().map(|a| ("f", Some(a.as_str()))).collect();
-        let fates = contract.run(&calls).await;
-        for (n, fate) in fates.iter().enumerate() {
-            if !matches!(fate, Fate::NotStarted) {
-                assert_eq!(fate.result(), Some(n.to_string().as_str()));
+        let outcomes = contract.run(&calls).await;
+        for (n, outcome) in outcomes.iter().enumerate() {
+            if !matches!(outcome, Outcome::NotStarted) {
+                assert_eq!(outcome.result(), Some(n.to_string().as_str()));
             }
         }
         contract.close().await;
     });
 }
 
-/// While the worker waits for one promise, the results of others that settle at once come before the
-/// answer to the message that started them.
+/// While the worker waits for one promise, the results of others that settle at once arrive before
+/// the reply to the message that started them.
 #[test]
-fn promises_that_settle_at_once_beside_one_that_waits() {
+fn promises_that_settle_at_once_beside_a_pending_one() {
     run(async {
         let source = "{ slow: () => new Promise((r) => { release = () => r('slow') }),
                         quick: async (a) => a, release: () => release() }; var release";
         let mut contract = Contract::load(source).await;
         let slow = contract.submit(&[("slow", None)]);
-        let mut fates = BTreeMap::new();
+        let mut outcomes = BTreeMap::new();
         for n in 0..200 {
             let quick = contract.submit(&[("quick", Some("1")), ("quick", Some("2"))]);
-            while !fates.contains_key(&(quick + 1)) || !fates.contains_key(&quick) {
-                assert_eq!(contract.wait(&mut fates).await, None, "round {n}");
+            while !outcomes.contains_key(&(quick + 1)) || !outcomes.contains_key(&quick) {
+                assert_eq!(contract.wait(&mut outcomes).await, None, "round {n}");
             }
-            assert_eq!(fates[&quick].result(), Some("1"));
-            assert_eq!(fates[&(quick + 1)].result(), Some("2"));
+            assert_eq!(outcomes[&quick].result(), Some("1"));
+            assert_eq!(outcomes[&(quick + 1)].result(), Some("2"));
         }
         while contract.page.reserve() == 0 {
-            assert_eq!(contract.wait(&mut fates).await, None);
+            assert_eq!(contract.wait(&mut outcomes).await, None);
         }
         contract.submit(&[("release", None)]);
-        while !fates.contains_key(&slow) {
-            assert_eq!(contract.wait(&mut fates).await, None);
+        while !outcomes.contains_key(&slow) {
+            assert_eq!(contract.wait(&mut outcomes).await, None);
         }
         contract.close().await;
     });
 }
 
-/// A page that is kept busy does not put off the end of a promise for ever.
+/// Keeping the page busy must not postpone a promise's time limit for ever.
 #[test]
-fn a_promise_that_never_settles_is_ended_under_load() {
+fn a_promise_that_never_settles_times_out_under_load() {
     run(async {
         let source = "{ never: () => new Promise(() => {}), quick: () => 1 }";
         let mut contract = Contract::load_with(within_ms(500), source).await;
         let never = contract.submit(&[("never", None)]);
-        let mut fates = BTreeMap::new();
+        let mut outcomes = BTreeMap::new();
         let mut lost = None;
         while lost.is_none() {
             while contract.page.reserve() > 0 {
                 contract.submit(&[("quick", None)]);
             }
-            lost = contract.wait(&mut fates).await;
+            lost = contract.wait(&mut outcomes).await;
         }
-        assert_eq!(fates[&never].code(), Some(FailureCode::ExecutionTimeout));
+        assert_eq!(outcomes[&never].code(), Some(FailureCode::ExecutionTimeout));
         contract.close().await;
     });
 }
 
 #[test]
-fn a_promise_that_never_settles_is_ended_alone() {
+fn only_the_promise_that_never_settles_is_blamed() {
     run(async {
         let source = "{ never: () => new Promise(() => {}), quick: () => 1,
                         late: () => new Promise((r) => setTimeout(r, 700, 2)) }";
         let mut contract = Contract::load_with(within_ms(1000), source).await;
         let never = contract.submit(&[("never", None)]);
-        let mut fates = BTreeMap::new();
+        let mut outcomes = BTreeMap::new();
         assert_eq!(contract.get("quick").await.unwrap(), "1");
         let late = contract.submit(&[("late", None)]);
-        assert_eq!(contract.wait(&mut fates).await, None);
-        assert_eq!(fates[&late].result(), Some("2"));
+        assert_eq!(contract.wait(&mut outcomes).await, None);
+        assert_eq!(outcomes[&late].result(), Some("2"));
         let young = contract.submit(&[("late", None)]);
-        let reason = contract.wait(&mut fates).await.expect("the page is closed");
+        let reason = contract
+            .wait(&mut outcomes)
+            .await
+            .expect("the page is closed");
         assert_eq!(reason, "a call ran longer than its limit");
-        // Blamed is the one that was overdue, not the one that stood beside it.
-        assert_eq!(fates[&never].code(), Some(FailureCode::ExecutionTimeout));
-        assert!(!fates.contains_key(&young));
+        // Only the overdue call is blamed, not the younger one beside it.
+        assert_eq!(outcomes[&never].code(), Some(FailureCode::ExecutionTimeout));
+        assert!(!outcomes.contains_key(&young));
         contract.close().await;
     });
 }
@@ -193,9 +196,9 @@ fn a_lone_promise_that_never_settles_is_a_timeout() {
     run(async {
         let source = "{ never: () => new Promise(() => {}) }";
         let mut contract = Contract::load_with(within_ms(300), source).await;
-        let fate = contract.run(&[("never", None)]).await.remove(0);
-        let Fate::Done(Err(failure)) = fate else {
-            panic!("{fate:?}")
+        let outcome = contract.run(&[("never", None)]).await.remove(0);
+        let Outcome::Done(Err(failure)) = outcome else {
+            panic!("{outcome:?}")
         };
         assert_eq!(failure.code, FailureCode::ExecutionTimeout);
         assert_eq!(failure.message, "The call ran longer than 300 ms");
@@ -205,7 +208,7 @@ fn a_lone_promise_that_never_settles_is_a_timeout() {
 }
 
 #[test]
-fn timers_stand_still_while_nobody_calls() {
+fn timers_stop_while_the_contract_is_idle() {
     let source = "let ticks = 0;
         setInterval(() => { ticks += 1 }, 10);
         const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -218,7 +221,7 @@ fn timers_stand_still_while_nobody_calls() {
         contract.idle(Duration::from_secs(4)).await;
         let ticks: u32 = contract.get("ticks").await.unwrap().parse().unwrap();
         assert!(ticks < 300, "{ticks} ticks of 400");
-        // What a call awaits goes on at its usual pace.
+        // Timers that a call awaits run at their usual pace.
         for _ in 0..3 {
             let nap: u32 = contract.get("nap").await.unwrap().parse().unwrap();
             assert!((29..800).contains(&nap), "{nap} ms");

@@ -4,7 +4,7 @@ use shared::protocol::reply::FailureCode;
 
 use crate::driver::{Contract, run};
 
-/// Everything that a page's own scripts could change under the harness.
+/// Changes to built-in objects that could affect the harness.
 const TAMPER: &[&str] = &[
     "JSON.stringify = () => '\"forged\"'; JSON.parse = () => [[0, 'forged']]",
     "Object.defineProperty(Object.prototype, 'toJSON', { get() { throw 1 } })",
@@ -34,17 +34,18 @@ const TAMPER: &[&str] = &[
 ];
 
 #[test]
-fn answers_survive_whatever_a_contract_changes() {
+fn results_are_correct_whatever_a_contract_changes() {
     run(async {
         for change in TAMPER {
-            // The change is made by the contract's own code, once it runs.
+            // The contract makes the change in one of its calls, after it was loaded.
             let source = format!(
                 "{{ tamper: () => {{ {change}; return 1 }}, object: (a) => ({{ a }}), text: () => 'x',
                     promise: async (a) => a, fail: () => null.x, list: () => [1, 2] }}"
             );
             let mut contract = Contract::load(&source).await;
             let tampered = contract.get("tamper").await;
-            // `JSON.stringify` looks for `toJSON` in a result: that is the contract's own affair.
+            // `JSON.stringify` looks up `toJSON` in a result, so these changes affect the
+            // contract's own results.
             if change.contains("toJSON") || change.contains("Proxy") {
                 assert_eq!(tampered.as_deref(), Ok("1"));
                 let failure = contract.call("object", "[1]").await.unwrap_err();
@@ -72,7 +73,8 @@ fn answers_survive_whatever_a_contract_changes() {
             assert_eq!(failure.message, expected, "{change}");
             let promised = contract.call("promise", "7").await;
             if change.contains("'constructor', { get() { throw 1 }") {
-                // `await` itself looks here: the contract's own promises are its own affair.
+                // `await` itself looks up `constructor`, so this change affects the contract's own
+                // promises.
                 assert_eq!(promised.unwrap_err().code, FailureCode::ExecutionFailed);
             } else {
                 assert_eq!(promised.as_deref(), Ok("7"), "{change}");
@@ -125,7 +127,7 @@ fn a_contract_that_replaces_its_document_is_lost() {
 }
 
 #[test]
-fn a_contract_that_navigates_elsewhere_stays() {
+fn a_contract_that_tries_to_navigate_away_stays() {
     run(async {
         for go in [
             "location = 'https://example.com/?secret'",

@@ -1,4 +1,4 @@
-//! What goes in and what comes out.
+//! Arguments, results and errors: how values are passed into and out of a page.
 
 use shared::protocol::job::Limits;
 use shared::protocol::reply::FailureCode;
@@ -6,7 +6,7 @@ use shared::protocol::reply::FailureCode;
 use crate::driver::{Contract, run};
 
 #[test]
-fn a_result_is_what_json_makes_of_it() {
+fn a_result_is_its_json_form() {
     let table = [
         ("undefined", "null"),
         ("null", "null"),
@@ -47,7 +47,7 @@ fn a_result_is_what_json_makes_of_it() {
 }
 
 #[test]
-fn what_has_no_json_form_is_told() {
+fn a_result_without_a_json_form_is_refused() {
     let table = [
         ("1n", "TypeError: Do not know how to serialize a BigInt"),
         (
@@ -84,7 +84,7 @@ fn what_has_no_json_form_is_told() {
 }
 
 #[test]
-fn what_is_thrown_is_told() {
+fn a_thrown_value_becomes_an_error_text() {
     let long = format!("Error: {}", "x".repeat(2000 - "Error: ".len()));
     let table = [
         ("throw new Error('a b')", "Error: a b"),
@@ -129,7 +129,7 @@ fn what_is_thrown_is_told() {
 }
 
 #[test]
-fn an_argument_arrives_as_it_is() {
+fn an_argument_arrives_unchanged() {
     run(async {
         let source = "{
             echo: (a) => a,
@@ -163,7 +163,7 @@ fn an_argument_arrives_as_it_is() {
 }
 
 #[test]
-fn a_deep_result_is_either_given_or_refused() {
+fn a_deep_result_is_returned_or_refused() {
     run(async {
         let source =
             "{ nest: (n) => { let a = 1; for (let i = 0; i < n; i++) a = [a]; return a } }";
@@ -175,7 +175,7 @@ fn a_deep_result_is_either_given_or_refused() {
         );
         let failure = contract.call("nest", "200000").await.unwrap_err();
         assert_eq!(failure.code, FailureCode::ResultNotJson);
-        // The page is none the worse for it.
+        // The page still works.
         assert_eq!(contract.call("nest", "1").await.unwrap(), "[1]");
         contract.close().await;
     });
@@ -234,7 +234,7 @@ fn a_result_over_the_limit_is_refused() {
 }
 
 #[test]
-fn a_method_that_is_no_endpoint_is_not_called() {
+fn only_endpoints_can_be_called() {
     run(async {
         let mut contract = Contract::load("{ f: () => 1, data: 1 }").await;
         for method in [
@@ -273,18 +273,18 @@ fn an_endpoint_may_have_any_name() {
 }
 
 #[test]
-fn two_hundred_calls_at_once_get_their_own_answers() {
+fn a_full_batch_of_calls_gets_the_right_results() {
     run(async {
         let mut contract = Contract::load("{ f: (a) => a * 2 }").await;
         let arguments: Vec<String> = (0..128).map(|n| n.to_string()).collect();
         let calls: Vec<_> = arguments.iter().map(|a| ("f", Some(a.as_str()))).collect();
         // The page may hand calls back when the machine is busy.
-        let mut fates = contract.run(&calls).await;
-        for (n, fate) in fates.iter_mut().enumerate() {
-            if matches!(fate, crate::driver::Fate::NotStarted) {
-                *fate = contract.run(&calls[n..=n]).await.remove(0);
+        let mut outcomes = contract.run(&calls).await;
+        for (n, outcome) in outcomes.iter_mut().enumerate() {
+            if matches!(outcome, crate::driver::Outcome::NotStarted) {
+                *outcome = contract.run(&calls[n..=n]).await.remove(0);
             }
-            assert_eq!(fate.result(), Some((n * 2).to_string().as_str()));
+            assert_eq!(outcome.result(), Some((n * 2).to_string().as_str()));
         }
         contract.close().await;
     });

@@ -9,7 +9,7 @@
 //! use shared::protocol::id::{ApiId, JobId};
 //! use shared::protocol::job::{Inspect, Job};
 //!
-//! let job = Envelope {
+//! let job: Envelope = Envelope {
 //!     id: JobId(1),
 //!     deadline: 1_767_225_600_000,
 //!     attempt: 1,

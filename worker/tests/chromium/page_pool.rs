@@ -1,52 +1,52 @@
-//! Pages that are made before a contract needs them.
+//! Pages that are created before a contract needs them.
 
 use std::collections::HashSet;
 
 use execution_worker::chromium::ChromiumConfig;
 
 use crate::driver::{config, eventually, run};
-use crate::own::{Own, Process};
+use crate::own_engine::{OwnEngine, Process};
 
-async fn with_one_spare() -> Own {
-    let own = Own::with(ChromiumConfig {
+async fn with_one_spare() -> OwnEngine {
+    let own = OwnEngine::with(ChromiumConfig {
         spare_pages: 1,
         ..config()
     })
     .await;
-    has_a_spare(&own).await;
+    wait_for_spare(&own).await;
     own
 }
 
-async fn has_a_spare(own: &Own) {
+async fn wait_for_spare(own: &OwnEngine) {
     eventually("a spare page", || own.engine.spare_pages() == 1).await;
-    has_renderers(own, 1).await;
+    wait_for_renderers(own, 1).await;
 }
 
-async fn has_renderers(own: &Own, count: usize) {
+async fn wait_for_renderers(own: &OwnEngine, count: usize) {
     let what = format!("{count} renderers");
     eventually(&what, || own.renderers().len() == count).await;
 }
 
 #[test]
-fn a_contract_gets_the_page_that_was_made_ahead() {
+fn a_contract_gets_the_page_that_was_created_ahead() {
     run(async {
         let own = with_one_spare().await;
         let spare = own.renderers();
         let mut contract = own.load("{ f: () => 1 }").await;
         assert_eq!(contract.get("f").await.unwrap(), "1");
         eventually("another spare page", || own.engine.spare_pages() == 1).await;
-        has_renderers(&own, 2).await;
+        wait_for_renderers(&own, 2).await;
         let others: HashSet<Process> = own.renderers().difference(&spare).cloned().collect();
         contract.close().await;
-        has_renderers(&own, 1).await;
-        // What was a contract's is gone; another page waits for the next one.
+        wait_for_renderers(&own, 1).await;
+        // The contract's page is gone; the remaining one is the new spare page.
         assert_eq!(own.renderers(), others);
         own.engine.shutdown().await;
     });
 }
 
 #[test]
-fn a_spare_page_that_died_is_not_given_to_a_contract() {
+fn a_dead_spare_page_is_not_given_to_a_contract() {
     run(async {
         let mut own = with_one_spare().await;
         for renderer in own.renderers() {
@@ -54,12 +54,12 @@ fn a_spare_page_that_died_is_not_given_to_a_contract() {
         }
         let mut contract = own.load("{ f: () => 2 }").await;
         assert_eq!(contract.get("f").await.unwrap(), "2");
-        has_renderers(&own, 2).await;
+        wait_for_renderers(&own, 2).await;
         contract.close().await;
 
         own.browser().kill();
-        own.again().await;
-        has_a_spare(&own).await;
+        own.wait_for_restart().await;
+        wait_for_spare(&own).await;
         let mut contract = own.load("{ f: () => 3 }").await;
         assert_eq!(contract.get("f").await.unwrap(), "3");
         contract.close().await;

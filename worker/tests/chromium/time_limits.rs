@@ -1,11 +1,12 @@
-//! Calls that run over their limit: who is blamed, who gets a result, and that the page ends.
+//! Calls that run over their time limit: which call is blamed, which calls keep their results, and
+//! that the page ends.
 
 use execution_worker::sandbox::Instance;
 use futures::future::join_all;
 use shared::protocol::reply::FailureCode;
 
-use crate::driver::{Contract, Fate, run, within_ms};
-use crate::own::Own;
+use crate::driver::{Contract, Outcome, run, within_ms};
+use crate::own_engine::OwnEngine;
 
 const BUSY: &str = "{
     quick: (a) => a,
@@ -20,7 +21,7 @@ const BUSY: &str = "{
     burn: () => { const f = () => { for (const t = Date.now(); Date.now() - t < 50;); setTimeout(f) }; f() },
 }";
 
-/// A call that runs on its own is always the one to blame, whatever keeps it busy.
+/// A call that runs alone is always the one to blame, whatever code it runs.
 #[test]
 fn a_lone_call_over_its_limit_is_a_timeout() {
     run(async {
@@ -34,11 +35,11 @@ fn a_lone_call_over_its_limit_is_a_timeout() {
             "later",
         ] {
             let mut contract = Contract::load_with(within_ms(300), BUSY).await;
-            let fate = contract.run(&[(method, None)]).await.remove(0);
+            let outcome = contract.run(&[(method, None)]).await.remove(0);
             assert_eq!(
-                fate.code(),
+                outcome.code(),
                 Some(FailureCode::ExecutionTimeout),
-                "{method}: {fate:?}"
+                "{method}: {outcome:?}"
             );
             contract.close().await;
         }
@@ -55,45 +56,47 @@ fn only_the_call_that_hangs_is_blamed() {
             .map(|a| ("quick", Some(a.as_str())))
             .collect();
         calls[40] = ("loop", None);
-        let fates = contract.run(&calls).await;
+        let outcomes = contract.run(&calls).await;
         assert!(
-            fates[0].result().is_some(),
+            outcomes[0].result().is_some(),
             "the first call is always started: {:?}",
-            fates[0]
+            outcomes[0]
         );
-        let handed_back = matches!(fates[40], Fate::NotStarted);
-        for (n, fate) in fates.iter().enumerate() {
-            match fate {
-                Fate::Done(Ok(json)) => {
+        let handed_back = matches!(outcomes[40], Outcome::NotStarted);
+        for (n, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Outcome::Done(Ok(json)) => {
                     assert!(n < 40 || handed_back);
                     assert_eq!(*json, n.to_string());
                 }
-                Fate::Done(Err(failure)) => {
+                Outcome::Done(Err(failure)) => {
                     assert_eq!((n, failure.code), (40, FailureCode::ExecutionTimeout));
                 }
-                Fate::NotStarted => {}
-                Fate::Lost(_) => assert!(n > 40, "call {n} was lost"),
+                Outcome::NotStarted => {}
+                Outcome::Lost(_) => assert!(n > 40, "call {n} was lost"),
             }
         }
         if !handed_back {
-            assert_eq!(fates[40].code(), Some(FailureCode::ExecutionTimeout));
-            assert!(fates[99].is_lost());
+            assert_eq!(outcomes[40].code(), Some(FailureCode::ExecutionTimeout));
+            assert!(outcomes[99].is_lost());
         }
         contract.close().await;
     });
 }
 
 #[test]
-fn what_waits_behind_a_call_that_hangs_is_not_blamed() {
+fn calls_behind_a_call_that_hangs_are_not_blamed() {
     run(async {
         let mut contract = Contract::load_with(within_ms(500), BUSY).await;
         contract.submit(&[("loop", None)]);
-        let fates = contract
+        let outcomes = contract
             .run(&[("quick", Some("1")), ("quick", Some("2"))])
             .await;
         assert!(
-            fates.iter().all(|fate| matches!(fate, Fate::NotStarted)),
-            "{fates:?}"
+            outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::NotStarted)),
+            "{outcomes:?}"
         );
         assert_eq!(contract.page.reserve(), 0);
         contract.close().await;
@@ -101,7 +104,7 @@ fn what_waits_behind_a_call_that_hangs_is_not_blamed() {
 }
 
 #[test]
-fn the_results_beside_endless_microtasks_are_kept() {
+fn results_of_calls_beside_endless_microtasks_are_kept() {
     run(async {
         let mut contract = Contract::load_with(within_ms(500), BUSY).await;
         let calls = [
@@ -109,45 +112,45 @@ fn the_results_beside_endless_microtasks_are_kept() {
             ("microtasks", None),
             ("quick", Some("2")),
         ];
-        let fates = contract.run(&calls).await;
-        assert_eq!(fates[0].result(), Some("1"), "{fates:?}");
+        let outcomes = contract.run(&calls).await;
+        assert_eq!(outcomes[0].result(), Some("1"), "{outcomes:?}");
         assert_eq!(
-            fates[1].code(),
+            outcomes[1].code(),
             Some(FailureCode::ExecutionTimeout),
-            "{fates:?}"
+            "{outcomes:?}"
         );
-        assert_eq!(fates[2].result(), Some("2"), "{fates:?}");
+        assert_eq!(outcomes[2].result(), Some("2"), "{outcomes:?}");
         contract.close().await;
     });
 }
 
 #[test]
-fn a_call_that_finished_has_its_result_even_if_the_page_hangs_after_it() {
+fn a_finished_call_keeps_its_result_if_the_page_hangs_afterwards() {
     run(async {
         let mut contract = Contract::load_with(within_ms(500), BUSY).await;
-        let fates = contract
+        let outcomes = contract
             .run(&[("leaves", None), ("quick", Some("1"))])
             .await;
-        assert_eq!(fates[0].result(), Some("\"left\""), "{fates:?}");
+        assert_eq!(outcomes[0].result(), Some("\"left\""), "{outcomes:?}");
         assert_eq!(contract.page.reserve(), 0);
         contract.close().await;
     });
 }
 
 #[test]
-fn a_page_that_hangs_in_the_engine_itself_is_closed_all_the_same() {
+fn a_page_that_hangs_in_the_engine_is_closed() {
     run(async {
         let mut contract = Contract::load_with(within_ms(300), BUSY).await;
-        let fates = contract.run(&[("quick", Some("1")), ("sort", None)]).await;
-        // It can tell nobody which of the two it is.
-        let blamed = fates[1].code() == Some(FailureCode::ExecutionTimeout);
-        assert!(blamed || fates[1].is_lost(), "{fates:?}");
+        let outcomes = contract.run(&[("quick", Some("1")), ("sort", None)]).await;
+        // The page cannot report which of the two calls hangs.
+        let blamed = outcomes[1].code() == Some(FailureCode::ExecutionTimeout);
+        assert!(blamed || outcomes[1].is_lost(), "{outcomes:?}");
         contract.close().await;
     });
 }
 
 #[test]
-fn a_page_that_burns_on_after_its_answer_can_be_closed() {
+fn a_page_that_computes_on_after_its_reply_can_be_closed() {
     run(async {
         let mut contract = Contract::load_with(within_ms(2000), BUSY).await;
         contract.get("burn").await.unwrap();
@@ -156,50 +159,50 @@ fn a_page_that_burns_on_after_its_answer_can_be_closed() {
 }
 
 #[test]
-fn a_message_does_not_start_calls_for_long() {
+fn a_message_starts_calls_only_for_its_time_slice() {
     run(async {
         let source = "{ busy: () => { for (const t = Date.now(); Date.now() - t < 20;); } }";
         let mut contract = Contract::load(source).await;
-        let fates = contract.run(&[("busy", None); 5]).await;
-        assert_eq!(fates[0].result(), Some("null"));
+        let outcomes = contract.run(&[("busy", None); 5]).await;
+        assert_eq!(outcomes[0].result(), Some("null"));
         assert!(
-            fates[1..]
+            outcomes[1..]
                 .iter()
-                .all(|fate| matches!(fate, Fate::NotStarted)),
-            "{fates:?}"
+                .all(|outcome| matches!(outcome, Outcome::NotStarted)),
+            "{outcomes:?}"
         );
         contract.close().await;
     });
 }
 
-/// Names may be used again for a call that was handed back; what was said of it then is stale.
+/// A call that was handed back may be sent again under its number. Earlier updates are stale then.
 #[test]
-fn a_call_that_was_handed_back_and_hangs_when_it_comes_again_is_blamed() {
+fn a_call_that_was_handed_back_and_hangs_when_resent_is_blamed() {
     run(async {
         let source = "{ busy: () => { for (const t = Date.now(); Date.now() - t < 20;); },
                         loop: () => { for (;;) {} } }";
         let mut contract = Contract::load_with(within_ms(500), source).await;
-        let fates = contract.run(&[("busy", None), ("loop", None)]).await;
-        assert!(matches!(fates[1], Fate::NotStarted), "{fates:?}");
+        let outcomes = contract.run(&[("busy", None), ("loop", None)]).await;
+        assert!(matches!(outcomes[1], Outcome::NotStarted), "{outcomes:?}");
         contract.rewind(1);
-        let fates = contract.run(&[("loop", None)]).await;
+        let outcomes = contract.run(&[("loop", None)]).await;
         assert_eq!(
-            fates[0].code(),
+            outcomes[0].code(),
             Some(FailureCode::ExecutionTimeout),
-            "{fates:?}"
+            "{outcomes:?}"
         );
         contract.close().await;
     });
 }
 
 #[test]
-fn a_contract_over_its_memory_is_lost() {
+fn a_contract_over_its_heap_limit_is_lost() {
     run(async {
         let source = "{ eat: () => { const a = []; for (;;) a.push(new Array(1000).fill(1.5)) } }";
         let mut contract = Contract::load(source).await;
-        let fates = contract.run(&[("eat", None)]).await;
-        let [Fate::Lost(reason)] = &fates[..] else {
-            panic!("{fates:?}")
+        let outcomes = contract.run(&[("eat", None)]).await;
+        let [Outcome::Lost(reason)] = &outcomes[..] else {
+            panic!("{outcomes:?}")
         };
         assert!(reason.starts_with("its process ended"), "{reason}");
         contract.close().await;
@@ -207,7 +210,7 @@ fn a_contract_over_its_memory_is_lost() {
 }
 
 #[test]
-fn room_is_two_messages() {
+fn two_messages_may_be_in_flight() {
     run(async {
         let mut contract = Contract::load(BUSY).await;
         assert_eq!(contract.page.reserve(), 128);
@@ -215,9 +218,9 @@ fn room_is_two_messages() {
         assert_eq!(contract.page.reserve(), 128);
         contract.submit(&[("quick", Some("2"))]);
         assert_eq!(contract.page.reserve(), 0);
-        let mut fates = std::collections::BTreeMap::new();
-        while fates.len() < 2 {
-            assert_eq!(contract.wait(&mut fates).await, None);
+        let mut outcomes = std::collections::BTreeMap::new();
+        while outcomes.len() < 2 {
+            assert_eq!(contract.wait(&mut outcomes).await, None);
         }
         assert_eq!(contract.page.reserve(), 128);
         contract.close().await;
@@ -225,13 +228,13 @@ fn room_is_two_messages() {
 }
 
 #[test]
-fn contracts_that_compute_hold_up_no_other() {
+fn contracts_that_compute_do_not_delay_others() {
     run(async {
-        let own = Own::start().await;
-        // As many as there may be messages under way to a browser at once.
-        let lanes = 4 * std::thread::available_parallelism().unwrap().get();
+        let own = OwnEngine::start().await;
+        // As many contracts as a browser has send slots.
+        let slots = 4 * std::thread::available_parallelism().unwrap().get();
         let mut busy = Vec::new();
-        for _ in 0..lanes {
+        for _ in 0..slots {
             busy.push(own.load(BUSY).await);
         }
         let mut quick = own.load(BUSY).await;
@@ -247,7 +250,7 @@ fn contracts_that_compute_hold_up_no_other() {
             quick.call("quick", "1").await
         };
         tokio::select! {
-            ends = ends => panic!("it had to wait for the others: {ends:?}"),
+            ends = ends => panic!("it waited for the busy contracts: {ends:?}"),
             answer = answer => assert_eq!(answer.unwrap(), "1"),
         }
         own.engine.shutdown().await;

@@ -1,4 +1,4 @@
-//! What a page may compute and hold, as seen from outside of it.
+//! The limits of a page's processor time and memory, which are enforced from outside the page.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +10,14 @@ use shared::protocol::reply::FailureCode;
 use shared::service::config::Env;
 
 use crate::driver::{Contract, config, run};
-use crate::own::{Own, Process};
+use crate::own_engine::{OwnEngine, Process};
 
-fn without(layer: fn(&str) -> Option<String>) -> Layers {
-    Layers::from_env(Env::table(layer)).unwrap()
+fn layers_from(variables: fn(&str) -> Option<String>) -> Layers {
+    Layers::from_env(Env::table(variables)).unwrap()
 }
 
 #[test]
-fn a_contract_that_computes_while_nobody_calls_it_is_lost() {
+fn a_contract_that_computes_while_idle_is_lost() {
     run(async {
         const BURNS: &str =
             "{ f: () => { const f = () => { for (const t = Date.now(); Date.now() - t < 20;);
@@ -26,29 +26,32 @@ fn a_contract_that_computes_while_nobody_calls_it_is_lost() {
             idle_cpu: Duration::from_millis(100),
             ..config()
         };
-        let own = Own::with(strict.clone()).await;
+        let own = OwnEngine::with(strict.clone()).await;
         let mut quiet = own.load("{ g: () => 1 }").await;
         let mut contract = own.load(BURNS).await;
         contract.get("f").await.unwrap();
-        assert_eq!(contract.lost().await, "it computed while nobody called it");
+        assert_eq!(
+            contract.lost().await,
+            "it used too much processor time while idle"
+        );
         contract.close().await;
         assert_eq!(quiet.get("g").await.unwrap(), "1");
         quiet.close().await;
         own.engine.shutdown().await;
 
-        let layers = without(|name| name.ends_with("LAYERS_OFF").then(|| "watch".to_owned()));
-        let own = Own::with(ChromiumConfig { layers, ..strict }).await;
+        let layers = layers_from(|name| name.ends_with("LAYERS_OFF").then(|| "watch".to_owned()));
+        let own = OwnEngine::with(ChromiumConfig { layers, ..strict }).await;
         let mut contract = own.load(BURNS).await;
         contract.get("f").await.unwrap();
         let lost = tokio::time::timeout(Duration::from_secs(2), contract.lost()).await;
-        lost.expect_err("nobody watches");
+        lost.expect_err("the watchdog is off");
         contract.close().await;
         own.engine.shutdown().await;
     });
 }
 
 #[test]
-fn memory_outside_the_heap_is_bounded() {
+fn memory_outside_the_heap_is_limited() {
     run(async {
         const EATS: &str = "{ f: () => { const x = []; for (let i = 0; i < 24; i++)
             x.push(new Uint8Array(8 << 20).fill(1)); return x.length } }";
@@ -56,18 +59,18 @@ fn memory_outside_the_heap_is_bounded() {
             contract_mb: 96,
             ..config()
         };
-        let own = Own::with(strict.clone()).await;
+        let own = OwnEngine::with(strict.clone()).await;
         let mut contract = own.load(EATS).await;
-        let fate = contract.run(&[("f", None)]).await.remove(0);
+        let outcome = contract.run(&[("f", None)]).await.remove(0);
         assert!(
-            fate.is_lost() || fate.code() == Some(FailureCode::ExecutionFailed),
-            "{fate:?}"
+            outcome.is_lost() || outcome.code() == Some(FailureCode::ExecutionFailed),
+            "{outcome:?}"
         );
         contract.close().await;
         own.engine.shutdown().await;
 
-        let layers = without(|name| name.ends_with("LAYERS_OFF").then(|| "memory".to_owned()));
-        let own = Own::with(ChromiumConfig { layers, ..strict }).await;
+        let layers = layers_from(|name| name.ends_with("LAYERS_OFF").then(|| "memory".to_owned()));
+        let own = OwnEngine::with(ChromiumConfig { layers, ..strict }).await;
         let mut contract = own.load(EATS).await;
         assert_eq!(contract.get("f").await.unwrap(), "24");
         contract.close().await;
@@ -76,9 +79,9 @@ fn memory_outside_the_heap_is_bounded() {
 }
 
 #[test]
-fn a_browser_has_a_cgroup_where_one_can_be_made() {
+fn a_browser_has_a_cgroup_where_the_system_allows_it() {
     run(async {
-        let own = Own::with(ChromiumConfig {
+        let own = OwnEngine::with(ChromiumConfig {
             cgroup_mb: 2048,
             ..config()
         })
@@ -98,9 +101,12 @@ fn a_browser_has_a_cgroup_where_one_can_be_made() {
             .lines()
             .find(|line| line.contains(&name))
             .map(str::to_owned);
-        assert!(group.is_some() || !may_make_groups(), "there is none");
+        assert!(
+            group.is_some() || !can_create_cgroups(),
+            "the browser has no cgroup"
+        );
         if let Some(group) = &group {
-            // All of it, and nobody else.
+            // The browser's processes are in it, and no others.
             for process in own.tree() {
                 assert_eq!(
                     groups(&process).contains(&name),
@@ -127,17 +133,17 @@ fn a_browser_has_a_cgroup_where_one_can_be_made() {
             own.engine.shutdown().await;
             assert!(!place.exists());
         } else {
-            // Nobody may make one here: the browser serves all the same.
-            eprintln!("SKIPPED: no memory cgroup can be made here");
+            // The system allows no cgroup here; the browser must work without one.
+            eprintln!("SKIPPED: no memory cgroup can be created here");
             contract.close().await;
             own.engine.shutdown().await;
         }
     });
 }
 
-/// Whether this process could have a group of version 1 below its own. Of version 2, the machine's root has
-/// to be its own.
-fn may_make_groups() -> bool {
+/// Whether this process can create a memory cgroup of version 1 below its own. With version 2 the
+/// answer is always no, so the tests accept a browser without a cgroup there.
+fn can_create_cgroups() -> bool {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = own.lines().find_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -149,17 +155,17 @@ fn may_make_groups() -> bool {
 }
 
 #[test]
-fn the_kernel_ends_who_fills_the_cgroup() {
-    if !may_make_groups() {
-        eprintln!("SKIPPED: no memory cgroup can be made here");
+fn a_contract_that_fills_the_cgroup_is_killed_by_the_kernel() {
+    if !can_create_cgroups() {
+        eprintln!("SKIPPED: no memory cgroup can be created here");
         return;
     }
     run(async {
         const EATS: &str = "{ f: () => { globalThis.x = []; for (let i = 0; i < 100; i++)
             x.push(new Uint8Array(8 << 20).fill(1)); return x.length } }";
-        // The renderer's own limit would be met first.
-        let layers = without(|name| name.ends_with("LAYERS_OFF").then(|| "memory".to_owned()));
-        let own = Own::with(ChromiumConfig {
+        // With this layer on, the renderer's own limit would apply first.
+        let layers = layers_from(|name| name.ends_with("LAYERS_OFF").then(|| "memory".to_owned()));
+        let own = OwnEngine::with(ChromiumConfig {
             layers,
             cgroup_mb: 512,
             ..config()
@@ -168,8 +174,8 @@ fn the_kernel_ends_who_fills_the_cgroup() {
         let browser = own.browser();
         let mut quiet = own.load("{ f: () => 1 }").await;
         let mut contract = own.load(EATS).await;
-        let fate = contract.run(&[("f", None)]).await.remove(0);
-        assert!(fate.is_lost(), "{fate:?}");
+        let outcome = contract.run(&[("f", None)]).await.remove(0);
+        assert!(outcome.is_lost(), "{outcome:?}");
         assert_eq!(quiet.get("f").await.unwrap(), "1");
         assert!(browser.is_alive());
         contract.close().await;
@@ -178,7 +184,7 @@ fn the_kernel_ends_who_fills_the_cgroup() {
     });
 }
 
-/// Blobs are held by the browser, beyond every limit of the page.
+/// The browser's process holds blobs, so no limit of the page applies to them.
 const BLOBS: &str =
     "{ f: async () => { globalThis.x = []; const b = new Uint8Array(8 << 20).fill(7);
     for (let i = 0; i < 30; i++) { x.push(new Blob([b])); await new Promise((r) => setTimeout(r)) }
@@ -186,22 +192,23 @@ const BLOBS: &str =
     return x.length }, g: () => 1 }";
 
 #[test]
-fn who_fills_the_browser_is_lost_and_only_that() {
+fn a_contract_that_fills_the_browser_is_lost_and_no_other() {
     run(async {
         let roomy = ChromiumConfig {
-            // 240 MB in blobs, beside what a browser needs: beyond that, but not by half as much again.
+            // 240 MB in blobs plus the browser's own need: above this limit, but below one and a
+            // half times as much.
             browser_mb: 200,
             call_limit: Duration::from_secs(20),
             ..config()
         };
-        let own = Own::with(roomy.clone()).await;
+        let own = OwnEngine::with(roomy.clone()).await;
         let browser = own.browser();
         let mut quiet = own.load("{ g: () => 1 }").await;
         let mut contract = own.load(BLOBS).await;
         contract.submit(&[("f", None)]);
         assert_eq!(
             contract.lost().await,
-            "the browser held too much memory for it"
+            "its browser held too much memory, and it was the busiest page"
         );
         contract.close().await;
         assert_eq!(quiet.get("g").await.unwrap(), "1");
@@ -209,24 +216,24 @@ fn who_fills_the_browser_is_lost_and_only_that() {
         quiet.close().await;
         own.engine.shutdown().await;
 
-        let layers = without(|name| name.ends_with("LAYERS_OFF").then(|| "watch".to_owned()));
-        let own = Own::with(ChromiumConfig { layers, ..roomy }).await;
+        let layers = layers_from(|name| name.ends_with("LAYERS_OFF").then(|| "watch".to_owned()));
+        let own = OwnEngine::with(ChromiumConfig { layers, ..roomy }).await;
         let before = own.browser().resident_mb();
         let mut contract = own.load(BLOBS).await;
         assert_eq!(contract.get("f").await.unwrap(), "30");
         let grown = own.browser().resident_mb() - before;
-        assert!(grown > 200, "the browser has grown by {grown} MB only");
+        assert!(grown > 200, "the browser has grown by only {grown} MB");
         contract.close().await;
         own.engine.shutdown().await;
     });
 }
 
 #[test]
-fn a_contract_may_have_less_memory_than_others() {
+fn a_contract_may_have_a_lower_memory_limit() {
     run(async {
         const EATS: &str = "{ f: () => { const x = []; for (let i = 0; i < 24; i++)
             x.push(new Uint8Array(8 << 20).fill(1)); return x.length } }";
-        let own = Own::start().await;
+        let own = OwnEngine::start().await;
         let limits = |memory_mb| Limits {
             memory_mb,
             ..Limits::default()
@@ -234,8 +241,12 @@ fn a_contract_may_have_less_memory_than_others() {
         for (memory_mb, fits) in [(None, true), (Some(96), false)] {
             let contract = Contract::try_load(&own.engine, limits(memory_mb), EATS).await;
             let mut contract = contract.unwrap();
-            let fate = contract.run(&[("f", None)]).await.remove(0);
-            assert_eq!(fate.result() == Some("24"), fits, "{memory_mb:?}: {fate:?}");
+            let outcome = contract.run(&[("f", None)]).await.remove(0);
+            assert_eq!(
+                outcome.result() == Some("24"),
+                fits,
+                "{memory_mb:?}: {outcome:?}"
+            );
             contract.close().await;
         }
         own.engine.shutdown().await;

@@ -1,4 +1,4 @@
-//! An engine of a test's own, and its processes as `/proc` shows them.
+//! An engine that one test has to itself, and its processes as `/proc` reports them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,12 +12,12 @@ use shared::protocol::job::Limits;
 
 use crate::driver::{Contract, config, eventually};
 
-/// A process as `/proc` shows it.
+/// A process as `/proc` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
-    born: String,
+    started: String,
     pub(crate) command: Vec<String>,
 }
 
@@ -31,13 +31,13 @@ impl Process {
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let command = String::from_utf8_lossy(&command);
         let command = command.trim_end_matches('\0');
-        // Chromium's own children write their whole line over the first argument.
+        // Chromium's child processes put their whole command line into the first argument.
         let separator = if command.contains('\0') { '\0' } else { ' ' };
         let command: Vec<String> = command.split(separator).map(str::to_owned).collect();
         Some(Self {
             pid,
             parent: fields[1].parse().ok()?,
-            born: fields[19].to_owned(),
+            started: fields[19].to_owned(),
             command,
         })
     }
@@ -49,7 +49,7 @@ impl Process {
             .collect()
     }
 
-    /// This process and everything that came of it.
+    /// This process and all its descendants.
     pub(crate) fn tree(root: i32) -> Vec<Self> {
         let all = Self::all();
         let mut tree: Vec<Self> = all.iter().filter(|p| p.pid == root).cloned().collect();
@@ -67,14 +67,14 @@ impl Process {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        Self::read(self.pid).is_some_and(|now| now.born == self.born)
+        Self::read(self.pid).is_some_and(|now| now.started == self.started)
     }
 
     pub(crate) fn kill(&self) {
         kill(Pid::from_raw(self.pid), Signal::SIGKILL).unwrap();
     }
 
-    /// What it holds of the machine's memory.
+    /// Its resident memory.
     pub(crate) fn resident_mb(&self) -> u64 {
         let kib = self.status("VmRSS");
         kib.split(' ').next().unwrap().parse::<u64>().unwrap() / 1024
@@ -89,16 +89,16 @@ impl Process {
     }
 }
 
-/// An engine with one browser of its own, and that browser's processes.
-pub(crate) struct Own {
+/// An engine that one test has to itself, with one browser.
+pub(crate) struct OwnEngine {
     pub(crate) engine: Chromium,
-    /// The guard's program under a name of its own, which tells its processes from other engines'.
+    /// The guard's program under a unique path, which identifies this engine's processes.
     pub(crate) program: PathBuf,
     pub(crate) guard: Process,
     _folder: tempfile::TempDir,
 }
 
-impl Own {
+impl OwnEngine {
     pub(crate) async fn start() -> Self {
         Self::with(config()).await
     }
@@ -127,11 +127,11 @@ impl Own {
             .find(|p| Path::new(&p.command[0]) == program)
     }
 
-    /// Waits for the browser after the one that died.
-    pub(crate) async fn again(&mut self) {
+    /// Waits until the browser that died was replaced.
+    pub(crate) async fn wait_for_restart(&mut self) {
         let (program, old) = (&self.program, &self.guard);
         let is_new = || Self::find_guard(program).filter(|guard| guard != old);
-        eventually("another guard is there", || is_new().is_some()).await;
+        eventually("another guard runs", || is_new().is_some()).await;
         self.guard = is_new().unwrap();
     }
 
