@@ -27,14 +27,14 @@ impl Queue {
         ttl: Duration,
     ) -> Result<Option<AdvisoryLock>, QueueError> {
         let token = Uuid::new_v4().simple().to_string();
-        let taken: Option<String> = redis::cmd("SET")
+        let reply: Option<String> = redis::cmd("SET")
             .arg(&key)
             .arg(&token)
             .arg(&["NX", "PX"])
             .arg(millis(ttl))
             .query_async(&mut self.pooled().await?)
             .await?;
-        Ok(taken.map(|_| AdvisoryLock { key, token, ttl }))
+        Ok(reply.map(|_| AdvisoryLock { key, token, ttl }))
     }
 
     /// Holds the lock for its full time again. False if it has expired.
