@@ -22,6 +22,9 @@ const LOCK: &str = "lock:";
 /// The start of an executable's key. One that no load recorded expires by itself.
 const EXECUTABLE: &str = "{blob:";
 
+/// The end of the key that remembers when a contract was unloaded. It expires by itself.
+const UNLOADED: &str = "}:past";
+
 /// The farm's processes that still run: those of `before`, and those that name the folder.
 pub(crate) fn processes(before: &[ProcessInfo], folder: &Path) -> Vec<ProcessInfo> {
     let mut left = processes::of_folder(folder);
@@ -46,7 +49,8 @@ pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     for key in redis.keys().await {
         let name = key.strip_prefix(prefix).unwrap_or(&key);
         let lasts = name.starts_with(PLACEMENT) || FARM.contains(&name) || REGISTRY.contains(&name);
-        let expires = name.starts_with(EXECUTABLE) || name.starts_with(LOCK);
+        let expires =
+            name.starts_with(EXECUTABLE) || name.starts_with(LOCK) || name.ends_with(UNLOADED);
         let goes = expires && redis.expires(&key).await;
         if !lasts && !goes {
             left.push(key);
