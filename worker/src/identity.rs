@@ -65,7 +65,7 @@ impl Identity {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_id_is_usable_when_its_registration_cannot_be_lost() {
         let first = WorkerId::random();
         let identity = Identity::new(first);
