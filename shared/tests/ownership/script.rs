@@ -238,7 +238,10 @@ impl Contract {
         load: Load,
     ) -> Answer {
         let Some(record) = self.record else { return No };
-        let is_free = record.owner.is_none_or(|owner| owner == old);
+        // The new id is there already where the answer was lost and the script is sent again.
+        let is_free = record
+            .owner
+            .is_none_or(|owner| owner == old || owner == new);
         if !is_free
             || record.generation != generation
             || record.load != Some(load)
