@@ -248,8 +248,9 @@ fn selected(text: &str) -> BTreeSet<(String, String)> {
 }
 
 /// The prefixes of the metrics of both programs. Words such as `execution_failed` are no metrics.
-const SHARED_PREFIXES: [&str; 5] = [
+const SHARED_PREFIXES: [&str; 6] = [
     "execution_redis_",
+    "execution_registry_",
     "execution_inbox_",
     "execution_reap",
     "execution_dead_letters_",
