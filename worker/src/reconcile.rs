@@ -78,15 +78,16 @@ async fn compare_page(worker: &Arc<Worker>, page: &[Owned]) -> Result<(), QueueE
         .iter()
         .map(|(address, contract)| (contract.spec.digest.as_str(), address))
         .collect();
-    let referenced = queue.are_blobs_kept(&references).await?;
-    let different = page.iter().zip(found.iter().zip(referenced)).filter(
-        |((_, contract), (found, is_kept))| {
-            let tenure = &contract.tenure;
-            !is_kept
-                || tenure.worker() != worker.id()
-                || tenure.compare_with(found) != Comparison::Equal
-        },
-    );
+    let are_kept = queue.are_blobs_kept(&references).await?;
+    let different =
+        page.iter()
+            .zip(found.iter().zip(are_kept))
+            .filter(|((_, contract), (found, is_kept))| {
+                let tenure = &contract.tenure;
+                !is_kept
+                    || tenure.worker() != worker.id()
+                    || tenure.compare_with(found) != Comparison::Equal
+            });
     let repairs = different.map(|((address, contract), _)| Ok((address, contract)));
     futures::stream::iter(repairs)
         .try_for_each_concurrent(CONCURRENT_REPAIRS, |(address, contract)| {
@@ -120,10 +121,14 @@ async fn repair(
                 tracing::warn!(contract = %address, "contract record restored");
                 worker.metrics.repairs.restored.increment(1);
             } else {
-                return close_elsewhere(worker, address, contract);
+                close_elsewhere(worker, address, contract);
+                return Ok(());
             }
         }
-        Comparison::Newer => return close_elsewhere(worker, address, contract),
+        Comparison::Newer => {
+            close_elsewhere(worker, address, contract);
+            return Ok(());
+        }
     }
     keep_executable(worker, address, contract).await
 }
@@ -155,7 +160,8 @@ async fn resume(
         // Without a trace of the contract, only lost data can explain that it is gone.
         let may_restore = lost_data || found.generation > 0;
         if !may_restore || !restore(id, contract).await? {
-            return close_elsewhere(worker, address, contract);
+            close_elsewhere(worker, address, contract);
+            return Ok(());
         }
         worker.metrics.repairs.restored.increment(1);
     }
@@ -217,7 +223,7 @@ fn close_elsewhere(
     worker: &Arc<Worker>,
     address: &ContractAddress,
     contract: &Arc<ContractHandle>,
-) -> Result<(), QueueError> {
+) {
     worker.metrics.repairs.closed.increment(1);
     let (worker, address, contract) = (worker.clone(), address.clone(), contract.clone());
     worker
@@ -226,7 +232,6 @@ fn close_elsewhere(
         .spawn("close lost contract", async move {
             close(&worker, &address, &contract).await;
         });
-    Ok(())
 }
 
 /// Closes a contract that is not this worker's any more: another worker owns it, or it was

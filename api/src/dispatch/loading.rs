@@ -170,18 +170,15 @@ impl Dispatcher {
             self.queue.enlist_contract(&load.address).await?;
             self.routes.invalidate(&load.address);
             let standing = self.queue.ownership(&load.address).await?.standing;
-            let outcome = match self.living_owner(standing).await? {
-                Some(worker) => {
-                    let outcome = self.attempt(worker, ticket, number).await?;
-                    self.classify(worker, outcome)?
-                }
-                None => {
-                    let load = Load {
-                        seen: Some(standing.generation),
-                        ..load.clone()
-                    };
-                    self.offer(load, ticket, number).await?
-                }
+            let outcome = if let Some(worker) = self.living_owner(standing).await? {
+                let outcome = self.attempt(worker, ticket, number).await?;
+                self.classify(worker, outcome)?
+            } else {
+                let load = Load {
+                    seen: Some(standing.generation),
+                    ..load.clone()
+                };
+                self.offer(load, ticket, number).await?
             };
             match outcome {
                 AttemptOutcome::Answered(reply) if !lacks_executable(&reply) => {

@@ -15,7 +15,11 @@ mod faults;
 mod loads;
 mod real;
 #[path = "../queue/redis.rs"]
-#[expect(dead_code, reason = "the tests of the queue use the rest")]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "it belongs to the tests of the queue, which use the rest"
+)]
 mod redis;
 mod rules;
 mod script;
