@@ -94,7 +94,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let id = WorkerId::random();
     let sandboxes = Sandboxes::start(&config, &queue, id, &life).await?;
     let identity = Arc::new(Identity::new(id));
-    let (settler, settle_task) = Settler::new(queue.clone(), identity.clone());
+    let (settler, settle_task) = Settler::new(queue.clone(), identity.clone(), life.clone());
     let worker = Arc::new(Worker {
         identity,
         queue,
@@ -150,6 +150,8 @@ async fn register(worker: &Worker) -> Result<Farm, QueueError> {
         let message = format!("worker id {id} was used before");
         return Err(QueueError::Unexpected(message));
     }
+    // Whoever sees room here offers contracts at once, and an id cannot own one before.
+    worker.identity.usable().await;
     worker.queue.report_worker(id, &worker.info()).await?;
     Ok(farm)
 }

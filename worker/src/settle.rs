@@ -144,7 +144,9 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if self.entry.is_some() {
+        // A worker that stops before it is done leaves its jobs to the reaper: it answers only when
+        // the contract may run elsewhere.
+        if self.entry.is_some() && !self.settler.life.is_stopping() {
             tracing::warn!(job = self.id.0, "job dropped without a reply");
             self.reply_lost();
         }
@@ -161,16 +163,24 @@ struct Settled {
 #[derive(Debug, Clone)]
 pub(crate) struct Settler {
     settled: mpsc::UnboundedSender<Settled>,
+    life: Lifecycle,
 }
 
 impl Settler {
     /// A settler for a new worker, and the task that must be [run](SettleTask::run) for it.
-    pub(crate) fn new(queue: Queue, identity: Arc<Identity>) -> (Self, SettleTask) {
+    pub(crate) fn new(
+        queue: Queue,
+        identity: Arc<Identity>,
+        life: Lifecycle,
+    ) -> (Self, SettleTask) {
         // An unbounded channel is safe: only accepted jobs are settled, and their number is
         // bounded.
         let (sender, settled) = mpsc::unbounded_channel();
         (
-            Self { settled: sender },
+            Self {
+                settled: sender,
+                life,
+            },
             SettleTask {
                 queue,
                 identity,
@@ -308,7 +318,8 @@ mod tests {
     /// A settler whose outcomes are collected instead of sent.
     fn settler() -> (Settler, mpsc::UnboundedReceiver<Settled>) {
         let (settled, outcomes) = mpsc::unbounded_channel();
-        (Settler { settled }, outcomes)
+        let life = Lifecycle::new();
+        (Settler { settled, life }, outcomes)
     }
 
     fn delivery(settler: &Settler) -> Delivery {

@@ -61,6 +61,11 @@ impl Lifecycle {
         self.draining.is_cancelled()
     }
 
+    /// Whether the second phase has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
     /// Whether [`Self::fail`] was called.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)

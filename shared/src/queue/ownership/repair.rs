@@ -77,6 +77,9 @@ impl Queue {
                     .arg(host.sandbox.image.as_deref().unwrap_or_default());
             })
             .await?;
+        if outcome.done().is_some() {
+            self.note_load(address).await;
+        }
         self.remove_refused(address, worker, outcome).await
     }
 

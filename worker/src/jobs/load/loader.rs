@@ -1,6 +1,7 @@
 //! One load, step by step: claim, start a sandbox, record it, serve.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use shared::protocol::job::Load;
@@ -22,6 +23,8 @@ pub(super) struct Loader<'a, E> {
     worker: &'a Arc<Worker>,
     engine: &'a E,
     load: &'a Load,
+    /// Whether Redis has not taken the executable.
+    unkept: AtomicBool,
 }
 
 /// A new contract whose calls are queued already, and whose task is not running yet.
@@ -43,6 +46,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             worker,
             engine,
             load,
+            unkept: AtomicBool::new(false),
         }
     }
 
@@ -131,6 +135,9 @@ impl<'a, E: Engine> Loader<'a, E> {
             }
         };
         self.serve(claimed, started).await?;
+        if self.unkept.load(Ordering::Relaxed) {
+            worker.comparison.notify_one();
+        }
         if let Some(before) = before {
             self.release_executable(&before.spec.digest).await;
         }
@@ -213,7 +220,12 @@ impl<'a, E: Engine> Loader<'a, E> {
         executable: &str,
         sandbox: Sandbox,
     ) -> Result<(), LoadError> {
-        self.keep(executable).await?;
+        if let Err(error) = self.keep(executable).await {
+            // The contract is loaded all the same. The comparison stores its executable as soon as
+            // Redis takes it.
+            tracing::warn!(contract = %self.load.address, %error, "executable not stored yet");
+            self.unkept.store(true, Ordering::Relaxed);
+        }
         if !tenure.record_load(&self.load.spec, &sandbox).await? {
             return Err(LoadError::from(not_assigned()).after_start());
         }
