@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::QueueError;
 use crate::service::moment::Moment;
 
-/// The time of Redis, stored as an offset to the time since this machine was started. Cheap to clone.
+/// The time of Redis, stored as an offset to the time since this machine started. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     offset_ms: Arc<AtomicI64>,
