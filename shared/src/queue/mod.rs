@@ -38,11 +38,13 @@
 //! Scripts change it ([`ownership`]), each by compare-and-set on the owner and the *generation*.
 //! Each new sandbox raises the generation, which is made from the time of Redis and only grows.
 //!
-//! A worker lives as long as its **inbox**. A lapsed lease only permits others to *fence* the worker:
+//! A worker lives as long as its **inbox**. A lapsed lease only permits others to *fence* the
+//! worker:
 //! to rename its inbox, for good. Only then may its contracts be taken. Until then the worker may
 //! renew its lease and keeps everything.
 //!
-//! The **registry** ([`registry`]) lists what exists: two sorted sets, of contracts and of executables.
+//! The **registry** ([`registry`]) lists what exists: two sorted sets, of contracts and of
+//! executables.
 //! Listings and the sweep ([`sweeper`]) read it by pages; nothing walks the key space.
 //!
 //! A worker that cannot hand everything over before it ends gives up its lease and leaves the rest
@@ -87,7 +89,8 @@
 //! # What may be run again
 //!
 //! A job that may have been started may run again if the state that it worked on died with the
-//! worker. Therefore it never runs again on the same process, under whichever id. The third death of a worker within an
+//! worker. Therefore it never runs again on the same process, under whichever id. The third death
+//! of a worker within an
 //! hour quarantines a contract that was running at each of them.
 //!
 //! # What does not belong here

@@ -92,7 +92,8 @@ impl LoadedPage {
     }
 }
 
-/// The error of an executable that was not evaluated within `limit`, while its page `computed` for so
+/// The error of an executable that was not evaluated within `limit`, while its page `computed`
+/// for so
 /// long.
 fn overdue(limit: Duration, computed: Duration) -> StartError {
     let millis = limit.as_millis();
