@@ -164,7 +164,7 @@ async fn post(client: &Client, path: &str, body: &Value) -> Answer {
     let answer = try_send(request).await;
     let took = sent.elapsed();
     assert!(took <= LIMIT, "{path} took {took:?}: {answer:?}");
-    answer.unwrap_or_else(|| panic!("{path} was not answered"))
+    answer.unwrap_or_else(|error| panic!("{path} was not answered: {error}"))
 }
 
 impl fmt::Display for Outcomes {
