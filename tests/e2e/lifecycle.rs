@@ -1,8 +1,11 @@
 //! How processes end: browsers and pages are restarted, and programs leave nothing behind.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::processes::{self, ProcessInfo};
@@ -274,5 +277,31 @@ async fn an_interrupt_ends_a_program_as_well() {
     api.signal(Signal::SIGINT);
     assert!(api.end(DEFAULT_LIMIT).await.success(), "{}", api.log());
     farm.clients.clear();
+    farm.stop().await;
+}
+
+/// Nobody answers for a frozen worker before it is fenced. Whoever asks about its contracts, or
+/// drains it, gets an answer all the same.
+#[tokio::test]
+async fn a_worker_that_does_not_answer_holds_nobody_up() {
+    let mut farm = Farm::start().await;
+    let client = farm.client().clone();
+    client.must_load("abcd", "{ one: () => 1 }").await;
+    let worker = client.owner("abcd").await.expect("it has an owner");
+    freeze(&mut farm.workers[0]);
+    let asked = Instant::now();
+    let (contract, drained) = tokio::join!(client.contract("abcd"), client.drain(&worker));
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(contract["contractAddress"], "abcd");
+    assert!(contract["queueDepth"].is_null(), "{contract}");
+    drained.error(504, "execution_timeout");
+
+    thaw(&mut farm.workers[0]);
+    // It drains, or was fenced before it could read that it should.
+    wait::until_true("the worker to answer again", DEFAULT_LIMIT, async || {
+        farm.workers[0].ended().is_some() || client.call("abcd", "one").await.status == 200
+    })
+    .await;
     farm.stop().await;
 }

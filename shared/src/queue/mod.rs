@@ -122,6 +122,7 @@ pub mod registry;
 pub mod replies;
 mod shared_connection;
 mod stream;
+mod surplus;
 pub mod sweeper;
 pub mod timing;
 
