@@ -221,7 +221,11 @@ async fn row_2_a_load_after_a_restart_of_redis_makes_no_second_owner() {
     })
     .await;
     let after = client.execute(&address, "add", &json!(2)).await;
-    assert_eq!(after.data()["count"], 2, "the page is another one: {after:?}");
+    assert_eq!(
+        after.data()["count"],
+        2,
+        "the page is another one: {after:?}"
+    );
     assert_eq!(after.generation(), before.generation());
     assert_eq!(client.owner(&address).await, Some(first.id.clone()));
     farm.wait_until_recovered().await;
