@@ -31,7 +31,7 @@ return done(gen)
 ";
 
 /// Answers 0, 1 or 2 for the cases of [`Failover`]. The death that is counted last is `death2`, the
-/// one before is `death1`. `died2` and `died1` are the workers, for `retract`.
+/// one before is `death1`. `died2` and `died1` are the workers, for `resume`.
 const ORPHAN: &str = "
 local was_running, counts_for, quarantine = ARGV[4], ARGV[5], ARGV[6]
 if exists and owner == '' and found[7] == ARGV[1] then return is_quarantined() and 2 or 1 end
