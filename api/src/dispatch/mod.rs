@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use shared::protocol::frame::Reply;
-use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
+use shared::protocol::id::{ApiId, ContractAddress};
 use shared::protocol::job::{Argument, Job};
 use shared::queue::farm::Farm;
 use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
