@@ -7,6 +7,7 @@
 use std::fmt::{Debug, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use execution_worker::chromium::ChromiumConfig;
 use execution_worker::config::Config;
 use execution_worker::docker::DockerConfig;
 use execution_worker::sandbox::CallLimits;
+use futures::future::{Either, select};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use shared::queue::{Queue, QueueError, ReaperConfig, RedisConfig};
 use shared::service::config::{Env, Reader};
 use shared::service::lifecycle::Lifecycle;
@@ -27,7 +31,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::driver::{PATIENCE, config};
+use crate::driver::{PATIENCE, config, eventually};
 use crate::own_engine::{OwnEngine, Process};
 
 /// Panics at this log message.
@@ -66,6 +70,11 @@ impl Visit for Message {
             _ = write!(self.0, "{value:?}");
         }
     }
+}
+
+/// Kills a process, which may have ended by itself.
+fn kill_if_alive(process: &Process) {
+    _ = nix::sys::signal::kill(Pid::from_raw(process.pid), Signal::SIGKILL);
 }
 
 /// A Redis on a Unix socket. It ends when this is dropped.
@@ -178,23 +187,29 @@ impl WholeWorker {
 
     /// Runs the worker, which must end by itself with an error, leave the farm, and leave no
     /// process. `disturb` runs once it is ready.
-    async fn ends(self, disturb: impl FnOnce(&Path)) {
+    async fn ends(self, disturb: impl AsyncFnOnce(&Path, &Lifecycle)) {
         let queue = self.redis.queue().await;
         let running = execution_worker::run(self.config, self.life.clone());
         let disturbing = async {
             while queue.workers().await.unwrap().is_empty() && !self.life.is_stopping() {
                 tokio::task::yield_now().await;
             }
-            disturb(&self.program);
+            disturb(&self.program, &self.life).await;
         };
-        let ended = timeout(PATIENCE * 2, async { tokio::join!(running, disturbing) });
-        let (ended, ()) = ended.await.expect("the worker ends");
-        ended.unwrap();
+        let (running, disturbing) = (pin!(running), pin!(disturbing));
+        let ended = timeout(PATIENCE * 2, async {
+            match select(running, disturbing).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right(((), running)) => running.await,
+            }
+        });
+        ended.await.expect("the worker ends").unwrap();
         assert!(self.life.has_failed(), "the program exits with an error");
         let workers = queue.workers().await.unwrap();
         assert!(workers.is_empty(), "still in the farm: {workers:?}");
-        let guard = OwnEngine::find_guard(&self.program);
-        assert_eq!(guard, None, "its browser is left");
+        // A guard ends its browser when it has lost its worker.
+        let is_left = || OwnEngine::find_guard(&self.program).is_some();
+        eventually("its browser is gone", || !is_left()).await;
     }
 }
 
@@ -203,26 +218,34 @@ impl WholeWorker {
 async fn a_panic_while_a_browser_is_replaced_ends_the_worker() {
     let worker = WholeWorker::with_chromium(config());
     let _panics = tracing::subscriber::set_default(PanicAt("browser died; restarting it"));
-    worker
-        .ends(|program| {
-            let guard = OwnEngine::find_guard(program).expect("the browser runs");
-            let tree = Process::tree(guard.pid).into_iter();
-            let browser = tree.into_iter().find(|seen| seen.parent == guard.pid);
-            browser.expect("the guard has a browser").kill();
-        })
-        .await;
+    let kill = async |program: &Path, _: &Lifecycle| {
+        let guard = OwnEngine::find_guard(program).expect("the browser runs");
+        let mut tree = Process::tree(guard.pid).into_iter();
+        let browser = tree.find(|seen| seen.parent == guard.pid);
+        browser.expect("the guard has a browser").kill();
+    };
+    worker.ends(kill).await;
 }
 
+/// Pages whose processes end while they are created.
 #[tokio::test]
 async fn a_panic_while_spare_pages_are_created_ends_the_worker() {
     let worker = WholeWorker::with_chromium(ChromiumConfig {
         spare_pages: 1,
-        // No page can be created in so short a time.
-        load_limit: Duration::from_micros(1),
         ..config()
     });
     let _panics = tracing::subscriber::set_default(PanicAt("page could not be created"));
-    worker.ends(|_| ()).await;
+    let kill_all = async |program: &Path, life: &Lifecycle| {
+        while !life.is_stopping() {
+            if let Some(guard) = OwnEngine::find_guard(program) {
+                let tree = Process::tree(guard.pid).into_iter();
+                let pages = tree.filter(|seen| seen.is("--type=renderer"));
+                pages.for_each(|page| kill_if_alive(&page));
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    worker.ends(kill_all).await;
 }
 
 /// A daemon that answers everything and closes each stream of events at once.
@@ -238,6 +261,6 @@ async fn a_panic_while_docker_s_events_are_followed_ends_the_worker() {
     let serving = tokio::spawn(axum::serve(listener, daemon).into_future());
     let worker = WholeWorker::with_docker(host);
     let _panics = tracing::subscriber::set_default(PanicAt("docker event stream ended"));
-    worker.ends(|_| ()).await;
+    worker.ends(async |_: &Path, _: &Lifecycle| ()).await;
     serving.abort();
 }
