@@ -197,7 +197,7 @@ impl WholeWorker {
             disturb(&self.program, &self.life).await;
         };
         let (running, disturbing) = (pin!(running), pin!(disturbing));
-        let ended = timeout(PATIENCE * 2, async {
+        let ended = timeout(PATIENCE * 4, async {
             match select(running, disturbing).await {
                 Either::Left((ended, _)) => ended,
                 Either::Right(((), running)) => running.await,
