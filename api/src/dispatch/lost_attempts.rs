@@ -1,5 +1,5 @@
-//! Attempts that may have been started and got no reply: whether the job may be sent again, and what
-//! its end may promise.
+//! Attempts that may have been started and got no reply: whether the job may be sent again, and
+//! what its end may promise.
 
 use shared::protocol::frame::Reply;
 use shared::protocol::id::WorkerId;

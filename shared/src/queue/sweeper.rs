@@ -2,7 +2,8 @@
 //! one; a lock keeps them from sweeping at the same time.
 //!
 //! It removes entries of contracts that are not loaded, offers contracts without an owner, unloads
-//! replicas without their contract (`surplus.rs`), and drops stale references to executables. Each step may be repeated, and may be interrupted anywhere.
+//! replicas without their contract (`surplus.rs`), and drops stale references to executables. Each
+//! step may be repeated, and may be interrupted anywhere.
 
 use super::contracts::ContractRecord;
 use super::lock::AdvisoryLock;

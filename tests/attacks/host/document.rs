@@ -1,5 +1,5 @@
-//! H3, H4, H8: a contract that reads files through its document, leaves it, or breaks out of the text
-//! that it is inserted into. Each needs more than the answer of one call.
+//! H3, H4, H8: a contract that reads files through its document, leaves it, or breaks out of the
+//! text that it is inserted into. Each needs more than the answer of one call.
 
 use std::fs::FileTimes;
 use std::time::SystemTime;

@@ -117,8 +117,8 @@ async fn a_quarantined_contract_is_closed_and_stays_quarantined() {
     assert!(found.quarantined && found.standing.owner.is_none());
 }
 
-/// The answer of a claim was lost, or a claim could not be withdrawn: the registry assigns contracts
-/// to this worker that it does not have.
+/// The answer of a claim was lost, or a claim could not be withdrawn: the registry assigns
+/// contracts to this worker that it does not have.
 #[tokio::test]
 async fn an_assignment_that_the_worker_does_not_know_is_dropped_and_offered() {
     let farm = TestFarm::start();
