@@ -171,8 +171,8 @@ async fn retries_of(client: &Client) -> u64 {
 }
 
 /// Row 2. Redis was restarted while the owner of a contract was frozen: its lease has lapsed, but
-/// it lives and nobody has fenced it. Another worker must not take the contract, however often it is
-/// asked to load it: otherwise both would run it as soon as the owner goes on.
+/// it lives and nobody has fenced it. Another worker must not take the contract, however often it
+/// is asked to load it: otherwise both would run it as soon as the owner goes on.
 #[tokio::test]
 async fn row_2_a_load_after_a_restart_of_redis_makes_no_second_owner() {
     let _machine = shared().await;
