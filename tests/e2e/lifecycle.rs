@@ -1,8 +1,11 @@
 //! How processes end: browsers and pages are restarted, and programs leave nothing behind.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::processes::{self, ProcessInfo};
@@ -274,5 +277,32 @@ async fn an_interrupt_ends_a_program_as_well() {
     api.signal(Signal::SIGINT);
     assert!(api.end(DEFAULT_LIMIT).await.success(), "{}", api.log());
     farm.clients.clear();
+    farm.stop().await;
+}
+
+/// Nobody answers for a frozen worker before it is fenced. Whoever asks about its contracts, or
+/// drains it, gets an answer all the same.
+#[tokio::test]
+async fn a_worker_that_does_not_answer_holds_nobody_up() {
+    let mut farm = Farm::builder().workers(0).start().await;
+    let client = farm.client().clone();
+    let first = farm.join().await;
+    client.must_load("abcd", "{ one: () => 1 }").await;
+    farm.join().await;
+    freeze(&mut farm.workers[first.index]);
+    let asked = Instant::now();
+    let (contract, drained) = tokio::join!(client.contract("abcd"), client.drain(&first.id));
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(contract["contractAddress"], "abcd");
+    assert!(contract["queueDepth"].is_null(), "{contract}");
+    drained.error(504, "execution_timeout");
+
+    thaw(&mut farm.workers[first.index]);
+    // It drains, unless the machine was so slow that it was fenced meanwhile.
+    wait::until_true("the contract to answer again", DEFAULT_LIMIT, async || {
+        client.call("abcd", "one").await.status == 200
+    })
+    .await;
     farm.stop().await;
 }

@@ -245,3 +245,6 @@ pub(crate) async fn close(worker: &Worker, address: &ContractAddress, contract: 
     drop(permit);
     worker.announce().await;
 }
+
+#[cfg(test)]
+mod tests;
