@@ -165,11 +165,7 @@ async fn deaths_of_other_workers_still_count() {
         let resumed = queue
             .resume_ownership(&contract, *standing, next, load)
             .await;
-        let left = if resumed.unwrap().done().is_some() {
-            1
-        } else {
-            0
-        };
+        let left = usize::from(resumed.unwrap().done().is_some());
         assert_eq!(left, slow, "the later one gets it back");
         let now = queue.ownership(&contract).await.unwrap().standing;
         queue.drop_ownership(&contract, now).await.unwrap();
