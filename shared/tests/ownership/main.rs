@@ -9,6 +9,7 @@
 )]
 
 mod calls;
+mod cleaning;
 mod comparison;
 mod farm;
 mod faults;
@@ -21,6 +22,7 @@ mod real;
     reason = "it belongs to the tests of the queue, which use the rest"
 )]
 mod redis;
+mod references;
 mod rules;
 mod script;
 mod state;
@@ -63,6 +65,7 @@ fn budgets() -> Vec<(&'static str, Budget)> {
         ("failover", Budget { kills: 1, silences: 1, raises: 1, ..base }),
         ("silence", Budget { silences: 2, raises: 1, ..base }),
         ("unload", Budget { unloads: 1, duplicates: 1, silences: 1, ..base }),
+        ("load after unload", Budget { loads: 2, unloads: 1, reapers: 1, ..base }),
         ("loss", Budget { losses: 1, raises: 1, silences: 1, reapers: 1, ..base }),
         ("loss of a quarantine", Budget { losses: 1, quarantines: 1, lifts: 1, ..base }),
         ("unlisting", Budget { kills: 1, unlistings: 1, ..base }),
