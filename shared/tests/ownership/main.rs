@@ -61,11 +61,11 @@ fn budgets() -> Vec<(&'static str, Budget)> {
     #[rustfmt::skip]
     let small = vec![
         ("reload", Budget { loads: 2, raises: 1, quarantines: 1, lifts: 1, ..base }),
+        ("load after unload", Budget { loads: 2, unloads: 1, reapers: 1, ..base }),
         ("failed load", Budget { loads: 2, failures: 1, quarantines: 1, ..base }),
         ("failover", Budget { kills: 1, silences: 1, raises: 1, ..base }),
         ("silence", Budget { silences: 2, raises: 1, ..base }),
         ("unload", Budget { unloads: 1, duplicates: 1, silences: 1, ..base }),
-        ("load after unload", Budget { loads: 2, unloads: 1, reapers: 1, ..base }),
         ("loss", Budget { losses: 1, raises: 1, silences: 1, reapers: 1, ..base }),
         ("loss of a quarantine", Budget { losses: 1, quarantines: 1, lifts: 1, ..base }),
         ("unlisting", Budget { kills: 1, unlistings: 1, ..base }),
