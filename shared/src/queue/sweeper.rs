@@ -2,11 +2,12 @@
 //! one; a lock keeps them from sweeping at the same time.
 //!
 //! It removes entries of contracts that are not loaded, offers contracts without an owner, unloads
-//! replicas without their contract (`surplus.rs`), and drops stale references to executables. Each
-//! step may be repeated, and may be interrupted anywhere.
+//! replicas without their contract (`surplus.rs`), adds references to executables that are missing
+//! and removes stale ones. Each step may be repeated, and may be interrupted anywhere.
 
 use super::contracts::ContractRecord;
 use super::lock::AdvisoryLock;
+use super::references::Reference;
 use super::registry::Entry;
 use super::timing::{SWEEP_INTERVAL, SWEEP_LOCK, UNUSED_ENTRY};
 use super::{Queue, QueueError};
@@ -108,6 +109,15 @@ impl Queue {
             .filter(|(entry, address)| address.replica_number() > 1 && self.is_unused(entry));
         let old_replicas = old_replicas.map(|(_, address)| address).collect();
         let surplus = self.surplus_replicas(old_replicas).await?;
+        let loaded = addresses
+            .iter()
+            .zip(&records)
+            .filter_map(|(address, record)| {
+                let record = record.as_ref()?;
+                let reference = Reference::new(address, &record.load);
+                Some((record.spec.digest.as_str(), reference))
+            });
+        self.add_references(&loaded.collect::<Vec<_>>()).await?;
         let mut waiting = Vec::new();
         for ((entry, address), record) in entries.into_iter().zip(addresses).zip(records) {
             match record {
@@ -168,7 +178,14 @@ impl Queue {
                 if !self.renew_lock(lock).await? {
                     return Ok(false);
                 }
-                if !self.sweep_blob(&entry.name).await? && self.is_unused(&entry) {
+                let is_used = match self.sweep_blob(&entry.name).await {
+                    Err(QueueError::Unexpected(reason)) => {
+                        tracing::warn!(digest = entry.name, reason, "references not compared");
+                        true
+                    }
+                    swept => swept?,
+                };
+                if !is_used && self.is_unused(&entry) {
                     self.delist(&self.keys().blobs(), Some(entry)).await;
                 }
             }
