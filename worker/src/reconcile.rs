@@ -189,7 +189,7 @@ async fn restore(id: WorkerId, contract: &ContractHandle) -> Result<bool, QueueE
 async fn keep_executable(worker: &Worker, contract: &ContractHandle) -> Result<(), QueueError> {
     let (queue, digest) = (&worker.queue, &contract.spec.digest);
     if let Some(executable) = contract.executable()
-        && executables::keep(queue, digest, &executable, &contract.tenure.reference()).await?
+        && executables::keep(queue, digest, executable, &contract.tenure.reference()).await?
     {
         worker.metrics.repairs.executables.increment(1);
     }

@@ -224,7 +224,7 @@ async fn a_panic_while_a_browser_is_replaced_ends_the_worker() {
         let browser = tree.find(|seen| seen.parent == guard.pid);
         browser.expect("the guard has a browser").kill();
     };
-    worker.ends(kill).await;
+    Box::pin(worker.ends(kill)).await;
 }
 
 /// Pages whose processes end while they are created.
@@ -245,7 +245,7 @@ async fn a_panic_while_spare_pages_are_created_ends_the_worker() {
             tokio::task::yield_now().await;
         }
     };
-    worker.ends(kill_all).await;
+    Box::pin(worker.ends(kill_all)).await;
 }
 
 /// A daemon that answers everything and closes each stream of events at once.
@@ -261,6 +261,6 @@ async fn a_panic_while_docker_s_events_are_followed_ends_the_worker() {
     let serving = tokio::spawn(axum::serve(listener, daemon).into_future());
     let worker = WholeWorker::with_docker(host);
     let _panics = tracing::subscriber::set_default(PanicAt("docker event stream ended"));
-    worker.ends(async |_: &Path, _: &Lifecycle| ()).await;
+    Box::pin(worker.ends(async |_: &Path, _: &Lifecycle| ())).await;
     serving.abort();
 }
