@@ -196,13 +196,15 @@ mod tests {
     /// A longer one could outlive the generation that an unload leaves.
     #[test]
     fn a_load_deadline_beyond_the_memory_of_unloads_is_refused() {
-        for (text, is_accepted) in [("3600000", true), ("3600001", false), ("7200000", false)] {
-            let mut reader = Reader::new(Env::table(move |name| {
-                (name == "LOAD_DEADLINE_MS").then(|| text.to_owned())
-            }));
+        let longest = |name: &str| (name == "LOAD_DEADLINE_MS").then(|| "3600000".to_owned());
+        let too_long = |name: &str| (name == "LOAD_DEADLINE_MS").then(|| "3600001".to_owned());
+        let is_accepted = |env| {
+            let mut reader = Reader::new(env);
             Config::read(&mut reader);
-            assert_eq!(reader.finish().is_ok(), is_accepted, "{text}");
-        }
+            reader.finish().is_ok()
+        };
+        assert!(is_accepted(Env::table(longest)));
+        assert!(!is_accepted(Env::table(too_long)));
     }
 
     #[test]

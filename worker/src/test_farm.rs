@@ -23,7 +23,7 @@ use crate::fence::Fence;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::settle::Settler;
-use crate::worker::Worker;
+use crate::worker::{CatchUpRequests, Worker};
 
 /// Longer than any step takes on a slow and busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,6 +93,7 @@ impl TestFarm {
             settler,
             life,
             comparison: Notify::new(),
+            catch_up: CatchUpRequests::default(),
             placements: TaskTracker::new(),
             fence: Arc::new(Fence::new()),
             cancelled: CancelledJobs::default(),
