@@ -221,6 +221,28 @@ async fn a_worker_finishes_running_calls_before_it_ends() {
     farm.stop().await;
 }
 
+/// As when an operator drains a worker, and Kubernetes then ends it.
+#[tokio::test]
+async fn a_drain_goes_on_when_its_worker_is_terminated() {
+    let mut farm = Farm::start().await;
+    let client = farm.client().clone();
+    load_all(&client, &["abcd"]).await;
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.call("abcd", "slow").await }
+    });
+    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
+        client.contract("abcd").await["queueDepth"] == 1
+    })
+    .await;
+    let id = client.workers().await[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(client.drain(&id).await.status, 202);
+    farm.workers[0].terminate().await;
+    assert_eq!(slow.await.unwrap().data(), "done");
+    farm.add_worker().await;
+    farm.stop().await;
+}
+
 #[tokio::test]
 async fn a_killed_worker_leaves_no_process_and_no_profile() {
     let mut farm = Farm::start().await;

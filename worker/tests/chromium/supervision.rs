@@ -72,11 +72,6 @@ impl Visit for Message {
     }
 }
 
-/// Kills a process, which may have ended by itself.
-fn kill_if_alive(process: &Process) {
-    _ = nix::sys::signal::kill(Pid::from_raw(process.pid), Signal::SIGKILL);
-}
-
 /// A Redis on a Unix socket. It ends when this is dropped.
 struct Redis {
     server: Child,
@@ -187,14 +182,14 @@ impl WholeWorker {
 
     /// Runs the worker, which must end by itself with an error, leave the farm, and leave no
     /// process. `disturb` runs once it is ready.
-    async fn ends(self, disturb: impl AsyncFnOnce(&Path, &Lifecycle)) {
+    async fn ends(self, disturb: impl AsyncFnOnce(&Path)) {
         let queue = self.redis.queue().await;
         let running = execution_worker::run(self.config, self.life.clone());
         let disturbing = async {
             while queue.workers().await.unwrap().is_empty() && !self.life.is_stopping() {
                 tokio::task::yield_now().await;
             }
-            disturb(&self.program, &self.life).await;
+            disturb(&self.program).await;
         };
         let (running, disturbing) = (pin!(running), pin!(disturbing));
         let ended = timeout(PATIENCE * 4, async {
@@ -213,39 +208,31 @@ impl WholeWorker {
     }
 }
 
+async fn kill_browser(program: &Path) {
+    let guard = OwnEngine::find_guard(program).expect("the browser runs");
+    let mut tree = Process::tree(guard.pid).into_iter();
+    let browser = tree.find(|seen| seen.parent == guard.pid);
+    browser.expect("the guard has a browser").kill();
+}
+
 /// On one thread, so that the subscriber gets the messages of every task of the worker.
 #[tokio::test]
 async fn a_panic_while_a_browser_is_replaced_ends_the_worker() {
     let worker = WholeWorker::with_chromium(config());
     let _panics = tracing::subscriber::set_default(PanicAt("browser died; restarting it"));
-    let kill = async |program: &Path, _: &Lifecycle| {
-        let guard = OwnEngine::find_guard(program).expect("the browser runs");
-        let mut tree = Process::tree(guard.pid).into_iter();
-        let browser = tree.find(|seen| seen.parent == guard.pid);
-        browser.expect("the guard has a browser").kill();
-    };
-    Box::pin(worker.ends(kill)).await;
+    Box::pin(worker.ends(kill_browser)).await;
 }
 
-/// Pages whose processes end while they are created.
+/// A browser that ends while many pages are created in it.
 #[tokio::test]
 async fn a_panic_while_spare_pages_are_created_ends_the_worker() {
     let worker = WholeWorker::with_chromium(ChromiumConfig {
-        spare_pages: 1,
+        // More than are created before the worker is ready.
+        spare_pages: 500,
         ..config()
     });
     let _panics = tracing::subscriber::set_default(PanicAt("page could not be created"));
-    let kill_all = async |program: &Path, life: &Lifecycle| {
-        while !life.is_stopping() {
-            if let Some(guard) = OwnEngine::find_guard(program) {
-                let tree = Process::tree(guard.pid).into_iter();
-                let pages = tree.filter(|seen| seen.is("--type=renderer"));
-                pages.for_each(|page| kill_if_alive(&page));
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    Box::pin(worker.ends(kill_all)).await;
+    Box::pin(worker.ends(kill_browser)).await;
 }
 
 /// A daemon that answers everything and closes each stream of events at once.
@@ -261,6 +248,6 @@ async fn a_panic_while_docker_s_events_are_followed_ends_the_worker() {
     let serving = tokio::spawn(axum::serve(listener, daemon).into_future());
     let worker = WholeWorker::with_docker(host);
     let _panics = tracing::subscriber::set_default(PanicAt("docker event stream ended"));
-    Box::pin(worker.ends(async |_: &Path, _: &Lifecycle| ())).await;
+    Box::pin(worker.ends(async |_: &Path| ())).await;
     serving.abort();
 }
