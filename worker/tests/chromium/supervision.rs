@@ -18,8 +18,6 @@ use execution_worker::config::Config;
 use execution_worker::docker::DockerConfig;
 use execution_worker::sandbox::CallLimits;
 use futures::future::{Either, select};
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use shared::queue::{Queue, QueueError, ReaperConfig, RedisConfig};
 use shared::service::config::{Env, Reader};
 use shared::service::lifecycle::Lifecycle;
