@@ -16,8 +16,8 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-openapi faults model soak bench bench-frames profile \
-	lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
+.PHONY: help run test attack test-compose test-kubernetes test-openapi faults model soak upgrade bench bench-frames \
+	profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,7 +26,8 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 	@scripts/farm
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
-	ATTACKS=quick $(CARGO) test --locked --release --workspace -- --skip faults:: --skip schemathesis::
+	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
+		--skip faults:: --skip schemathesis:: --skip upgrade::
 
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
@@ -48,6 +49,10 @@ model: ## Check the ownership protocol with more faults at once (ten minutes)
 
 soak: build-tests ## Inject faults under load (SOAK_SECONDS=600, SOAK_SEED=n), or attack: SOAK_ATTACKERS=4
 	$(CARGO) test --locked --release --workspace --test soak
+
+upgrade: build-tests ## Replace a farm of an earlier version (FROM=revision) by this one, under load
+	UPGRADE_FROM=$$(scripts/earlier-programs '$(FROM)') && export UPGRADE_FROM && \
+		$(CARGO) test --locked --release --workspace --test e2e -- upgrade::
 
 test-openapi: build-tests ## Test the documented HTTP interface with schemathesis, and /docs in a browser
 	@scripts/schemathesis

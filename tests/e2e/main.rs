@@ -25,3 +25,4 @@ mod settings;
 mod support;
 mod timeouts;
 mod traces;
+mod upgrade;

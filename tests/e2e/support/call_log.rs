@@ -57,7 +57,8 @@ impl Call {
         answer.map_or_else(|| "no answer".to_owned(), Answer::outcome)
     }
 
-    fn never_started(&self) -> bool {
+    /// Whether its answer states that it was certainly not run.
+    pub(crate) fn never_started(&self) -> bool {
         self.answer.as_ref().is_some_and(Answer::never_started)
     }
 

@@ -18,6 +18,7 @@ const JUDGED_WITHIN: Duration = Duration::from_mins(2);
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    port: u16,
     base: String,
 }
 
@@ -39,8 +40,14 @@ impl Client {
             .expect("a client without TLS can always be made");
         Self {
             http,
+            port,
             base: format!("http://127.0.0.1:{port}"),
         }
+    }
+
+    /// The port of the api.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of a path.

@@ -19,6 +19,7 @@ pub(crate) struct Builder {
     apis: usize,
     workers: usize,
     prefix: String,
+    programs: PathBuf,
     env: Vec<(String, String)>,
 }
 
@@ -37,6 +38,14 @@ impl Builder {
     pub(crate) fn prefix(self, prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
+            ..self
+        }
+    }
+
+    /// Starts the programs in this folder, which may be of another version.
+    pub(crate) fn programs(self, programs: &Path) -> Self {
+        Self {
+            programs: programs.to_owned(),
             ..self
         }
     }
@@ -62,6 +71,7 @@ impl Builder {
             clients: Vec::new(),
             workers: Vec::new(),
             prefix: self.prefix,
+            programs: self.programs,
             env: self.env,
             profiles,
             folder,
@@ -90,6 +100,7 @@ pub(crate) struct Farm {
     pub(crate) clients: Vec<Client>,
     pub(crate) workers: Vec<Process>,
     prefix: String,
+    programs: PathBuf,
     env: Vec<(String, String)>,
     profiles: PathBuf,
     folder: TempDir,
@@ -103,6 +114,7 @@ impl Farm {
             apis: 1,
             workers: 1,
             prefix: "exec:".to_owned(),
+            programs: programs::folder(),
             env: Vec::new(),
         }
     }
@@ -130,17 +142,35 @@ impl Farm {
     /// Starts one more api, with extra environment variables.
     pub(crate) fn spawn_api(&mut self, env: &[(&str, &str)]) {
         let port = programs::free_port();
-        let mut command = programs::api();
-        command.env("EXECUTION_API_PORT", port.to_string());
         let name = format!("api-{}", self.apis.len());
-        self.apis.push(self.spawn(&name, command, env));
+        self.apis.push(self.api_on(port, &name, env));
         self.clients.push(Client::new(port));
+    }
+
+    fn api_on(&self, port: u16, name: &str, env: &[(&str, &str)]) -> Process {
+        let mut command = programs::api_in(&self.programs);
+        command.env("EXECUTION_API_PORT", port.to_string());
+        self.spawn(name, command, env)
+    }
+
+    /// Ends an api, and starts another one on its port.
+    pub(crate) async fn replace_api(&mut self, number: usize) {
+        self.apis[number].terminate().await;
+        let client = self.clients[number].clone();
+        let name = format!("{}-next", self.apis[number].name());
+        self.apis[number] = self.api_on(client.port(), &name, &[]);
+        self.api_answers(&client).await;
+    }
+
+    /// Programs that start from now on are those in this folder.
+    pub(crate) fn use_programs(&mut self, programs: &Path) {
+        programs.clone_into(&mut self.programs);
     }
 
     /// Starts one more worker, with extra environment variables.
     pub(crate) fn spawn_worker(&mut self, env: &[(&str, &str)]) {
         let name = format!("worker-{}", self.workers.len());
-        let worker = self.spawn(&name, programs::worker(), env);
+        let worker = self.spawn(&name, programs::worker_in(&self.programs), env);
         self.workers.push(worker);
     }
 

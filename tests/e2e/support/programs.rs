@@ -1,7 +1,7 @@
 //! Where the programs under test are, and the environment in which they are started.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -17,12 +17,22 @@ const INHERITED: [&str; 5] = [
 
 /// A command for `execution-api`, with a clean environment.
 pub(crate) fn api() -> Command {
-    program("execution-api")
+    api_in(&folder())
 }
 
 /// A command for `execution-worker`, with a clean environment.
 pub(crate) fn worker() -> Command {
-    program("execution-worker")
+    worker_in(&folder())
+}
+
+/// As [`api`], of the version whose programs are in `folder`.
+pub(crate) fn api_in(folder: &Path) -> Command {
+    program(folder, "execution-api")
+}
+
+/// As [`worker`], of the version whose programs are in `folder`.
+pub(crate) fn worker_in(folder: &Path) -> Command {
+    program(folder, "execution-worker")
 }
 
 /// The folder of the profile, two above `target/PROFILE/deps/e2e-HASH`.
@@ -35,8 +45,8 @@ pub(crate) fn folder() -> PathBuf {
     folder.to_owned()
 }
 
-fn program(name: &str) -> Command {
-    let path = folder().join(name);
+fn program(folder: &Path, name: &str) -> Command {
+    let path = folder.join(name);
     assert!(
         path.is_file(),
         "{} is missing: build the programs first",
