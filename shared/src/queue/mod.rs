@@ -90,8 +90,7 @@
 //!
 //! A job that may have been started may run again if the state that it worked on died with the
 //! worker. Therefore it never runs again on the same process, under whichever id. The third death
-//! of a worker within an
-//! hour quarantines a contract that was running at each of them.
+//! of a worker within an hour quarantines a contract that was running at each of them.
 //!
 //! # What does not belong here
 //!

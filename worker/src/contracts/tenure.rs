@@ -84,9 +84,8 @@ impl Tenure {
             .map(|generation| Self::new(queue, address, LoadId::new(generation), id, generation)))
     }
 
-    /// Claims a contract that is loaded for this `engine` and has no owner. None unless it is so,
-    /// and is not
-    /// quarantined. What is loaded is in the record.
+    /// Claims a contract that is loaded for this `engine`, has no owner and is not quarantined.
+    /// Otherwise returns none. What is loaded is in the record.
     pub(crate) async fn adopt(
         worker: &Worker,
         address: &ContractAddress,
