@@ -1,5 +1,6 @@
-//! D: contracts in containers, and the part of S that is about images. Controls show that a refused action is possible for the host, for
-//! the contract itself where it is allowed, or for the same contract without limits.
+//! D: contracts in containers, and the part of S that is about images. Controls show that a refused
+//! action is possible for the host, for the contract itself where it is allowed, or for the same
+//! contract without limits.
 
 mod abuse;
 mod behaviour;
