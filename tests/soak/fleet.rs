@@ -54,6 +54,7 @@ impl Fleet {
             .env("QUARANTINE_MS", "2000")
             .env("CONTAINER_SWEEP_MS", "2000")
             .env("WORKER_ENGINES", "javascript,docker")
+            .env("CONTAINER_IMAGES", "execution-test/*")
             .start()
             .await;
         farm.enable_append_only_file().await;

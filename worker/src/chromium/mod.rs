@@ -66,4 +66,5 @@ pub use instance::ContractPage;
 pub use isolation::layers::{Layer, Layers};
 pub use process::error::LaunchError;
 pub use process::find::find;
-pub use process::guard::{check_user, run_if_asked};
+pub use process::guard::run_if_asked;
+pub use process::uids::{Uids, check_uids};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use execution_worker::sandbox::LossCause;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::{Pid, geteuid};
 use shared::protocol::job::Limits;
 
 use crate::driver::{Contract, config, eventually, run};
@@ -18,7 +18,7 @@ use crate::own_engine::{OwnEngine, Process};
 
 /// The browser's command line without its profile folder and heap limit. Read `docs/security.md`
 /// before you change it, and change it here as well.
-const COMMAND_LINE: [&str; 31] = [
+const COMMAND_LINE: [&str; 33] = [
     "--headless",
     "--no-first-run",
     "--remote-debugging-port=0",
@@ -32,6 +32,8 @@ const COMMAND_LINE: [&str; 31] = [
     "--disable-software-rasterizer",
     "--disable-3d-apis",
     "--mute-audio",
+    "--disable-audio-output",
+    "--disable-audio-input",
     "--disable-extensions",
     "--disable-breakpad",
     "--disable-notifications",
@@ -51,7 +53,7 @@ const COMMAND_LINE: [&str; 31] = [
     "--site-per-process",
     "--disable-features=WebRtcHideLocalIpsWithMdns,FedCm,WebTransport,Prerender2,FetchLaterAPI,\
      MediaRouter,DialMediaRouteProvider,OptimizationHints,SpareRendererForSitePerProcess,\
-     IsolateSandboxedIframes",
+     IsolateSandboxedIframes,AudioServiceOutOfProcess",
 ];
 
 /// Flags that would turn off protections; no process may have them.
@@ -97,18 +99,34 @@ fn a_browser_is_confined() {
             let is_gpu = process.is("--type=gpu-process");
             assert!(!is_gpu || process.is("--use-gl=disabled"), "{process:?}");
         }
-        let expected = if geteuid().is_root() {
-            User::from_name("nobody").unwrap().unwrap().uid
+        let expected = browser
+            .status("Uid")
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_owned();
+        if geteuid().is_root() {
+            let expected: u32 = expected.parse().unwrap();
+            assert!((60_800..=61_055).contains(&expected), "{expected}");
         } else {
-            geteuid()
-        };
+            assert_eq!(expected, geteuid().to_string());
+        }
         for process in own.tree().iter().filter(|p| **p != own.guard) {
             let uids = process.status("Uid");
             assert!(
-                uids.split_whitespace().all(|u| u == expected.to_string()),
+                uids.split_whitespace().all(|u| u == expected),
                 "{process:?}: {uids}"
             );
             assert!(!geteuid().is_root() || process.status("Groups").is_empty());
+        }
+        for process in own.tree().iter().filter(|p| **p != own.guard) {
+            let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid)).unwrap();
+            let core = limits
+                .lines()
+                .find(|line| line.starts_with("Max core"))
+                .unwrap();
+            let core: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+            assert_eq!(core, ["0", "0"], "{process:?}");
         }
         for renderer in own.renderers() {
             assert_eq!(renderer.status("Seccomp"), "2");
@@ -149,6 +167,60 @@ fn every_contract_has_its_own_renderer_which_ends_with_it() {
             contracts.pop().unwrap().close().await;
             assert_eq!(own.renderers().len(), count);
         }
+        own.engine.shutdown().await;
+    });
+}
+
+/// Two browsers of one host, of one worker or of several, do not share a user.
+#[test]
+fn every_browser_has_a_user_of_its_own() {
+    run(async {
+        if !geteuid().is_root() {
+            return;
+        }
+        let (one, other) = (OwnEngine::start().await, OwnEngine::start().await);
+        assert_ne!(one.browser().status("Uid"), other.browser().status("Uid"));
+        for own in [one, other] {
+            own.engine.shutdown().await;
+        }
+    });
+}
+
+/// Chromium would start a process for sound with the first contract that asks for it, which would
+/// then serve all contracts of the browser and outlive them.
+#[test]
+fn a_contract_that_plays_sound_starts_no_process() {
+    run(async {
+        let own = OwnEngine::start().await;
+        let mut contract = own
+            .load(
+                "{ f: async () => {
+                    const sound = new AudioContext();
+                    sound.createOscillator().connect(sound.destination);
+                    await Promise.race([sound.resume(), new Promise((r) => setTimeout(r, 1000))]);
+                    await navigator.mediaDevices?.enumerateDevices();
+                    return sound.state;
+                } }",
+            )
+            .await;
+        // The clock of the sound runs, so it has been asked for.
+        assert_eq!(contract.get("f").await.unwrap(), "\"running\"");
+        let kinds = || {
+            let tree = own.tree();
+            let kind = |process: &Process| {
+                let mut arguments = process.command.iter();
+                let kind =
+                    arguments.find_map(|argument| argument.strip_prefix("--utility-sub-type="));
+                kind.map(str::to_owned)
+            };
+            tree.iter().filter_map(kind).collect::<Vec<_>>()
+        };
+        assert!(
+            !kinds().iter().any(|kind| kind.contains("audio")),
+            "{:?}",
+            kinds()
+        );
+        contract.close().await;
         own.engine.shutdown().await;
     });
 }
@@ -287,7 +359,7 @@ fn when_the_owner_of_the_guard_is_killed_no_process_and_no_file_is_left() {
             .unwrap();
         let profile = std::env::temp_dir().join(format!("guard-test-{}", std::process::id()));
         let mut guard = Command::new(config().guard)
-            .args(["browser-guard", profile.to_str().unwrap(), "nobody"])
+            .args(["browser-guard", profile.to_str().unwrap(), "60800-61055"])
             .arg(execution_worker::chromium::find(None).unwrap())
             .args(["--headless", "--remote-debugging-port=0", "about:blank"])
             .arg(format!("--user-data-dir={}", profile.display()))

@@ -54,7 +54,7 @@ impl GuardedChild {
         let mut guard = Command::new(&config.guard)
             .arg(GUARD)
             .arg(&profile)
-            .arg(&config.user)
+            .arg(config.uids.to_string())
             .arg(chromium)
             .args(flags(&profile, config.heap_mb, &config.layers))
             // The worker's environment holds secrets, which a browser must not see.

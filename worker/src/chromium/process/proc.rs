@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, prlimit, setrlimit};
 
 /// The unit of processor time in `/proc`: a hundredth of a second on every Linux.
 const TICK: Duration = Duration::from_millis(10);
@@ -72,6 +72,22 @@ pub(crate) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Forbids core dumps of this process and of those that it starts.
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    Ok(setrlimit(Resource::Core, none)?)
+}
+
+/// The user that a process runs as.
+pub(crate) fn real_uid(pid: Pid) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_whitespace().next()?.parse().ok()
+}
+
 /// The processes whose parent is `parent`, zombies included.
 pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -134,6 +150,7 @@ mod tests {
     fn this_process_is_alive_and_is_a_child_of_its_parent() {
         let me = Process::find(nix::unistd::getpid()).unwrap();
         assert!(me.is_alive());
+        assert_eq!(real_uid(me.pid), Some(nix::unistd::getuid().as_raw()));
         assert!(me.own_memory() > 0 && me.data_bytes() > 0);
         assert!(children_of(nix::unistd::getppid()).contains(&me.pid));
         assert!(
