@@ -2,12 +2,13 @@
 //!
 //! This is the only module that chooses a failure's status.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::header::RETRY_AFTER;
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{Failure, FailureCode};
@@ -35,6 +36,11 @@ pub(crate) enum ApiError {
     UnsupportedMediaType,
     #[error("The request body did not arrive in time. Send the request again")]
     RequestTimeout,
+    #[error(
+        "The request body arrived too slowly while other requests waited for its place. \
+        Send the request again"
+    )]
+    BodyTooSlow,
     #[error("The request body is larger than the limit of {0} bytes")]
     PayloadTooLarge(usize),
     #[error("{0}")]
@@ -79,6 +85,22 @@ pub(crate) enum ApiError {
     MayHaveRun(Box<Self>),
 }
 
+/// How many characters of a text leave this process, in a response or a log line. Texts hold what
+/// callers and contracts wrote: a field's name, an error's message, the names of endpoints.
+const TEXT_LIMIT: usize = 2000;
+
+/// Cuts a text to [`TEXT_LIMIT`] characters.
+pub(crate) fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_LIMIT {
+        return text.into();
+    }
+    let mut ends = text.char_indices().map(|(end, _)| end).skip(TEXT_LIMIT - 1);
+    match (ends.next(), ends.next()) {
+        (Some(end), Some(_)) => format!("{}…", &text[..end]).into(),
+        _ => text.into(),
+    }
+}
+
 /// The body of every failure.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -97,7 +119,7 @@ pub(crate) struct ErrorBody<'a> {
     /// The invalid fields, each with the reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
-    fields: BTreeMap<&'a str, &'a str>,
+    fields: BTreeMap<&'a str, Cow<'a, str>>,
 }
 
 impl ApiError {
@@ -115,6 +137,22 @@ impl ApiError {
     /// This process has reached its limit of requests in progress.
     pub(crate) fn too_many_requests() -> Self {
         Self::Overloaded("Too many requests are in progress. Try again later".to_owned())
+    }
+
+    /// The bodies of other requests occupy all bytes that bodies may.
+    pub(crate) fn too_many_bytes() -> Self {
+        Self::Overloaded("Too many large requests are in progress. Try again later".to_owned())
+    }
+
+    /// As many loads are in progress as may be.
+    pub(crate) fn too_many_loads() -> Self {
+        Self::Overloaded("Too many loads are in progress. Try again later".to_owned())
+    }
+
+    /// Redis is too full for a request of this kind.
+    pub(crate) fn low_memory() -> Self {
+        let message = "The queue is low on memory. Unload contracts, or try again later";
+        Self::Overloaded(message.to_owned())
     }
 
     /// The contract is loaded, but is not assigned to a worker.
@@ -162,7 +200,9 @@ impl ApiError {
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
             }
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::RequestTimeout | Self::BodyTooSlow => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout")
+            }
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::InvalidExecutable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_executable"),
             Self::ExecutionFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "execution_failed"),
@@ -221,6 +261,7 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType
             | Self::RequestTimeout
+            | Self::BodyTooSlow
             | Self::PayloadTooLarge(_)
             | Self::Overloaded(_)
             | Self::NoCapacity(_)
@@ -245,12 +286,12 @@ impl ApiError {
         let fields = match self {
             Self::InvalidRequest(_, fields) => fields
                 .iter()
-                .map(|(name, why)| (*name, why.as_str()))
+                .map(|(name, why)| (*name, cut(why)))
                 .collect(),
             _ => BTreeMap::new(),
         };
         ErrorBody {
-            error: self.to_string(),
+            error: cut(&self.to_string()).into_owned(),
             code: self.code(),
             request_id,
             started: self.never_started().then_some(false),
@@ -264,6 +305,11 @@ impl ApiError {
         let mut response = (self.status(), body).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status() == StatusCode::REQUEST_TIMEOUT {
+            // The rest of the body is not read.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
         response
     }
@@ -334,6 +380,21 @@ mod tests {
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert!(response.headers().contains_key(RETRY_AFTER), "{error:?}");
         }
+    }
+
+    #[test]
+    fn every_text_of_a_failure_is_cut() {
+        let long = "ü".repeat(5_000_000);
+        for error in [
+            ApiError::InvalidExecutable(long.clone()),
+            ApiError::field("limits", long),
+        ] {
+            let body = serde_json::to_vec(&error.body("id")).unwrap();
+            assert!(body.len() < 2 * 2 * TEXT_LIMIT + 200, "{}", body.len());
+        }
+        assert_eq!(cut(&"ü".repeat(2000)).len(), 4000);
+        assert_eq!(cut(&"a".repeat(2000)).len(), 2000);
+        assert!(cut(&"a".repeat(2001)).ends_with("aa…"));
     }
 
     #[test]

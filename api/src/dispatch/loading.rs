@@ -5,7 +5,6 @@ use std::time::Duration;
 use shared::protocol::frame::{Envelope, Reply};
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Job, Load, Unload};
-use shared::protocol::reply::FailureCode;
 use shared::queue::leases::Fate;
 use shared::queue::ownership::Standing;
 use shared::queue::timing::REPLY_SLACK;
@@ -27,15 +26,18 @@ impl<T: Fn(Job) -> Ticket> Tickets for T {}
 impl Dispatcher {
     /// Loads all replicas of a contract in parallel. If one fails and the contract was not loaded
     /// before, the others are unloaded again.
+    ///
+    /// The executable is dropped once Redis has it: it may be large, and a load may wait for long.
     pub(crate) async fn load(
         &self,
         load: &Load,
-        executable: &[u8],
+        executable: impl AsRef<[u8]>,
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
         let (contract, replicas) = (&load.address, load.spec.replicas);
         self.check_room(load).await?;
         let before = self.queue.contract(contract).await?;
+        self.stage(load, executable, &tickets).await?;
         let loads = (1..=replicas).map(|number| {
             let (address, spec) = (contract.replica(number), load.spec.clone());
             let load = Load {
@@ -43,7 +45,7 @@ impl Dispatcher {
                 spec,
                 seen: None,
             };
-            self.load_replica(load, executable, &tickets)
+            self.load_replica(load, &tickets)
         });
         let loaded = joint_end(futures::future::join_all(loads).await);
         match (&loaded, before) {
@@ -61,6 +63,20 @@ impl Dispatcher {
             _ => {}
         }
         loaded
+    }
+
+    /// Puts the executable into Redis for as long as the load may take.
+    async fn stage(
+        &self,
+        load: &Load,
+        executable: impl AsRef<[u8]>,
+        tickets: &impl Tickets,
+    ) -> Result<(), ApiError> {
+        let deadline = tickets(Job::Load(load.clone())).deadline;
+        let ttl = self.queue.clock().until(deadline) + REPLY_SLACK;
+        let (digest, executable) = (&load.spec.digest, executable.as_ref());
+        let staging = async { Ok(self.queue.stage_blob(digest, executable, ttl).await?) };
+        self.with_deadline(deadline, &Sent::default(), staging).await
     }
 
     /// Unloads the replicas of a load that failed.
@@ -121,12 +137,11 @@ impl Dispatcher {
     async fn load_replica(
         &self,
         load: Load,
-        executable: &[u8],
         tickets: &impl Tickets,
     ) -> Result<(), ApiError> {
         let ticket = tickets(Job::Load(load.clone()));
         let deadline = ticket.deadline;
-        let loading = Box::pin(self.retry_load(&load, executable, &ticket));
+        let loading = Box::pin(self.retry_load(&load, &ticket));
         // A load that hangs may have been placed.
         let sent = Sent::default();
         sent.set(true);
@@ -134,16 +149,9 @@ impl Dispatcher {
     }
 
     /// Loads one replica. Whatever ends the last attempt, an earlier one may be loading.
-    async fn retry_load(
-        &self,
-        load: &Load,
-        executable: &[u8],
-        ticket: &Ticket,
-    ) -> Result<(), ApiError> {
+    async fn retry_load(&self, load: &Load, ticket: &Ticket) -> Result<(), ApiError> {
         let mut may_be_loading = false;
-        let loaded = self
-            .attempt_loads(load, executable, ticket, &mut may_be_loading)
-            .await;
+        let loaded = self.attempt_loads(load, ticket, &mut may_be_loading).await;
         loaded.map_err(|error| error.if_started(may_be_loading))
     }
 
@@ -152,21 +160,15 @@ impl Dispatcher {
     async fn attempt_loads(
         &self,
         load: &Load,
-        executable: &[u8],
         ticket: &Ticket,
         may_be_loading: &mut bool,
     ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut number = 1;
         loop {
-            let time_left = self.queue.clock().until(ticket.deadline);
-            if time_left.is_zero() {
+            if self.queue.clock().until(ticket.deadline).is_zero() {
                 return Err(not_accepted());
             }
-            let ttl = time_left + REPLY_SLACK;
-            self.queue
-                .stage_blob(&load.spec.digest, executable, ttl)
-                .await?;
             self.queue.enlist_contract(&load.address).await?;
             self.routes.invalidate(&load.address);
             let standing = self.queue.ownership(&load.address).await?.standing;
@@ -181,14 +183,9 @@ impl Dispatcher {
                 self.offer(load, ticket, number).await?
             };
             match outcome {
-                AttemptOutcome::Answered(reply) if !lacks_executable(&reply) => {
-                    return Ok(reply.outcome.map(drop)?);
-                }
+                AttemptOutcome::Answered(reply) => return Ok(reply.outcome.map(drop)?),
                 // Loading is idempotent, so the next attempt is safe.
                 AttemptOutcome::MaybeStarted => *may_be_loading = true,
-                AttemptOutcome::Answered(reply) => {
-                    *may_be_loading |= reply.outcome.is_err_and(|failure| failure.started);
-                }
                 AttemptOutcome::NotStarted => {}
             }
             backoff.wait().await;
@@ -342,10 +339,6 @@ fn joint_end(replicas: Vec<Result<(), ApiError>>) -> Result<(), ApiError> {
 
 fn not_accepted() -> ApiError {
     ApiError::NoCapacity("No worker accepted the contract in time. Try again later".to_owned())
-}
-
-fn lacks_executable(reply: &Reply) -> bool {
-    matches!(&reply.outcome, Err(failure) if failure.code == FailureCode::ExecutableMissing)
 }
 
 #[cfg(test)]

@@ -310,7 +310,7 @@ fn no_reply(sent: bool, queue: QueueState) -> ApiError {
     match (sent, queue) {
         (false, _) => ApiError::queue_unavailable(),
         (true, QueueState::Unavailable) => ApiError::Ambiguous,
-        (true, QueueState::Available | QueueState::LowMemory) => ApiError::no_reply(),
+        (true, QueueState::Available(_)) => ApiError::no_reply(),
     }
 }
 
@@ -340,6 +340,7 @@ mod tests {
     use shared::protocol::reply::{Failure, FailureCode};
 
     use super::*;
+    use crate::breaker::MemoryPressure;
 
     fn unload() -> Job {
         let address = "abcd".parse().unwrap();
@@ -366,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, QueueState::Available);
+        let unsent = no_reply(false, QueueState::Available(MemoryPressure::None));
         assert_eq!(
             (unsent.code(), unsent.never_started()),
             ("queue_unavailable", true)
@@ -376,7 +377,7 @@ mod tests {
             (sent.code(), sent.never_started()),
             ("queue_unavailable", false)
         );
-        let unanswered = no_reply(true, QueueState::Available);
+        let unanswered = no_reply(true, QueueState::Available(MemoryPressure::None));
         assert_eq!(unanswered.code(), "execution_timeout");
     }
 

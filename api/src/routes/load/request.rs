@@ -19,6 +19,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// The length of the longest image reference in base64, with room for spaces around it. A longer
+/// text is a tar.
+const ENCODED_REFERENCE_LIMIT: usize = 2048;
+
 /// The body of a load. Fields accept any value, so that every invalid one can be reported.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -91,7 +95,7 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
     };
     let executable = match engine {
         EngineKind::Javascript => plain(executable),
-        EngineKind::Docker => image(&executable),
+        EngineKind::Docker => image(executable),
     };
     let spec = ContractSpec {
         engine,
@@ -197,13 +201,16 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
 /// Normalises a docker executable: an image reference, plain or in base64, or a tar, which stays in
 /// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
 /// contains upper-case letters.
-fn image(executable: &str) -> String {
-    let executable = executable.trim();
-    if is_reference(executable) {
-        return executable.to_owned();
+fn image(executable: String) -> String {
+    let trimmed = executable.trim();
+    if is_reference(trimmed) {
+        return trimmed.to_owned();
     }
-    let mut text = executable.to_owned();
+    let mut text = executable;
     text.retain(|c| !c.is_ascii_whitespace());
+    if text.len() > ENCODED_REFERENCE_LIMIT {
+        return text;
+    }
     match BASE64.decode(&text).map(String::from_utf8) {
         Ok(Ok(decoded)) if is_reference(decoded.trim()) => decoded.trim().to_owned(),
         _ => text,
@@ -213,6 +220,10 @@ fn image(executable: &str) -> String {
 /// Decodes base64. No flag is needed: a JavaScript source always contains a character outside
 /// base64's alphabet.
 fn plain(executable: String) -> String {
+    // Nearly always, so that a large source is not copied.
+    if !executable.bytes().all(|b| b.is_ascii_whitespace() || is_base64(b)) {
+        return executable;
+    }
     let encoded: Vec<u8> = executable
         .bytes()
         .filter(|b| !b.is_ascii_whitespace())
@@ -221,6 +232,10 @@ fn plain(executable: String) -> String {
         Ok(Ok(decoded)) => decoded,
         _ => executable,
     }
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
 }
 
 #[cfg(test)]
@@ -248,9 +263,9 @@ mod tests {
     fn a_reference_is_not_decoded_as_base64() {
         // Each of these is also valid base64.
         for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
-            assert_eq!(image(reference), reference.trim());
+            assert_eq!(image(reference.to_owned()), reference.trim());
             let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
-            assert_eq!(image(&encoded), reference.trim());
+            assert_eq!(image(encoded), reference.trim());
         }
     }
 
@@ -258,7 +273,7 @@ mod tests {
     fn a_tar_stays_in_base64() {
         let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
         let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(image(&wrapped), encoded);
+        assert_eq!(image(wrapped), encoded);
     }
 
     #[test]
