@@ -89,6 +89,7 @@ struct Found {
     answers: AtomicBool,
     used: AtomicU64,
     limit: AtomicU64,
+    executables: AtomicU64,
 }
 
 impl Default for Breaker {
@@ -97,6 +98,7 @@ impl Default for Breaker {
             answers: AtomicBool::new(true),
             used: AtomicU64::new(0),
             limit: AtomicU64::new(0),
+            executables: AtomicU64::new(0),
         }))
     }
 }
@@ -116,6 +118,11 @@ impl Breaker {
             used: self.0.used.load(Ordering::Relaxed),
             limit: self.0.limit.load(Ordering::Relaxed),
         }
+    }
+
+    /// The bytes of all executables in Redis, as they were read last.
+    pub(crate) fn executables(&self) -> u64 {
+        self.0.executables.load(Ordering::Relaxed)
     }
 
     /// Stores a measurement.
@@ -138,6 +145,8 @@ impl Breaker {
             let probe = async {
                 if measure {
                     self.found(queue.memory().await?);
+                    let executables = queue.executable_bytes().await?;
+                    self.0.executables.store(executables, Ordering::Relaxed);
                     return Ok(());
                 }
                 queue.ping().await

@@ -84,6 +84,12 @@ const MAX_IN_FLIGHT_PER_CONTRACT: Setting = Setting::new(
     "Calls of one contract in flight at once; beyond that, 503.",
 );
 
+const EXECUTABLES_LIMIT_BYTES: Setting = Setting::new(
+    "EXECUTABLES_LIMIT_BYTES",
+    "268435456",
+    "What the executables of all contracts may take in Redis (256 MiB); beyond that, 503 for loads.",
+);
+
 const HTTP_SETTINGS: Group = Group {
     title: "HTTP",
     settings: &[
@@ -107,6 +113,7 @@ const CALL_SETTINGS: Group = Group {
         MAX_IN_FLIGHT,
         MAX_IN_FLIGHT_PER_CONTRACT,
         MAX_LOADS_IN_FLIGHT,
+        EXECUTABLES_LIMIT_BYTES,
     ],
 };
 
@@ -175,6 +182,8 @@ pub struct Config {
     pub max_in_flight_per_contract: usize,
     /// `MAX_LOADS_IN_FLIGHT`.
     pub max_loads_in_flight: usize,
+    /// `EXECUTABLES_LIMIT_BYTES`.
+    pub executables_limit: u64,
     /// `REAP_GRACE_MS`, `QUARANTINE_MS`.
     pub reaper: ReaperConfig,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -197,6 +206,7 @@ impl Config {
             load_bytes: in_flight - call_bytes,
             max_connections: reader.number(&MAX_CONNECTIONS, 16..=1_000_000),
             max_loads_in_flight: reader.number(&MAX_LOADS_IN_FLIGHT, 1..=1_000_000),
+            executables_limit: reader.number(&EXECUTABLES_LIMIT_BYTES, 1_024..=1 << 40),
             host: reader.string(&HOST),
             port: reader.parse(&PORT),
             headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),

@@ -86,8 +86,9 @@ pub(crate) enum ApiError {
 }
 
 /// How many characters of a text leave this process, in a response or a log line. Texts hold what
-/// callers and contracts wrote: a field's name, an error's message, the names of endpoints.
-const TEXT_LIMIT: usize = 2000;
+/// callers and contracts wrote: a field's name, the names of endpoints, an error's message, which
+/// has 2,000 characters at most and may have an explanation around it.
+const TEXT_LIMIT: usize = 2200;
 
 /// Cuts a text to [`TEXT_LIMIT`] characters.
 pub(crate) fn cut(text: &str) -> Cow<'_, str> {
@@ -165,6 +166,14 @@ impl ApiError {
         Self::NoCapacity(format!(
             "None of {workers} workers has room for another {engine} contract. \
             Unload a contract or add a worker"
+        ))
+    }
+
+    /// The executables of all contracts would take more than `limit` bytes.
+    pub(crate) fn no_room_for_executable(limit: u64) -> Self {
+        Self::NoCapacity(format!(
+            "The executables of all contracts would take more than {limit} bytes. \
+            Unload contracts, or raise EXECUTABLES_LIMIT_BYTES"
         ))
     }
 
@@ -284,10 +293,9 @@ impl ApiError {
     /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
         let fields = match self {
-            Self::InvalidRequest(_, fields) => fields
-                .iter()
-                .map(|(name, why)| (*name, cut(why)))
-                .collect(),
+            Self::InvalidRequest(_, fields) => {
+                fields.iter().map(|(name, why)| (*name, cut(why))).collect()
+            }
             _ => BTreeMap::new(),
         };
         ErrorBody {
@@ -392,9 +400,9 @@ mod tests {
             let body = serde_json::to_vec(&error.body("id")).unwrap();
             assert!(body.len() < 2 * 2 * TEXT_LIMIT + 200, "{}", body.len());
         }
-        assert_eq!(cut(&"ü".repeat(2000)).len(), 4000);
-        assert_eq!(cut(&"a".repeat(2000)).len(), 2000);
-        assert!(cut(&"a".repeat(2001)).ends_with("aa…"));
+        assert_eq!(cut(&"ü".repeat(TEXT_LIMIT)).len(), 2 * TEXT_LIMIT);
+        assert_eq!(cut(&"a".repeat(TEXT_LIMIT)).len(), TEXT_LIMIT);
+        assert!(cut(&"a".repeat(TEXT_LIMIT + 1)).ends_with("aa…"));
     }
 
     #[test]

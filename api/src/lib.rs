@@ -160,6 +160,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         farm,
         breaker: breaker.clone(),
         metrics: metrics.dispatch.clone(),
+        executables_limit: config.executables_limit,
     });
     let limits = InFlightLimits {
         all: config.max_in_flight,

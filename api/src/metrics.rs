@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     load_bytes: Gauge,
     memory_used: Gauge,
     memory_limit: Gauge,
+    executables: Gauge,
     refuses_loads: Gauge,
     refuses_calls: Gauge,
 }
@@ -88,6 +89,8 @@ pub(crate) struct Snapshot {
     pub(crate) queue: QueueState,
     /// The memory of Redis.
     pub(crate) memory: Memory,
+    /// The bytes of all executables in Redis.
+    pub(crate) executables: u64,
 }
 
 /// The metrics of one route.
@@ -173,6 +176,11 @@ impl Metrics {
                 "The maxmemory of Redis; 0 if it has none.",
                 &[],
             ),
+            executables: registry.gauge(
+                "execution_api_executables_bytes",
+                "What the executables of all contracts take in Redis. The limit is EXECUTABLES_LIMIT_BYTES.",
+                &[],
+            ),
             refuses_loads: refuses("load"),
             refuses_calls: refuses("call"),
             registry,
@@ -224,6 +232,7 @@ impl Metrics {
         self.load_bytes.set(count(load_bytes));
         self.memory_used.set(bytes(now.memory.used));
         self.memory_limit.set(bytes(now.memory.limit));
+        self.executables.set(bytes(now.executables));
         let refuses = |kind| f64::from(u8::from(now.queue.refuses(kind)));
         self.refuses_loads.set(refuses(RequestKind::Load));
         self.refuses_calls.set(refuses(RequestKind::Call));
@@ -287,7 +296,10 @@ fn status_text(status: StatusCode) -> &'static str {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a figure of this size needs no precision")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a figure of this size needs no precision"
+)]
 fn bytes(number: u64) -> f64 {
     number as f64
 }
@@ -331,6 +343,7 @@ mod tests {
                 used: 90,
                 limit: 100,
             },
+            executables: 11,
         });
         for line in [
             "execution_api_requests_total{route=\"/execute/{contractAddress}/{method}\",status=\"200\",code=\"ok\"} 2",

@@ -129,7 +129,11 @@ pub(crate) fn connection_limit(wanted: usize) -> usize {
     let free = free.and_then(|free| usize::try_from(free).ok());
     let limit = free.unwrap_or(wanted).clamp(1, wanted);
     if limit < wanted {
-        tracing::warn!(limit, wanted, "fewer connections than MAX_CONNECTIONS: open files are limited");
+        tracing::warn!(
+            limit,
+            wanted,
+            "fewer connections than MAX_CONNECTIONS: open files are limited"
+        );
     }
     limit
 }

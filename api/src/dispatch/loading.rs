@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::protocol::frame::{Envelope, Reply};
+use shared::protocol::frame::Envelope;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Job, Load, Unload};
 use shared::queue::leases::Fate;
@@ -75,8 +75,18 @@ impl Dispatcher {
         let deadline = tickets(Job::Load(load.clone())).deadline;
         let ttl = self.queue.clock().until(deadline) + REPLY_SLACK;
         let (digest, executable) = (&load.spec.digest, executable.as_ref());
-        let staging = async { Ok(self.queue.stage_blob(digest, executable, ttl).await?) };
-        self.with_deadline(deadline, &Sent::default(), staging).await
+        let staging = async {
+            let (queue, limit) = (&self.queue, self.executables_limit);
+            if !queue
+                .reserve_executable(digest, executable.len(), limit)
+                .await?
+            {
+                return Err(ApiError::no_room_for_executable(limit));
+            }
+            Ok(queue.stage_blob(digest, executable, ttl).await?)
+        };
+        self.with_deadline(deadline, &Sent::default(), staging)
+            .await
     }
 
     /// Unloads the replicas of a load that failed.
@@ -134,11 +144,7 @@ impl Dispatcher {
     }
 
     /// Loads one replica: at its owner if it has one, otherwise at any worker with room.
-    async fn load_replica(
-        &self,
-        load: Load,
-        tickets: &impl Tickets,
-    ) -> Result<(), ApiError> {
+    async fn load_replica(&self, load: Load, tickets: &impl Tickets) -> Result<(), ApiError> {
         let ticket = tickets(Job::Load(load.clone()));
         let deadline = ticket.deadline;
         let loading = Box::pin(self.retry_load(&load, &ticket));

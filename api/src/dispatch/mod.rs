@@ -60,6 +60,7 @@ pub(crate) struct Dispatcher {
     inboxes: Arc<Inboxes>,
     breaker: Breaker,
     metrics: DispatchMetrics,
+    executables_limit: u64,
 }
 
 /// What a dispatcher is built from.
@@ -71,6 +72,8 @@ pub(crate) struct DispatcherParts {
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
     pub(crate) metrics: DispatchMetrics,
+    /// What the executables of all contracts may take in Redis, in bytes.
+    pub(crate) executables_limit: u64,
 }
 
 /// The attempts of one job that may have been started and got no reply.
@@ -90,6 +93,7 @@ impl Dispatcher {
             farm,
             breaker,
             metrics,
+            executables_limit,
         } = parts;
         Self {
             routes: RouteCache::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
@@ -99,6 +103,7 @@ impl Dispatcher {
             inboxes,
             breaker,
             metrics,
+            executables_limit,
         }
     }
 

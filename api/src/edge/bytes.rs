@@ -13,7 +13,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connections::Connection;
-use crate::error::ApiError;
 
 /// The bytes of all bodies of one kind.
 #[derive(Debug)]

@@ -42,6 +42,7 @@ failures!(
         ApiError::InvalidExecutable("SyntaxError: Unexpected end of input (line 1, column 9)".into()),
         ApiError::no_room(3, EngineKind::Javascript),
         ApiError::too_many_requests(),
+        ApiError::no_room_for_executable(256 * 1024 * 1024),
         ApiError::too_many_loads(),
         ApiError::too_many_bytes(),
         ApiError::low_memory(),

@@ -29,6 +29,7 @@ pub(crate) async fn show(State(state): State<AppState>) -> Response {
         body_bytes: [&state.call_bodies, &state.load_bodies].map(|rules| rules.pool.used()),
         queue: state.admission.breaker().state(),
         memory: state.admission.breaker().memory(),
+        executables: state.admission.breaker().executables(),
     };
     let text = state.metrics.render(now);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()

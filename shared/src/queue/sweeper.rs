@@ -79,7 +79,11 @@ impl Queue {
         let Some(lock) = self.try_lock(self.keys().sweep_lock(), SWEEP_LOCK).await? else {
             return Ok(false);
         };
-        Ok(self.sweep_contracts(&lock).await? && self.sweep_blobs(&lock).await?)
+        if !self.sweep_contracts(&lock).await? || !self.sweep_blobs(&lock).await? {
+            return Ok(false);
+        }
+        self.sweep_executables().await?;
+        Ok(true)
     }
 
     /// False if the lock was lost.
@@ -158,7 +162,10 @@ impl Queue {
                 if !self.renew_lock(lock).await? {
                     return Ok(false);
                 }
-                if !self.sweep_blob(&entry.name).await? && self.is_unused(&entry) {
+                if self.sweep_blob(&entry.name).await? {
+                    self.count_if_missing(&entry.name).await?;
+                } else if self.is_unused(&entry) {
+                    self.uncount_executable(&entry.name).await?;
                     self.delist(&self.keys().blobs(), Some(entry)).await;
                 }
             }

@@ -80,7 +80,9 @@ impl<E: Engine> ContractTask<E> {
 impl Calls {
     /// Whether the next call has no argument yet.
     pub(super) fn awaits_argument(&self) -> bool {
-        self.waiting.front().is_some_and(|call| call.stored.is_some())
+        self.waiting
+            .front()
+            .is_some_and(|call| call.stored.is_some())
     }
 
     /// Waits for the fetch that is under way. To be polled only if there is one. Cancel safe.

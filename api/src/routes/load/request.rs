@@ -221,7 +221,10 @@ fn image(executable: String) -> String {
 /// base64's alphabet.
 fn plain(executable: String) -> String {
     // Nearly always, so that a large source is not copied.
-    if !executable.bytes().all(|b| b.is_ascii_whitespace() || is_base64(b)) {
+    if !executable
+        .bytes()
+        .all(|b| b.is_ascii_whitespace() || is_base64(b))
+    {
         return executable;
     }
     let encoded: Vec<u8> = executable
