@@ -139,6 +139,9 @@ async fn fault_22_unload_and_drain_while_memory_is_short() {
     let mut farm = builder().workers(2).start().await;
     let client = farm.client().clone();
     let addresses = load_recorders(&client, 4).await;
+    // A tenth of it is room enough for what goes on.
+    let filler = ["SETRANGE", "filler", "50000000", "x"];
+    farm.redis_command::<()>(&filler).await;
     let used = farm.used_memory().await;
     farm.config_set("maxmemory", &(used + used / 10).to_string())
         .await;
@@ -154,6 +157,7 @@ async fn fault_22_unload_and_drain_while_memory_is_short() {
         owner.is_some_and(|owner| owner != drained)
     })
     .await;
+    farm.redis_command::<()>(&["DEL", "filler"]).await;
     farm.config_set("maxmemory", "0").await;
     wait::until_true("calls to be taken", DEFAULT_LIMIT, async || {
         let answer = client.execute(&addresses[1], "known", &json!([])).await;
