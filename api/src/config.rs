@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::protocol::job::EngineKind;
+use shared::queue::timing::{LONGEST_LOAD_DEADLINE, millis};
 use shared::queue::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 use shared::service::config::{Group, Program, Reader, Setting};
 use shared::service::process::{PROCESS_SETTINGS, shutdown_grace};
@@ -213,7 +214,7 @@ impl Config {
             body_timeout: reader.millis(&BODY_TIMEOUT_MS, 100..=600_000),
             engine: reader.parse(&ENGINE),
             execute_deadline: reader.millis(&EXECUTE_DEADLINE_MS, 100..=600_000),
-            load_deadline: reader.millis(&LOAD_DEADLINE_MS, 1_000..=3_600_000),
+            load_deadline: reader.millis(&LOAD_DEADLINE_MS, 1_000..=millis(LONGEST_LOAD_DEADLINE)),
             max_in_flight: reader.number(&MAX_IN_FLIGHT, 1..=1_000_000),
             max_in_flight_per_contract: reader.number(&MAX_IN_FLIGHT_PER_CONTRACT, 1..=1_000_000),
             redis: RedisConfig::read(reader),
@@ -248,6 +249,21 @@ mod tests {
         let config = Config::read(&mut reader);
         assert_eq!((config.engine, config.port), (EngineKind::Javascript, 8080));
         assert_eq!(reader.finish(), Ok(()));
+    }
+
+    /// A longer one could outlive the generation that an unload leaves.
+    #[test]
+    fn a_load_deadline_beyond_the_memory_of_unloads_is_refused() {
+        fn deadline(name: &str, value: &str) -> Option<String> {
+            (name == "LOAD_DEADLINE_MS").then(|| value.to_owned())
+        }
+        let is_accepted = |table: fn(&str) -> Option<String>| {
+            let mut reader = Reader::new(Env::table(table));
+            Config::read(&mut reader);
+            reader.finish().is_ok()
+        };
+        assert!(is_accepted(|name| deadline(name, "3600000")));
+        assert!(!is_accepted(|name| deadline(name, "3600001")));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The sweeper walks the registry and mends what no other process would find. Every process runs
 //! one; a lock keeps them from sweeping at the same time.
 //!
-//! It removes entries of contracts that are not loaded, offers contracts without an owner, and drops
-//! stale references to executables. Each step may be repeated, and may be interrupted anywhere.
+//! It removes entries of contracts that are not loaded, offers contracts without an owner, adds
+//! references to executables that are missing and removes stale ones. Each step may be repeated, and
+//! may be interrupted anywhere.
 
 use super::contracts::ContractRecord;
 use super::lock::AdvisoryLock;
+use super::references::Reference;
 use super::registry::Entry;
 use super::timing::{SWEEP_INTERVAL, SWEEP_LOCK, UNUSED_ENTRY};
 use super::{Queue, QueueError};
@@ -105,6 +107,15 @@ impl Queue {
         });
         let (entries, addresses): (Vec<_>, Vec<_>) = known.unzip();
         let (records, living) = self.contracts_and_workers(&addresses).await?;
+        let loaded = addresses
+            .iter()
+            .zip(&records)
+            .filter_map(|(address, record)| {
+                let record = record.as_ref()?;
+                let reference = Reference::new(address, &record.load);
+                Some((record.spec.digest.as_str(), reference))
+            });
+        self.add_references(&loaded.collect::<Vec<_>>()).await?;
         let mut waiting = Vec::new();
         for ((entry, address), record) in entries.into_iter().zip(addresses).zip(records) {
             match record {
@@ -162,7 +173,14 @@ impl Queue {
                 if !self.renew_lock(lock).await? {
                     return Ok(false);
                 }
-                if self.sweep_blob(&entry.name).await? {
+                let is_used = match self.sweep_blob(&entry.name).await {
+                    Err(QueueError::Unexpected(reason)) => {
+                        tracing::warn!(digest = entry.name, reason, "references not compared");
+                        true
+                    }
+                    swept => swept?,
+                };
+                if is_used {
                     self.count_if_missing(&entry.name).await?;
                 } else if self.is_unused(&entry) {
                     self.uncount_executable(&entry.name).await?;

@@ -50,6 +50,7 @@ impl Farm {
                 state.budget.losses -= 1;
                 state.saved = Some(Saved {
                     contract: state.contract,
+                    references: state.references.clone(),
                     keys: state.keys,
                     ids: state.processes.map(|process| process.id),
                 });
@@ -61,6 +62,7 @@ impl Farm {
                     time,
                     ..saved.contract
                 };
+                state.references = saved.references;
                 state.keys = saved.keys;
                 state.lost = true;
             }

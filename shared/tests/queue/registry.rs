@@ -1,7 +1,7 @@
 //! The registry of contracts and executables: pages, races of loads and unloads, the sweep.
 
 use shared::queue::blobs::digest;
-use shared::queue::registry::{ContractPage, Position};
+use shared::queue::listing::{ContractPage, Position};
 
 use super::*;
 
@@ -187,8 +187,9 @@ async fn a_farm_without_registry_gets_one() {
     .await;
     let content = b"{ a() {} }";
     let digest = digest(content);
+    let reference = Reference::new(&address("c1"), &LoadId::new(1));
     queue
-        .store_blob(&digest, content, &address("c1"))
+        .store_blob(&digest, content, &reference)
         .await
         .unwrap();
     redis
@@ -213,6 +214,22 @@ async fn a_farm_without_registry_gets_one() {
     commands(&redis).await;
     queue.fill_registry().await.unwrap();
     assert_eq!(commands(&redis).await, ["exists 1"]);
+}
+
+#[tokio::test]
+async fn entries_that_are_missing_are_added() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    load(&queue, &["a", "b"]).await;
+    let (contracts, blobs) = ([address("a"), address("b"), address("c")], ["1", "1"]);
+    redis.command::<()>(&["ZREM", "test:contracts", "a"]).await;
+    let listed = queue.enlist_missing(&contracts, &blobs).await.unwrap();
+    assert_eq!(listed, 3, "two contracts and one executable");
+    commands(&redis).await;
+    let listed = queue.enlist_missing(&contracts, &blobs).await.unwrap();
+    assert_eq!(listed, 0);
+    assert_eq!(commands(&redis).await, ["zmscore 2"]);
+    assert_eq!(pages(&queue, 10).await.concat().len(), 2, "c is not loaded");
 }
 
 #[tokio::test]
