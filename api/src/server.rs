@@ -106,10 +106,14 @@ impl Server {
     }
 }
 
-/// Waits until the client has lost its place and was told so.
+/// Waits until the client has lost its place and was told so. A request that is in progress
+/// nevertheless is carried out.
 async fn evicted(connection: &Connection) {
     connection.evicted().await;
-    if connection.awaits_response() {
+    if connection.is_answered() {
+        tokio::time::sleep(LAST_RESPONSE).await;
+    }
+    while connection.is_busy() {
         tokio::time::sleep(LAST_RESPONSE).await;
     }
 }

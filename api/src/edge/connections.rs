@@ -1,7 +1,7 @@
 //! The open connections, bounded in number.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -47,6 +47,7 @@ pub(crate) struct Connection {
     phase: AtomicU8,
     pace: Pace,
     evicted: CancellationToken,
+    is_answered: AtomicBool,
 }
 
 /// A place among the open connections; given back on drop.
@@ -101,7 +102,7 @@ impl Connections {
                 connection,
             });
         }
-        if open.by_id.values().any(|one| one.evicted.is_cancelled()) {
+        if open.by_id.values().any(|one| one.is_about_to_close()) {
             // Its place is about to be free.
             return Err(None);
         }
@@ -143,6 +144,7 @@ impl Connection {
             phase: AtomicU8::new(Phase::New as u8),
             pace: Pace::new(),
             evicted: CancellationToken::new(),
+            is_answered: AtomicBool::new(false),
         }
     }
 
@@ -189,12 +191,20 @@ impl Connection {
         self.evicted.cancelled().await;
     }
 
-    /// Whether a response is still to be sent to a client that lost its place.
-    pub(crate) fn awaits_response(&self) -> bool {
-        matches!(self.phase(), Phase::Body | Phase::Busy)
+    /// Whether the client that lost its place was sending a body: then it gets a response.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request is in progress. It may have become complete just before its client lost
+    /// its place.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.phase() == Phase::Busy
     }
 
     pub(super) fn evict(&self) {
+        let is_answered = self.phase() == Phase::Body;
+        self.is_answered.store(is_answered, Ordering::Relaxed);
         self.evicted.cancel();
     }
 
@@ -208,7 +218,11 @@ impl Connection {
     }
 
     fn is_waited_for(&self) -> bool {
-        self.phase() != Phase::Busy
+        !self.is_busy()
+    }
+
+    fn is_about_to_close(&self) -> bool {
+        self.is_evicted() && !self.is_busy()
     }
 
     fn phase(&self) -> Phase {
