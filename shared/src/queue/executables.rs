@@ -125,9 +125,18 @@ impl Queue {
                 .arg(PAGE)
                 .query_async(&mut connection)
                 .await?;
-            for (digest, _) in found.iter().filter(|(field, _)| field != SUM) {
-                if self.blob_entry(digest).await?.is_none() {
-                    self.uncount_executable(digest).await?;
+            let digests = found.iter().map(|(field, _)| field);
+            let digests: Vec<_> = digests.filter(|field| *field != SUM).collect();
+            if !digests.is_empty() {
+                let registered: Vec<Option<f64>> = redis::cmd("ZMSCORE")
+                    .arg(self.keys().blobs())
+                    .arg(&digests)
+                    .query_async(&mut connection)
+                    .await?;
+                for (digest, registered) in digests.iter().zip(registered) {
+                    if registered.is_none() {
+                        self.uncount_executable(digest).await?;
+                    }
                 }
             }
             cursor = next;
