@@ -49,7 +49,10 @@ pub(crate) struct HeldBytes {
 pub(crate) struct ReadingBody {
     held: HeldBytes,
     connection: Arc<Connection>,
+    /// It is registered in the pool.
     is_growing: bool,
+    /// It waits for room.
+    is_waiting: bool,
 }
 
 /// Why there are no bytes for a body now.
@@ -84,6 +87,7 @@ impl BodyPool {
             },
             connection: connection.clone(),
             is_growing: false,
+            is_waiting: false,
         }
     }
 
@@ -136,11 +140,15 @@ impl BodyPool {
 impl ReadingBody {
     /// The client has to send more: it is waited for from now on.
     pub(crate) fn expect_more(&mut self) {
-        if self.is_growing {
-            return;
+        if !self.is_growing {
+            self.register();
+            self.connection.expect_body();
         }
+    }
+
+    /// Enters the body into the pool, where the slowest one is looked for.
+    fn register(&mut self) {
         self.is_growing = true;
-        self.connection.expect_body();
         let connection = self.connection.clone();
         let mut state = self.held.pool.lock();
         state.growing.insert(connection.id, connection);
@@ -158,12 +166,16 @@ impl ReadingBody {
 
     /// Whether the body waits for room, so that its client is not to blame for the time.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.is_growing && self.connection.due().is_none()
+        self.is_waiting
     }
 
     /// Takes room for `bytes` that have arrived; waits for it if necessary. `complete`: they are
     /// the last ones. May be dropped.
     pub(crate) async fn grow(&mut self, bytes: usize, complete: bool) {
+        if !complete && !self.is_growing {
+            // Only what is registered may lead.
+            self.register();
+        }
         let pool = self.held.pool.clone();
         if pool.take(&self.connection, bytes, complete).is_err() {
             self.wait_for_room(&pool, bytes, complete).await;
@@ -173,6 +185,7 @@ impl ReadingBody {
 
     async fn wait_for_room(&mut self, pool: &BodyPool, bytes: usize, complete: bool) {
         let _waiting = Waiting::new(pool);
+        self.is_waiting = true;
         self.connection.pause();
         loop {
             let released = pool.released.notified();
@@ -189,10 +202,9 @@ impl ReadingBody {
                 None => released.await,
             }
         }
-        if self.is_growing {
-            // It was not read meanwhile, so its client may not count as late.
-            self.connection.expect_body();
-        }
+        self.is_waiting = false;
+        // It was not read meanwhile, so its client may not count as late.
+        self.connection.expect_body();
     }
 
     /// The body is complete.
@@ -276,6 +288,19 @@ mod tests {
         drop(held);
         drop(other);
         assert_eq!(pool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_while_it_waits_leaves_the_lead_to_others() {
+        let pool = BodyPool::new(100, 50);
+        let held = body(&pool, 1);
+        let mut full = pool.read(&Connection::for_test(2));
+        assert!(timeout(SOON, full.grow(100, true)).await.is_ok());
+        let mut first = pool.read(&Connection::for_test(3));
+        assert!(!fits(&mut first, 10).await, "it would lead");
+        drop((held, first, full));
+        let (mut one, mut other) = (body(&pool, 4), body(&pool, 5));
+        assert!(fits(&mut one, 50).await && fits(&mut other, 50).await);
     }
 
     #[tokio::test]
