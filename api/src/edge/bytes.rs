@@ -142,6 +142,8 @@ impl ReadingBody {
     pub(crate) fn expect_more(&mut self) {
         if !self.is_growing {
             self.register();
+        }
+        if !self.connection.is_waited_for() {
             self.connection.expect_body();
         }
     }

@@ -217,7 +217,8 @@ impl Connection {
         self.is_waited_for().then(|| self.pace.due())
     }
 
-    fn is_waited_for(&self) -> bool {
+    /// Whether it is the client's turn.
+    pub(super) fn is_waited_for(&self) -> bool {
         !self.is_busy()
     }
 
