@@ -8,7 +8,7 @@ use shared::protocol::job::{Job, Load, Unload};
 use shared::queue::leases::Fate;
 use shared::queue::ownership::Standing;
 use shared::queue::references::Reference;
-use shared::queue::timing::REPLY_SLACK;
+use shared::queue::timing::{REPLY_SLACK, TIDY_WITHIN};
 use shared::service::backoff::Backoff;
 
 use super::attempt::AttemptOutcome;
@@ -38,7 +38,7 @@ impl Dispatcher {
         let (contract, replicas) = (&load.address, load.spec.replicas);
         self.check_room(load).await?;
         let before = self.queue.contract(contract).await?;
-        self.stage(load, executable, &tickets).await?;
+        let staged_at = self.stage(load, executable, &tickets).await?;
         let loads = (1..=replicas).map(|number| {
             let (address, spec) = (contract.replica(number), load.spec.clone());
             let load = Load {
@@ -49,6 +49,9 @@ impl Dispatcher {
             self.load_replica(load, &tickets)
         });
         let loaded = joint_end(futures::future::join_all(loads).await);
+        if let Err(error) = &loaded {
+            self.discard_executable(load, staged_at, error).await;
+        }
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
                 for number in replicas + 1..=before.spec.replicas {
@@ -66,13 +69,14 @@ impl Dispatcher {
         loaded
     }
 
-    /// Puts the executable into Redis for as long as the load may take.
+    /// Puts the executable into Redis for as long as the load may take; returns when it was loaded
+    /// by the clock of Redis.
     async fn stage(
         &self,
         load: &Load,
         executable: impl AsRef<[u8]>,
         tickets: &impl Tickets,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Option<u64>, ApiError> {
         let deadline = tickets(Job::Load(load.clone())).deadline;
         let ttl = self.queue.clock().until(deadline) + REPLY_SLACK;
         let (digest, executable) = (&load.spec.digest, executable.as_ref());
@@ -84,10 +88,25 @@ impl Dispatcher {
             {
                 return Err(ApiError::no_room_for_executable(limit));
             }
-            Ok(queue.stage_blob(digest, executable, ttl).await?)
+            queue.stage_blob(digest, executable, ttl).await?;
+            Ok(queue.executable_loaded_at(digest).await?)
         };
         self.with_deadline(deadline, &Sent::default(), staging)
             .await
+    }
+
+    /// Removes the executable of a load that has certainly failed, so that it does not occupy the
+    /// quota. If that fails, it expires.
+    async fn discard_executable(&self, load: &Load, staged_at: Option<u64>, error: &ApiError) {
+        let is_final = error.never_started() || matches!(error, ApiError::InvalidExecutable(_));
+        let (Some(staged_at), true) = (staged_at, is_final) else {
+            return;
+        };
+        let discarding = self.queue.discard_executable(&load.spec.digest, staged_at);
+        let discarded = tokio::time::timeout(TIDY_WITHIN, discarding).await;
+        if !matches!(discarded, Ok(Ok(()))) {
+            tracing::debug!(contract = %load.address, "executable of a failed load not removed yet");
+        }
     }
 
     /// Unloads the replicas of a load that failed.

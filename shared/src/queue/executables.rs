@@ -74,6 +74,23 @@ impl Queue {
         self.add_size(digest, bytes, Some(limit)).await
     }
 
+    /// When an executable was loaded last, in milliseconds by the clock of Redis. None if it is not
+    /// registered.
+    pub async fn executable_loaded_at(&self, digest: &str) -> Result<Option<u64>, QueueError> {
+        let entry = self.entry(&self.keys().blobs(), digest).await?;
+        Ok(entry.map(|entry| entry.loaded_at))
+    }
+
+    /// Removes the executable of a load that has failed, unless a contract refers to it or it was
+    /// loaded again after `loaded_at`.
+    pub async fn discard_executable(&self, digest: &str, loaded_at: u64) -> Result<(), QueueError> {
+        let entry = self.entry(&self.keys().blobs(), digest).await?;
+        if let Some(entry) = entry.filter(|entry| entry.loaded_at == loaded_at) {
+            self.drop_unreferenced(entry).await?;
+        }
+        Ok(())
+    }
+
     /// Counts an executable that is in the store.
     pub(super) async fn count_executable(
         &self,

@@ -84,3 +84,28 @@ async fn what_nobody_needs_makes_room() {
     assert!(!store(&queue, "too much", 300, 1_000).await);
     assert!(!store(&queue, "huge", 1_001, 1_000).await);
 }
+
+#[tokio::test]
+async fn the_executable_of_a_failed_load_is_discarded_unless_it_is_needed() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let staged = async |name: &str| {
+        assert!(store(&queue, name, 100, 1_000).await);
+        let at = queue.executable_loaded_at(name).await.unwrap();
+        at.expect("it is registered")
+    };
+    let (failed, again, needed) = (
+        staged("failed").await,
+        staged("again").await,
+        staged("needed").await,
+    );
+    let _later = staged("again").await;
+    redis
+        .command::<()>(&["SADD", "test:{blob:needed}:refs", "a@1-0"])
+        .await;
+    for (name, at) in [("failed", failed), ("again", again), ("needed", needed)] {
+        queue.discard_executable(name, at).await.unwrap();
+    }
+    assert_eq!(queue.executable_bytes().await.unwrap(), 200);
+    assert_eq!(queue.executable_loaded_at("failed").await.unwrap(), None);
+}
