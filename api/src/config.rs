@@ -254,16 +254,15 @@ mod tests {
     /// A longer one could outlive the generation that an unload leaves.
     #[test]
     fn a_load_deadline_beyond_the_memory_of_unloads_is_refused() {
-        fn deadline(name: &str, value: &str) -> Option<String> {
-            (name == "LOAD_DEADLINE_MS").then(|| value.to_owned())
-        }
-        let is_accepted = |table: fn(&str) -> Option<String>| {
-            let mut reader = Reader::new(Env::table(table));
+        let longest = |name: &str| (name == "LOAD_DEADLINE_MS").then(|| "3600000".to_owned());
+        let too_long = |name: &str| (name == "LOAD_DEADLINE_MS").then(|| "3600001".to_owned());
+        let is_accepted = |env| {
+            let mut reader = Reader::new(env);
             Config::read(&mut reader);
             reader.finish().is_ok()
         };
-        assert!(is_accepted(|name| deadline(name, "3600000")));
-        assert!(!is_accepted(|name| deadline(name, "3600001")));
+        assert!(is_accepted(Env::table(longest)));
+        assert!(!is_accepted(Env::table(too_long)));
     }
 
     #[test]

@@ -275,8 +275,8 @@ async fn a_call_over_the_contract_queue_limit_is_refused() {
     farm.stop().await;
 }
 
-/// Large arguments stay in Redis until it is their calls' turn: a worker that fetched all of them on
-/// arrival would hold them all.
+/// Large arguments stay in Redis until it is their calls' turn: a worker that fetched all of them
+/// on arrival would hold them all.
 #[tokio::test]
 async fn large_arguments_wait_in_redis() {
     const CALLS: usize = 40;

@@ -27,6 +27,8 @@ pub mod sandbox;
 mod seen_jobs;
 mod settle;
 mod shutdown;
+#[cfg(test)]
+mod test_farm;
 mod worker;
 
 use std::sync::Arc;

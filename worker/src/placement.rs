@@ -29,7 +29,7 @@ const REQUEUE_AFTER: Duration = Duration::from_millis(100);
 /// Runs until the process drains.
 pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut id = worker.id();
-    let mut reader = self::reader(&worker, engine, id);
+    let mut reader = new_reader(&worker, engine, id);
     let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
     while !worker.life.is_draining() {
         let permits = async {
@@ -45,7 +45,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
         };
         if id != worker.id() {
             id = worker.id();
-            reader = self::reader(&worker, engine, id);
+            reader = new_reader(&worker, engine, id);
         }
         // A read that is dropped half-way may lose an entry.
         let Some(received) = reader.read().await else {
@@ -64,7 +64,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     }
 }
 
-fn reader(worker: &Worker, engine: EngineKind, id: WorkerId) -> Reader {
+fn new_reader(worker: &Worker, engine: EngineKind, id: WorkerId) -> Reader {
     let reader = Reader::new(worker.queue.clone(), engine, id);
     reader.answering(worker.catch_up.of_placement(engine))
 }

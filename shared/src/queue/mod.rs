@@ -94,7 +94,8 @@
 //!
 //! A job that may have been started may run again if the state that it worked on died with the
 //! worker. Therefore it never runs again on the same process, under whichever id. The third death
-//! of a worker within an hour quarantines a contract that was running at each of them.
+//! of a worker within an hour quarantines a contract that was running at each of them. A worker
+//! that comes back under its next id takes its death back.
 //!
 //! # What does not belong here
 //!
@@ -128,6 +129,7 @@ pub mod registry;
 pub mod replies;
 mod shared_connection;
 mod stream;
+mod surplus;
 pub mod sweeper;
 pub mod timing;
 

@@ -1,9 +1,9 @@
 //! The sweeper walks the registry and mends what no other process would find. Every process runs
 //! one; a lock keeps them from sweeping at the same time.
 //!
-//! It removes entries of contracts that are not loaded, offers contracts without an owner, adds
-//! references to executables that are missing and removes stale ones. Each step may be repeated, and
-//! may be interrupted anywhere.
+//! It removes entries of contracts that are not loaded, offers contracts without an owner, unloads
+//! replicas without their contract (`surplus.rs`), adds references to executables that are missing
+//! and removes stale ones. Each step may be repeated, and may be interrupted anywhere.
 
 use super::contracts::ContractRecord;
 use super::lock::AdvisoryLock;
@@ -107,6 +107,12 @@ impl Queue {
         });
         let (entries, addresses): (Vec<_>, Vec<_>) = known.unzip();
         let (records, living) = self.contracts_and_workers(&addresses).await?;
+        let old_replicas = entries
+            .iter()
+            .zip(&addresses)
+            .filter(|(entry, address)| address.replica_number() > 1 && self.is_unused(entry));
+        let old_replicas = old_replicas.map(|(_, address)| address).collect();
+        let surplus = self.surplus_replicas(old_replicas).await?;
         let loaded = addresses
             .iter()
             .zip(&records)
@@ -120,6 +126,9 @@ impl Queue {
         for ((entry, address), record) in entries.into_iter().zip(addresses).zip(records) {
             match record {
                 None => self.sweep_entry(entry, &address).await?,
+                Some(record) if surplus.contains(&address) => {
+                    self.unload_surplus(&address, &record, &living).await?;
+                }
                 Some(record) if record.owner.is_some_and(|owner| living.contains(&owner)) => {}
                 Some(record) => waiting.push((address, record)),
             }

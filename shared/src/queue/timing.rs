@@ -130,7 +130,8 @@ pub const STAGED_BLOB: Duration = Duration::from_mins(1);
 
 /// How long the death of a worker counts against the contracts that it was running: 1 h.
 ///
-/// The third death within this time quarantines the contract.
+/// The third death within this time quarantines the contract. A worker that was only slow takes its
+/// death back when it resumes its contracts.
 pub const DEATHS_COUNT_FOR: Duration = Duration::from_hours(1);
 
 // ---------------------------------------------------------------------------------------------

@@ -74,10 +74,10 @@ impl Farm {
                 state.contract.drop(self.rules, owner, generation);
             }
             Action::SweepReference => {
-                let stale = state.references.stale(self.rules, &state.contract);
+                let unused = state.references.stale(self.rules, &state.contract);
                 state
                     .references
-                    .release(self.rules, stale.expect("there is one"));
+                    .release(self.rules, unused.expect("there is one"));
             }
             Action::ReferAgain => {
                 let load = state.contract.record.and_then(|record| record.load);

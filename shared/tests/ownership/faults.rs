@@ -55,17 +55,7 @@ impl Farm {
                     ids: state.processes.map(|process| process.id),
                 });
             }
-            Action::LoseWrites => {
-                let saved = state.saved.take().expect("something was saved");
-                let time = state.contract.time;
-                state.contract = Contract {
-                    time,
-                    ..saved.contract
-                };
-                state.references = saved.references;
-                state.keys = saved.keys;
-                state.lost = true;
-            }
+            Action::LoseWrites => lose_writes(state),
             _ => {}
         }
     }
@@ -95,4 +85,17 @@ impl Farm {
             host.confirmed = false;
         }
     }
+}
+
+/// Redis returns to what it last saved. Its clock does not.
+fn lose_writes(state: &mut State) {
+    let saved = state.saved.take().expect("something was saved");
+    let time = state.contract.time;
+    state.contract = Contract {
+        time,
+        ..saved.contract
+    };
+    state.references = saved.references;
+    state.keys = saved.keys;
+    state.lost = true;
 }

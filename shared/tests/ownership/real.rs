@@ -244,7 +244,7 @@ impl Pair {
                 model.claim(rules, (owner, generation), id(worker), asked)
             }
             (Call::Unload, _) => model.unload(rules, owner, generation),
-            (_, None) => return None,
+            (_, None) | (Call::Keep(_) | Call::Release(_) | Call::Sweep, Some(_)) => return None,
             (Call::Ready(_), Some(owner)) => model.ready(rules, owner, generation, load),
             (Call::Switch(_), Some(owner)) => {
                 // A switch that is sent again is recognised by its load.
@@ -265,7 +265,6 @@ impl Pair {
                 let generation = if ahead { self.ahead() } else { generation };
                 self.model.restore(owner, generation, load)
             }
-            (Call::Keep(_) | Call::Release(_) | Call::Sweep, Some(_)) => return None,
         })
     }
 

@@ -103,7 +103,6 @@ impl Farm {
 
     /// The next step of a process' work.
     fn step(&self, state: &mut State, index: usize) {
-        let rules = self.rules;
         let Process { id, work, .. } = state.processes[index];
         let next = match work {
             Work::Idle => Work::Idle,
@@ -118,31 +117,59 @@ impl Farm {
                 owner,
                 generation,
                 id,
-            } => match state.contract.claim(rules, (owner, generation), id, asked) {
-                Answer::Done(generation) => Work::Start {
-                    load: asked,
-                    id,
-                    generation,
-                },
-                Answer::No => give_back(state, asked),
-            },
+            } => self.claim(state, asked, (owner, generation), id),
             Work::Start {
                 load: Some(name),
                 id,
                 generation,
-            } => Work::Keep {
-                load: Load {
-                    name,
-                    begun: generation,
-                },
-                id,
-                generation,
-            },
+            } => {
+                let begun = generation;
+                let load = Load { name, begun };
+                Work::Keep {
+                    load,
+                    id,
+                    generation,
+                }
+            }
             Work::Start {
                 load: None,
                 id,
                 generation,
             } => Self::adopt(state, index, id, generation),
+            Work::Ready {
+                load,
+                id,
+                generation,
+            } => self.ready(state, index, (id, generation), load),
+            Work::Reload { name } => self.reload(state, index, name),
+            Work::Switch { load } => self.switch(state, index, load),
+            Work::Compare { found } => Self::compare(state, index, &found),
+            Work::Keep { .. } | Work::Drop { .. } | Work::Release { .. } => self.write(state, work),
+        };
+        state.processes[index].work = next;
+    }
+
+    fn claim(
+        &self,
+        state: &mut State,
+        asked: Option<Name>,
+        expected: (Option<Id>, Generation),
+        id: Id,
+    ) -> Work {
+        match state.contract.claim(self.rules, expected, id, asked) {
+            Answer::Done(generation) => Work::Start {
+                load: asked,
+                id,
+                generation,
+            },
+            Answer::No => give_back(state, asked),
+        }
+    }
+
+    /// The steps that only write.
+    fn write(&self, state: &mut State, work: Work) -> Work {
+        let rules = self.rules;
+        match work {
             Work::Keep {
                 load,
                 id,
@@ -155,24 +182,16 @@ impl Farm {
                     generation,
                 }
             }
-            Work::Ready {
-                load,
-                id,
-                generation,
-            } => self.ready(state, index, (id, generation), load),
             Work::Drop { id, generation } => {
                 state.contract.drop(rules, id, generation);
                 Work::Idle
             }
-            Work::Reload { name } => self.reload(state, index, name),
-            Work::Switch { load } => self.switch(state, index, load),
             Work::Release { load } => {
                 state.references.release(rules, load);
                 Work::Idle
             }
-            Work::Compare { found } => Self::compare(state, index, &found),
-        };
-        state.processes[index].work = next;
+            other => other,
+        }
     }
 
     /// Whether the contract may be taken from its owner.

@@ -293,6 +293,61 @@ async fn the_sweep_offers_contracts_that_nobody_owns() {
     assert_eq!(left, 2, "only these");
 }
 
+/// A replica whose contract is gone can be reached by nobody. One of a load that is still under way
+/// is left alone.
+#[tokio::test]
+async fn the_sweep_unloads_replicas_without_their_contract() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let two = ContractSpec {
+        replicas: 2,
+        ..spec("1")
+    };
+    let owner = worker(&queue).await;
+    for name in [
+        "whole", "whole~2", "fewer", "fewer~2", "free~2", "owned~2", "young~2",
+    ] {
+        let contract = ContractAddress::try_from(name.to_owned()).unwrap();
+        let spec = if name == "fewer" {
+            spec("1")
+        } else {
+            two.clone()
+        };
+        super::load(&queue, &contract, owner, &spec).await;
+        if name != "young~2" {
+            redis
+                .command::<()>(&["ZADD", "test:contracts", AGES_AGO, name])
+                .await;
+        }
+    }
+    let free = address("free").replica(2);
+    let expected = standing(&queue, &free).await;
+    queue.drop_ownership(&free, expected).await.unwrap();
+    assert!(queue.sweep().await.unwrap());
+
+    assert!(queue.contract(&free).await.unwrap().is_none());
+    let mut inbox = inbox::Reader::new(queue.clone(), owner);
+    let mut asked = Vec::new();
+    while asked.len() < 2 {
+        for received in inbox.read().await {
+            let frame = unpack_jobs(&received.frame).unwrap();
+            let Job::Unload(unload) = &frame.jobs[0].job else {
+                panic!("{frame:?}")
+            };
+            asked.push(unload.address.to_string());
+        }
+    }
+    asked.sort();
+    assert_eq!(asked, ["fewer~2", "owned~2"]);
+    let left: u64 = redis.command(&["XLEN", &queue.keys().inbox(owner)]).await;
+    assert_eq!(left, 2, "only these");
+    let left: Vec<String> = redis
+        .command(&["ZRANGE", "test:contracts", "0", "-1"])
+        .await;
+    let kept = ["fewer", "fewer~2", "owned~2", "whole", "whole~2", "young~2"];
+    assert_eq!(left, kept);
+}
+
 /// However many processes try, the farm is swept once per interval.
 #[tokio::test]
 async fn one_process_sweeps_at_a_time() {

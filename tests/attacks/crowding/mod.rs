@@ -1,7 +1,7 @@
 //! S6 to S8: what clients and contracts occupy together: texts, the store, connections and bodies.
 //!
-//! Each case runs on a farm with small limits, beside a neighbour. Its control is the same attack on
-//! a farm whose limits are out of reach, or with complete requests, which may hold permits.
+//! Each case runs on a farm with small limits, beside a neighbour. Its control is the same attack
+//! on a farm whose limits are out of reach, or with complete requests, which may hold permits.
 
 mod clients;
 

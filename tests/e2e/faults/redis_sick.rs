@@ -132,7 +132,8 @@ async fn fault_22_the_memory_of_redis_is_full() {
     farm.stop().await;
 }
 
-/// Unloading frees memory, and a drain moves contracts: both go on while loads and calls are refused.
+/// Unloading frees memory, and a drain moves contracts: both go on while loads and calls are
+/// refused.
 #[tokio::test]
 async fn fault_22_unload_and_drain_while_memory_is_short() {
     let _machine = shared().await;

@@ -189,7 +189,7 @@ async fn restore(id: WorkerId, contract: &ContractHandle) -> Result<bool, QueueE
 async fn keep_executable(worker: &Worker, contract: &ContractHandle) -> Result<(), QueueError> {
     let (queue, digest) = (&worker.queue, &contract.spec.digest);
     if let Some(executable) = contract.executable()
-        && executables::keep(queue, digest, &executable, &contract.tenure.reference()).await?
+        && executables::keep(queue, digest, executable, &contract.tenure.reference()).await?
     {
         worker.metrics.repairs.executables.increment(1);
     }
@@ -246,3 +246,6 @@ pub(crate) async fn close(worker: &Worker, address: &ContractAddress, contract: 
     drop(permit);
     worker.announce().await;
 }
+
+#[cfg(test)]
+mod tests;
