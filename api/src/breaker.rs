@@ -63,10 +63,13 @@ pub(crate) enum MemoryPressure {
 
 impl MemoryPressure {
     fn of(memory: Memory) -> Self {
-        match memory.percent() {
-            0..=NO_LOADS_ABOVE => Self::None,
-            0..=NO_CALLS_ABOVE => Self::Loads,
-            _ => Self::Calls,
+        let percent = memory.percent();
+        if percent > NO_CALLS_ABOVE {
+            Self::Calls
+        } else if percent > NO_LOADS_ABOVE {
+            Self::Loads
+        } else {
+            Self::None
         }
     }
 

@@ -162,21 +162,11 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         metrics: metrics.dispatch.clone(),
         executables_limit: config.executables_limit,
     });
-    let limits = InFlightLimits {
-        all: config.max_in_flight,
-        loads: config.max_loads_in_flight,
-        per_contract: config.max_in_flight_per_contract,
-    };
-    let bodies = |limit, bytes| BodyRules {
-        limit,
-        patience: config.body_timeout,
-        pool: BodyPool::new(bytes, limit),
-    };
     AppState::new(Services {
-        admission: Admission::new(breaker, limits),
+        admission: Admission::new(breaker, in_flight_limits(&config)),
         connections: Connections::new(server::connection_limit(config.max_connections)),
-        call_bodies: bodies(config.execute_body_limit, config.call_bytes),
-        load_bodies: bodies(config.load_body_limit, config.load_bytes),
+        call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
+        load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         config,
         queue,
@@ -186,4 +176,21 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         tracer,
         life,
     })
+}
+
+fn in_flight_limits(config: &Config) -> InFlightLimits {
+    InFlightLimits {
+        all: config.max_in_flight,
+        loads: config.max_loads_in_flight,
+        per_contract: config.max_in_flight_per_contract,
+    }
+}
+
+/// For bodies of at most `limit` bytes each and `bytes` together.
+fn bodies(config: &Config, limit: usize, bytes: usize) -> BodyRules {
+    BodyRules {
+        limit,
+        patience: config.body_timeout,
+        pool: BodyPool::new(bytes, limit),
+    }
 }

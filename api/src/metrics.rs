@@ -105,6 +105,7 @@ struct RouteMetrics {
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "a list of metrics")]
     pub(crate) fn new(registry: Registry) -> Self {
         let routes = ROUTES.map(|(name, usual)| RouteMetrics::new(&registry, name, usual));
         let cache = |outcome| {

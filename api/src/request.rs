@@ -236,14 +236,13 @@ impl Incoming {
     /// The next bytes of the body. Fails if its client loses its place.
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let frame = match self.body.frame().now_or_never() {
-                Some(frame) => frame,
-                None => {
-                    self.reading.expect_more();
-                    tokio::select! {
-                        frame = self.body.frame() => frame,
-                        () = self.reading.evicted() => return Err(ApiError::BodyTooSlow),
-                    }
+            let frame = if let Some(frame) = self.body.frame().now_or_never() {
+                frame
+            } else {
+                self.reading.expect_more();
+                tokio::select! {
+                    frame = self.body.frame() => frame,
+                    () = self.reading.evicted() => return Err(ApiError::BodyTooSlow),
                 }
             };
             let Some(frame) = frame.transpose().map_err(|error| ended_early(&error))? else {

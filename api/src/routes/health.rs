@@ -72,8 +72,8 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, 
     }
     let queue = state.admission.breaker().state();
     let kinds = [(RequestKind::Load, "loads"), (RequestKind::Call, "calls")];
-    let refused = kinds.iter().filter(|(kind, _)| queue.refuses(*kind));
-    let refuses: Vec<_> = refused.map(|(_, name)| *name).collect();
+    let is_refused = |(kind, name)| queue.refuses(kind).then_some(name);
+    let refuses: Vec<_> = kinds.into_iter().filter_map(is_refused).collect();
     Ok(Json(Ready {
         status: if refuses.is_empty() {
             "ready"

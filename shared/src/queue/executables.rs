@@ -172,9 +172,9 @@ impl Queue {
         if self.try_lock(lock, RECLAIM_LOCK).await?.is_none() {
             return Ok(false);
         }
-        let (list, mut last, mut removed) = (self.keys().blobs(), None::<Entry>, false);
+        let (blobs, mut last, mut removed) = (self.keys().blobs(), None::<Entry>, false);
         loop {
-            let page = self.entries(&list, last.as_ref(), PAGE).await?;
+            let page = self.entries(&blobs, last.as_ref(), PAGE).await?;
             last = page.last().cloned();
             if page.is_empty() {
                 return Ok(removed);
