@@ -6,7 +6,7 @@
 //! explains how to add a case.
 //!
 //! ```text
-//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, edges, docker
+//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, edges, crowding, docker
 //! ```
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
@@ -16,6 +16,7 @@
 
 mod attack;
 mod attack_farm;
+mod crowding;
 mod docker;
 mod edges;
 mod host;
@@ -78,13 +79,14 @@ impl Wanted {
 /// and farm.
 type Shard = (&'static str, fn(&Wanted) -> Report);
 
-const SHARDS: [Shard; 5] = [
+const SHARDS: [Shard; 6] = [
     ("network", network_shard),
     ("host", |_| block_on(pages())),
     ("edges", |wanted| block_on(edges_shard(wanted.quick))),
     ("resources", |wanted| {
         block_on(resources_shard(wanted.quick))
     }),
+    ("crowding", |_| block_on(crowding::run())),
     ("docker", |_| block_on(docker::run())),
 ];
 

@@ -143,6 +143,17 @@ impl Keys {
         format!("{}blobs", self.prefix)
     }
 
+    /// `executables`: hash, digest of an executable to its size in bytes; `sum` is the sum of all.
+    /// It bounds what executables may occupy.
+    pub fn executables(&self) -> String {
+        format!("{}executables", self.prefix)
+    }
+
+    /// `lock:reclaim`: string, 5 s. A process removes unused executables, or has just done so.
+    pub fn reclaim_lock(&self) -> String {
+        format!("{}lock:reclaim", self.prefix)
+    }
+
     /// `registry`: string, without expiry. `contracts` and `blobs` are complete.
     pub fn registry(&self) -> String {
         format!("{}registry", self.prefix)

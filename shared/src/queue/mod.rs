@@ -109,6 +109,7 @@ pub mod contracts;
 mod counts;
 pub mod dead_letters;
 mod error;
+mod executables;
 pub mod failover;
 pub mod farm;
 mod in_hand;

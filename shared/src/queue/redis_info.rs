@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use super::{Queue, QueueError};
 
-/// The memory of Redis.
+/// The memory of Redis, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    used: u64,
-    limit: u64,
+    /// What its data and buffers take.
+    pub used: u64,
+    /// `maxmemory`. 0: there is no limit.
+    pub limit: u64,
 }
 
 impl Memory {
-    /// Whether more than four fifths of the limit are used, if there is one. At the limit Redis
-    /// would refuse replies as well, so the rest is left to calls in flight.
-    pub fn is_short(self) -> bool {
-        self.limit > 0 && self.used.saturating_mul(5) > self.limit.saturating_mul(4)
+    /// How much of the limit is used, in percent, rounded up. 0 if there is no limit.
+    pub fn percent(self) -> u64 {
+        match self.limit {
+            0 => 0,
+            limit => self.used.saturating_mul(100).div_ceil(limit),
+        }
     }
 }
 
@@ -87,10 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_short_over_four_fifths() {
+    fn a_part_of_the_memory_is_rounded_up() {
         let memory = |used, limit| Memory { used, limit };
-        assert!(!memory(80, 100).is_short());
-        assert!(memory(81, 100).is_short());
-        assert!(!memory(81, 0).is_short(), "no limit");
+        assert_eq!(memory(800, 1000).percent(), 80);
+        assert_eq!(memory(801, 1000).percent(), 81);
+        assert_eq!(memory(801, 0).percent(), 0, "no limit");
     }
 }

@@ -123,7 +123,7 @@ impl Queue {
             .await?)
     }
 
-    async fn entry(&self, list: &str, name: &str) -> Result<Option<Entry>, QueueError> {
+    pub(super) async fn entry(&self, list: &str, name: &str) -> Result<Option<Entry>, QueueError> {
         let score: Option<f64> = redis::cmd("ZSCORE")
             .arg(list)
             .arg(name)

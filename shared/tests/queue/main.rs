@@ -7,6 +7,7 @@ mod contracts;
 mod deaths;
 mod delivery;
 mod epochs;
+mod executables;
 mod memory;
 mod ownership;
 mod redis;

@@ -13,8 +13,9 @@ const PLACEMENT: &str = "place:";
 /// complete.
 const FARM: [&str; 2] = ["farm", "registry"];
 
-/// The registry. An entry of a load that failed stays until a sweep finds that it is old.
-const REGISTRY: [&str; 2] = ["contracts", "blobs"];
+/// The registry, and the sizes of executables. An entry of a load that failed stays until a sweep
+/// finds that it is old.
+const REGISTRY: [&str; 3] = ["contracts", "blobs", "executables"];
 
 /// The start of the key of a lock, which expires by itself.
 const LOCK: &str = "lock:";

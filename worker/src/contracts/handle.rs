@@ -16,6 +16,8 @@ use crate::settle::Delivery;
 pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) argument: Option<Box<RawValue>>,
+    /// The name of an argument in Redis that is not fetched yet.
+    pub(crate) stored: Option<String>,
     pub(crate) delivery: Delivery,
     /// How many sandboxes were lost while they ran this call.
     pub(crate) losses: u32,

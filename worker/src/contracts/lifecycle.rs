@@ -49,6 +49,8 @@ impl<E: Engine> ContractTask<E> {
                 end = self.serve(&mut instance, &mut calls) => end,
                 () = life.stopping() => ServeEnd::Stopped(FailureCode::Draining),
             };
+            // It holds a connection. It is begun again with the next sandbox.
+            calls.fetch = None;
             match end {
                 ServeEnd::Finished => return self.close(instance).await,
                 ServeEnd::Stopped(code) => {

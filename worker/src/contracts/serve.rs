@@ -42,7 +42,7 @@ impl<E: Engine> ContractTask<E> {
         loop {
             let stop = *self.ends.stop.borrow();
             let fenced = self.worker.fence.is_closed();
-            if stop == StopRequest::None && !fenced {
+            if stop == StopRequest::None && !fenced && !calls.awaits_argument() {
                 self.feed(instance, calls).await;
             } else {
                 instance.submit(&[]);
@@ -54,6 +54,7 @@ impl<E: Engine> ContractTask<E> {
                 StopRequest::None if !open && calls.is_empty() => return ServeEnd::Finished,
                 _ => {}
             }
+            self.begin_fetch(calls);
             let lookahead = LOOKAHEAD.saturating_sub(calls.waiting.len());
             tokio::select! {
                 events = instance.next() => {
@@ -67,6 +68,9 @@ impl<E: Engine> ContractTask<E> {
                 {
                     open = count > 0;
                     calls.waiting.extend(arrived.drain(..));
+                }
+                fetched = calls.fetched(), if calls.fetch.is_some() => {
+                    self.end_fetch(fetched, calls);
                 }
                 // Fails once the handle was replaced: the task then ends by itself.
                 Ok(()) = self.ends.stop.changed() => {}
@@ -126,6 +130,9 @@ impl<E: Engine> ContractTask<E> {
         {
             let alone = next.losses > 0;
             if alone && !(batch.is_empty() && calls.running.is_empty()) {
+                break;
+            }
+            if calls.awaits_argument() {
                 break;
             }
             let Some(call) = calls.waiting.pop_front() else {

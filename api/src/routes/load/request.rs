@@ -19,6 +19,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// The length of the longest image reference in base64, with room for spaces around it. A longer
+/// text is a tar.
+const ENCODED_REFERENCE_LIMIT: usize = 2048;
+
 /// The body of a load. Fields accept any value, so that every invalid one can be reported.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -91,7 +95,7 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
     };
     let executable = match engine {
         EngineKind::Javascript => plain(executable),
-        EngineKind::Docker => image(&executable)?,
+        EngineKind::Docker => image(executable)?,
     };
     let spec = ContractSpec {
         engine,
@@ -198,13 +202,16 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
 /// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
 /// contains upper-case letters. Which references are allowed is the workers' decision; an id is
 /// none, wherever the contract is placed.
-fn image(executable: &str) -> Result<String, ApiError> {
-    let executable = executable.trim();
-    if is_reference(executable) {
-        return reference(executable);
+fn image(executable: String) -> Result<String, ApiError> {
+    let trimmed = executable.trim();
+    if is_reference(trimmed) {
+        return reference(trimmed);
     }
-    let mut text = executable.to_owned();
+    let mut text = executable;
     text.retain(|c| !c.is_ascii_whitespace());
+    if text.len() > ENCODED_REFERENCE_LIMIT {
+        return Ok(text);
+    }
     match BASE64.decode(&text).map(String::from_utf8) {
         Ok(Ok(decoded)) if is_reference(decoded.trim()) => reference(decoded.trim()),
         _ => Ok(text),
@@ -223,6 +230,13 @@ fn reference(text: &str) -> Result<String, ApiError> {
 /// Decodes base64. No flag is needed: a JavaScript source always contains a character outside
 /// base64's alphabet.
 fn plain(executable: String) -> String {
+    // Nearly always, so that a large source is not copied.
+    if !executable
+        .bytes()
+        .all(|b| b.is_ascii_whitespace() || is_base64(b))
+    {
+        return executable;
+    }
     let encoded: Vec<u8> = executable
         .bytes()
         .filter(|b| !b.is_ascii_whitespace())
@@ -231,6 +245,10 @@ fn plain(executable: String) -> String {
         Ok(Ok(decoded)) => decoded,
         _ => executable,
     }
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
 }
 
 #[cfg(test)]
@@ -258,9 +276,9 @@ mod tests {
     fn a_reference_is_not_decoded_as_base64() {
         // Each of these is also valid base64.
         for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
-            assert_eq!(image(reference).unwrap(), reference.trim());
+            assert_eq!(image(reference.to_owned()).unwrap(), reference.trim());
             let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
-            assert_eq!(image(&encoded).unwrap(), reference.trim());
+            assert_eq!(image(encoded).unwrap(), reference.trim());
         }
     }
 
@@ -269,8 +287,8 @@ mod tests {
         let whole = format!("sha256:{}", "0a".repeat(32));
         for id in ["0123456789ab", &whole] {
             let encoded = base64::prelude::BASE64_STANDARD.encode(id);
-            for text in [id, &encoded] {
-                let refused = image(text).unwrap_err();
+            for text in [id.to_owned(), encoded] {
+                let refused = image(text.clone()).unwrap_err();
                 assert!(matches!(refused, ApiError::InvalidExecutable(_)), "{text}");
             }
         }
@@ -280,7 +298,7 @@ mod tests {
     fn a_tar_stays_in_base64() {
         let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
         let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(image(&wrapped).unwrap(), encoded);
+        assert_eq!(image(wrapped).unwrap(), encoded);
     }
 
     #[test]
