@@ -97,15 +97,51 @@ async fn settling(target: &mut AttackFarm) {
 
 /// Bodies of methods, and the code that their results are answered with.
 const RESULTS: &[(&str, &str, &str)] = &[
-    ("raw JSON that is not Unicode", "return JSON.rawJSON('\"\\ud800\"')", "result_not_json"),
-    ("much raw JSON", "return new Array(2000).fill(JSON.rawJSON(JSON.stringify('x'.repeat(5e5))))", "result_too_large"),
-    ("boxed strings", "return new Array(2000).fill(new String('x'.repeat(5e5)))", "result_too_large"),
-    ("a boxed string that reads as another", "const s = new String('a'); s.toString = () => 'x'.repeat(5e8); return [s]", "result_too_large"),
-    ("a hundred million holes", "return new Array(1e8)", "result_too_large"),
-    ("a million functions", "return new Array(1e6).fill(() => 1)", "result_too_large"),
-    ("a function that grows", "const f = () => 1; f.toJSON = () => { let a = ['xxxxxxxx']; for (let i = 0; i < 40; i++) a = [a, a]; return a }; return f", "result_too_large"),
-    ("a number that grows", "BigInt.prototype.toJSON = () => { let a = ['xxxxxxxx']; for (let i = 0; i < 40; i++) a = [a, a]; return a }; return 1n", "result_too_large"),
-    ("a function that never ends", "const f = () => 1; f.toJSON = function () { const g = () => 1; g.toJSON = f.toJSON; return [g] }; return f", "result_not_json"),
+    (
+        "raw JSON that is not Unicode",
+        "return JSON.rawJSON('\"\\ud800\"')",
+        "result_not_json",
+    ),
+    (
+        "much raw JSON",
+        "return new Array(2000).fill(JSON.rawJSON(JSON.stringify('x'.repeat(5e5))))",
+        "result_too_large",
+    ),
+    (
+        "boxed strings",
+        "return new Array(2000).fill(new String('x'.repeat(5e5)))",
+        "result_too_large",
+    ),
+    (
+        "a boxed string that reads as another",
+        "const s = new String('a'); s.toString = () => 'x'.repeat(5e8); return [s]",
+        "result_too_large",
+    ),
+    (
+        "a hundred million holes",
+        "return new Array(1e8)",
+        "result_too_large",
+    ),
+    (
+        "a million functions",
+        "return new Array(1e6).fill(() => 1)",
+        "result_too_large",
+    ),
+    (
+        "a function that grows",
+        "const f = () => 1; f.toJSON = () => { let a = ['xxxxxxxx']; for (let i = 0; i < 40; i++) a = [a, a]; return a }; return f",
+        "result_too_large",
+    ),
+    (
+        "a number that grows",
+        "BigInt.prototype.toJSON = () => { let a = ['xxxxxxxx']; for (let i = 0; i < 40; i++) a = [a, a]; return a }; return 1n",
+        "result_too_large",
+    ),
+    (
+        "a function that never ends",
+        "const f = () => 1; f.toJSON = function () { const g = () => 1; g.toJSON = f.toJSON; return [g] }; return f",
+        "result_not_json",
+    ),
 ];
 
 /// S5: results that are small in memory and large on paper, beside other calls of the same contract.
@@ -160,25 +196,31 @@ async fn texts(target: &mut AttackFarm) {
             .await;
     }
     target
-        .case("S6", "a thousand long names", Browser::Stays, async |farm| {
-            let name = |n| format!("['{n:03}{}']: () => 1", "\u{e9}".repeat(253));
-            let names: Vec<_> = (0..1000).map(name).collect();
-            let client = farm.client();
-            let source = format!("{{ {} }}", names.join(", "));
-            client.must_load("texts", &source).await;
-            let answer = client.call("texts", "missing").await;
-            let listed = client.get("/contracts/texts").await.body.len();
-            client.unload("texts").await.is_no_content();
-            if listed > 200_000 {
-                return Err(format!("its status has {listed} bytes"));
-            }
-            is_short(&answer, 404)
-        })
+        .case(
+            "S6",
+            "a thousand long names",
+            Browser::Stays,
+            async |farm| {
+                let name = |n| format!("['{n:03}{}']: () => 1", "\u{e9}".repeat(253));
+                let names: Vec<_> = (0..1000).map(name).collect();
+                let client = farm.client();
+                let source = format!("{{ {} }}", names.join(", "));
+                client.must_load("texts", &source).await;
+                let answer = client.call("texts", "missing").await;
+                let listed = client.get("/contracts/texts").await.body.len();
+                client.unload("texts").await.is_no_content();
+                if listed > 200_000 {
+                    return Err(format!("its status has {listed} bytes"));
+                }
+                is_short(&answer, 404)
+            },
+        )
         .await;
     target
         .case("S6", "an exception of 5 MB", Browser::Stays, async |farm| {
             keeps_state(farm, METHODS, async |client| {
-                let body = "const e = new Error('x'.repeat(5e6)); e.name = '\u{e9}'.repeat(5e6); throw e";
+                let body =
+                    "const e = new Error('x'.repeat(5e6)); e.name = '\u{e9}'.repeat(5e6); throw e";
                 let answer = client.execute("sums", "make", &Value::from(body)).await;
                 is_short(&answer, 500)
             })

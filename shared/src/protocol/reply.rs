@@ -47,8 +47,8 @@ pub struct Failure {
     pub started: bool,
 }
 
-/// The most bytes of a failure's message. A contract's error text has at most 2,000 characters, which
-/// are at most three bytes each, and up to 200 bytes of explanation around it.
+/// The most bytes of a failure's message. A contract's error text has at most 2,000 characters,
+/// which are at most three bytes each, and up to 200 bytes of explanation around it.
 pub const MESSAGE_LIMIT: usize = 6200;
 
 impl Failure {
@@ -62,7 +62,7 @@ impl Failure {
         Self::new(code, message.into(), false)
     }
 
-    /// Cuts the message, whatever it was made of: this is the only way to make a failure.
+    /// Makes every failure. Cuts the message, whatever it consists of.
     fn new(code: FailureCode, mut message: String, started: bool) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
         Self {

@@ -2,8 +2,8 @@
 //!
 //! The first restart is immediate. With every further crash within the engine's
 //! [limit](RestartLimit), the pause before the next restart doubles. At the limit the contract is
-//! quarantined. A crash under several calls at once does not count towards that limit: together they
-//! may have needed more than each of them does. Each runs again alone, and crashes then count.
+//! quarantined. A crash under several calls at once does not count towards that limit: together
+//! they may have needed more than each of them does. Each runs again alone, and crashes then count.
 //! Losses for which a slow machine or a caller's argument may be the cause are no crashes, however
 //! many there are. This file only counts and computes; `restart` acts on the result.
 

@@ -117,7 +117,7 @@ impl<E: Engine> ContractTask<E> {
         }
     }
 
-    /// Takes the calls that can run together and fit into `room`, and answers those that cannot run.
+    /// Takes the calls that can run together and fit into `room`. Answers those that cannot run.
     fn next_batch(&self, room: Room, calls: &mut Calls) -> Vec<(CallId, Call)> {
         let mut batch = Vec::new();
         let mut bytes = 0;

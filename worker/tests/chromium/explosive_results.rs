@@ -90,19 +90,37 @@ fn a_result_without_valid_text_fails_only_its_call() {
 fn counting_a_result_changes_nothing_in_it() {
     let table = [
         ("new String('boxed')", r#""boxed""#),
-        ("Object.assign(new String('boxed'), { toString: () => 'other' })", r#""other""#),
-        ("[new Number(3), new Boolean(false), Object('x')]", r#"[3,false,"x"]"#),
+        (
+            "Object.assign(new String('boxed'), { toString: () => 'other' })",
+            r#""other""#,
+        ),
+        (
+            "[new Number(3), new Boolean(false), Object('x')]",
+            r#"[3,false,"x"]"#,
+        ),
         ("JSON.rawJSON('1e999')", "1e999"),
-        ("[JSON.rawJSON('12345678901234567890')]", "[12345678901234567890]"),
+        (
+            "[JSON.rawJSON('12345678901234567890')]",
+            "[12345678901234567890]",
+        ),
         ("({ length: 3, name: 'x' })", r#"{"length":3,"name":"x"}"#),
-        ("(function () { return arguments })(1, 2)", r#"{"0":1,"1":2}"#),
+        (
+            "(function () { return arguments })(1, 2)",
+            r#"{"0":1,"1":2}"#,
+        ),
         ("Object.freeze({ length: 7 })", r#"{"length":7}"#),
         ("[,undefined,() => 1,Symbol()]", "[null,null,null,null]"),
         ("({ a: undefined, b: () => 1, c: Symbol() })", "{}"),
         ("Object.assign(() => 1, { toJSON: () => [7] })", "[7]"),
-        ("(BigInt.prototype.toJSON = () => 8, { a: 1n })", r#"{"a":8}"#),
+        (
+            "(BigInt.prototype.toJSON = () => 8, { a: 1n })",
+            r#"{"a":8}"#,
+        ),
         ("(BigInt.prototype.toJSON = () => 8, 1n)", "8"),
-        ("[1.5, -1e-7, 1e21, -0, NaN, 4294967296]", "[1.5,-1e-7,1e+21,0,null,4294967296]"),
+        (
+            "[1.5, -1e-7, 1e21, -0, NaN, 4294967296]",
+            "[1.5,-1e-7,1e+21,0,null,4294967296]",
+        ),
         ("new Proxy([1, 2], {})", "[1,2]"),
     ];
     run(async {

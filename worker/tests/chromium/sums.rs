@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use execution_worker::sandbox::{Instance, LossCause};
-use shared::protocol::job::Limits;
 use shared::protocol::reply::FailureCode;
 
 use crate::driver::{Contract, Outcome, run, within_ms};
@@ -13,8 +12,8 @@ fn objects() -> String {
     format!("[{}]", vec!["{}"; 340_000].join(","))
 }
 
-/// Makes the calls as a worker does: in order, as many at a time as there is room for. Returns their
-/// outcomes in order.
+/// Makes the calls as a worker does: in order, as many at a time as there is room for. Returns
+/// their outcomes in order.
 async fn run_all(contract: &mut Contract, calls: &[(&str, Option<&str>)]) -> Vec<Outcome> {
     let mut waiting: VecDeque<usize> = (0..calls.len()).collect();
     let mut numbers = BTreeMap::new();
@@ -55,7 +54,8 @@ async fn run_all(contract: &mut Contract, calls: &[(&str, Option<&str>)]) -> Vec
 #[test]
 fn large_arguments_of_many_calls_cost_no_state() {
     run(async {
-        let source = "let n = 0; const init = () => ({ length: (x) => x.length, count: () => ++n })";
+        let source =
+            "let n = 0; const init = () => ({ length: (x) => x.length, count: () => ++n })";
         let mut contract = Contract::load(source).await;
         assert_eq!(contract.get("count").await.unwrap(), "1");
         let objects = objects();
@@ -169,16 +169,12 @@ fn results_of_promises_that_settle_together_are_sent_in_parts() {
 #[test]
 fn a_result_that_waits_for_room_is_not_late() {
     run(async {
-        let limits = Limits {
-            timeout_ms: Some(600),
-            result_bytes: Some(4_000_000),
-            ..Limits::default()
-        };
-        let source = "{ later: async () => {
-            await new Promise((r) => setTimeout(r, 50));
-            return { toJSON() { const end = Date.now() + 30; while (Date.now() < end); return 'x'.repeat(1100000) } } } }";
-        let mut contract = Contract::load_with(limits, source).await;
-        let calls = vec![("later", None); 60];
+        let source = "let open; const gate = new Promise((r) => { open = r });
+            const toJSON = () => { const end = Date.now() + 30; while (Date.now() < end); return 'x'.repeat(9e5) };
+            const init = () => ({ open: () => open(), later: async () => { await gate; return { toJSON } } })";
+        let mut contract = Contract::load_with(within_ms(1000), source).await;
+        let mut calls = vec![("later", None); 60];
+        calls.push(("open", None));
         for outcome in run_all(&mut contract, &calls).await {
             assert!(outcome.result().is_some(), "{:?}", outcome.code());
         }
@@ -193,7 +189,13 @@ fn a_result_that_waits_for_room_and_never_ends_is_a_timeout_of_its_call() {
             const init = () => ({ open: () => open(), large: async () => { await gate; return 'x'.repeat(9e5) },
                 endless: async () => { await gate; return { toJSON() { for (;;); } } } })";
         let mut contract = Contract::load_with(within_ms(500), source).await;
-        let calls = [("large", None), ("large", None), ("large", None), ("endless", None), ("open", None)];
+        let calls = [
+            ("large", None),
+            ("large", None),
+            ("large", None),
+            ("endless", None),
+            ("open", None),
+        ];
         let outcomes = contract.run(&calls).await;
         assert_eq!(outcomes[3].code(), Some(FailureCode::ExecutionTimeout));
         assert_eq!(contract.cause, Some(LossCause::Timeout));

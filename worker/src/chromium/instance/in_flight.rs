@@ -165,9 +165,10 @@ impl InFlight {
         self.front_since
     }
 
-    /// Whether the first message has been in work for longer than a call may run.
+    /// Whether the calls of the first message have been in work for longer than a call may run.
     pub(super) fn is_front_overdue(&self) -> bool {
-        !self.messages.is_empty() && self.front_since.elapsed() >= self.call_limit
+        let runs = self.messages.front().is_some_and(|m| !m.is_reading());
+        runs && self.front_since.elapsed() >= self.call_limit
     }
 
     /// Records a message that was sent, with the sizes of its calls' arguments.
@@ -310,10 +311,7 @@ impl InFlight {
                 self.set_state(call, CallState::Pending(since));
                 self.promises.push_back((since, call));
             }
-            (
-                CallUpdate::Settled,
-                Some(state @ (CallState::InMessage | CallState::Pending(_))),
-            ) => {
+            (CallUpdate::Settled, Some(state @ (CallState::InMessage | CallState::Pending(_)))) => {
                 let elapsed = state.elapsed(since, now);
                 self.set_state(call, CallState::Settled(elapsed));
             }

@@ -109,8 +109,8 @@
     return apply(toWellFormed, apply(slice, text, [0, TEXT]), []);
   }
 
-  // Whether an object holds a string, as `new String("x")` does. The first two checks only avoid the
-  // exception for nearly all other objects: the length of a boxed string cannot be configured.
+  // Whether an object holds a string, as `new String("x")` does. The first two checks only avoid
+  // the exception for nearly all other objects: the length of a boxed string is not configurable.
   function isBoxedString(object) {
     if (!hasOwn(object, "length")) return false;
     if (getOwnPropertyDescriptor(object, "length").configurable) return false;
@@ -132,13 +132,14 @@
     if (type === "object") {
       if (value === null) {
         length = 4;
-      } else if (!isArray(value)) {
-        if (isRawJSON(value)) {
-          length = value.rawJSON.length;
-        } else if (isBoxedString(value)) {
-          value = toText(value);
-          type = "string";
-        }
+      } else if (isArray(value)) {
+        // Each element has more than one character. The engine itself refuses the longest lists.
+        if (value.length > budget) throw TOO_LARGE;
+      } else if (isRawJSON(value)) {
+        length = value.rawJSON.length;
+      } else if (isBoxedString(value)) {
+        value = toText(value);
+        type = "string";
       }
     } else if (type === "number") {
       if ((value | 0) !== value) length = 3;
@@ -180,7 +181,7 @@
       // Counts UTF-16 units. A text has at most as many units as bytes, and the worker counts bytes.
       if (json.length > resultLimit) report(id, "toolarge");
       // Only raw JSON can have a lone surrogate that is not escaped. No message could carry it.
-      else if (!apply(isWellFormed, json, [])) report(id, "notjson", '"raw JSON is not well-formed"');
+      else if (!apply(isWellFormed, json, [])) report(id, "notjson", '"it is not well-formed"');
       else report(id, "ok", json);
     } else if (type === "function" || type === "symbol") {
       report(id, "notjson", stringify("a " + type + " has no JSON form"));
@@ -285,8 +286,8 @@
     return "";
   }
 
-  // Starts the calls of a message: [[id, method], [id, method, argument], ...]. Without a text it is
-  // the one that was taken.
+  // Starts the calls of a message: [[id, method], [id, method, argument], ...]. Without a text it
+  // is the one that was taken.
   function run(text) {
     const calls = text === undefined ? taken : parse(text);
     taken = undefined;
@@ -303,9 +304,9 @@
     return reply();
   }
 
-  // Returns results of promises that have settled since the last reply, as many as a reply may hold;
-  // waits for the first one if there is none. The own properties protect the promise: the debugger, which awaits it, finds
-  // them instead of the contract's.
+  // Returns results of promises that have settled since the last reply, as many as a reply may
+  // hold; waits for the first one if there is none. The own properties protect the promise: the
+  // debugger, which awaits it, finds them instead of the contract's.
   function collect() {
     flush();
     if (ready !== "" || pending === 0) return reply();

@@ -71,8 +71,8 @@ pub(crate) enum CallUpdate {
 #[error("the page sent a malformed reply")]
 pub(crate) struct MalformedReply;
 
-/// Reads a reply. A result that is not JSON, or of more than `result_limit` bytes, becomes a failure
-/// of its call.
+/// Reads a reply. A result that is not JSON, or of more than `result_limit` bytes, becomes a
+/// failure of its call.
 pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
     let mut lines = reply.split('\n');
     let running: i64 = lines
@@ -169,6 +169,7 @@ pub(crate) fn looks_like_literal(source: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::protocol::reply::MESSAGE_LIMIT;
 
     use super::*;
 
@@ -266,6 +267,14 @@ mod tests {
             let failure = outcome(line).unwrap().unwrap_err();
             assert_eq!(failure.code, FailureCode::ResultTooLarge, "{line}");
         }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let line = format!("1 failed \"a{}\"", "\u{e9}".repeat(10_000));
+        let message = outcome(&line).unwrap().unwrap_err().message;
+        assert_eq!(message.len(), MESSAGE_LIMIT - 1);
+        assert!(message.ends_with('\u{e9}'));
     }
 
     #[test]
