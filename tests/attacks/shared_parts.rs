@@ -29,7 +29,7 @@ fn source(methods: &str) -> String {
 const METHODS: &str = "length: (x) => x.length,
     later: async (x) => { await new Promise((r) => setTimeout(r, 100)); return x.length },
     text: async () => { await gate; return 'x'.repeat(9e5) },
-    list: async () => { await gate; const a = []; for (let i = 0; i < 9e4; i++) a.push('abcdefg'); return a },
+    list: async () => { await gate; return new Array(9e4).fill('abcdefg') },
     make: (body) => Function(body)()";
 
 /// Runs the group.

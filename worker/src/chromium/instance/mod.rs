@@ -55,7 +55,7 @@ const SECOND_MESSAGE_CALLS: usize = 32;
 const MESSAGE_BYTES: usize = PIECE - (16 << 10);
 /// How many bytes the arguments of all calls in flight have together, unless it is a single call. A
 /// contract holds the arguments of its pending promises.
-const IN_FLIGHT_BYTES: usize = 2 << 20;
+const IN_FLIGHT_BYTES: usize = 4 << 20;
 /// Promises that may be pending in one page.
 const PENDING: usize = 1024;
 /// A timer that fires this late shows that the worker itself was not running. The replies of that
