@@ -19,6 +19,7 @@ mod promises;
 mod resource_limits;
 mod starved;
 mod sums;
+mod supervision;
 mod tampering;
 mod time_limits;
 mod values;
