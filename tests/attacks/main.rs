@@ -6,7 +6,7 @@
 //! explains how to add a case.
 //!
 //! ```text
-//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, edges, crowding, docker
+//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, shared, edges, crowding, docker
 //! ```
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
@@ -27,6 +27,7 @@ mod network;
 mod report;
 mod resources;
 mod rounds;
+mod shared_parts;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../e2e/support/mod.rs"]
 mod support;
@@ -79,7 +80,7 @@ impl Wanted {
 /// and farm.
 type Shard = (&'static str, fn(&Wanted) -> Report);
 
-const SHARDS: [Shard; 6] = [
+const SHARDS: [Shard; 7] = [
     ("network", network_shard),
     ("host", |_| block_on(pages())),
     ("edges", |wanted| block_on(edges_shard(wanted.quick))),
@@ -87,6 +88,7 @@ const SHARDS: [Shard; 6] = [
         block_on(resources_shard(wanted.quick))
     }),
     ("crowding", |_| block_on(crowding::run())),
+    ("shared", |_| block_on(shared_shard())),
     ("docker", |_| block_on(docker::run())),
 ];
 
@@ -275,6 +277,12 @@ async fn pages() -> Report {
 async fn edges_shard(quick: bool) -> Report {
     let mut target = AttackFarm::start(edges::farm()).await;
     edges::run(&mut target, quick).await;
+    target.end().await
+}
+
+async fn shared_shard() -> Report {
+    let mut target = AttackFarm::start(shared_parts::farm()).await;
+    shared_parts::run(&mut target).await;
     target.end().await
 }
 

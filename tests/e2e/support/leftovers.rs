@@ -23,6 +23,10 @@ const LOCK: &str = "lock:";
 /// The start of an executable's key. One that no load recorded expires by itself.
 const EXECUTABLE: &str = "{blob:";
 
+/// Part of the key of a call's large argument. An api does not wait for long to remove one while its
+/// connections to Redis are busy: it expires by itself.
+const ARGUMENT: &str = "}:b:";
+
 /// The end of the key that remembers when a contract was unloaded. It expires by itself.
 const UNLOADED: &str = "}:past";
 
@@ -50,8 +54,10 @@ pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     for key in redis.keys().await {
         let name = key.strip_prefix(prefix).unwrap_or(&key);
         let lasts = name.starts_with(PLACEMENT) || FARM.contains(&name) || REGISTRY.contains(&name);
-        let expires =
-            name.starts_with(EXECUTABLE) || name.starts_with(LOCK) || name.ends_with(UNLOADED);
+        let expires = name.starts_with(EXECUTABLE)
+            || name.starts_with(LOCK)
+            || name.contains(ARGUMENT)
+            || name.ends_with(UNLOADED);
         let goes = expires && redis.expires(&key).await;
         if !lasts && !goes {
             left.push(key);

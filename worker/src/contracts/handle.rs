@@ -23,6 +23,13 @@ pub(crate) struct Call {
     pub(crate) losses: u32,
 }
 
+impl Call {
+    /// The size of the argument, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.argument.as_ref().map_or(0, |json| json.get().len())
+    }
+}
+
 /// Whether a contract's task must stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopRequest {

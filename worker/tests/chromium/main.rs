@@ -8,6 +8,7 @@
 )]
 
 mod driver;
+mod explosive_results;
 mod forms;
 mod installation;
 mod isolation;
@@ -17,6 +18,7 @@ mod processes;
 mod promises;
 mod resource_limits;
 mod starved;
+mod sums;
 mod supervision;
 mod tampering;
 mod time_limits;

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::harness::handle::Harness;
+use super::harness::pieces::Pieces;
 use super::harness::protocol::{LoadOutcome, looks_like_literal};
 use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
@@ -18,10 +19,6 @@ use crate::chromium::cdp::execute::{COMMAND_LIMIT, execute};
 use crate::chromium::isolation::watchdog::Activity;
 use crate::chromium::process::proc::Process;
 use crate::sandbox::StartError;
-
-/// How much of an executable is sent in one message, in bytes. A browser reads one message at a
-/// time, at about 20 ms for a megabyte, and the calls of its other pages wait meanwhile.
-const PIECE: usize = 256 << 10;
 
 /// An executable that was not evaluated in time is to blame if its page computed for at least this
 /// part of the time. Otherwise the machine may have been too busy.
@@ -112,7 +109,8 @@ fn overdue(limit: Duration, computed: Duration) -> StartError {
 async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
-    for piece in pieces(source, PIECE) {
+    let mut pieces = Pieces::of(source);
+    while let Some(piece) = pieces.next() {
         harness.feed(piece).await.map_err(broken)?;
     }
     let is_literal = looks_like_literal(source);
@@ -128,28 +126,20 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
         }
     }
     Err(StartError::Invalid(match first {
-        Some(LoadOutcome::Threw(text)) => {
-            syntax_error(harness, source, is_literal).await.unwrap_or(text)
-        }
+        Some(LoadOutcome::Threw(text)) => match syntax_error(harness, source, is_literal).await {
+            Some((line, column)) => format!("{text} (line {line}, column {column})"),
+            None => text,
+        },
         _ => "The executable has no endpoints: it must be an object literal with functions in it, or \
               define a function init that returns such an object"
             .to_owned(),
     }))
 }
 
-/// Cuts a text into pieces of at most `size` bytes, between characters.
-fn pieces(mut text: &str, size: usize) -> impl Iterator<Item = &str> {
-    std::iter::from_fn(move || {
-        let (piece, rest) = text.split_at(text.floor_char_boundary(size));
-        text = rest;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// The position of a syntax error: `SyntaxError: .. (line 2, column 5)`, counted from one. `eval`
-/// does not report it, so the source is compiled once more, which runs no code. None if it
-/// compiles.
-async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Option<String> {
+/// The line and the column of a syntax error, counted from one. `eval` does not report them, so the
+/// source is compiled once more, which runs no code. None if it compiles. The error's text is the
+/// harness', which has a limit.
+async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Option<(i64, usize)> {
     let prefix = if is_literal { "0," } else { "" };
     let compile = CompileScriptParams::new(format!("{prefix}{source}"), "", false);
     execute(
@@ -163,8 +153,6 @@ async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Opti
         .await
         .ok()?
         .exception_details?;
-    let description = details.exception?.description?;
-    let message = description.lines().next()?;
     let indent = if details.line_number == 0 {
         prefix.len()
     } else {
@@ -174,23 +162,12 @@ async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Opti
         .ok()?
         .checked_sub(indent)?
         + 1;
-    Some(format!(
-        "{message} (line {}, column {column})",
-        details.line_number + 1
-    ))
+    Some((details.line_number + 1, column))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_are_cut_between_characters_and_lose_nothing() {
-        let cut = |text, size| pieces(text, size).collect::<Vec<_>>();
-        assert_eq!(cut("abcde", 2), ["ab", "cd", "e"]);
-        assert_eq!(cut("aüb", 2), ["a", "ü", "b"]);
-        assert!(cut("", 2).is_empty());
-    }
 
     #[test]
     fn an_executable_is_blamed_only_for_processor_time_that_its_page_used() {

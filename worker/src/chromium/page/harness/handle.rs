@@ -53,10 +53,27 @@ impl Harness {
         })
     }
 
-    /// Starts the calls of a batch, written by `protocol::encode`. `wake` unfreezes the page first.
-    pub(crate) fn run(&self, batch: String, wake: bool) -> PendingReply {
+    /// Starts the calls of a message, written by `protocol::encode`. `wake` unfreezes the page
+    /// first.
+    pub(crate) fn run(&self, message: String, wake: bool) -> PendingReply {
         let function = "function(a){\"use strict\";return this.run(a)}";
-        let reply = self.call(&self.function(function).argument(batch));
+        self.waking(wake, self.call(&self.function(function).argument(message)))
+    }
+
+    /// Sends the next piece of a message. The reply to the last piece says that it is parsed.
+    pub(crate) fn take(&self, piece: &str, is_last: bool, wake: bool) -> PendingReply {
+        let function = "function(a,b){\"use strict\";return this.take(a,b)}";
+        let take = self.function(function).argument(piece).argument(is_last);
+        self.waking(wake, self.call(&take))
+    }
+
+    /// Starts the calls of the message that was sent in pieces.
+    pub(crate) fn run_taken(&self) -> PendingReply {
+        self.call(&self.function("function(){\"use strict\";return this.run()}"))
+    }
+
+    /// Unfreezes the page beside a command, if `wake` is set.
+    fn waking(&self, wake: bool, reply: PendingReply) -> PendingReply {
         if !wake {
             return reply;
         }
