@@ -30,11 +30,11 @@ async fn loads_at_the_same_time_do_not_exceed_the_limit() {
     let queue = redis.queue().await;
     let names: Vec<_> = (0..20).map(|n| n.to_string()).collect();
     let stores = names.iter().map(|name| store(&queue, name, 100, 1_000));
-    let stored = futures::future::join_all(stores).await;
-    assert_eq!(stored.iter().filter(|stored| **stored).count(), 10);
+    let accepted = futures::future::join_all(stores).await;
+    assert_eq!(accepted.iter().filter(|accepted| **accepted).count(), 10);
     assert_eq!(queue.executable_bytes().await.unwrap(), 1_000);
     // What is there already is not counted again.
-    let index = stored.iter().position(|stored| *stored).unwrap();
+    let index = accepted.iter().position(|accepted| *accepted).unwrap();
     assert!(store(&queue, &names[index], 100, 1_000).await);
     assert_eq!(queue.executable_bytes().await.unwrap(), 1_000);
 }

@@ -137,7 +137,7 @@ async fn fault_22_the_memory_of_redis_is_full() {
 #[tokio::test]
 async fn fault_22_unload_and_drain_while_memory_is_short() {
     let _machine = shared().await;
-    let mut farm = builder().workers(2).start().await;
+    let farm = builder().workers(2).start().await;
     let client = farm.client().clone();
     let addresses = load_recorders(&client, 4).await;
     // A tenth of it is room enough for what goes on.

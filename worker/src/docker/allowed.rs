@@ -86,12 +86,11 @@ impl FromStr for AllowedImage {
 impl AllowedImage {
     /// Whether it allows a reference in its whole form.
     fn allows(&self, whole: &str) -> bool {
-        let (name, tag, digest) = match whole.split_once('@') {
-            Some((name, digest)) => (name, None, Some(digest)),
-            None => {
-                let (name, tag) = split_tag(whole);
-                (name, tag, None)
-            }
+        let (name, tag, digest) = if let Some((name, digest)) = whole.split_once('@') {
+            (name, None, Some(digest))
+        } else {
+            let (name, tag) = split_tag(whole);
+            (name, tag, None)
         };
         let has_version = match &self.version {
             Version::Any => true,

@@ -57,9 +57,9 @@ pub(super) async fn close_host() -> Result<(), String> {
                 rule,
                 "firewall rule moved back to the start of its chain"
             );
-            changes += &format!("-D {chain} {rule}\n");
+            changes.extend(["-D ", chain, " ", rule, "\n"]);
         }
-        changes += &format!("-I {chain} 1 {rule}\n");
+        changes.extend(["-I ", chain, " 1 ", rule, "\n"]);
     }
     changes += "COMMIT\n";
     let restore = run("iptables-restore", &["--noflush"], &changes);

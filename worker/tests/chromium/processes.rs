@@ -99,35 +99,8 @@ fn a_browser_is_confined() {
             let is_gpu = process.is("--type=gpu-process");
             assert!(!is_gpu || process.is("--use-gl=disabled"), "{process:?}");
         }
-        let expected = browser
-            .status("Uid")
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .to_owned();
-        if geteuid().is_root() {
-            let expected: u32 = expected.parse().unwrap();
-            assert!((60_800..=61_055).contains(&expected), "{expected}");
-        } else {
-            assert_eq!(expected, geteuid().to_string());
-        }
-        for process in own.tree().iter().filter(|p| **p != own.guard) {
-            let uids = process.status("Uid");
-            assert!(
-                uids.split_whitespace().all(|u| u == expected),
-                "{process:?}: {uids}"
-            );
-            assert!(!geteuid().is_root() || process.status("Groups").is_empty());
-        }
-        for process in own.tree().iter().filter(|p| **p != own.guard) {
-            let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid)).unwrap();
-            let core = limits
-                .lines()
-                .find(|line| line.starts_with("Max core"))
-                .unwrap();
-            let core: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
-            assert_eq!(core, ["0", "0"], "{process:?}");
-        }
+        has_a_user_of_its_own(&own);
+        writes_no_core(&own);
         for renderer in own.renderers() {
             assert_eq!(renderer.status("Seccomp"), "2");
             assert_eq!(renderer.status("CapEff"), "0000000000000000");
@@ -147,6 +120,43 @@ fn a_browser_is_confined() {
         contract.close().await;
         own.engine.shutdown().await;
     });
+}
+
+/// All of a browser's processes run as one unprivileged user.
+fn has_a_user_of_its_own(own: &OwnEngine) {
+    let expected = own
+        .browser()
+        .status("Uid")
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned();
+    if geteuid().is_root() {
+        let expected: u32 = expected.parse().unwrap();
+        assert!((60_800..=61_055).contains(&expected), "{expected}");
+    } else {
+        assert_eq!(expected, geteuid().to_string());
+    }
+    for process in own.tree().iter().filter(|p| **p != own.guard) {
+        let uids = process.status("Uid");
+        assert!(
+            uids.split_whitespace().all(|u| u == expected),
+            "{process:?}: {uids}"
+        );
+        assert!(!geteuid().is_root() || process.status("Groups").is_empty());
+    }
+}
+
+fn writes_no_core(own: &OwnEngine) {
+    for process in own.tree().iter().filter(|p| **p != own.guard) {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid)).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core"))
+            .unwrap();
+        let core: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+        assert_eq!(core, ["0", "0"], "{process:?}");
+    }
 }
 
 fn namespace(process: &Process, kind: &str) -> PathBuf {

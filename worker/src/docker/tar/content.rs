@@ -21,7 +21,7 @@ pub(super) enum Content {
         bytes: Vec<u8>,
         limit: u64,
     },
-    Plain(LayerMeter),
+    Plain(Box<LayerMeter>),
     Gzip(Box<MultiGzDecoder<LayerMeter>>),
     NoLayer(LayerError),
 }
@@ -58,7 +58,7 @@ impl Content {
         } else if OTHERS.iter().any(|magic| start.starts_with(magic)) || is_zstd_frame(start) {
             Self::NoLayer(LayerError::Compressed)
         } else {
-            Self::Plain(meter)
+            Self::Plain(Box::new(meter))
         }
     }
 

@@ -57,13 +57,11 @@ impl Budget {
             (&self.0.header, Exceeded::Header),
         ];
         for (left, limit) in limits {
-            match left.get().checked_sub(bytes) {
-                Some(less) => left.set(less),
-                None => {
-                    self.0.exceeded.set(Some(limit));
-                    return Err(io::Error::other("too large"));
-                }
-            }
+            let Some(less) = left.get().checked_sub(bytes) else {
+                self.0.exceeded.set(Some(limit));
+                return Err(io::Error::other("too large"));
+            };
+            left.set(less);
         }
         Ok(())
     }

@@ -19,6 +19,10 @@ struct GeneratedEntry {
     claimed: Option<u64>,
 }
 
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a small number")
+}
+
 fn generated_entry() -> impl Strategy<Value = GeneratedEntry> {
     let path = prop_oneof![
         4 => Just("manifest.json".to_owned()),
@@ -197,7 +201,7 @@ fn what_a_layer_takes_on_disk_is_limited() {
 
 #[test]
 fn a_layer_counts_as_often_as_it_is_named() {
-    let layer = entry("file", b'0', &vec![1; LIMIT as usize / 4], &[]);
+    let layer = entry("file", b'0', &vec![1; size(LIMIT) / 4], &[]);
     let mut image = image_of(&layer);
     let manifest = |times: usize| {
         let layers = vec!["./layer//layer.tar"; times];
@@ -264,7 +268,7 @@ fn names_are_limited() {
     assert!(refusal(&with("layer/./layer.tar")).contains("two files"));
     assert!(checked(&with("oci-layout")).is_some());
     // What would be read as one header.
-    let long = entry("long", b'L', &vec![b'a'; 2 * MAX_HEADER as usize], &[]);
+    let long = entry("long", b'L', &vec![b'a'; 2 * size(MAX_HEADER)], &[]);
     let (chunks, _received) = mpsc::channel(64);
     let tar = [long, packed(&image())].concat();
     let error = check(&BASE64.encode(tar), u64::MAX, chunks).unwrap_err();
@@ -281,7 +285,7 @@ fn the_first_bytes_of_a_layer_may_come_one_by_one() {
             self.0.read(&mut buffer[..end])
         }
     }
-    let layer = zipped(&entry("file", b'0', &vec![1; 2 * LIMIT as usize], &[]));
+    let layer = zipped(&entry("file", b'0', &vec![1; 2 * size(LIMIT)], &[]));
     let mut metered = Metered {
         inner: Slow(layer.as_slice()),
         content: Content::new(LIMIT),

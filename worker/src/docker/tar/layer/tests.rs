@@ -44,7 +44,7 @@ pub(in crate::docker::tar) fn pax(records: &[(&str, &str)]) -> Vec<u8> {
         let length = lengths
             .into_iter()
             .find(|length| length.to_string().len() + rest.len() == *length);
-        body += &format!("{}{rest}", length.unwrap());
+        body.extend([&length.unwrap().to_string(), &rest].map(String::as_str));
     }
     entry("pax", b'x', body.as_bytes(), &[])
 }
@@ -184,7 +184,7 @@ fn a_content_takes_whole_blocks() {
 #[test]
 fn what_programs_understand_differently_is_refused() {
     let file = || entry("file", b'0', b"x", &[]);
-    let long = vec![b'a'; MAX_EXTENSION as usize + 1];
+    let long = vec![b'a'; usize::try_from(MAX_EXTENSION).unwrap() + 1];
     let copied = entry("copy", b'1', b"", &[(157, b"./.wh..wh.plnk/1.2")]);
     let cases = [
         (LayerError::Ambiguous, vec![pax(&[]), pax(&[]), file()]),
