@@ -8,6 +8,7 @@
 )]
 
 mod driver;
+mod floods;
 mod forms;
 mod installation;
 mod isolation;
