@@ -116,13 +116,14 @@ impl CdpClient {
         })
     }
 
-    /// Sends a command to the browser as a whole, and waits for the reply at most for `limit`.
-    pub(crate) async fn execute<C: Command>(
+    /// Sends a command to the browser as a whole, at once and in order, and waits for the reply at
+    /// most for `limit`.
+    pub(crate) fn execute<C: Command>(
         &self,
         limit: Duration,
         command: &C,
-    ) -> Result<C::Response, CdpError> {
-        within(limit, command.identifier(), self.send(None, command)).await
+    ) -> impl Future<Output = Result<C::Response, CdpError>> + Send + use<C> {
+        within(limit, command.identifier(), self.send(None, command))
     }
 
     /// Sends a command to the browser as a whole, without waiting for its reply.

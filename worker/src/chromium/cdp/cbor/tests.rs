@@ -8,13 +8,13 @@ use super::decode::{entries, first_number, from_slice, from_slice_cut};
 use super::encode::to_vec;
 
 /// `{"id": 1, "result": {"value": "é"}, "sessionId": "S"}` with the text in UTF-16.
-const REPLY: &[u8] = b"\xd8\x18\x5a\x00\x00\x00\x2f\xbf\x62id\x01\x66result\xd8\x18\x5a\x00\x00\x00\x0b\
+const REPLY: &[u8] = b"\xd8\x18\x5a\x00\x00\x00\x2b\xbf\x62id\x01\x66result\xd8\x18\x5a\x00\x00\x00\x0b\
     \xbf\x65value\x42\xe9\x00\xff\x69sessionId\x61S\xff";
 
 #[test]
 fn a_map_is_an_envelope_round_entries_and_a_stop() {
     let bytes = to_vec(&json!({"a": [1, -2, true, null], "b": 0.5})).unwrap();
-    let expected = b"\xd8\x18\x5a\x00\x00\x00\x16\xbf\x61a\x9f\x01\x21\xf5\xf6\xff\
+    let expected = b"\xd8\x18\x5a\x00\x00\x00\x15\xbf\x61a\x9f\x01\x21\xf5\xf6\xff\
         \x61b\xfb\x3f\xe0\x00\x00\x00\x00\x00\x00\xff";
     assert_eq!(bytes, expected);
 }
