@@ -46,9 +46,15 @@ async fn flood(own: &OwnEngine, prepare: &str, code: &str) -> String {
     // A call that was in flight ends, too, and the state is kept.
     let mut outcomes = BTreeMap::new();
     let lost = tokio::time::timeout(Duration::from_secs(3), neighbour.wait(&mut outcomes)).await;
-    assert!(!matches!(lost, Ok(Some(_))), "{code}: the neighbour is lost");
+    assert!(
+        !matches!(lost, Ok(Some(_))),
+        "{code}: the neighbour is lost"
+    );
     let count: u32 = neighbour.get("count").await.unwrap().parse().unwrap();
-    assert!(count == calls || count == calls + 1, "{code}: {count} after {calls}");
+    assert!(
+        count == calls || count == calls + 1,
+        "{code}: {count} after {calls}"
+    );
     flooding.close().await;
     neighbour.close().await;
     reason
@@ -89,10 +95,18 @@ fn a_page_that_floods_its_browser_with_messages_is_closed() {
 fn messages_that_do_not_stall_the_browser_cost_no_neighbour_a_call() {
     run(async {
         let own = OwnEngine::start().await;
-        for code in ["print()", "focus(); blur()", "console.log(i)", "document.title = i"] {
+        for code in [
+            "print()",
+            "focus(); blur()",
+            "console.log(i)",
+            "document.title = i",
+        ] {
             let reason = flood(&own, "", code).await;
             let by_time = reason == "a call ran longer than its limit";
-            assert!(by_time || reason == "it flooded its browser with messages", "{reason}");
+            assert!(
+                by_time || reason == "it flooded its browser with messages",
+                "{reason}"
+            );
         }
         own.engine.shutdown().await;
     });
@@ -154,7 +168,10 @@ fn an_executable_cannot_stall_the_report_of_its_own_error() {
             let loading = Contract::try_load(&own.engine, Limits::default(), source);
             let loaded = tokio::time::timeout(PATIENCE, loading).await.unwrap();
             let reason = loaded.map(drop).unwrap_err().to_string();
-            assert!(reason.starts_with("SyntaxError: ") || reason == "1", "{reason}");
+            assert!(
+                reason.starts_with("SyntaxError: ") || reason == "1",
+                "{reason}"
+            );
         }
         own.engine.shutdown().await;
     });

@@ -18,6 +18,7 @@ mod processes;
 mod promises;
 mod resource_limits;
 mod starved;
+mod supervision;
 mod tampering;
 mod time_limits;
 mod values;

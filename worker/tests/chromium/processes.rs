@@ -184,7 +184,9 @@ fn no_browser_listens_on_a_port_and_only_the_browser_has_its_pipe() {
         assert!(inode.starts_with("socket:["), "{inode}");
         for process in own.tree() {
             assert!(!listens(process.pid), "{process:?}");
-            let has_pipe = sockets(process.pid).iter().any(|socket| inode.contains(socket));
+            let has_pipe = sockets(process.pid)
+                .iter()
+                .any(|socket| inode.contains(socket));
             assert_eq!(has_pipe, process.pid == browser, "{process:?}");
         }
         contract.close().await;

@@ -188,8 +188,12 @@ async fn spawn_tasks(
         pages: Arc::clone(&watched),
         deaths: Arc::clone(&deaths),
     };
-    let interceptor =
-        Interceptor::new(Arc::clone(&browser), documents, &config.layers, floods.clone());
+    let interceptor = Interceptor::new(
+        Arc::clone(&browser),
+        documents,
+        &config.layers,
+        floods.clone(),
+    );
     tasks.spawn("interceptor", interceptor.run(events.requests));
     let pattern = RequestPattern {
         url_pattern: Some("*".to_owned()),
@@ -198,7 +202,10 @@ async fn spawn_tasks(
     let intercept = EnableParams::builder().pattern(pattern).build();
     browser.execute(intercept).await?;
     let watch = Arc::clone(&deaths);
-    tasks.spawn("death watch", async move { watch.follow(events.ends).await });
+    tasks.spawn(
+        "death watch",
+        async move { watch.follow(events.ends).await },
+    );
     tasks.spawn("page closer", closing.run());
     tasks.spawn("heartbeat", heartbeat(Arc::clone(&browser)));
     if config.layers.has(Layer::Watch) {

@@ -326,7 +326,10 @@ mod tests {
         }
 
         async fn send(&mut self, message: Value) {
-            self.writer.write_all(&to_vec(&message).unwrap()).await.unwrap();
+            self.writer
+                .write_all(&to_vec(&message).unwrap())
+                .await
+                .unwrap();
         }
     }
 
@@ -343,10 +346,13 @@ mod tests {
             let serving = async {
                 let attach = peer.receive().await;
                 let params = json!({"targetId": "T", "flatten": true});
-                let expected = json!({"id": 1, "method": "Target.attachToTarget", "params": params});
+                let expected =
+                    json!({"id": 1, "method": "Target.attachToTarget", "params": params});
                 assert_eq!(attach, expected);
-                peer.send(json!({"method": "Target.other", "params": {}})).await;
-                peer.send(json!({"id": 1, "result": {"sessionId": "S"}})).await;
+                peer.send(json!({"method": "Target.other", "params": {}}))
+                    .await;
+                peer.send(json!({"id": 1, "result": {"sessionId": "S"}}))
+                    .await;
             };
             let session = tokio::join!(attaching, serving).0.unwrap();
             let lost = session.send(&GetVersionParams::default());
@@ -354,7 +360,8 @@ mod tests {
             let refused = client.execute(LIMIT, &GetVersionParams::default());
             let serving = async {
                 let number = peer.receive().await["id"].clone();
-                peer.send(json!({"id": number, "error": {"code": -32000, "message": "no"}})).await;
+                peer.send(json!({"id": number, "error": {"code": -32000, "message": "no"}}))
+                    .await;
             };
             let error = tokio::join!(refused, serving).0.unwrap_err().to_string();
             assert_eq!(error, "Browser.getVersion: no");
@@ -362,7 +369,8 @@ mod tests {
             peer.send(json!({"method": "Inspector.targetCrashed", "params": {}, "sessionId": "S"}))
                 .await;
             let params = json!({"sessionId": "S", "targetId": "T"});
-            peer.send(json!({"method": "Target.detachedFromTarget", "params": params})).await;
+            peer.send(json!({"method": "Target.detachedFromTarget", "params": params}))
+                .await;
             for cause in [EndCause::Crashed, EndCause::Closed] {
                 let end = events.ends.recv().await.unwrap();
                 assert_eq!((end.session.as_str(), end.cause), ("S", cause));
@@ -373,7 +381,8 @@ mod tests {
                 "method": "GET", "headers": {}});
             let params = json!({"requestId": "R", "frameId": "T", "resourceType": "Document",
                 "request": request, "networkId": "N"});
-            peer.send(json!({"method": "Fetch.requestPaused", "params": params})).await;
+            peer.send(json!({"method": "Fetch.requestPaused", "params": params}))
+                .await;
             let paused = events.requests.recv().await.unwrap();
             assert!(paused.is_document && paused.url.len() == 256 && paused.size > 1000);
 

@@ -31,10 +31,7 @@ struct Expected {
 
 impl ExpectedReplies {
     /// Gives a command its number. None once the connection has ended.
-    pub(super) fn add(
-        &self,
-        session: Option<Arc<str>>,
-    ) -> Option<(u32, oneshot::Receiver<Reply>)> {
+    pub(super) fn add(&self, session: Option<Arc<str>>) -> Option<(u32, oneshot::Receiver<Reply>)> {
         let mut state = self.lock();
         if state.ended {
             return None;
@@ -111,13 +108,22 @@ mod tests {
         let mut other = expected.add(Some(b)).unwrap().1;
         let mut browser = expected.add(None).unwrap().1;
         expected.end_session("a");
-        assert_eq!(gone.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
+        assert_eq!(
+            gone.try_recv().unwrap_err(),
+            oneshot::error::TryRecvError::Closed
+        );
         for waiting in [&mut other, &mut browser] {
-            assert_eq!(waiting.try_recv().unwrap_err(), oneshot::error::TryRecvError::Empty);
+            assert_eq!(
+                waiting.try_recv().unwrap_err(),
+                oneshot::error::TryRecvError::Empty
+            );
         }
         expected.end();
         for ended in [&mut other, &mut browser] {
-            assert_eq!(ended.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
+            assert_eq!(
+                ended.try_recv().unwrap_err(),
+                oneshot::error::TryRecvError::Closed
+            );
         }
         assert!(expected.add(None).is_none());
     }

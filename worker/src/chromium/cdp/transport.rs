@@ -140,7 +140,8 @@ mod tests {
     fn message(content: usize) -> Vec<u8> {
         let length = u32::try_from(content).unwrap().to_be_bytes();
         let head = ENVELOPE.into_iter().chain(length);
-        head.chain((0..content).map(|n| n.to_le_bytes()[0])).collect()
+        head.chain((0..content).map(|n| n.to_le_bytes()[0]))
+            .collect()
     }
 
     #[tokio::test]
@@ -161,7 +162,10 @@ mod tests {
 
     /// Yields at most `size` bytes at a time.
     fn tokio_test_stream(bytes: &[u8], size: usize) -> impl AsyncRead + Unpin {
-        let pieces: Vec<_> = bytes.chunks(size).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        let pieces: Vec<_> = bytes
+            .chunks(size)
+            .map(|c| Ok(Bytes::copy_from_slice(c)))
+            .collect();
         tokio_util::io::StreamReader::new(futures::stream::iter::<Vec<io::Result<_>>>(pieces))
     }
 

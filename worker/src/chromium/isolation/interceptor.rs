@@ -52,8 +52,10 @@ impl Interceptor {
         let mut charges = Charges::new();
         while let Some(request) = requests.recv().await {
             if !charges.add(&request.frame, request.size, Instant::now()) {
-                self.floods
-                    .close(&request.frame, "it sent too many requests, or too long ones");
+                self.floods.close(
+                    &request.frame,
+                    "it sent too many requests, or too long ones",
+                );
             }
             self.decide(request);
         }

@@ -168,7 +168,10 @@ impl WatchedPages {
         let pages = locked(&self.0);
         let times = pages.iter().map(|(target, page)| {
             let times = page.renderers.iter().map(|renderer| renderer.times());
-            (target.clone(), times.fold(CpuTimes::default(), CpuTimes::plus))
+            (
+                target.clone(),
+                times.fold(CpuTimes::default(), CpuTimes::plus),
+            )
         });
         times.collect()
     }

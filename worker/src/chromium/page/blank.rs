@@ -86,7 +86,9 @@ impl BlankPage {
             document,
         } = created;
         slot.add_target(target.clone());
-        let mut death = browser.deaths.watch(target.clone(), session.id().to_owned());
+        let mut death = browser
+            .deaths
+            .watch(target.clone(), session.id().to_owned());
         let replaced = tokio::select! {
             replaced = watch_document(&session) => replaced?,
             _ = &mut death => return Err(OpenError::RendererEnded),

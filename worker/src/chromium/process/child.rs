@@ -198,7 +198,10 @@ mod tests {
             .unwrap();
         let output = BrowserOutput::new(child.stderr.take().unwrap());
         let tail = output.into_tail().await;
-        assert!(tail.ends_with("y\nthe end") && tail.len() <= LOG_TAIL, "{tail}");
+        assert!(
+            tail.ends_with("y\nthe end") && tail.len() <= LOG_TAIL,
+            "{tail}"
+        );
         child.wait().await.unwrap();
     }
 }

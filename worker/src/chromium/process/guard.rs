@@ -38,7 +38,9 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, User, chown, dup2_stdout, geteuid, getpid, getppid, setgid, setgroups, setuid};
+use nix::unistd::{
+    Pid, User, chown, dup2_stdout, geteuid, getpid, getppid, setgid, setgroups, setuid,
+};
 
 use super::{cgroup, proc};
 

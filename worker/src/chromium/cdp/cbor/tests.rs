@@ -8,7 +8,8 @@ use super::decode::{entries, first_number, from_slice, from_slice_cut};
 use super::encode::to_vec;
 
 /// `{"id": 1, "result": {"value": "é"}, "sessionId": "S"}` with the text in UTF-16.
-const REPLY: &[u8] = b"\xd8\x18\x5a\x00\x00\x00\x2b\xbf\x62id\x01\x66result\xd8\x18\x5a\x00\x00\x00\x0b\
+const REPLY: &[u8] =
+    b"\xd8\x18\x5a\x00\x00\x00\x2b\xbf\x62id\x01\x66result\xd8\x18\x5a\x00\x00\x00\x0b\
     \xbf\x65value\x42\xe9\x00\xff\x69sessionId\x61S\xff";
 
 #[test]
@@ -46,7 +47,10 @@ fn utf_16_is_read_and_a_lone_surrogate_replaced() {
 
 #[test]
 fn binary_data_is_base64() {
-    assert_eq!(from_slice::<String>(b"\xd6\x43\x01\x02\x03").unwrap(), "AQID");
+    assert_eq!(
+        from_slice::<String>(b"\xd6\x43\x01\x02\x03").unwrap(),
+        "AQID"
+    );
     assert!(from_slice::<String>(b"\xd6\xd6\xd6").is_err());
 }
 
@@ -64,11 +68,17 @@ fn broken_messages_are_refused() {
     let read = |bytes: &[u8]| from_slice::<Value>(bytes).unwrap_err();
     assert_eq!(read(b""), CborError::CutOff);
     assert_eq!(read(b"\x65abc"), CborError::CutOff);
-    assert_eq!(read(b"\x7b\xff\xff\xff\xff\xff\xff\xff\xff"), CborError::CutOff);
+    assert_eq!(
+        read(b"\x7b\xff\xff\xff\xff\xff\xff\xff\xff"),
+        CborError::CutOff
+    );
     assert_eq!(read(b"\x61\xff"), CborError::Text);
     assert_eq!(read(b"\x01\x01"), CborError::Trailing(1));
     assert_eq!(read(b"\xa0"), CborError::Unexpected(0xa0));
-    assert_eq!(read(b"\x1b\x00\x00\x00\x01\x00\x00\x00\x00"), CborError::Unexpected(0x1b));
+    assert_eq!(
+        read(b"\x1b\x00\x00\x00\x01\x00\x00\x00\x00"),
+        CborError::Unexpected(0x1b)
+    );
     assert_eq!(read(&[0x9f; 1000]), CborError::TooDeep);
     assert!(entries(&REPLY[..40], |_, _| Ok(())).is_err());
     assert!(entries(b"\xd8\x18\x5a\x00\x00\x00\x02\xbf\xff\x00", |_, _| Ok(())).is_err());

@@ -52,7 +52,11 @@ fn prefix(is_literal: bool) -> u32 {
 
 /// A place in the executable, from the place in what the harness' `compile` compiles.
 pub(crate) fn place_in_source(place: Place, is_literal: bool) -> Option<Place> {
-    let indent = if place.line == 0 { prefix(is_literal) } else { 0 };
+    let indent = if place.line == 0 {
+        prefix(is_literal)
+    } else {
+        0
+    };
     Some(Place {
         line: place.line,
         column: place.column.checked_sub(indent)?,
