@@ -268,12 +268,20 @@ async fn show_document(
     let session = browser.attach(target.clone()).await?;
     let mut is_shown = EvaluateParams::new(is_shown);
     is_shown.await_promise = Some(true);
+    let mut refusals = 0;
     loop {
         match session.send(&is_shown).await {
             Ok(_) => return Ok((target, session)),
             // Until then the page shows the document that every page begins with. The promise in
             // it fails when that is replaced.
-            Err(ClientError::Refused(reason)) => tracing::trace!(reason, "page shows its document"),
+            Err(ClientError::Refused(reason)) => {
+                tracing::trace!(reason, "page does not show its document yet");
+                // Once is usual.
+                if refusals > 0 {
+                    sleep(RENDERER_CHECK).await;
+                }
+                refusals += 1;
+            }
             Err(error) => return Err(CdpError::Refused("the document".into(), error.to_string())),
         }
     }
