@@ -9,6 +9,7 @@
 
 mod driver;
 mod explosive_results;
+mod floods;
 mod forms;
 mod installation;
 mod isolation;

@@ -3,7 +3,10 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,7 +24,7 @@ use crate::own_engine::{OwnEngine, Process};
 const COMMAND_LINE: [&str; 33] = [
     "--headless",
     "--no-first-run",
-    "--remote-debugging-port=0",
+    "--remote-debugging-pipe=cbor",
     "--disable-background-networking",
     "--disable-background-timer-throttling",
     "--disable-renderer-backgrounding",
@@ -57,7 +60,7 @@ const COMMAND_LINE: [&str; 33] = [
 ];
 
 /// Flags that would turn off protections; no process may have them.
-const FORBIDDEN: [&str; 13] = [
+const FORBIDDEN: [&str; 14] = [
     "--no-sandbox",
     "--disable-setuid-sandbox",
     "--disable-seccomp-filter-sandbox",
@@ -70,6 +73,7 @@ const FORBIDDEN: [&str; 13] = [
     "--disable-popup-blocking",
     "--disable-ipc-flooding-protection",
     "--remote-debugging-address",
+    "--remote-debugging-port",
     "--remote-allow-origins",
 ];
 
@@ -161,6 +165,61 @@ fn writes_no_core(own: &OwnEngine) {
 
 fn namespace(process: &Process, kind: &str) -> PathBuf {
     fs::read_link(format!("/proc/{}/ns/{kind}", process.pid)).unwrap()
+}
+
+/// The sockets that a process has open, by their inodes.
+fn sockets(pid: i32) -> HashSet<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    targets
+        .filter_map(|target| {
+            let inode = target.to_str()?.strip_prefix("socket:[")?;
+            Some(inode.strip_suffix(']')?.to_owned())
+        })
+        .collect()
+}
+
+/// The inodes of the TCP sockets that listen in a process' network.
+fn listening(pid: i32) -> HashSet<String> {
+    const LISTEN: &str = "0A";
+    let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{pid}/net/{table}"));
+    let tables = tables.map(|path| fs::read_to_string(path).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines());
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(3);
+            (fields.next()? == LISTEN).then(|| fields.nth(5).map(str::to_owned))?
+        })
+        .collect()
+}
+
+#[test]
+fn no_browser_listens_on_a_port_and_only_the_browser_has_its_pipe() {
+    run(async {
+        // The same check finds a listener that there is.
+        let own_pid = std::process::id().cast_signed();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let listens = |pid| !sockets(pid).is_disjoint(&listening(pid));
+        assert!(listens(own_pid), "{link:?}");
+
+        let own = OwnEngine::start().await;
+        let contract = own.load("{ f: () => 1 }").await;
+        let pipe = |pid, number| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+        let browser = own.browser().pid;
+        assert_eq!(pipe(browser, 3), pipe(browser, 4));
+        let inode = pipe(browser, 3).to_str().unwrap().to_owned();
+        assert!(inode.starts_with("socket:["), "{inode}");
+        for process in own.tree() {
+            assert!(!listens(process.pid), "{process:?}");
+            let has_pipe = sockets(process.pid)
+                .iter()
+                .any(|socket| inode.contains(socket));
+            assert_eq!(has_pipe, process.pid == browser, "{process:?}");
+        }
+        contract.close().await;
+        own.engine.shutdown().await;
+    });
 }
 
 #[test]
@@ -279,7 +338,7 @@ fn a_killed_renderer_loses_its_contract_and_no_other() {
         contract.submit(&[("f", None)]);
         own.renderers().difference(&before).for_each(Process::kill);
         let reason = contract.lost().await;
-        assert!(reason.starts_with("its process ended: "), "{reason}");
+        assert_eq!(reason, "its process ended");
         assert_eq!(contract.cause, Some(LossCause::Crash));
         assert_eq!(other.get("f").await.unwrap(), "1");
         contract.close().await;
@@ -367,13 +426,15 @@ fn when_the_owner_of_the_guard_is_killed_no_process_and_no_file_is_left() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let (_ours, theirs) = UnixStream::pair().unwrap();
         let profile = std::env::temp_dir().join(format!("guard-test-{}", std::process::id()));
         let mut guard = Command::new(config().guard)
             .args(["browser-guard", profile.to_str().unwrap(), "60800-61055"])
             .arg(execution_worker::chromium::find(None).unwrap())
-            .args(["--headless", "--remote-debugging-port=0", "about:blank"])
+            .args(["--headless", "--remote-debugging-pipe=cbor", "about:blank"])
             .arg(format!("--user-data-dir={}", profile.display()))
             .stdin(owner.stdout.take().unwrap())
+            .stdout(OwnedFd::from(theirs))
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

@@ -215,6 +215,7 @@ impl ContractPage {
                 self.grace_until = Instant::now() + STALLED;
                 Vec::new()
             }
+            Step::Overdue if self.was_stalled() => Vec::new(),
             Step::Overdue => {
                 let harness = self.page.harness.clone();
                 self.inspecting = Some(overrun::inspect(harness, &self.in_flight));
@@ -227,6 +228,23 @@ impl ContractPage {
                 events
             }
         }
+    }
+
+    /// Gives the calls in flight the time for which the browser itself was stalled. False if they
+    /// have had it.
+    fn was_stalled(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(deadline) = self.in_flight.deadline() else {
+            return false;
+        };
+        let begun = deadline.checked_sub(self.in_flight.call_limit());
+        let stalled = self.page.stalled_between(begun.unwrap_or(deadline), now);
+        let later = deadline + stalled;
+        if stalled.is_zero() || later <= now {
+            return false;
+        }
+        self.grace_until = later;
+        true
     }
 
     /// Reads the reply to a message, which must mention every call of the message.

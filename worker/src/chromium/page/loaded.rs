@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chromiumoxide::cdp::js_protocol::runtime::{self, CompileScriptParams};
 use futures::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::harness::handle::Harness;
 use super::harness::pieces::Pieces;
@@ -15,7 +14,7 @@ use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
 use crate::chromium::browser::send_slots::SlotRequest;
-use crate::chromium::cdp::execute::{COMMAND_LIMIT, execute};
+use crate::chromium::cdp::commands::Place;
 use crate::chromium::isolation::watchdog::Activity;
 use crate::chromium::process::proc::Process;
 use crate::sandbox::StartError;
@@ -52,6 +51,11 @@ impl LoadedPage {
     /// Requests a send slot for a message.
     pub(crate) fn request_send_slot(&self) -> SlotRequest {
         self.browser.send_slots.request()
+    }
+
+    /// For how long the browser itself was stalled between two times.
+    pub(crate) fn stalled_between(&self, start: Instant, end: Instant) -> Duration {
+        self.browser.stalls.between(start, end)
     }
 
     /// Evaluates an executable; returns its endpoints.
@@ -114,6 +118,9 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
         harness.feed(piece).await.map_err(broken)?;
     }
     let is_literal = looks_like_literal(source);
+    // `eval` does not say where a syntax error is. So the executable is compiled before any of it
+    // runs: afterwards it could have prepared the page for this.
+    let place = harness.compile(is_literal);
     let mut first = None;
     for literal in [true, false] {
         if literal && !is_literal {
@@ -126,43 +133,18 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
         }
     }
     Err(StartError::Invalid(match first {
-        Some(LoadOutcome::Threw(text)) => match syntax_error(harness, source, is_literal).await {
-            Some((line, column)) => format!("{text} (line {line}, column {column})"),
-            None => text,
-        },
+        Some(LoadOutcome::Threw(text)) => {
+            match place.await {
+                Some(Place { line, column }) => {
+                    format!("{text} (line {}, column {})", line + 1, column + 1)
+                }
+                None => text,
+            }
+        }
         _ => "The executable has no endpoints: it must be an object literal with functions in it, or \
               define a function init that returns such an object"
             .to_owned(),
     }))
-}
-
-/// The line and the column of a syntax error, counted from one. `eval` does not report them, so the
-/// source is compiled once more, which runs no code. None if it compiles. The error's text is the
-/// harness', which has a limit.
-async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Option<(i64, usize)> {
-    let prefix = if is_literal { "0," } else { "" };
-    let compile = CompileScriptParams::new(format!("{prefix}{source}"), "", false);
-    execute(
-        &harness.page,
-        COMMAND_LIMIT,
-        runtime::EnableParams::default(),
-    )
-    .await
-    .ok()?;
-    let details = execute(&harness.page, COMMAND_LIMIT, compile)
-        .await
-        .ok()?
-        .exception_details?;
-    let indent = if details.line_number == 0 {
-        prefix.len()
-    } else {
-        0
-    };
-    let column = usize::try_from(details.column_number)
-        .ok()?
-        .checked_sub(indent)?
-        + 1;
-    Some((details.line_number + 1, column))
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use crate::chromium::isolation::layers::{Layer, Layers};
 const FLAGS: [&str; 23] = [
     "--headless",
     "--no-first-run",
-    "--remote-debugging-port=0",
+    // Descriptors 3 and 4, which only the worker and the browser have. No port: everybody on the
+    // machine could connect to it.
+    "--remote-debugging-pipe=cbor",
     "--disable-background-networking",
     // Chromium treats frozen pages as hidden, and keeps doing so once they are awake again.
     // Without these two flags their timers would be slowed down.
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_command_line_keeps_every_protection() {
-        const NEVER: [&str; 13] = [
+        const NEVER: [&str; 14] = [
             "--no-sandbox",
             "--disable-setuid-sandbox",
             "--disable-seccomp-filter-sandbox",
@@ -119,6 +121,7 @@ mod tests {
             "--disable-popup-blocking",
             "--disable-ipc-flooding-protection",
             "--remote-debugging-address",
+            "--remote-debugging-port",
             "--remote-allow-origins",
         ];
         let line = flags(Path::new("/tmp/profile"), 128, &Layers::default());

@@ -15,13 +15,16 @@
 //!   the *thread* that forked; the guard has only one thread, so it means the guard itself.
 //!   Chromium's own processes end when they lose their browser, and the worker removes the folder.
 //!
+//! The guard's standard output is the browser's end of the debugging pipe. The guard passes it on
+//! and keeps no copy; the second stage moves it to descriptors 3 and 4, for Chromium alone.
+//!
 //! Terminals and service managers signal whole process groups. So the guard has its own group and
 //! blocks the termination signals: it ends only when its input ends.
 //!
 //! The browser's command line is built in `flags`.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -29,12 +32,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, chown, getpid, getppid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Pid, Uid, chown, dup2_stdout, getpid, getppid, setgid, setgroups, setuid};
 
 use super::uids::{ClaimError, Uids};
 use super::{cgroup, proc};
@@ -48,6 +52,11 @@ const EXEC: &str = "browser-exec";
 /// The first argument of the stage that limits a renderer's memory:
 /// `renderer-limit BYTES PID`.
 pub(crate) const LIMIT: &str = "renderer-limit";
+
+/// The descriptor from which Chromium reads commands.
+const COMMANDS: RawFd = 3;
+/// The descriptor to which Chromium writes replies and events.
+const REPLIES: RawFd = 4;
 
 /// The environment variable with the path of the browser's cgroup, if it has one.
 pub(crate) const CGROUP: &str = "BROWSER_CGROUP";
@@ -110,6 +119,8 @@ fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let profile = Profile::create(Path::new(profile), uid)?;
 
     let browser = start(uid, command, profile.path)?;
+    // Only the browser may hold the pipe: its end tells the worker that the browser has ended.
+    discard_stdout().map_err(|e| GuardError::Io("closing the pipe", e))?;
     let ended = wait_for_end(browser, &signals);
     kill_all(browser);
     drop(profile);
@@ -172,11 +183,36 @@ fn start(uid: Option<u32>, command: &[OsString], profile: &Path) -> Result<Pid, 
         .envs(env::var_os(CGROUP).map(|group| (CGROUP, group)))
         // The child must not inherit the guard's input: its end is the signal to stop.
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        // The browser's end of the debugging pipe.
+        .stdout(Stdio::inherit())
         .process_group(0)
         .spawn()
         .map_err(|e| GuardError::Io("starting the browser", e))?;
     Ok(Pid::from_raw(child.id().cast_signed()))
+}
+
+/// Moves the debugging pipe from the standard output to the descriptors that Chromium uses.
+fn pass_pipe() -> io::Result<()> {
+    let pipe = io::stdout();
+    for number in [COMMANDS, REPLIES] {
+        // The worker's parent may have left it open.
+        match nix::unistd::close(number) {
+            Ok(()) | Err(Errno::EBADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The first free descriptor from there on, without close-on-exec.
+        let passed = fcntl(&pipe, FcntlArg::F_DUPFD(number))?;
+        if passed != number {
+            return Err(Errno::EBUSY.into());
+        }
+    }
+    discard_stdout()
+}
+
+/// Replaces the standard output by nothing.
+fn discard_stdout() -> io::Result<()> {
+    let nothing = fs::OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(dup2_stdout(nothing)?)
 }
 
 /// What ended a guard's wait.
@@ -275,9 +311,8 @@ fn limit_renderer(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The second stage: joins the browser's cgroup, forbids core dumps, gives
-/// up root, asks for the parent-death signal,
-/// and becomes Chromium.
+/// The second stage: joins the browser's cgroup, forbids core dumps, gives up root, asks for the
+/// parent-death signal, moves the debugging pipe to where Chromium expects it, and becomes Chromium.
 fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let [guard, uid, chromium, arguments @ ..] = arguments else {
         return Err(GuardError::Usage);
@@ -298,6 +333,7 @@ fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     if guard.to_str() != Some(&getppid().to_string()) {
         return Err(GuardError::Orphaned);
     }
+    pass_pipe().map_err(|e| GuardError::Io("passing the pipe on", e))?;
     let error = Command::new(chromium)
         .args(arguments)
         .current_dir("/")

@@ -371,5 +371,11 @@
     }
   }
 
-  return freeze({ __proto__: null, take, run, collect, status, feed, load });
+  // Compiles the executable that was sent, and runs none of it: what is put before it throws first.
+  // Nothing is caught, because only the debugger learns where a syntax error is.
+  function compile(isLiteral) {
+    evaluate("throw 0;" + (isLiteral ? "0," : "") + source);
+  }
+
+  return freeze({ __proto__: null, take, run, collect, status, feed, compile, load });
 })

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use serde_json::value::RawValue;
 use shared::protocol::reply::{Failure, FailureCode};
 
+use crate::chromium::cdp::commands::Place;
 use crate::sandbox::{CallId, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
@@ -42,6 +43,24 @@ pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     }
     text.push(']');
     text
+}
+
+/// The length of what the harness' `compile` puts before an executable.
+fn prefix(is_literal: bool) -> u32 {
+    if is_literal { 10 } else { 8 }
+}
+
+/// A place in the executable, from the place in what the harness' `compile` compiles.
+pub(crate) fn place_in_source(place: Place, is_literal: bool) -> Option<Place> {
+    let indent = if place.line == 0 {
+        prefix(is_literal)
+    } else {
+        0
+    };
+    Some(Place {
+        line: place.line,
+        column: place.column.checked_sub(indent)?,
+    })
 }
 
 /// A reply of the harness' `run`, `collect` or `status`.
