@@ -133,9 +133,9 @@ fn list(names: &[&str]) -> String {
         bytes += name.len() + 2;
         bytes <= NAMED_BYTES
     });
-    let named = fit.count();
-    let list = names[..named].join(", ");
-    match names.len() - named {
+    let shown = fit.count();
+    let list = names[..shown].join(", ");
+    match names.len() - shown {
         0 => list,
         rest => format!("{list} and {rest} more"),
     }
