@@ -68,16 +68,17 @@ impl Command for CallFunction {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FunctionReturned {
     result: ReturnedValue,
-    exception_details: Option<Exception>,
+    exception_details: Option<ExceptionDetails>,
 }
 
 /// What a function threw. Its text is the page's, and is not read.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Exception {
+struct ExceptionDetails {
     line_number: u32,
     column_number: u32,
-    exception: Option<ThrownValue>,
+    #[serde(rename = "exception")]
+    thrown: Option<ThrownValue>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,7 +103,7 @@ impl FunctionReturned {
     /// Where the syntax error is that the function threw, if it threw one.
     pub(crate) fn syntax_error(self) -> Option<Place> {
         let details = self.exception_details?;
-        let class = details.exception?.class_name?;
+        let class = details.thrown?.class_name?;
         (class == "SyntaxError").then_some(Place {
             line: details.line_number,
             column: details.column_number,

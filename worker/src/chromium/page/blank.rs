@@ -308,7 +308,7 @@ async fn watch_document(
     Ok(async move {
         // The end of the page or of the browser is reported elsewhere, with the reason.
         if let Err(ClientError::Closed) = replaced.await {
-            pending().await
+            pending::<()>().await;
         }
     })
 }
