@@ -174,8 +174,11 @@ impl Fleet {
                 .await
             {
                 let references: Vec<String> = self.farm.redis_command(&["SMEMBERS", &key]).await;
-                let is_loaded = |address| loaded.iter().any(|c| c["contractAddress"] == address);
-                if !references.iter().all(|address| is_loaded(address.as_str())) {
+                let is_loaded = |reference: &String| {
+                    let (address, _) = reference.split_once('@').expect("it names its load");
+                    loaded.iter().any(|c| c["contractAddress"] == address)
+                };
+                if !references.iter().all(is_loaded) {
                     return false;
                 }
             }
