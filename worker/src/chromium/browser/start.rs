@@ -195,12 +195,7 @@ async fn spawn_tasks(
         floods.clone(),
     );
     tasks.spawn("interceptor", interceptor.run(events.requests));
-    let pattern = RequestPattern {
-        url_pattern: Some("*".to_owned()),
-        ..Default::default()
-    };
-    let intercept = EnableParams::builder().pattern(pattern).build();
-    browser.execute(intercept).await?;
+    intercept_requests(&browser).await?;
     let watch = Arc::clone(&deaths);
     tasks.spawn(
         "death watch",
@@ -229,6 +224,16 @@ async fn spawn_tasks(
         tasks.spawn("watchdog", watchdog.run());
     }
     Ok(Arc::new(handle))
+}
+
+/// Lets every request of every page wait for the interceptor's decision.
+async fn intercept_requests(browser: &Browser) -> Result<(), CdpError> {
+    let pattern = RequestPattern {
+        url_pattern: Some("*".to_owned()),
+        ..Default::default()
+    };
+    let intercept = EnableParams::builder().pattern(pattern).build();
+    browser.execute(intercept).await.map(drop)
 }
 
 /// Opens the browser's first page and checks how the browser treats it. Returns the protections
