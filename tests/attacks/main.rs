@@ -19,6 +19,7 @@ mod attack_farm;
 mod crowding;
 mod docker;
 mod edges;
+mod floods;
 mod host;
 mod machine;
 mod neighbour;
@@ -283,6 +284,7 @@ async fn edges_shard(quick: bool) -> Report {
 async fn shared_shard() -> Report {
     let mut target = AttackFarm::start(shared_parts::farm()).await;
     shared_parts::run(&mut target).await;
+    floods::run(&mut target).await;
     target.end().await
 }
 
