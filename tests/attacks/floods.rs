@@ -20,7 +20,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     (
         "S2",
         "40 long links",
-        "const a = document.createElement('a'); for (let i = 0; i < 40; i++) { a.href = 'https://x.invalid/' + i + 'x'.repeat(2e6 - 100); a.click() } return 1",
+        "const link = document.createElement('a'); for (let i = 0; i < 40; i++) { link.href = 'https://x.invalid/' + i + 'x'.repeat(2e6 - 100); link.click() } return 1",
     ),
     (
         "S2",
@@ -65,7 +65,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     (
         "S3",
         "downloads",
-        "const a = document.createElement('a'); a.download = 'x'; a.href = 'data:,x'; for (const end = Date.now() + 1200; Date.now() < end;) a.click(); return 1",
+        "const link = document.createElement('a'); link.download = 'x'; link.href = 'data:,x'; for (const end = Date.now() + 1200; Date.now() < end;) link.click(); return 1",
     ),
     (
         "S3",

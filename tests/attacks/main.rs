@@ -89,7 +89,7 @@ const SHARDS: [Shard; 7] = [
         block_on(resources_shard(wanted.quick))
     }),
     ("crowding", |_| block_on(crowding::run())),
-    ("shared", |_| block_on(shared_shard())),
+    ("shared", |wanted| block_on(shared_shard(wanted.quick))),
     ("docker", |_| block_on(docker::run())),
 ];
 
@@ -281,10 +281,12 @@ async fn edges_shard(quick: bool) -> Report {
     target.end().await
 }
 
-async fn shared_shard() -> Report {
+async fn shared_shard(quick: bool) -> Report {
     let mut target = AttackFarm::start(shared_parts::farm()).await;
-    shared_parts::run(&mut target).await;
-    floods::run(&mut target).await;
+    shared_parts::run(&mut target, quick).await;
+    if !quick {
+        floods::run(&mut target).await;
+    }
     target.end().await
 }
 

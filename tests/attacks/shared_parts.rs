@@ -33,9 +33,11 @@ const METHODS: &str = "length: (x) => x.length,
     make: (body) => Function(body)()";
 
 /// Runs the group.
-pub(crate) async fn run(target: &mut AttackFarm) {
-    arguments(target).await;
-    settling(target).await;
+pub(crate) async fn run(target: &mut AttackFarm, quick: bool) {
+    if !quick {
+        arguments(target).await;
+        settling(target).await;
+    }
     results(target).await;
     texts(target).await;
 }
