@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cdp::client::{CdpClient, PageSession};
 use super::cdp::execute::{COMMAND_LIMIT, CdpError};
+use super::cdp::traffic::Traffic;
 use super::process::proc::Process;
 
 /// One running browser.
@@ -76,6 +77,11 @@ impl Browser {
     /// Sends a command to the browser as a whole, without waiting for its reply.
     pub(crate) fn post<C: Command>(&self, command: &C) {
         self.client.post(command);
+    }
+
+    /// What the connection to the browser has carried.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        self.client.traffic()
     }
 
     /// Opens a session with a page.

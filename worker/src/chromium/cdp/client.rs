@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::cbor::CborError;
-use super::cbor::decode::{Unread, entries, first_number, from_slice};
+use super::cbor::decode::{first_number, from_slice};
 use super::cbor::encode::to_vec;
-use super::events::{self, Event, EventSender, Events};
+use super::events::{self, EventSender, Events};
 use super::execute::{CdpError, within};
+use super::parts::MessageParts;
 use super::replies::{ExpectedReplies, Reply};
+use super::traffic::Traffic;
 use super::transport::{self, ConnectionError, Incoming, MessageReader};
 
 /// Why a command has no reply.
@@ -42,6 +44,7 @@ pub(crate) enum ClientError {
 pub(crate) struct CdpClient {
     expected: Arc<ExpectedReplies>,
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    traffic: Arc<Traffic>,
 }
 
 /// The connection's session with one page.
@@ -93,12 +96,22 @@ impl CdpClient {
         let (outgoing, queue) = mpsc::unbounded_channel();
         let expected = Arc::<ExpectedReplies>::default();
         let (sender, events) = events::channel();
+        let traffic = Arc::<Traffic>::default();
         let incoming = IncomingMessages {
             expected: Arc::clone(&expected),
             events: sender,
+            traffic: Arc::clone(&traffic),
         };
-        let client = Arc::new(Self { expected, outgoing });
+        let client = Arc::new(Self {
+            expected,
+            outgoing,
+            traffic,
+        });
         (client, events, drive(pipe, queue, incoming, dead))
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Opens a session with a page.
@@ -159,7 +172,10 @@ impl CdpClient {
         });
         match message {
             // Fails when the connection has ended. Then the reply fails, too.
-            Ok(message) => _ = self.outgoing.send(message),
+            Ok(message) => {
+                self.traffic.add(message.len());
+                _ = self.outgoing.send(message);
+            }
             Err(error) => self.expected.resolve(number, Err(error.into())),
         }
         Ok(reply)
@@ -216,6 +232,7 @@ async fn drive(
 struct IncomingMessages {
     expected: Arc<ExpectedReplies>,
     events: EventSender,
+    traffic: Arc<Traffic>,
 }
 
 impl Drop for IncomingMessages {
@@ -251,6 +268,7 @@ impl IncomingMessages {
             }
             return Ok(());
         };
+        self.traffic.add(message.len());
         let reply = match (parts.result, parts.error) {
             (Some(result), None) => Ok(result),
             (_, Some(error)) => Err(from_slice::<ErrorReply>(&error)?.into()),
@@ -258,45 +276,6 @@ impl IncomingMessages {
         };
         self.expected.resolve(number, reply);
         Ok(())
-    }
-}
-
-/// The parts of a message. A reply has a number, an event a method.
-#[derive(Debug, Default)]
-struct MessageParts {
-    number: Option<u32>,
-    result: Option<Bytes>,
-    error: Option<Bytes>,
-    method: String,
-    params: Bytes,
-    session: Option<String>,
-}
-
-impl MessageParts {
-    fn read(message: &Bytes) -> Result<Self, CborError> {
-        let mut parts = Self::default();
-        entries(message, |key, Unread(value)| {
-            match key {
-                "id" => parts.number = Some(from_slice(value)?),
-                "result" => parts.result = Some(message.slice_ref(value)),
-                "error" => parts.error = Some(message.slice_ref(value)),
-                "method" => parts.method = from_slice(value)?,
-                "params" => parts.params = message.slice_ref(value),
-                "sessionId" => parts.session = Some(from_slice(value)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(parts)
-    }
-
-    fn into_event(self, size: usize) -> Event {
-        Event {
-            method: self.method,
-            session: self.session,
-            params: self.params,
-            size,
-        }
     }
 }
 

@@ -7,7 +7,8 @@
 //! closed: a flood takes the page as much processor time as the browser. The stall is recorded in
 //! `browser::stalls`, so that no other page's call is blamed for it.
 //!
-//! The evidence is processor time, so it is the same on a busy machine.
+//! The evidence is processor time, so it is the same on a busy machine. The time that the browser
+//! needs for large arguments and results is not evidence: the worker knows their size.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -30,9 +31,11 @@ const PERIOD: Duration = Duration::from_millis(50);
 const CHECK: Duration = Duration::from_millis(20);
 /// How long a reply is awaited. The heartbeat ends a browser that takes as long.
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
-/// The processor time of the browser's thread without a reply that shows a flood. The longest work
-/// of honest pages, a megabyte in one message, takes a tenth of this.
+/// The processor time of the browser's thread without a reply that shows a flood.
 const FLOODED: Duration = Duration::from_millis(50);
+/// The processor time of the browser's thread that a KiB of commands and replies explains: three
+/// times what it takes.
+const MICROS_PER_KIB: u64 = 20;
 /// The processor time that the page must have used meanwhile.
 const SENDING: Duration = Duration::from_millis(40);
 /// Processor time of the browser's thread after which the most active page is closed although
@@ -74,6 +77,8 @@ impl FloodCloser {
 struct Usage {
     /// By the browser's main thread.
     browser: Duration,
+    /// What commands and replies explain of that.
+    explained: Duration,
     pages: HashMap<TargetId, CpuTimes>,
 }
 
@@ -122,16 +127,26 @@ impl FloodWatch {
             browser: self
                 .process
                 .map_or(Duration::ZERO, Process::main_thread_cpu),
+            explained: explained(self.browser.traffic().bytes()),
             pages: self.pages().cpu_times(),
         }
     }
+}
+
+/// The processor time of the browser's thread that so many bytes explain.
+fn explained(bytes: u64) -> Duration {
+    Duration::from_micros((bytes >> 10).saturating_mul(MICROS_PER_KIB))
 }
 
 /// The page to blame for what the browser did between two measurements, if there was a flood.
 ///
 /// A flood takes system calls, which a page that only computes does not make.
 fn suspect(before: &Usage, after: &Usage) -> Option<TargetId> {
-    let browser = after.browser.saturating_sub(before.browser);
+    let explained = after.explained.saturating_sub(before.explained);
+    let browser = after
+        .browser
+        .saturating_sub(before.browser)
+        .saturating_sub(explained);
     if browser < FLOODED {
         return None;
     }
@@ -164,8 +179,21 @@ mod tests {
             .map(|(name, user, system)| (TargetId::new(*name), times(*user, *system)));
         Usage {
             browser: ms(browser),
+            explained: Duration::ZERO,
             pages: pages.collect(),
         }
+    }
+
+    #[test]
+    fn large_results_are_no_flood() {
+        let before = usage(1000, &[("a", 0, 0)]);
+        let flood = [("a", 50, 50)];
+        let mut after = usage(1100, &flood);
+        assert!(suspect(&before, &after).is_some());
+        after.explained = explained(8 << 20);
+        assert!(suspect(&before, &after).is_none());
+        after.browser *= 2;
+        assert!(suspect(&before, &after).is_some());
     }
 
     #[test]
