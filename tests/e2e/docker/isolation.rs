@@ -119,7 +119,7 @@ fn rules(table: &str, chain: &str) -> Vec<String> {
 }
 
 /// The rules that must be the first of their chains.
-const CLOSED: &str = "-A FORWARD -i exb-c+ -j DROP";
+const CLOSED: &str = "-A FORWARD -i exb-c+ -m physdev ! --physdev-is-bridged -j DROP";
 const RESPONSES: &str = "-A INPUT -i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP";
 
 /// The first rule of a chain.

@@ -5,8 +5,9 @@
 //! internal by firewall rules of the host, unless it is configured not to change the firewall.
 //!
 //! So two rules cover all contracts of all workers on the host. The first drops incoming packets
-//! from a contract's bridge that are not responses. The second drops packets that a closed bridge
-//! would forward. The rules remain when the workers end: they affect only the bridges of contracts,
+//! from a contract's bridge that are not responses. The second drops packets that would leave a
+//! closed bridge. What stays within a bridge is the daemon's decision: a worker in a container is
+//! reached there. The rules remain when the workers end: they affect only the bridges of contracts,
 //! and no worker can know whether it is the last one.
 //!
 //! A rule has no effect behind one that accepts the packet. The rules are therefore in the table
@@ -31,7 +32,10 @@ const RULES: [(&str, &str); 2] = [
         "INPUT",
         "-i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP",
     ),
-    ("FORWARD", "-i exb-c+ -j DROP"),
+    (
+        "FORWARD",
+        "-i exb-c+ -m physdev ! --physdev-is-bridged -j DROP",
+    ),
 ];
 
 /// How long another program may hold the lock of the tables, in seconds.
@@ -120,7 +124,7 @@ mod tests {
 
     const SET: &str = "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n\
         -A INPUT -i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP\n\
-        -A INPUT -i eth0 -j ACCEPT\n-A FORWARD -i exb-c+ -j DROP\n";
+        -A INPUT -i eth0 -j ACCEPT\n-A FORWARD -i exb-c+ -m physdev ! --physdev-is-bridged -j DROP\n";
 
     #[test]
     fn only_a_rule_at_the_start_of_its_chain_is_in_its_place() {
