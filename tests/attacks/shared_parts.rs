@@ -146,7 +146,8 @@ const RESULTS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// S5: results that are small in memory and large on paper, beside other calls of the same contract.
+/// S5: results that are small in memory and large on paper, beside other calls of the same
+/// contract.
 async fn results(target: &mut AttackFarm) {
     for (name, body, code) in RESULTS {
         target

@@ -73,8 +73,8 @@ pub enum Event {
 /// caller may be the cause of everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossCause {
-    /// The contract broke its sandbox: it crashed, used too much memory, computed without a call, or
-    /// tampered with what runs it.
+    /// The contract broke its sandbox: it crashed, used too much memory, computed without a call,
+    /// or tampered with what runs it.
     Crash,
     /// Calls ran longer than their limit. One argument or a busy machine may be the cause.
     Timeout,

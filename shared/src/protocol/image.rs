@@ -71,8 +71,9 @@ pub fn registry(reference: &str) -> &str {
     }
 }
 
-/// Whether a reference is the id of an image on some daemon: `sha256:` and 64 hexadecimal digits, or
-/// 12 or more of them alone. An id names no registry, and what it stands for depends on the daemon.
+/// Whether a reference is the id of an image on some daemon: `sha256:` and 64 hexadecimal digits,
+/// or 12 or more of them alone. An id names no registry, and what it stands for depends on the
+/// daemon.
 ///
 /// ```
 /// use shared::protocol::image::is_id;

@@ -37,8 +37,8 @@ impl Keys {
         format!("{}{{w:{worker}}}:dead", self.prefix)
     }
 
-    /// `{w:W}:reap`: string, 10 s. A random value of the process that cleans up after a dead worker.
-    /// It only saves others the work: nothing depends on it.
+    /// `{w:W}:reap`: string, 10 s. A random value of the process that cleans up after a dead
+    /// worker. It only saves others the work: nothing depends on it.
     pub fn reap_lock(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:reap", self.prefix)
     }

@@ -205,9 +205,9 @@ impl Queue {
         self.unlock(lock).await
     }
 
-    /// Adds contracts that are loaded, and their executables, if they have no entry: an older version
-    /// loaded them, or Redis has lost the entries. Returns how many there were. Where nothing is
-    /// missing it only reads, in one round trip for each of the two lists.
+    /// Adds contracts that are loaded, and their executables, if they have no entry: an older
+    /// version loaded them, or Redis has lost the entries. Returns how many there were. Where
+    /// nothing is missing it only reads, in one round trip for each of the two lists.
     pub async fn enlist_missing(
         &self,
         contracts: &[ContractAddress],

@@ -1,4 +1,5 @@
-//! Entries that Redis delivered to a connection that was dead already, and streams that begin again.
+//! Entries that Redis delivered to a connection that was dead already, and streams that begin
+//! again.
 
 use std::time::Duration;
 

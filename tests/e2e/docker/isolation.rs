@@ -128,8 +128,8 @@ fn first(rules: &[String]) -> Option<&str> {
     rules.find(|rule| rule.starts_with("-A"))
 }
 
-/// A rule that accepts everything of one bridge, at the start of a chain, until it is dropped. Other
-/// bridges are not affected.
+/// A rule that accepts everything of one bridge, at the start of a chain, until it is dropped.
+/// Other bridges are not affected.
 struct Accepting {
     chain: &'static str,
     bridge: String,

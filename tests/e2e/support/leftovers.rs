@@ -23,8 +23,8 @@ const LOCK: &str = "lock:";
 /// The start of an executable's key. One that no load recorded expires by itself.
 const EXECUTABLE: &str = "{blob:";
 
-/// Part of the key of a call's large argument. An api does not wait for long to remove one while its
-/// connections to Redis are busy: it expires by itself.
+/// Part of the key of a call's large argument. An api does not wait for long to remove one while
+/// its connections to Redis are busy: it expires by itself.
 const ARGUMENT: &str = "}:b:";
 
 /// The end of the key that remembers when a contract was unloaded. It expires by itself.

@@ -1,8 +1,8 @@
 //! The JavaScript engine: each contract runs in a page of Chromium, with a browser context and a
 //! renderer process of its own.
 //!
-//! This is the only place that knows Chromium and its debugging protocol. The queue of a contract, its
-//! replacement and its re-runs belong to `crate::contracts`.
+//! This is the only place that knows Chromium and its debugging protocol. The queue of a contract,
+//! its replacement and its re-runs belong to `crate::contracts`.
 //!
 //! # Map
 //!

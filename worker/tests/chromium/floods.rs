@@ -22,8 +22,8 @@ async fn patient_engine() -> OwnEngine {
     .await
 }
 
-/// Loads a contract whose `flood` runs this code without end, calls it, and calls a neighbour in the
-/// same browser until the flooding page is lost. Returns the reason.
+/// Loads a contract whose `flood` runs this code without end, calls it, and calls a neighbour in
+/// the same browser until the flooding page is lost. Returns the reason.
 async fn flood(own: &OwnEngine, prepare: &str, code: &str) -> String {
     let neighbour = Contract::try_load(&own.engine, within_ms(2000), COUNTER).await;
     let mut neighbour = neighbour.unwrap();

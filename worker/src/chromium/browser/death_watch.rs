@@ -40,8 +40,8 @@ impl PageDeath {
         }
     }
 
-    /// The page ended with its browser. A crashed browser counts as a crash of its contracts: one of
-    /// them may be the cause. A browser that stopped to reply does not: the machine may be busy.
+    /// The page ended with its browser. A crashed browser counts as a crash of its contracts: one
+    /// of them may be the cause. A browser that stopped to reply does not: the machine may be busy.
     pub(crate) fn of_browser(browser: &Browser) -> Self {
         let (reason, cause) = if browser.is_unresponsive() {
             ("its browser stopped replying", LossCause::Unresponsive)

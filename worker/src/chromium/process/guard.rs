@@ -312,7 +312,8 @@ fn limit_renderer(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
 }
 
 /// The second stage: joins the browser's cgroup, forbids core dumps, gives up root, asks for the
-/// parent-death signal, moves the debugging pipe to where Chromium expects it, and becomes Chromium.
+/// parent-death signal, moves the debugging pipe to where Chromium expects it, and becomes
+/// Chromium.
 fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     let [guard, uid, chromium, arguments @ ..] = arguments else {
         return Err(GuardError::Usage);

@@ -2,7 +2,8 @@
 //!
 //! Chromium reads and writes a small part of CBOR (RFC 8949) and accepts nothing else. General
 //! CBOR libraries write maps and arrays of known length, which Chromium refuses, and read a text of
-//! 16-bit units as binary data. So the dialect has a serializer and a deserializer of its own for serde:
+//! 16-bit units as binary data. So the dialect has a serializer and a deserializer of its own for
+//! serde:
 //!
 //! - Every map is in an *envelope*: tag 24 and a byte string with a length of 32 bits. A reader can
 //!   skip it without reading it.
