@@ -6,7 +6,8 @@
 //! explains how to add a case.
 //!
 //! ```text
-//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, shared, edges, crowding, docker
+//! attacks [WORD..] [--skip WORD..]
+//! shards: network, host, resources, shared, edges, crowding, docker
 //! ```
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
