@@ -146,6 +146,15 @@ impl Fleet {
         self.apis[place] = self.open_api(place).await;
     }
 
+    /// Waits until a worker that was killed no longer counts as the owner of its contracts.
+    pub(crate) async fn wait_until_deaths_are_known(&self) {
+        let alive = self.workers.len();
+        wait::until_true("only living workers to be listed", RECOVERY, async || {
+            self.farm.client().workers().await.len() == alive
+        })
+        .await;
+    }
+
     /// Calls every unassigned contract: a call after the quarantine restores it.
     pub(crate) async fn call_unassigned_contracts(&self) {
         wait::until_true("every contract to have an owner", RECOVERY, async || {
