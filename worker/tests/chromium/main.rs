@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod confinement;
 mod driver;
 mod explosive_results;
 mod floods;

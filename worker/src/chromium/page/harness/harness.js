@@ -1,6 +1,6 @@
 // Makes the calls of one contract, inside its page. The worker evaluates this function before the
-// contract's code. It holds the returned object by a debugger handle only: no name in the page leads
-// to it.
+// contract's code. It holds the returned object by a debugger handle only: no name in the page
+// leads to it.
 //
 // The contract may later change every built-in object. So the built-ins that are needed are saved
 // here at the start, and language features that look up built-ins implicitly are not used: no
@@ -178,7 +178,7 @@
       return;
     }
     if (json !== undefined) {
-      // Counts UTF-16 units. A text has at most as many units as bytes, and the worker counts bytes.
+      // Counts UTF-16 units. A text has at most as many units as bytes, which the worker counts.
       if (json.length > resultLimit) report(id, "toolarge");
       // Only raw JSON can have a lone surrogate that is not escaped. No message could carry it.
       else if (!apply(isWellFormed, json, [])) report(id, "notjson", '"it is not well-formed"');
@@ -361,8 +361,8 @@
   // inside the eval, where a `const` is visible, too.
   function load(isLiteral) {
     try {
-      // After the comma a brace starts an object instead of a block. Nothing is added at the end, so
-      // the source may end with a semicolon or a comment.
+      // After the comma a brace starts an object instead of a block. Nothing is added at the end,
+      // so the source may end with a semicolon or a comment.
       if (isLiteral) return adopt(evaluate("0," + source));
       const init = evaluate(source + '\n;[typeof init === "function" ? init : undefined]')[0];
       return init === undefined ? "none" : adopt(apply(init, undefined, []));
