@@ -34,10 +34,11 @@ async fn addresses(farm: &mut DockerFarm) -> Outcome {
         for reference in [base64(reference.as_bytes()), reference, digest] {
             match asked(&reference).await {
                 Ok(()) => return Err(format!("{reference}: the daemon asked")),
-                Err(answer) => match Fails(422, "invalid_executable").mismatch(&answer) {
-                    Some(wrong) => return Err(format!("{reference}: {wrong}")),
-                    None => {}
-                },
+                Err(answer) => {
+                    if let Some(wrong) = Fails(422, "invalid_executable").mismatch(&answer) {
+                        return Err(format!("{reference}: {wrong}"));
+                    }
+                }
             }
         }
     }
