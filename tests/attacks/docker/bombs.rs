@@ -25,11 +25,11 @@ pub(super) async fn run(cases: &mut Cases) {
 /// What a bomb's layers take on disk, in MiB; a tar may be 8 MB.
 const BOMB_MIB: usize = 24;
 
-/// The layers of an image, each a tar.
-type Layers = Vec<Vec<u8>>;
+/// Makes the layers of an image, each a tar.
+type MakeLayers = fn() -> Vec<Vec<u8>>;
 
 /// Small tars of images that take much on disk.
-const BOMBS: [(&str, fn() -> Layers); 6] = [
+const BOMBS: [(&str, MakeLayers); 6] = [
     ("a sparse file, PAX 1.0", || {
         vec![sparse(&["1.0", "realsize"])]
     }),
