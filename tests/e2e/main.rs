@@ -11,6 +11,7 @@ mod documentation;
 mod errors;
 mod faults;
 mod headers;
+mod http_clients;
 mod lifecycle;
 mod limits;
 mod logs;

@@ -77,7 +77,28 @@ async fn a_container_that_cannot_serve_is_explained_and_removed() {
         ),
         (
             TestImage::command(&["serve", "9999"]),
-            &["did not listen on port 8080", "listening on 9999"],
+            &[
+                "did not listen on port 8080",
+                "listens on port 9999",
+                "listening on 9999",
+            ],
+        ),
+        (
+            TestImage::command(&["inside"]),
+            &["loopback address only", "0.0.0.0:8080"],
+        ),
+        (
+            TestImage::command(&["silent"])
+                .with("ExposedPorts", json!({"3000/tcp": {}, "3001/tcp": {}})),
+            &["EXPOSEs the ports 3000, 3001"],
+        ),
+        (
+            TestImage::command(&["warming"]),
+            &["answered 503", "listening on 8080"],
+        ),
+        (
+            TestImage::of_another_processor(),
+            &["The image is for a", "docker build --platform linux/"],
         ),
         (
             TestImage::new().with("Entrypoint", json!(["/nothing"])),
@@ -104,6 +125,15 @@ async fn a_container_that_cannot_serve_is_explained_and_removed() {
         assert_eq!(farm.resources().await, [""; 0], "{text}");
     }
     assert!(farm.client().contracts().await.is_empty());
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_contract_that_warms_up_is_waited_for() {
+    let mut farm = DockerFarm::start().await;
+    let image = farm.image(TestImage::command(&["warming", "4"])).await;
+    farm.load("a", &image).await.is_no_content();
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
     farm.stop().await;
 }
 

@@ -64,9 +64,8 @@ impl Docker {
         }
         let image = image.map(|id| Image {
             id,
-            port: 0,
-            volumes: Vec::new(),
             from_tar: labels::is_from_tar(labels),
+            ..Image::default()
         });
         let leftover = leftovers.entry(name.clone()).or_insert(Leftover {
             name,

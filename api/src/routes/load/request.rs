@@ -94,8 +94,8 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
     let executable = match engine {
-        EngineKind::Javascript => plain(executable),
-        EngineKind::Docker => image(executable)?,
+        EngineKind::Javascript => plain(executable)?,
+        EngineKind::Docker => image(&executable)?,
     };
     let spec = ContractSpec {
         engine,
@@ -202,13 +202,12 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
 /// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
 /// contains upper-case letters. Which references are allowed is the workers' decision; an id is
 /// none, wherever the contract is placed.
-fn image(executable: String) -> Result<String, ApiError> {
+fn image(executable: &str) -> Result<String, ApiError> {
     let trimmed = executable.trim();
     if is_reference(trimmed) {
         return reference(trimmed);
     }
-    let mut text = executable;
-    text.retain(|c| !c.is_ascii_whitespace());
+    let text = base64_text(executable);
     if text.len() > ENCODED_REFERENCE_LIMIT {
         return Ok(text);
     }
@@ -228,27 +227,39 @@ fn reference(text: &str) -> Result<String, ApiError> {
 }
 
 /// Decodes base64. No flag is needed: a JavaScript source always contains a character outside
-/// base64's alphabet.
-fn plain(executable: String) -> String {
+/// base64's alphabets, because a contract has a bracket.
+fn plain(executable: String) -> Result<String, ApiError> {
     // Nearly always, so that a large source is not copied.
-    if !executable
+    let source = executable.trim_start_matches('\u{feff}');
+    if !source
         .bytes()
         .all(|b| b.is_ascii_whitespace() || is_base64(b))
     {
-        return executable;
+        return Ok(executable);
     }
-    let encoded: Vec<u8> = executable
-        .bytes()
-        .filter(|b| !b.is_ascii_whitespace())
-        .collect();
-    match BASE64.decode(encoded).map(String::from_utf8) {
-        Ok(Ok(decoded)) => decoded,
-        _ => executable,
-    }
+    let refused = |reason: &dyn std::fmt::Display| {
+        ApiError::InvalidExecutable(format!(
+            "The executable is neither JavaScript nor JavaScript in base64: {reason}"
+        ))
+    };
+    let decoded = BASE64.decode(base64_text(source));
+    let decoded = decoded.map_err(|error| refused(&error))?;
+    String::from_utf8(decoded).map_err(|_| refused(&"what it encodes is not UTF-8 text"))
+}
+
+/// Base64 in its standard alphabet, without spaces. Many encoders write the URL-safe alphabet.
+fn base64_text(text: &str) -> String {
+    let standard = |c| match c {
+        '-' => '+',
+        '_' => '/',
+        other => other,
+    };
+    let visible = text.chars().filter(|c| !c.is_ascii_whitespace());
+    visible.map(standard).collect()
 }
 
 fn is_base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_')
 }
 
 #[cfg(test)]
@@ -268,7 +279,35 @@ mod tests {
         let padded = base64::prelude::BASE64_STANDARD.encode(source);
         let wrapped: String = padded.chars().flat_map(|c| [c, '\n']).collect();
         for text in [&padded, padded.trim_end_matches('='), &wrapped, source] {
-            assert_eq!(plain(text.to_owned()), source);
+            assert_eq!(plain(text.to_owned()).unwrap(), source);
+        }
+    }
+
+    #[test]
+    fn base64_in_the_alphabet_of_urls_is_decoded() {
+        let source = "{ a: () => '\u{ff}\u{bf}??>>~~' }";
+        let encoded = base64::prelude::BASE64_URL_SAFE.encode(source);
+        assert!(encoded.contains('-') || encoded.contains('_'), "{encoded}");
+        for text in [encoded.as_str(), encoded.trim_end_matches('=')] {
+            assert_eq!(plain(text.to_owned()).unwrap(), source);
+        }
+        let tar = base64::prelude::BASE64_URL_SAFE.encode([0x1f, 0x8b, 0xff, 0xbf].repeat(600));
+        let standard =
+            base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0xff, 0xbf].repeat(600));
+        assert_eq!(image(&tar).unwrap(), standard);
+    }
+
+    #[test]
+    fn base64_that_encodes_no_text_is_refused() {
+        let bytes = base64::prelude::BASE64_STANDARD.encode([0xff, 0xfe, b'{', 0]);
+        for (text, reason) in [
+            (bytes.as_str(), "not UTF-8 text"),
+            ("abcde", "Invalid input length"),
+        ] {
+            let Err(ApiError::InvalidExecutable(message)) = plain(text.to_owned()) else {
+                panic!("{text} was accepted");
+            };
+            assert!(message.contains(reason), "{message}");
         }
     }
 
@@ -276,9 +315,9 @@ mod tests {
     fn a_reference_is_not_decoded_as_base64() {
         // Each of these is also valid base64.
         for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
-            assert_eq!(image(reference.to_owned()).unwrap(), reference.trim());
+            assert_eq!(image(reference).unwrap(), reference.trim());
             let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
-            assert_eq!(image(encoded).unwrap(), reference.trim());
+            assert_eq!(image(&encoded).unwrap(), reference.trim());
         }
     }
 
@@ -288,7 +327,7 @@ mod tests {
         for id in ["0123456789ab", &whole] {
             let encoded = base64::prelude::BASE64_STANDARD.encode(id);
             for text in [id.to_owned(), encoded] {
-                let refused = image(text.clone()).unwrap_err();
+                let refused = image(&text).unwrap_err();
                 assert!(matches!(refused, ApiError::InvalidExecutable(_)), "{text}");
             }
         }
@@ -298,7 +337,7 @@ mod tests {
     fn a_tar_stays_in_base64() {
         let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
         let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(image(wrapped).unwrap(), encoded);
+        assert_eq!(image(&wrapped).unwrap(), encoded);
     }
 
     #[test]
@@ -386,7 +425,7 @@ mod tests {
 
         #[test]
         fn a_source_is_never_decoded_as_base64(source in "\\{.{0,200}\\}") {
-            prop_assert_eq!(plain(source.clone()), source);
+            prop_assert_eq!(plain(source.clone()).unwrap(), source);
         }
     }
 

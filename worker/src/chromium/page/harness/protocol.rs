@@ -9,13 +9,21 @@ use std::fmt::Write as _;
 use serde_json::value::RawValue;
 use shared::protocol::reply::{Failure, FailureCode};
 
-use crate::chromium::cdp::commands::Place;
 use crate::sandbox::{CallId, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
 pub(crate) const SLICE_MS: u64 = 5;
 
-const SOURCE: &str = include_str!("harness.js");
+/// The harness: one function, in the order of its parts.
+const SOURCE: &str = concat!(
+    include_str!("page/begin.js"),
+    include_str!("page/builtins.js"),
+    include_str!("page/values.js"),
+    include_str!("page/errors.js"),
+    include_str!("page/calls.js"),
+    include_str!("page/source.js"),
+    include_str!("page/end.js"),
+);
 
 /// The expression that creates a harness with this result limit, in bytes. It is null in any
 /// document other than the one at `url`.
@@ -43,24 +51,6 @@ pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     }
     text.push(']');
     text
-}
-
-/// The length of what the harness' `compile` puts before an executable.
-fn prefix(is_literal: bool) -> u32 {
-    if is_literal { 10 } else { 8 }
-}
-
-/// A place in the executable, from the place in what the harness' `compile` compiles.
-pub(crate) fn place_in_source(place: Place, is_literal: bool) -> Option<Place> {
-    let indent = if place.line == 0 {
-        prefix(is_literal)
-    } else {
-        0
-    };
-    Some(Place {
-        line: place.line,
-        column: place.column.checked_sub(indent)?,
-    })
 }
 
 /// A reply of the harness' `run`, `collect` or `status`.
@@ -149,7 +139,9 @@ pub(crate) enum LoadOutcome {
     Contract(Vec<String>),
     /// The executable ran, but defined no endpoints.
     NoEndpoints,
-    /// The executable does not compile, or threw this.
+    /// The executable does not compile.
+    Invalid(String),
+    /// The executable threw this.
     Threw(String),
 }
 
@@ -161,27 +153,10 @@ impl LoadOutcome {
             Some(("endpoints", names)) => serde_json::from_str(names)
                 .map(Self::Contract)
                 .map_err(|_| MalformedReply),
+            Some(("invalid", text)) => self::text(text).map(Self::Invalid),
             Some(("threw", text)) => self::text(text).map(Self::Threw),
             _ => Err(MalformedReply),
         }
-    }
-}
-
-/// Whether a source looks like an object literal rather than a script: whether its first character
-/// that is neither space nor comment is a brace or a parenthesis.
-pub(crate) fn looks_like_literal(source: &str) -> bool {
-    let mut rest = source;
-    loop {
-        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-        rest = if let Some(comment) = rest.strip_prefix("//") {
-            comment
-                .split_once(['\n', '\r', '\u{2028}', '\u{2029}'])
-                .map_or("", |(_, after)| after)
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            comment.split_once("*/").map_or("", |(_, after)| after)
-        } else {
-            return rest.starts_with(['{', '(']);
-        };
     }
 }
 
@@ -319,36 +294,22 @@ mod tests {
             LoadOutcome::NoEndpoints
         );
         assert_eq!(
+            LoadOutcome::parse(r#"invalid "E: x""#).unwrap(),
+            LoadOutcome::Invalid("E: x".into())
+        );
+        assert_eq!(
             LoadOutcome::parse(r#"threw "E: x""#).unwrap(),
             LoadOutcome::Threw("E: x".into())
         );
-        for text in ["", "endpoints", "endpoints [1]", "threw", "other 1"] {
-            assert!(LoadOutcome::parse(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_literal_is_distinguished_from_a_script() {
-        let literals = [
-            "{}",
-            " \u{feff}\n{",
-            "// a\n/* b { */ {}",
-            "(x)",
-            "//\r{",
-            "/**/{",
-        ];
-        for source in literals {
-            assert!(looks_like_literal(source), "{source:?}");
-        }
-        for source in [
+        for text in [
             "",
-            "function init(){}",
-            "// {",
-            "/* {",
-            "const a = {}",
-            "\"use strict\"; {",
+            "endpoints",
+            "endpoints [1]",
+            "invalid",
+            "threw",
+            "other 1",
         ] {
-            assert!(!looks_like_literal(source), "{source:?}");
+            assert!(LoadOutcome::parse(text).is_err(), "{text:?}");
         }
     }
 
@@ -357,7 +318,6 @@ mod tests {
         fn no_reply_makes_the_parser_panic(text in ".{0,200}") {
             drop(parse(&text, 100));
             drop(LoadOutcome::parse(&text));
-            looks_like_literal(&text);
         }
 
         /// Generates lines that are almost valid, which are the ones that could slip through.
