@@ -18,6 +18,7 @@ mod request;
 mod router;
 mod routes;
 mod server;
+mod source_maps;
 mod state;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
+use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
 
 /// Why an api process cannot start.
@@ -168,6 +170,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
+        source_maps: SourceMaps::new(queue.clone()),
         config,
         queue,
         dispatcher,

@@ -14,6 +14,7 @@ use crate::edge::Connections;
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
 use crate::request::BodyRules;
+use crate::source_maps::SourceMaps;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ pub(crate) struct Services {
     pub(crate) load_bodies: BodyRules,
     /// Places for checking loads.
     pub(crate) load_checks: Semaphore,
+    pub(crate) source_maps: SourceMaps,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use shared::protocol::frame::Reply;
 use shared::protocol::job::{Argument, Execute, Job};
-use shared::protocol::reply::Output;
+use shared::protocol::reply::{Output, Stack};
 use utoipa::ToSchema;
 
 use crate::admission::RequestKind;
@@ -106,7 +106,20 @@ pub(crate) async fn execute(
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);
     state.metrics.queue_wait.record(waited);
-    Ok(respond(reply, waited, ran))
+    Ok(respond(with_sources(&state, reply).await, waited, ran))
+}
+
+/// The reply with the places in the contract's sources, if it failed and has a source map.
+async fn with_sources(state: &AppState, mut reply: Reply) -> Reply {
+    if let Err(failure) = &mut reply.outcome
+        && let Some(stack) = failure.stack.take()
+    {
+        failure.stack = Some(Stack {
+            entries: state.source_maps.apply(stack).await,
+            source_map: None,
+        });
+    }
+    reply
 }
 
 /// The argument of a call without a body, as in the original service: a method may take its

@@ -8,3 +8,4 @@ pub mod id;
 pub mod image;
 pub mod job;
 pub mod reply;
+pub mod source_map;

@@ -1,13 +1,14 @@
 //! A page that is dedicated to one contract: turns an executable into endpoints.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 
-use super::harness::form::Executable;
+use super::harness::form::{Executable, Offsets};
 use super::harness::handle::Harness;
 use super::harness::pieces::Pieces;
 use super::harness::protocol::LoadOutcome;
@@ -50,6 +51,15 @@ pub(crate) enum LoadError {
     Failed(#[from] StartError),
 }
 
+/// An executable that was evaluated.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) endpoints: Vec<String>,
+    /// Where the places in stacks are in the executable.
+    pub(crate) offsets: Offsets,
+    pub(crate) has_source_map: bool,
+}
+
 /// A page with its harness, dedicated to one contract.
 pub(crate) struct LoadedPage {
     pub(crate) harness: Harness,
@@ -79,7 +89,7 @@ impl LoadedPage {
         &mut self,
         executable: &str,
         limit: Duration,
-    ) -> Result<Vec<String>, LoadError> {
+    ) -> Result<Loaded, LoadError> {
         let before = processor_time(&self.renderers);
         let evaluating = async {
             match timeout(limit, evaluate(&self.harness, executable)).await {
@@ -139,7 +149,7 @@ fn overdue(limit: Duration, computed: Duration) -> StartError {
 }
 
 /// Evaluates an executable once, in the form that it has.
-async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
+async fn evaluate(harness: &Harness, source: &str) -> Result<Loaded, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
     let executable = Executable::of(source);
@@ -151,10 +161,18 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
     }
     let may_be_expression = executable.may_be_expression();
     let reply = harness.load(may_be_expression).await.map_err(broken)?;
-    let outcome = LoadOutcome::parse(&reply).map_err(|error| broken(error.to_string()))?;
+    let offsets = executable.offsets();
+    let outcome = LoadOutcome::parse(&reply, offsets).map_err(|error| broken(error.to_string()))?;
     Err(StartError::Invalid(match outcome {
-        LoadOutcome::Contract(endpoints) => return Ok(endpoints),
-        LoadOutcome::Threw(text) => text,
+        LoadOutcome::Contract(endpoints) => {
+            return Ok(Loaded {
+                endpoints,
+                offsets,
+                has_source_map: executable.has_source_map,
+            });
+        }
+        LoadOutcome::Threw(text, None) => text,
+        LoadOutcome::Threw(text, Some(at)) => with_place(text, at.line, at.column),
         LoadOutcome::Invalid(text) => {
             let place = harness.locate(may_be_expression).await;
             let place = place.and_then(|place| executable.place(place));
@@ -168,10 +186,18 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
 /// of a kind that no page can run.
 fn syntax_error(text: String, place: Option<Place>) -> String {
     let is_module = MODULE_ERRORS.iter().any(|error| text.ends_with(error));
-    let place =
-        place.map(|Place { line, column }| format!(" (line {}, column {})", line + 1, column + 1));
-    let cure = if is_module { MODULE_CURE } else { "" };
-    text + &place.unwrap_or_default() + cure
+    let text = match place {
+        Some(Place { line, column }) => with_place(text, line + 1, column + 1),
+        None => text,
+    };
+    if is_module { text + MODULE_CURE } else { text }
+}
+
+/// An error's text with its place, both numbers counted from 1.
+fn with_place(mut text: String, line: u32, column: u32) -> String {
+    // Writing to a string cannot fail.
+    _ = write!(text, " (line {line}, column {column})");
+    text
 }
 
 #[cfg(test)]

@@ -34,10 +34,7 @@ impl Links {
         let target = std::str::from_utf8(&target)
             .map_err(|_| refused("has a link to a path that is not UTF-8"))?;
         if target.is_empty() {
-            return Err(refused(format!(
-                "has a link to nothing: {:?}",
-                shown(&path)
-            )));
+            return Err(refused(format!("has a link to nothing: {:?}", shown(path))));
         }
         // A symbolic link is relative to its folder, another one to the archive.
         let is_symbolic = entry.header().entry_type() == EntryType::Symlink;

@@ -1,15 +1,22 @@
 //! How an executable begins: what comes before its first statement, and whether that may be an
 //! expression.
 
+use shared::protocol::source_map;
+
 use crate::chromium::cdp::commands::Place;
+
+/// What the harness puts before an executable that may be an expression; spaces of that length if
+/// it is none. Its `SET_VALUE`.
+const SET_VALUE: &str = "$executable$=";
 
 /// An executable, cut before its first statement.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Executable<'a> {
     /// A byte order mark, a hashbang, comments and directives such as `"use strict"`.
     pub(crate) head: String,
-    /// The executable from its first statement on.
+    /// The executable from its first statement on, without a source map in it.
     pub(crate) body: &'a str,
+    pub(crate) has_source_map: bool,
 }
 
 impl<'a> Executable<'a> {
@@ -22,9 +29,11 @@ impl<'a> Executable<'a> {
         };
         let body = without_prologue(rest);
         let head = &source[..source.len() - body.len()];
+        let code = source_map::without(body);
         Self {
             head: format!("{start}{}", &head[start.len()..]),
-            body,
+            body: code.unwrap_or(body),
+            has_source_map: code.is_some(),
         }
     }
 
@@ -34,19 +43,62 @@ impl<'a> Executable<'a> {
         self.body.starts_with(['{', '('])
     }
 
+    /// Where the places of what the harness runs are in the executable.
+    pub(crate) fn offsets(&self) -> Offsets {
+        self.offsets_behind(if self.may_be_expression() {
+            SET_VALUE
+        } else {
+            ""
+        })
+    }
+
     /// A place in the executable, from the place in what the harness' `locate` compiles. None if
     /// it is not in the executable.
     pub(crate) fn place(&self, compiled: Place) -> Option<Place> {
+        let before = if self.may_be_expression() {
+            "throw 0;0,"
+        } else {
+            "throw 0;"
+        };
+        let column = self
+            .offsets_behind(before)
+            .column(compiled.line, compiled.column)?;
+        Some(Place { column, ..compiled })
+    }
+
+    /// The offsets if this text is put before the body.
+    fn offsets_behind(&self, inserted: &str) -> Offsets {
         let last_line = self.head.rsplit(is_line_end).next().unwrap_or_default();
-        let body_column = last_line.encode_utf16().count();
-        let mut place = compiled;
-        if compiled.line as usize == line_ends(&self.head)
-            && compiled.column as usize >= body_column
-        {
-            let inserted = if self.may_be_expression() { 10 } else { 8 };
-            place.column = compiled.column.checked_sub(inserted)?;
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Offsets {
+            line: number(line_ends(&self.head)),
+            column: number(last_line.encode_utf16().count()),
+            inserted: number(inserted.len()),
         }
-        Some(place)
+    }
+}
+
+/// Where places in a compiled text are in the executable: the text has something in addition,
+/// before the executable's body.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Offsets {
+    /// Where the body begins, counted from zero, in UTF-16 units.
+    line: u32,
+    column: u32,
+    /// The length of what is before it.
+    inserted: u32,
+}
+
+impl Offsets {
+    /// The column in the executable, both counted from zero. None for a place that is in what was
+    /// added.
+    pub(crate) fn column(self, line: u32, column: u32) -> Option<u32> {
+        if line == self.line && column >= self.column {
+            let column = column.checked_sub(self.inserted)?;
+            (column >= self.column).then_some(column)
+        } else {
+            Some(column)
+        }
     }
 }
 
@@ -133,6 +185,7 @@ mod tests {
             let expected = Executable {
                 head: head.to_owned(),
                 body,
+                has_source_map: false,
             };
             assert_eq!(Executable::of(source), expected, "{source:?}");
         }
@@ -167,7 +220,6 @@ mod tests {
         fn no_source_makes_the_cut_panic(source in "(#!|//|/\\*|<!--|'use strict'|;|\\{|\\PC|\n|\u{feff}){0,12}") {
             let executable = Executable::of(&source);
             let whole = executable.head.clone() + executable.body;
-            prop_assert!(source.ends_with(executable.body));
             let marks = 3 * source.matches('\u{feff}').count();
             prop_assert!(source.len() - whole.len() <= marks);
             executable.place(Place { line: 1, column: 3 });

@@ -4,9 +4,11 @@
 //! - [`form`] tells how an executable begins.
 //! - [`protocol`] writes what the harness reads and checks what it replies.
 //! - [`handle`] calls the harness' functions over the debugging protocol.
+//! - [`stack`] reads the places in the stacks of errors.
 //! - [`pieces`] cuts long texts for the way to the page.
 
 pub(in crate::chromium) mod form;
 pub(in crate::chromium) mod handle;
 pub(in crate::chromium) mod pieces;
 pub(in crate::chromium) mod protocol;
+pub(in crate::chromium) mod stack;

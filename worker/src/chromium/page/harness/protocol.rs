@@ -7,8 +7,10 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
-use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode, Stack, StackEntry};
 
+use super::form::Offsets;
+use super::stack;
 use crate::sandbox::{CallId, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
@@ -80,9 +82,52 @@ pub(crate) enum CallUpdate {
 #[error("the page sent a malformed reply")]
 pub(crate) struct MalformedReply;
 
-/// Reads a reply. A result that is not JSON, or of more than `result_limit` bytes, becomes a
-/// failure of its call.
-pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
+/// What the replies of one contract are read by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReplyRules {
+    /// How many bytes a result may have.
+    pub(crate) result_limit: u32,
+    /// Where the places in stacks are in the executable.
+    pub(crate) offsets: Offsets,
+    /// The name of the executable in the store, if it has a source map.
+    pub(crate) source_map: Option<String>,
+}
+
+impl ReplyRules {
+    /// The failure of a call that threw.
+    fn thrown(&self, json: &str) -> Result<Failure, MalformedReply> {
+        let Thrown { text, entries } = Thrown::read(json, self.offsets)?;
+        let source_map = self.source_map.clone();
+        let stack = Stack {
+            entries,
+            source_map,
+        };
+        Ok(Failure::started(FailureCode::ExecutionFailed, text).at(stack))
+    }
+}
+
+/// What the contract has thrown.
+struct Thrown {
+    text: String,
+    entries: Vec<StackEntry>,
+}
+
+impl Thrown {
+    /// Reads a text, or a list of a text and a stack.
+    fn read(json: &str, offsets: Offsets) -> Result<Self, MalformedReply> {
+        let (text, stack) = if json.starts_with('[') {
+            serde_json::from_str::<(String, String)>(json).map_err(|_| MalformedReply)?
+        } else {
+            (text(json)?, String::new())
+        };
+        let entries = stack::read(&stack, offsets);
+        Ok(Self { text, entries })
+    }
+}
+
+/// Reads a reply. A result that is not JSON, or of more bytes than its limit, becomes a failure of
+/// its call.
+pub(crate) fn parse(reply: &str, rules: &ReplyRules) -> Result<HarnessReply, MalformedReply> {
     let mut lines = reply.split('\n');
     let running: i64 = lines
         .next()
@@ -90,13 +135,14 @@ pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, Malf
         .ok_or(MalformedReply)?;
     let running = u32::try_from(running).ok().map(CallId);
     let updates = lines
-        .map(|line| parse_line(line, result_limit))
+        .map(|line| parse_line(line, rules))
         .collect::<Result<_, _>>()?;
     Ok(HarnessReply { running, updates })
 }
 
 /// Reads `ID KIND` or `ID KIND JSON`.
-fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), MalformedReply> {
+fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), MalformedReply> {
+    let result_limit = rules.result_limit;
     let (id, rest) = line.split_once(' ').ok_or(MalformedReply)?;
     let (kind, json) = rest.split_once(' ').unwrap_or((rest, ""));
     let failed = |code, message: String| CallUpdate::Ended(Err(Failure::started(code, message)));
@@ -113,7 +159,7 @@ fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), Mal
             Ok(json) => CallUpdate::Ended(Ok(json)),
             Err(_) => failed(FailureCode::ResultNotJson, "it is not JSON text".to_owned()),
         },
-        "failed" => failed(FailureCode::ExecutionFailed, text(json)?),
+        "failed" => CallUpdate::Ended(Err(rules.thrown(json)?)),
         "notjson" => failed(FailureCode::ResultNotJson, text(json)?),
         "toolarge" => too_large(),
         "unknown" => CallUpdate::Ended(Err(Failure::not_started(
@@ -141,20 +187,23 @@ pub(crate) enum LoadOutcome {
     NoEndpoints,
     /// The executable does not compile.
     Invalid(String),
-    /// The executable threw this.
-    Threw(String),
+    /// The executable threw this, at this place if it is known.
+    Threw(String, Option<StackEntry>),
 }
 
 impl LoadOutcome {
     /// Reads the reply of the harness' `load`.
-    pub(crate) fn parse(reply: &str) -> Result<Self, MalformedReply> {
+    pub(crate) fn parse(reply: &str, offsets: Offsets) -> Result<Self, MalformedReply> {
         match reply.split_once(' ') {
             None if reply == "none" => Ok(Self::NoEndpoints),
             Some(("endpoints", names)) => serde_json::from_str(names)
                 .map(Self::Contract)
                 .map_err(|_| MalformedReply),
             Some(("invalid", text)) => self::text(text).map(Self::Invalid),
-            Some(("threw", text)) => self::text(text).map(Self::Threw),
+            Some(("threw", json)) => {
+                let Thrown { text, entries } = Thrown::read(json, offsets)?;
+                Ok(Self::Threw(text, entries.into_iter().next()))
+            }
             _ => Err(MalformedReply),
         }
     }
@@ -171,8 +220,23 @@ mod tests {
         RawValue::from_string(json.to_owned()).unwrap()
     }
 
+    fn rules(result_limit: u32) -> ReplyRules {
+        ReplyRules {
+            result_limit,
+            ..ReplyRules::default()
+        }
+    }
+
+    fn loaded(reply: &str) -> Result<LoadOutcome, MalformedReply> {
+        LoadOutcome::parse(reply, Offsets::default())
+    }
+
     fn outcome(line: &str) -> Result<Result<Box<RawValue>, Failure>, MalformedReply> {
-        match parse(&format!("-1\n{line}"), 10)?.updates.remove(0).1 {
+        match parse(&format!("-1\n{line}"), &rules(10))?
+            .updates
+            .remove(0)
+            .1
+        {
             CallUpdate::Ended(outcome) => Ok(outcome),
             other => panic!("{other:?}"),
         }
@@ -201,7 +265,7 @@ mod tests {
     #[test]
     fn a_reply_is_parsed() {
         let text = "3\n1 ok {\"a\":1}\n2 later\n4 skipped\n3 failed \"Error: a b\"";
-        let reply = parse(text, 100).unwrap();
+        let reply = parse(text, &rules(100)).unwrap();
         assert_eq!(reply.running, Some(CallId(3)));
         let ids: Vec<u32> = reply.updates.iter().map(|(id, _)| id.0).collect();
         assert_eq!(ids, [1, 2, 4, 3]);
@@ -214,7 +278,7 @@ mod tests {
             panic!()
         };
         assert_eq!(failure.message, "Error: a b");
-        assert_eq!(parse("-1", 1).unwrap().running, None);
+        assert_eq!(parse("-1", &rules(1)).unwrap().running, None);
     }
 
     #[test]
@@ -230,7 +294,7 @@ mod tests {
             let failure = outcome(line).unwrap().unwrap_err();
             assert_eq!(failure.code, FailureCode::ResultNotJson, "{line:?}");
         }
-        let reply = parse("-1\n1 ok {\n2 ok 7", 10).unwrap();
+        let reply = parse("-1\n1 ok {\n2 ok 7", &rules(10)).unwrap();
         assert!(matches!(&reply.updates[1].1, CallUpdate::Ended(Ok(json)) if json.get() == "7"));
     }
 
@@ -238,6 +302,9 @@ mod tests {
     fn a_forged_reply_is_refused() {
         let forged = [
             "1 failed x",
+            "1 failed [\"a\"]",
+            "1 failed [\"a\",\"b\",\"c\"]",
+            "1 failed [\"a\",1]",
             "1 failed",
             "1",
             "x ok 1",
@@ -250,7 +317,7 @@ mod tests {
             assert!(outcome(line).is_err(), "{line:?}");
         }
         for text in ["", "x", "\n1 ok 1", "-1 0"] {
-            assert!(parse(text, 10).is_err(), "{text:?}");
+            assert!(parse(text, &rules(10)).is_err(), "{text:?}");
         }
     }
 
@@ -272,34 +339,45 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_has_the_places_of_its_stack() {
+        let line =
+            r#"1 failed ["E: x","    at f (contract.js:4:2)\n    at run (<anonymous>:9:9)"]"#;
+        let failure = outcome(line).unwrap().unwrap_err();
+        assert_eq!(failure.message, "E: x");
+        let entries = failure.stack.unwrap().entries;
+        assert_eq!(entries, [StackEntry::new(Some("f".into()), 2, 2)]);
+        let without = outcome(r#"1 failed ["E: x","    at run (<anonymous>:9:9)"]"#);
+        assert_eq!(without.unwrap().unwrap_err().stack, None);
+    }
+
+    #[test]
     fn json_that_serde_cannot_represent_passes_as_text() {
         assert_eq!(
             outcome(r#"1 ok "\ud800""#).unwrap().unwrap().get(),
             r#""\ud800""#
         );
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        let reply = parse(&format!("-1\n1 ok {deep}"), 20_000).unwrap();
+        let reply = parse(&format!("-1\n1 ok {deep}"), &rules(20_000)).unwrap();
         assert!(matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == deep));
     }
 
     #[test]
     fn the_reply_to_a_load_is_parsed() {
         let contract = LoadOutcome::Contract(vec!["a".into(), "b".into()]);
+        assert_eq!(loaded(r#"endpoints ["a","b"]"#).unwrap(), contract);
+        assert_eq!(loaded("none").unwrap(), LoadOutcome::NoEndpoints);
         assert_eq!(
-            LoadOutcome::parse(r#"endpoints ["a","b"]"#).unwrap(),
-            contract
-        );
-        assert_eq!(
-            LoadOutcome::parse("none").unwrap(),
-            LoadOutcome::NoEndpoints
-        );
-        assert_eq!(
-            LoadOutcome::parse(r#"invalid "E: x""#).unwrap(),
+            loaded(r#"invalid "E: x""#).unwrap(),
             LoadOutcome::Invalid("E: x".into())
         );
         assert_eq!(
-            LoadOutcome::parse(r#"threw "E: x""#).unwrap(),
-            LoadOutcome::Threw("E: x".into())
+            loaded(r#"threw "E: x""#).unwrap(),
+            LoadOutcome::Threw("E: x".into(), None)
+        );
+        assert_eq!(
+            loaded(r#"threw ["E: x","    at f (contract.js:4:2)\n    at g (contract.js:5:1)"]"#)
+                .unwrap(),
+            LoadOutcome::Threw("E: x".into(), Some(StackEntry::new(Some("f".into()), 2, 2)))
         );
         for text in [
             "",
@@ -309,15 +387,15 @@ mod tests {
             "threw",
             "other 1",
         ] {
-            assert!(LoadOutcome::parse(text).is_err(), "{text:?}");
+            assert!(loaded(text).is_err(), "{text:?}");
         }
     }
 
     proptest! {
         #[test]
         fn no_reply_makes_the_parser_panic(text in ".{0,200}") {
-            drop(parse(&text, 100));
-            drop(LoadOutcome::parse(&text));
+            drop(parse(&text, &rules(100)));
+            drop(loaded(&text));
         }
 
         /// Generates lines that are almost valid, which are the ones that could slip through.
@@ -326,7 +404,7 @@ mod tests {
             lines in prop::collection::vec("[0-9]{1,3} (ok|failed|later|x)( [\\[\\]{}\",:0-9a-z\\\\]{0,20})?", 0..5),
         ) {
             let text = format!("-1\n{}", lines.join("\n"));
-            if let Ok(reply) = parse(&text, 10) {
+            if let Ok(reply) = parse(&text, &rules(10)) {
                 for (_, update) in reply.updates {
                     if let CallUpdate::Ended(Ok(json)) = update {
                         prop_assert!(json.get().len() <= 10);

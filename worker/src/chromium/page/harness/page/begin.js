@@ -17,7 +17,7 @@
 // The kinds are:
 //
 //     ok         the call's result
-//     failed     the call threw; a text
+//     failed     the call threw; a text, or a list of a text and a stack
 //     notjson    the result has no JSON form; a text
 //     toolarge   the result is over the limit
 //     unknown    the contract has no such endpoint

@@ -56,7 +56,7 @@ function conclude(id, fulfilled, value) {
   running = id;
   if (fulfilled) finish(id, value);
   else if (value === TOO_LARGE) report(id, "toolarge");
-  else report(id, "failed", stringify(describe(value)));
+  else report(id, "failed", failure(value));
   running = before;
 }
 
@@ -134,7 +134,7 @@ function start(id, call) {
       }
     }
   } catch (thrown) {
-    report(id, "failed", stringify(describe(thrown)));
+    report(id, "failed", failure(thrown));
   }
   running = NONE;
 }

@@ -30,6 +30,24 @@ function parts(errors) {
   }
 }
 
+// The report of what the contract has thrown: its text, and its stack if it has one.
+function failure(thrown) {
+  const text = stringify(describe(thrown));
+  const stack = stackOf(thrown);
+  return stack === "" ? text : "[" + text + "," + stringify(stack) + "]";
+}
+
+// The calls in an error's stack, without the message before them. The worker reads the places in
+// it; what else is there is left out.
+function stackOf(thrown) {
+  if (typeof thrown !== "object" || thrown === null) return "";
+  const stack = read(thrown, "stack");
+  if (typeof stack !== "string" || stack.length > READABLE) return "";
+  const start = apply(indexOf, stack, ["\n    at "]);
+  if (start < 0) return "";
+  return apply(toWellFormed, apply(slice, stack, [start + 1, start + STACK]), []);
+}
+
 // Whether a thrown value has a message, as errors have.
 function isReadable(thrown) {
   return (

@@ -7,6 +7,11 @@
 let head = ""; // Comments and directives before the executable's first statement.
 let body = ""; // The executable from there on.
 
+Error.stackTraceLimit = FRAMES;
+
+// How stacks name the executable: the last such comment in a source counts.
+const URL_COMMENT = "\n//# sourceURL=contract.js";
+
 // Appends the next piece of the executable.
 function feed(piece, isHead) {
   if (isHead) head += piece;
@@ -14,22 +19,27 @@ function feed(piece, isHead) {
   return "";
 }
 
-// Compiles the executable, and runs none of it. `isScript` tells how its function is to be used: a
-// script returns a list with its `init`, which may be a `const`; an expression its value. Where
-// the text could be both, such as a literal `{ a() {} }`, it is an expression.
+// The parameter that takes the value of an expression, and as many spaces.
+const VALUE = "$executable$";
+const SET_VALUE = "$executable$=";
+const NO_VALUE = "             ";
+
+// Compiles the executable, and runs none of it. What begins like an expression is one, if it
+// compiles as such: a literal `{ a() {} }` could be a block, too. Nothing but a line break is added
+// to the end, so the executable may end with a comment. The function returns a list of `init`,
+// which may be a `const`, and of the expression's value.
 function compile(mayBeExpression) {
+  const init = '\n;return [typeof init === "function" ? init : undefined';
   if (mayBeExpression) {
     try {
-      // This compiles only if the body is one statement. Nothing but a line break is added to its
-      // end, so it may end with a semicolon or a comment.
-      NativeFunction(head + "do 0," + body + "\nwhile(0)");
-      return { __proto__: null, main: NativeFunction(head + "return 0," + body), isScript: false };
+      const end = init + ", " + VALUE + "]" + URL_COMMENT;
+      return NativeFunction(VALUE, head + SET_VALUE + body + end);
     } catch {
-      // It is a script, or nothing.
+      // It begins with a block, or does not compile at all.
     }
   }
-  const init = '\n;return [typeof init === "function" ? init : undefined]';
-  return { __proto__: null, main: NativeFunction(head + body + init), isScript: true };
+  const start = mayBeExpression ? NO_VALUE : "";
+  return NativeFunction(head + start + body + init + "]" + URL_COMMENT);
 }
 
 // Throws the syntax error of an executable that does not compile; runs none of it. Unlike an error
@@ -48,52 +58,45 @@ function syntaxError(mayBeExpression, thrown) {
   return thrown;
 }
 
-// Calls a function `init`; undefined if there is none.
-function initialise(init) {
-  return typeof init === "function" ? apply(init, undefined, []) : undefined;
-}
-
 // Runs the executable that was sent. The reply is one of
 //
 //     endpoints [NAMES]
 //     none               it ran, but defined no endpoints
 //     invalid TEXT       it does not compile
-//     threw TEXT
+//     threw TEXT         or a list of a text and a stack
 function load(mayBeExpression) {
   return protect(loadLater(mayBeExpression));
 }
 
 async function loadLater(mayBeExpression) {
-  let compiled;
+  let main;
   try {
-    compiled = compile(mayBeExpression);
+    main = compile(mayBeExpression);
   } catch (thrown) {
     return "invalid " + stringify(describe(syntaxError(mayBeExpression, thrown)));
   }
   head = "";
   body = "";
   try {
-    let value = apply(compiled.main, page, []);
-    let mayAssignInit = true;
-    if (compiled.isScript) {
-      value = initialise(read(value, 0));
-      mayAssignInit = false;
-    }
+    const returned = apply(main, page, []);
+    let value = read(returned, 1);
+    let init = read(returned, 0);
     for (;;) {
       const found = adopt(value);
       if (found !== "none") return found;
       if (isPromise(value)) {
         value = await value;
-      } else if (mayAssignInit) {
-        // A bundle in one expression can only have assigned `globalThis.init`.
-        mayAssignInit = false;
-        value = initialise(page.init);
+        // An asynchronous bundle may have assigned it meanwhile.
+        if (init === undefined) init = page.init;
+      } else if (typeof init === "function") {
+        value = apply(init, undefined, []);
+        init = null;
       } else {
         return "none";
       }
     }
   } catch (thrown) {
-    return "threw " + stringify(describe(thrown));
+    return "threw " + failure(thrown);
   }
 }
 
