@@ -4,6 +4,7 @@
 //! farm and ends it with [`support::farm::Farm::stop`], which fails if anything is left. The
 //! programs must have been built before: `make test` does both.
 
+mod bundles;
 mod contracts;
 mod docker;
 mod docs;
@@ -23,6 +24,7 @@ mod replicas;
 mod scale;
 mod schemathesis;
 mod settings;
+mod stacks;
 mod support;
 mod timeouts;
 mod traces;

@@ -231,11 +231,18 @@ fn an_executable_whose_promise_stays_pending_is_refused() {
             .unwrap();
         let source = "function init() { return new Promise(() => {}) }";
         let loaded = Contract::try_load(&engine, Limits::default(), source).await;
-        let Err(StartError::Invalid(reason)) = loaded.map(drop) else {
-            panic!("not refused");
-        };
-        let expected = "The promise that the executable returned was not settled within 2000 ms";
-        assert_eq!(reason, expected);
+        match loaded.map(drop) {
+            Err(StartError::Invalid(reason)) => assert_eq!(
+                reason,
+                "The promise that the executable returned was not settled within 2000 ms"
+            ),
+            // The machine was too busy for the page to reply.
+            Err(StartError::Unavailable(reason)) => {
+                let begin = "The executable was not evaluated within 2000 ms";
+                assert!(reason.starts_with(begin), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
         engine.shutdown().await;
     });
 }

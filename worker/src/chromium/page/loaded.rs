@@ -26,7 +26,7 @@ use crate::sandbox::StartError;
 const BLAMED_SHARE: u32 = 2;
 
 /// A page that replies within this time after the limit has passed was not computing.
-const IDLE_LIMIT: Duration = Duration::from_millis(250);
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
 const NO_ENDPOINTS: &str = "The executable has no endpoints: it must be an object literal with \
      functions in it, or define a function init that returns such an object";
