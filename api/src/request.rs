@@ -287,8 +287,7 @@ const DEFAULT_TYPES: [&str; 3] = [
 /// The headers that only browsers send, and that no page can leave out.
 const OF_BROWSERS: [HeaderName; 2] = [ORIGIN, HeaderName::from_static("sec-fetch-site")];
 
-/// Accepts JSON types, a missing type, and what clients send by default: the body is checked to be
-/// JSON in any case.
+/// Accepts JSON types, a missing type, and what clients send by default.
 ///
 /// A browser must name a JSON type. It asks before it sends one to another site, while any page can
 /// post a form or a text to an api in the network of its reader.

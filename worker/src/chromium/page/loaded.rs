@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::harness::form::{Executable, Offsets};
 use super::harness::handle::Harness;
 use super::harness::pieces::Pieces;
-use super::harness::protocol::LoadOutcome;
+use super::harness::thrown::LoadOutcome;
 use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;

@@ -5,6 +5,7 @@
 //! - [`protocol`] writes what the harness reads and checks what it replies.
 //! - [`handle`] calls the harness' functions over the debugging protocol.
 //! - [`stack`] reads the places in the stacks of errors.
+//! - [`thrown`] reads what the harness reports about an executable and about errors.
 //! - [`pieces`] cuts long texts for the way to the page.
 
 pub(in crate::chromium) mod form;
@@ -12,3 +13,4 @@ pub(in crate::chromium) mod handle;
 pub(in crate::chromium) mod pieces;
 pub(in crate::chromium) mod protocol;
 pub(in crate::chromium) mod stack;
+pub(in crate::chromium) mod thrown;

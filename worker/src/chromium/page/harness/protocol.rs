@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
-use shared::protocol::reply::{Failure, FailureCode, Stack, StackEntry};
+use shared::protocol::reply::{Failure, FailureCode, Stack};
 
 use super::form::Offsets;
-use super::stack;
+use super::thrown::Thrown;
 use crate::sandbox::{CallId, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
@@ -106,25 +106,6 @@ impl ReplyRules {
     }
 }
 
-/// What the contract has thrown.
-struct Thrown {
-    text: String,
-    entries: Vec<StackEntry>,
-}
-
-impl Thrown {
-    /// Reads a text, or a list of a text and a stack.
-    fn read(json: &str, offsets: Offsets) -> Result<Self, MalformedReply> {
-        let (text, stack) = if json.starts_with('[') {
-            serde_json::from_str::<(String, String)>(json).map_err(|_| MalformedReply)?
-        } else {
-            (text(json)?, String::new())
-        };
-        let entries = stack::read(&stack, offsets);
-        Ok(Self { text, entries })
-    }
-}
-
 /// Reads a reply. A result that is not JSON, or of more bytes than its limit, becomes a failure of
 /// its call.
 pub(crate) fn parse(reply: &str, rules: &ReplyRules) -> Result<HarnessReply, MalformedReply> {
@@ -174,45 +155,14 @@ fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), Ma
     Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
 }
 
-fn text(json: &str) -> Result<String, MalformedReply> {
+pub(super) fn text(json: &str) -> Result<String, MalformedReply> {
     serde_json::from_str(json).map_err(|_| MalformedReply)
-}
-
-/// What the harness reports about an executable.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum LoadOutcome {
-    /// A contract with these endpoints.
-    Contract(Vec<String>),
-    /// The executable ran, but defined no endpoints.
-    NoEndpoints,
-    /// The executable does not compile.
-    Invalid(String),
-    /// The executable threw this, at this place if it is known.
-    Threw(String, Option<StackEntry>),
-}
-
-impl LoadOutcome {
-    /// Reads the reply of the harness' `load`.
-    pub(crate) fn parse(reply: &str, offsets: Offsets) -> Result<Self, MalformedReply> {
-        match reply.split_once(' ') {
-            None if reply == "none" => Ok(Self::NoEndpoints),
-            Some(("endpoints", names)) => serde_json::from_str(names)
-                .map(Self::Contract)
-                .map_err(|_| MalformedReply),
-            Some(("invalid", text)) => self::text(text).map(Self::Invalid),
-            Some(("threw", json)) => {
-                let Thrown { text, entries } = Thrown::read(json, offsets)?;
-                Ok(Self::Threw(text, entries.into_iter().next()))
-            }
-            _ => Err(MalformedReply),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shared::protocol::reply::MESSAGE_LIMIT;
+    use shared::protocol::reply::{MESSAGE_LIMIT, StackEntry};
 
     use super::*;
 
@@ -225,10 +175,6 @@ mod tests {
             result_limit,
             ..ReplyRules::default()
         }
-    }
-
-    fn loaded(reply: &str) -> Result<LoadOutcome, MalformedReply> {
-        LoadOutcome::parse(reply, Offsets::default())
     }
 
     fn outcome(line: &str) -> Result<Result<Box<RawValue>, Failure>, MalformedReply> {
@@ -361,41 +307,10 @@ mod tests {
         assert!(matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == deep));
     }
 
-    #[test]
-    fn the_reply_to_a_load_is_parsed() {
-        let contract = LoadOutcome::Contract(vec!["a".into(), "b".into()]);
-        assert_eq!(loaded(r#"endpoints ["a","b"]"#).unwrap(), contract);
-        assert_eq!(loaded("none").unwrap(), LoadOutcome::NoEndpoints);
-        assert_eq!(
-            loaded(r#"invalid "E: x""#).unwrap(),
-            LoadOutcome::Invalid("E: x".into())
-        );
-        assert_eq!(
-            loaded(r#"threw "E: x""#).unwrap(),
-            LoadOutcome::Threw("E: x".into(), None)
-        );
-        assert_eq!(
-            loaded(r#"threw ["E: x","    at f (contract.js:4:2)\n    at g (contract.js:5:1)"]"#)
-                .unwrap(),
-            LoadOutcome::Threw("E: x".into(), Some(StackEntry::new(Some("f".into()), 2, 2)))
-        );
-        for text in [
-            "",
-            "endpoints",
-            "endpoints [1]",
-            "invalid",
-            "threw",
-            "other 1",
-        ] {
-            assert!(loaded(text).is_err(), "{text:?}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_reply_makes_the_parser_panic(text in ".{0,200}") {
             drop(parse(&text, &rules(100)));
-            drop(loaded(&text));
         }
 
         /// Generates lines that are almost valid, which are the ones that could slip through.
