@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! attacks [WORD..] [--skip WORD..]
-//! shards: network, host, resources, shared, edges, crowding, docker
+//! shards: network, host, resources, shared, edges, browsers, crowding, docker
 //! ```
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
@@ -17,6 +17,7 @@
 
 mod attack;
 mod attack_farm;
+mod browsers;
 mod crowding;
 mod docker;
 mod edges;
@@ -82,10 +83,11 @@ impl Wanted {
 /// and farm.
 type Shard = (&'static str, fn(&Wanted) -> Report);
 
-const SHARDS: [Shard; 7] = [
+const SHARDS: [Shard; 8] = [
     ("network", network_shard),
     ("host", |_| block_on(pages())),
     ("edges", |wanted| block_on(edges_shard(wanted.quick))),
+    ("browsers", |_| block_on(browsers::run())),
     ("resources", |wanted| {
         block_on(resources_shard(wanted.quick))
     }),

@@ -43,7 +43,9 @@ const WRONG_FOR_BOTH: [(&str, &str); 10] = [
 ];
 
 /// Invalid values of settings of the api.
-const WRONG_FOR_API: [(&str, &str); 12] = [
+const WRONG_FOR_API: [(&str, &str); 14] = [
+    ("CORS_ORIGINS", "*"),
+    ("CORS_ORIGINS", "https://a.example/path"),
     ("EXECUTION_API_PORT", "80a"),
     ("EXECUTION_API_PORT", "65536"),
     ("EXECUTION_API_HOST", "not a host"),

@@ -73,7 +73,8 @@ const CONTRACT_SETTINGS: Group = Group {
 };
 
 /// The variables of the api, and of the attack suite, which may share the environment.
-const OTHER_VARIABLES: [&str; 15] = [
+const OTHER_VARIABLES: [&str; 16] = [
+    "CORS_ORIGINS",
     "EXECUTION_API_",
     "EXECUTION_ENGINE",
     "EXECUTE_DEADLINE_MS",
