@@ -8,5 +8,5 @@ pub mod lifecycle;
 pub mod moment;
 pub mod probe;
 pub mod process;
-mod scheduling;
+pub mod scheduling;
 pub mod telemetry;

@@ -14,7 +14,7 @@ pub(super) const SCHEDULING: Setting = Setting::new(
 
 /// A policy of the kernel's scheduler. Children inherit it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scheduling {
+pub enum Scheduling {
     /// `SCHED_BATCH`: a thread that wakes up does not interrupt the running one. The messages of a
     /// farm that is busy gather meanwhile, which saves more than the wait costs.
     Batch,
@@ -25,7 +25,7 @@ pub(super) enum Scheduling {
 /// A text names no scheduling.
 #[derive(Debug, thiserror::Error)]
 #[error("must be batch or normal, not \"{0}\"")]
-pub(super) struct UnknownScheduling(String);
+pub struct UnknownScheduling(String);
 
 impl FromStr for Scheduling {
     type Err = UnknownScheduling;
@@ -50,7 +50,7 @@ impl fmt::Display for Scheduling {
 
 impl Scheduling {
     /// Reads `SCHEDULING`.
-    pub(super) fn read(reader: &mut Reader) -> Self {
+    pub fn read(reader: &mut Reader) -> Self {
         reader.parse(&SCHEDULING)
     }
 
