@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use execution_api::access::first_key;
 use execution_api::config::{Config, PROGRAM};
 use shared::service::cli::{self, Task};
 use shared::service::lifecycle::{Lifecycle, Signals};
@@ -11,7 +12,7 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let task = cli::task(&PROGRAM);
+    let arguments = cli::arguments(&PROGRAM, [first_key::command()]);
     let settings = match Settings::read(Config::read) {
         Ok(settings) => settings,
         Err(error) => {
@@ -19,7 +20,10 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if task == Task::Healthcheck {
+    if let Some(("keys", keys)) = arguments.subcommand() {
+        return first_key::run(&settings.config.redis, keys).await;
+    }
+    if cli::task_of(&arguments) == Task::Healthcheck {
         return probe::run(&settings.config.host, settings.config.port);
     }
     match serve(settings.start(&PROGRAM)).await {
