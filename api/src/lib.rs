@@ -3,7 +3,9 @@
 //! An api process holds only caches and its own pending requests, so any number of processes are
 //! interchangeable. It never runs contract code.
 
+pub mod access;
 mod admission;
+mod audit;
 mod breaker;
 pub mod config;
 mod dispatch;
@@ -26,6 +28,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
+use shared::queue::key_store::KeyStore;
 use shared::queue::{Queue, QueueError, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
@@ -33,6 +36,8 @@ use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::access::first_key::{self, FirstKeyError};
+use crate::access::{Access, Auth};
 use crate::admission::{Admission, InFlightLimits};
 use crate::breaker::Breaker;
 use crate::config::Config;
@@ -51,6 +56,9 @@ pub enum ServeError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The first key cannot be registered.
+    #[error(transparent)]
+    FirstKey(#[from] FirstKeyError),
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
@@ -78,10 +86,15 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
+    let access = Access::new(config.access.auth, KeyStore::new(queue.clone()));
+    if let Some(file) = &config.access.admin_key_file {
+        first_key::register(&access.keys, file).await?;
+    }
     let state = start(
         Parts {
             config,
             queue: queue.clone(),
+            access,
             api,
             farm,
             telemetry,
@@ -112,6 +125,7 @@ struct Telemetry {
 struct Parts {
     config: Config,
     queue: Queue,
+    access: Access,
     api: ApiId,
     farm: Farm,
     telemetry: Telemetry,
@@ -122,6 +136,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     let Parts {
         config,
         queue,
+        access,
         api,
         farm,
         telemetry: Telemetry { registry, tracer },
@@ -151,6 +166,9 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
+    if config.access.auth == Auth::Keys {
+        life.spawn("keys", access.keys.clone().run(life.clone()));
+    }
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -169,11 +187,12 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
         heads: Heads {
             origins: config.cors_origins.clone(),
-            is_open: true,
+            is_open: config.access.auth == Auth::Off,
         },
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         config,
         queue,
+        access,
         dispatcher,
         reader_health,
         metrics,

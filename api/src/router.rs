@@ -4,10 +4,11 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 
+use crate::access::guard;
 use crate::error::ApiError;
 use crate::request::observe;
 use crate::routes::{
-    contracts, dead_letters, docs, execute, health, load, metrics, unload, workers,
+    contracts, dead_letters, docs, execute, health, keys, load, metrics, unload, workers,
 };
 use crate::state::AppState;
 
@@ -29,6 +30,9 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/workers/{id}/drain", post(workers::drain))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", delete(dead_letters::remove))
+        // Who may use it.
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{id}", get(keys::show).delete(keys::revoke))
         // Monitor this process.
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -40,7 +44,9 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/openapi.json", get(docs::document))
         .route("/documentation/swagger.json", get(docs::document))
         .fallback(|| async { ApiError::RouteNotFound })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn_with_state(state.clone(), guard));
+    // Around the layer that asks for a key: browsers ask without one, and pages may read refusals.
     // Inside of the outermost layer, which refuses other origins where no key is needed.
     let routes = match state.heads.origins.layer() {
         Some(cors) => routes.layer(cors),

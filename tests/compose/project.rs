@@ -33,9 +33,19 @@ impl Project {
         }
     }
 
-    /// A client of the project's api.
+    /// A client of the project's api, with a new key that permits everything. The api must run.
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.port)
+        let create = [
+            "exec",
+            "-T",
+            "api",
+            "execution-api",
+            "keys",
+            "create",
+            "--admin",
+        ];
+        let key = self.compose(&create);
+        Client::new(self.port).as_caller(key.trim())
     }
 
     /// Runs docker-compose with these arguments.

@@ -14,6 +14,7 @@ use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::listing::{InvalidPosition, ListedContract, Position};
 
+use crate::access::By;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::{ContractFailures, ContractListFailures};
 use crate::routes::{address, path};
@@ -80,12 +81,16 @@ type NextPage = Option<[(HeaderName, String); 1]>;
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    By(caller): By,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<(NextPage, Json<Vec<ContractStatus>>), ApiError> {
     let Query(query) = query
         .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
     let (limit, after) = (query.limit()?, query.after()?);
-    let page = state.queue.list_contracts(after.as_ref(), limit).await?;
+    let page = state
+        .queue
+        .list_visible_contracts(after.as_ref(), limit, |address| caller.sees(address))
+        .await?;
     let next = page.next.map(|position| {
         let link = format!("</contracts?limit={limit}&after={position}>; rel=\"next\"");
         [(LINK, link)]
@@ -137,9 +142,13 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
 )]
 pub(crate) async fn show(
     State(state): State<AppState>,
+    By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ContractStatus>, ApiError> {
     let contract = address(&path(parts)?)?;
+    if !caller.sees(&contract) {
+        return Err(ApiError::ContractNotLoaded);
+    }
     let Some(mut status) = status(&state, &contract).await? else {
         return Err(ApiError::ContractNotLoaded);
     };

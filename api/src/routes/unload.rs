@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::audit::{self, Action};
 use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
@@ -43,6 +45,7 @@ struct UnloadRequest {
 pub(crate) async fn unload(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
@@ -56,6 +59,7 @@ pub(crate) async fn unload(
         _ => return Err(ApiError::field("contractAddress", "must be a string")),
     };
     let address = address(&given)?;
+    caller.may_for(Permission::ContractsUnload, &address)?;
 
     let _permit = state.admission.admit(RequestKind::Unload)?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
@@ -65,6 +69,7 @@ pub(crate) async fn unload(
         deadline,
         trace: trace.clone(),
     };
-    state.dispatcher.unload(&address, tickets).await?;
+    let unloaded = state.dispatcher.unload(&address, tickets).await;
+    audit::record(&caller, Action::Unload, address.as_str(), None, unloaded)?;
     Ok(StatusCode::NO_CONTENT)
 }
