@@ -102,6 +102,9 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
+    if state.config.access.auth == Auth::Keys {
+        life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
@@ -166,9 +169,6 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
-    if config.access.auth == Auth::Keys {
-        life.spawn("keys", access.keys.clone().run(life.clone()));
-    }
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -185,10 +185,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
-        heads: Heads {
-            origins: config.cors_origins.clone(),
-            is_open: config.access.auth == Auth::Off,
-        },
+        heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         config,
         queue,
@@ -199,6 +196,13 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         tracer,
         life,
     })
+}
+
+fn heads(config: &Config) -> Heads {
+    Heads {
+        origins: config.cors_origins.clone(),
+        is_open: config.access.auth == Auth::Off,
+    }
 }
 
 fn in_flight_limits(config: &Config) -> InFlightLimits {

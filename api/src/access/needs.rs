@@ -1,5 +1,5 @@
-//! What each route needs, in one list: the layer around the routes applies it, and the OpenAPI
-//! document shows it. A route that is not listed is refused to everybody.
+//! What each route needs, in one list: the layer around the routes applies it, and the
+//! `OpenAPI` document shows it. A route that is not listed is refused to everybody.
 
 use http::Method;
 use utoipa::Modify;

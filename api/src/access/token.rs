@@ -1,6 +1,8 @@
 //! The form of a key as its owner has it: `esk_ID_SECRET`. The id finds the key's record, the
 //! secret proves that the caller may use it.
 
+use std::fmt::Write as _;
+
 use rand::distr::{Alphanumeric, SampleString};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::SysRng;
@@ -54,7 +56,11 @@ impl Hash {
     }
 
     pub(crate) fn to_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0.iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string does not fail.
+            _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// Compares in a time that does not depend on how much is equal.

@@ -15,7 +15,7 @@ fn audited(farm: &Farm) -> Vec<[String; 4]> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let audits = lines.filter(|line| line["target"] == "audit");
     let field = |line: &Value, name: &str| {
-        let text = line["fields"][name].as_str();
+        let text = line[name].as_str();
         text.unwrap_or_else(|| panic!("no {name}: {line}"))
             .to_owned()
     };
