@@ -15,10 +15,12 @@ mod metrics;
 mod openapi;
 mod reply_router;
 mod request;
+mod request_log;
 mod router;
 mod routes;
 mod server;
 mod state;
+mod unanswered;
 
 use std::sync::Arc;
 
@@ -44,6 +46,10 @@ use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
 use crate::state::{AppState, Services};
+use crate::unanswered::UnansweredContracts;
+
+/// The connections of the listener for metrics. Probes and a scraper need a few.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Why an api process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,14 @@ pub enum ServeError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
+    /// The listener for metrics cannot be opened.
+    #[error("EXECUTION_API_METRICS_HOST:EXECUTION_API_METRICS_PORT {address}: {source}")]
+    MetricsListener {
+        /// The configured address.
+        address: String,
+        /// Why it cannot be opened.
+        source: std::io::Error,
+    },
 }
 
 /// Serves on `listener` until `life` drains and every request in progress is answered.
@@ -68,6 +82,7 @@ pub fn run(
 }
 
 async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
+    let metrics_listener = listen_for_metrics(&config).await?;
     let telemetry = Telemetry {
         registry: Registry::default(),
         tracer: Tracer::start(&config.traces, "execution-api")?,
@@ -90,6 +105,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     );
 
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
+    if let Some(listener) = metrics_listener {
+        let (router, ending) = (router::metrics_router(state.clone()), life.clone());
+        let serving = async move {
+            let connections = Connections::new(METRICS_CONNECTIONS);
+            server::serve(listener, router, connections, headers_timeout, &ending).await;
+        };
+        life.spawn("metrics listener", serving);
+    }
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
 
@@ -173,9 +196,26 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         dispatcher,
         reader_health,
         metrics,
+        unanswered: UnansweredContracts::default(),
         tracer,
         life,
     })
+}
+
+/// Opens the listener for metrics, if one is configured.
+async fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(port) = config.metrics_port else {
+        return Ok(None);
+    };
+    let refused = |source| ServeError::MetricsListener {
+        address: format!("{}:{port}", config.metrics_host),
+        source,
+    };
+    let listener = TcpListener::bind((config.metrics_host.as_str(), port)).await;
+    let listener = listener.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    tracing::info!(%address, "listening for metrics");
+    Ok(Some(listener))
 }
 
 fn in_flight_limits(config: &Config) -> InFlightLimits {

@@ -11,9 +11,14 @@ use crate::routes::{
 };
 use crate::state::AppState;
 
-/// Builds the application.
+/// The routes for monitoring, on a listener of their own.
+pub(crate) fn metrics_router(state: AppState) -> Router {
+    finish(monitoring().route("/metrics", get(metrics::show)), state)
+}
+
+/// The routes for callers. `/metrics` is one of them unless it has a listener of its own.
 pub(crate) fn router(state: AppState) -> Router {
-    Router::new()
+    let mut routes = monitoring()
         // The original service's interface.
         .route("/loadSmartContract", post(load::load))
         .route(
@@ -29,16 +34,27 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/workers/{id}/drain", post(workers::drain))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", delete(dead_letters::remove))
-        // Monitor this process.
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(metrics::show))
         // Documentation.
+        .route("/", get(docs::enter))
         .route("/docs", get(docs::enter))
         .route("/docs/", get(docs::page))
         .route("/docs/{*file}", get(docs::file))
         .route("/openapi.json", get(docs::document))
-        .route("/documentation/swagger.json", get(docs::document))
+        .route("/documentation/swagger.json", get(docs::document));
+    if state.config.metrics_port.is_none() {
+        routes = routes.route("/metrics", get(metrics::show));
+    }
+    finish(routes, state)
+}
+
+fn monitoring() -> Router<AppState> {
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+}
+
+fn finish(routes: Router<AppState>, state: AppState) -> Router {
+    routes
         .fallback(|| async { ApiError::RouteNotFound })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         // Outermost, so that it also covers the fallbacks: assigns the request id, renders every

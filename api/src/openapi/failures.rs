@@ -71,6 +71,7 @@ failures!(
         ApiError::too_many_bytes(),
         ApiError::low_memory(),
         ApiError::no_owner(),
+        ApiError::image_missing(),
         ApiError::queue_unavailable(),
         ApiError::Ambiguous,
         ApiError::ContractQuarantined(Duration::from_mins(10)),
@@ -128,10 +129,7 @@ failures!(
 );
 failures!(
     /// Failures of `GET /readyz`: why the process is not ready.
-    ReadyFailures:
-        ApiError::Draining,
-        ApiError::queue_unavailable(),
-        ApiError::no_live_worker(),
+    ReadyFailures: ApiError::Draining
 );
 
 fn wrong_path() -> ApiError {
