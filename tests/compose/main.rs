@@ -313,7 +313,7 @@ async fn power_loss(project: &Project, client: &Client, addresses: &[String]) {
 
 /// Goes to another version of the images, and back to the one before.
 async fn rollback(project: &Project, client: &Client, addresses: &[String]) {
-    project.release("next");
+    Project::release("next");
     for version in ["next", "latest"] {
         let before = generations(client, addresses).await;
         project.use_version(version);
@@ -331,7 +331,7 @@ async fn rollback(project: &Project, client: &Client, addresses: &[String]) {
             assert!(image.contains(version), "{image}");
         }
     }
-    project.remove_release("next");
+    Project::remove_release("next");
 }
 
 /// The commands of docs/operations.md: a backup, the loss of everything, a restore.

@@ -124,7 +124,7 @@ impl Project {
     }
 
     /// Gives the images another version: the same programs under another tag and image id.
-    pub(crate) fn release(&self, version: &'static str) {
+    pub(crate) fn release(version: &'static str) {
         for image in [API, WORKER] {
             let mut build = Command::new("docker");
             build
@@ -158,7 +158,7 @@ impl Project {
     }
 
     /// Removes the images of a version.
-    pub(crate) fn remove_release(&self, version: &str) {
+    pub(crate) fn remove_release(version: &str) {
         for image in [API, WORKER] {
             output_of(Command::new("docker").args(["image", "rm", &format!("{image}:{version}")]));
         }
