@@ -54,9 +54,15 @@ fn monitoring() -> Router<AppState> {
 }
 
 fn finish(routes: Router<AppState>, state: AppState) -> Router {
-    routes
+    let routes = routes
         .fallback(|| async { ApiError::RouteNotFound })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+    // Inside of the outermost layer, which refuses other origins where no key is needed.
+    let routes = match state.heads.origins.layer() {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
         // Outermost, so that it also covers the fallbacks: assigns the request id, renders every
         // failure, and counts, traces and logs the request.
         .layer(from_fn_with_state(state.clone(), observe))

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::admission::RequestKind;
 use crate::breaker::QueueState;
 use crate::error::ApiError;
-use crate::openapi::failures::ReadyFailures;
+use crate::openapi::failures::{HeadFailures, ReadyFailures};
 use crate::state::AppState;
 
 /// How long Redis may take to answer about the workers. Load balancers wait little longer for the response.
@@ -72,7 +72,7 @@ pub(crate) struct Ready {
     path = "/healthz",
     tag = "Process",
     operation_id = "alive",
-    responses((status = 200, body = Alive)),
+    responses((status = 200, body = Alive), HeadFailures),
 )]
 pub(crate) async fn alive() -> Json<Alive> {
     Json(Alive { status: "ok" })
