@@ -17,10 +17,12 @@ mod metrics;
 mod openapi;
 mod reply_router;
 mod request;
+mod request_log;
 mod router;
 mod routes;
 mod server;
 mod state;
+mod unanswered;
 
 use std::sync::Arc;
 
@@ -49,6 +51,10 @@ use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
 use crate::state::{AppState, Services};
+use crate::unanswered::UnansweredContracts;
+
+/// The connections of the listener for metrics. Probes and a scraper need a few.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Why an api process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +68,14 @@ pub enum ServeError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
+    /// The listener for metrics cannot be opened.
+    #[error("EXECUTION_API_METRICS_HOST:EXECUTION_API_METRICS_PORT {address}: {source}")]
+    MetricsListener {
+        /// The configured address.
+        address: String,
+        /// Why it cannot be opened.
+        source: std::io::Error,
+    },
 }
 
 /// Serves on `listener` until `life` drains and every request in progress is answered.
@@ -76,6 +90,7 @@ pub fn run(
 }
 
 async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
+    let metrics_listener = listen_for_metrics(&config).await?;
     let telemetry = Telemetry {
         registry: Registry::default(),
         tracer: Tracer::start(&config.traces, "execution-api")?,
@@ -106,6 +121,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         life.spawn("keys", state.access.keys.clone().run(life.clone()));
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
+    if let Some(listener) = metrics_listener {
+        let (router, ending) = (router::metrics_router(state.clone()), life.clone());
+        let serving = async move {
+            let connections = Connections::new(METRICS_CONNECTIONS);
+            server::serve(listener, router, connections, headers_timeout, &ending).await;
+        };
+        life.spawn("metrics listener", serving);
+    }
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
 
@@ -193,6 +216,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         dispatcher,
         reader_health,
         metrics,
+        unanswered: UnansweredContracts::default(),
         tracer,
         life,
     })
@@ -203,6 +227,22 @@ fn heads(config: &Config) -> Heads {
         origins: config.cors_origins.clone(),
         is_open: config.access.auth == Auth::Off,
     }
+}
+
+/// Opens the listener for metrics, if one is configured.
+async fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(port) = config.metrics_port else {
+        return Ok(None);
+    };
+    let refused = |source| ServeError::MetricsListener {
+        address: format!("{}:{port}", config.metrics_host),
+        source,
+    };
+    let listener = TcpListener::bind((config.metrics_host.as_str(), port)).await;
+    let listener = listener.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    tracing::info!(%address, "listening for metrics");
+    Ok(Some(listener))
 }
 
 fn in_flight_limits(config: &Config) -> InFlightLimits {

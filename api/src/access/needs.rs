@@ -46,6 +46,7 @@ const NEEDS: [(&str, &str, Need); 21] = [
     ("GET", "/metrics", Scope(FarmRead)),
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
+    ("GET", "/", Nothing),
     ("GET", "/docs", Nothing),
     ("GET", "/docs/", Nothing),
     ("GET", "/docs/{*file}", Nothing),

@@ -46,6 +46,7 @@ impl Dispatcher {
             job,
             deadline: self.queue.clock().after(DEADLINE),
             trace: None,
+            request: None,
         };
         let sent = Sent::default();
         sent.set(true);

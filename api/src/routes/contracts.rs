@@ -199,10 +199,12 @@ fn recorded(
     let is_ready = record.image.is_some() || !record.endpoints.is_empty();
     let state = match owner {
         _ if record.quarantined_until > now => ContractState::Quarantined,
+        None if record.image_missing => ContractState::ImageMissing,
         None => ContractState::Unplaced,
         Some(_) if is_ready => ContractState::Ready,
         Some(_) => ContractState::Loading,
     };
+    let (image, image_source) = record.image.map(|image| (image.id, image.source)).unzip();
     ContractStatus {
         contract_address,
         engine: record.spec.engine,
@@ -213,7 +215,9 @@ fn recorded(
         hosts: owner.iter().map(ToString::to_string).collect(),
         generation: record.generation,
         digest: record.spec.digest,
-        image: record.image,
+        image,
+        image_source: image_source.flatten(),
+        limits: None,
         queue_depth: None,
         calls: None,
         errors: None,
@@ -262,6 +266,7 @@ mod tests {
             endpoints: vec!["add".to_owned()],
             quarantined_until: 0,
             image: None,
+            image_missing: false,
         };
         let state = |record: &ContractRecord, now, lives| {
             let status = recorded("abcd".parse().unwrap(), record.clone(), now, |_| lives);
@@ -275,6 +280,12 @@ mod tests {
             ..record.clone()
         };
         assert_eq!(state(&loading, 5, true), ContractState::Loading);
+        let without_image = ContractRecord {
+            owner: None,
+            image_missing: true,
+            ..record.clone()
+        };
+        assert_eq!(state(&without_image, 5, true), ContractState::ImageMissing);
         let quarantined = ContractRecord {
             owner: None,
             quarantined_until: 9,

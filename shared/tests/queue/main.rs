@@ -54,6 +54,7 @@ fn info() -> WorkerInfo {
         used: 0,
         draining: false,
         version: "1".to_owned(),
+        highest_limits: Vec::new(),
     }
 }
 
@@ -68,6 +69,7 @@ fn call(id: u64, deadline: u64) -> Envelope {
         deadline,
         attempt: 1,
         trace: None,
+        request: None,
         job: Job::Execute(execute),
     }
 }
@@ -339,6 +341,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
             deadline,
             attempt: 1,
             trace: None,
+            request: None,
             job,
         };
         queue

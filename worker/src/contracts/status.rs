@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::ownership::Sandbox;
@@ -26,8 +27,8 @@ pub(crate) struct SandboxState {
     pub(crate) generation: u64,
     /// The methods, as far as known.
     pub(crate) endpoints: Vec<String>,
-    /// The digest of the image, if there is one and it is known.
-    pub(crate) image: Option<String>,
+    /// The image that every sandbox of the load runs, once it is resolved.
+    pub(crate) image: Option<PinnedImage>,
 }
 
 impl SandboxState {
@@ -71,8 +72,18 @@ impl Status {
         self.lock().state = state;
     }
 
+    /// The contract's image is resolved: every sandbox of the load runs it.
+    pub(crate) fn pin(&self, image: Option<PinnedImage>) {
+        self.lock().image = image;
+    }
+
     /// A new sandbox is ready.
-    pub(crate) fn ready(&self, generation: u64, endpoints: Vec<String>, image: Option<String>) {
+    pub(crate) fn ready(
+        &self,
+        generation: u64,
+        endpoints: Vec<String>,
+        image: Option<PinnedImage>,
+    ) {
         *self.lock() = SandboxState {
             state: ContractState::Ready,
             generation,
@@ -122,6 +133,7 @@ impl Status {
             endpoints,
             image,
         } = self.sandbox();
+        let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
             contract_address,
             engine: spec.engine,
@@ -133,6 +145,8 @@ impl Status {
             generation,
             digest: spec.digest.clone(),
             image,
+            image_source: image_source.flatten(),
+            limits: None,
             queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
             calls: Some(self.calls.load(Ordering::Relaxed)),
             errors: Some(self.errors.load(Ordering::Relaxed)),

@@ -1,7 +1,7 @@
 //! Reports the contracts that this worker owns.
 
 use shared::protocol::job::Inspect;
-use shared::protocol::reply::Output;
+use shared::protocol::reply::{ContractStatus, Output};
 
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
@@ -13,7 +13,13 @@ pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
     }
     let report = contracts
         .into_iter()
-        .map(|(address, contract)| contract.status.report(address, &contract.spec, worker.id()))
+        .map(|(address, contract)| {
+            let spec = &contract.spec;
+            ContractStatus {
+                limits: worker.limits(spec.engine, &spec.limits),
+                ..contract.status.report(address, spec, worker.id())
+            }
+        })
         .collect();
     delivery.settle(Ok(Output::Contracts(report)), RunInfo::default());
 }

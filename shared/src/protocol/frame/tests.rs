@@ -77,13 +77,15 @@ fn envelope() -> impl Strategy<Value = Envelope> {
         any::<u64>(),
         any::<u32>(),
         prop::option::of("\\PC{0,60}"),
+        prop::option::of("\\PC{0,60}"),
         job(),
     )
-        .prop_map(|(id, deadline, attempt, trace, job)| Envelope {
+        .prop_map(|(id, deadline, attempt, trace, request, job)| Envelope {
             id: JobId(id),
             deadline,
             attempt,
             trace,
+            request,
             job,
         })
 }
