@@ -1,4 +1,4 @@
-//! Every route with every scope, from the OpenAPI document: a new route that needs no scope, and
+//! Every route with every scope, from the `OpenAPI` document: a new route that needs no scope, and
 //! does not say so, fails.
 
 use reqwest::Method;

@@ -6,6 +6,7 @@ use reqwest::Method;
 use super::{caller, create, start};
 use crate::support::client::{Client, send};
 use crate::support::farm::Farm;
+use crate::support::process::Process;
 
 #[tokio::test]
 async fn a_secret_is_in_no_log_metric_or_redis_value() {
@@ -46,12 +47,7 @@ async fn a_secret_is_in_no_log_metric_or_redis_value() {
         seen.push(String::from_utf8_lossy(&value).into_owned());
     }
     let _: () = redis.ping().await.expect("Redis answers");
-    seen.extend(
-        farm.apis
-            .iter()
-            .chain(&farm.workers)
-            .map(|process| process.log()),
-    );
+    seen.extend(farm.apis.iter().chain(&farm.workers).map(Process::log));
     let secret = &key[17..];
     assert!(
         seen.iter().any(|text| text.contains(&id)),
