@@ -25,7 +25,7 @@ use Permission::{
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 21] = [
+const NEEDS: [(&str, &str, Need); 22] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
