@@ -200,9 +200,11 @@ impl Reader {
                 received
             }
             Err(error) => {
-                tracing::warn!(engine = %self.engine, %error, "cannot read placements");
                 self.connection = None;
-                self.backoff.wait().await;
+                if !self.queue.connection_lost(&self.stream, &error).await {
+                    tracing::warn!(engine = %self.engine, %error, "cannot read placements");
+                    self.backoff.wait().await;
+                }
                 None
             }
         }
@@ -316,7 +318,7 @@ fn received(reference: EntryRef, entry: Entry, returned_before: bool) -> Receive
 
 /// Connects, and creates the consumer group if it does not exist yet.
 async fn join(queue: &Queue, stream: &str) -> Result<Observed<MultiplexedConnection>, QueueError> {
-    let mut connection = queue.blocking().await?;
+    let mut connection = queue.blocking(stream).await?;
     let created = redis::cmd("XGROUP")
         .arg(&["CREATE", stream, WORKERS, "0", "MKSTREAM"])
         .query_async::<()>(&mut connection)

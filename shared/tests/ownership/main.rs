@@ -14,7 +14,7 @@ mod farm;
 mod faults;
 mod loads;
 mod real;
-#[path = "../queue/redis.rs"]
+#[path = "../queue/redis/mod.rs"]
 #[expect(
     dead_code,
     clippy::unwrap_used,

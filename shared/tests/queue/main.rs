@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod access;
 mod blobs;
 mod contracts;
 mod deaths;
 mod delivery;
 mod epochs;
+mod failover;
 mod memory;
 mod ownership;
 mod redis;

@@ -76,9 +76,11 @@ impl Reader {
                 entries
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot read the inbox");
                 self.connection = None;
-                self.backoff.wait().await;
+                if !self.queue.connection_lost(&self.inbox, &error).await {
+                    tracing::warn!(%error, "cannot read the inbox");
+                    self.backoff.wait().await;
+                }
                 Vec::new()
             }
         }
@@ -88,7 +90,7 @@ impl Reader {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let connection = none.insert(self.queue.blocking().await?);
+                let connection = none.insert(self.queue.blocking(&self.inbox).await?);
                 self.catch_up.connected(&mut self.in_hand);
                 connection
             }
