@@ -47,7 +47,7 @@ faults: build-tests ## Kill, freeze and disconnect the processes of real farms (
 model: ## Check the ownership protocol with more faults at once (ten minutes)
 	MODEL=large $(CARGO) test --locked --release -p shared --test ownership -- --nocapture --test-threads 1
 
-soak: build-tests ## Inject random faults into a farm under load (SOAK_SECONDS=600, SOAK_SEED=n)
+soak: build-tests ## Inject faults under load (SOAK_SECONDS=600, SOAK_SEED=n), or attack: SOAK_ATTACKERS=4
 	$(CARGO) test --locked --release --workspace --test soak
 
 upgrade: build-tests ## Replace a farm of an earlier version (FROM=revision) by this one, under load

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::protocol::job::EngineKind;
+use shared::queue::timing::{LONGEST_LOAD_DEADLINE, millis};
 use shared::queue::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 use shared::service::config::{Group, Program, Reader, Setting};
 use shared::service::process::{PROCESS_SETTINGS, shutdown_grace};
@@ -161,7 +162,7 @@ impl Config {
             body_timeout: reader.millis(&BODY_TIMEOUT_MS, 100..=600_000),
             engine: reader.parse(&ENGINE),
             execute_deadline: reader.millis(&EXECUTE_DEADLINE_MS, 100..=600_000),
-            load_deadline: reader.millis(&LOAD_DEADLINE_MS, 1_000..=3_600_000),
+            load_deadline: reader.millis(&LOAD_DEADLINE_MS, 1_000..=millis(LONGEST_LOAD_DEADLINE)),
             execute_body_limit: reader.number(&EXECUTE_BODY_LIMIT_BYTES, 1..=256 * MIB),
             load_body_limit: reader.number(&LOAD_BODY_LIMIT_BYTES, 1..=512 * MIB),
             max_in_flight: reader.number(&MAX_IN_FLIGHT, 1..=1_000_000),
@@ -190,6 +191,20 @@ mod tests {
         let config = Config::read(&mut reader);
         assert_eq!((config.engine, config.port), (EngineKind::Javascript, 8080));
         assert_eq!(reader.finish(), Ok(()));
+    }
+
+    /// A longer one could outlive the generation that an unload leaves.
+    #[test]
+    fn a_load_deadline_beyond_the_memory_of_unloads_is_refused() {
+        let longest = |name: &str| (name == "LOAD_DEADLINE_MS").then(|| "3600000".to_owned());
+        let too_long = |name: &str| (name == "LOAD_DEADLINE_MS").then(|| "3600001".to_owned());
+        let is_accepted = |env| {
+            let mut reader = Reader::new(env);
+            Config::read(&mut reader);
+            reader.finish().is_ok()
+        };
+        assert!(is_accepted(Env::table(longest)));
+        assert!(!is_accepted(Env::table(too_long)));
     }
 
     #[test]

@@ -331,7 +331,7 @@ async fn loads(target: &mut AttackFarm) {
         target
             .case("R11", name, Browser::Stays, async |farm| {
                 let client = farm.client();
-                let loaded = client.load("loads", &source).await;
+                let loaded = client.judge("loads", &source).await;
                 let answer = match loaded.status {
                     204 => client.call("loads", "ping").await,
                     _ => loaded,

@@ -263,7 +263,7 @@ async fn an_invalid_contract_is_not_loaded() {
         ),
         ("for (;;);", ""),
     ] {
-        let loaded = client.load("abcd", executable).await;
+        let loaded = client.judge("abcd", executable).await;
         let text = loaded.error_text(422, "invalid_executable");
         assert!(text.contains(named), "{executable}: {text}");
         client

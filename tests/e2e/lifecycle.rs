@@ -1,8 +1,11 @@
 //! How processes end: browsers and pages are restarted, and programs leave nothing behind.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
 use crate::support::processes::{self, ProcessInfo};
@@ -218,6 +221,28 @@ async fn a_worker_finishes_running_calls_before_it_ends() {
     farm.stop().await;
 }
 
+/// As when an operator drains a worker, and Kubernetes then ends it.
+#[tokio::test]
+async fn a_drain_goes_on_when_its_worker_is_terminated() {
+    let mut farm = Farm::start().await;
+    let client = farm.client().clone();
+    load_all(&client, &["abcd"]).await;
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.call("abcd", "slow").await }
+    });
+    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
+        client.contract("abcd").await["queueDepth"] == 1
+    })
+    .await;
+    let id = client.workers().await[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(client.drain(&id).await.status, 202);
+    farm.workers[0].terminate().await;
+    assert_eq!(slow.await.unwrap().data(), "done");
+    farm.add_worker().await;
+    farm.stop().await;
+}
+
 #[tokio::test]
 async fn a_killed_worker_leaves_no_process_and_no_profile() {
     let mut farm = Farm::start().await;
@@ -274,5 +299,32 @@ async fn an_interrupt_ends_a_program_as_well() {
     api.signal(Signal::SIGINT);
     assert!(api.end(DEFAULT_LIMIT).await.success(), "{}", api.log());
     farm.clients.clear();
+    farm.stop().await;
+}
+
+/// Nobody answers for a frozen worker before it is fenced. Whoever asks about its contracts, or
+/// drains it, gets an answer all the same.
+#[tokio::test]
+async fn a_worker_that_does_not_answer_holds_nobody_up() {
+    let mut farm = Farm::builder().workers(0).start().await;
+    let client = farm.client().clone();
+    let first = farm.join().await;
+    client.must_load("abcd", "{ one: () => 1 }").await;
+    farm.join().await;
+    freeze(&mut farm.workers[first.index]);
+    let asked = Instant::now();
+    let (contract, drained) = tokio::join!(client.contract("abcd"), client.drain(&first.id));
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(contract["contractAddress"], "abcd");
+    assert!(contract["queueDepth"].is_null(), "{contract}");
+    drained.error(504, "execution_timeout");
+
+    thaw(&mut farm.workers[first.index]);
+    // It drains, unless the machine was so slow that it was fenced meanwhile.
+    wait::until_true("the contract to answer again", DEFAULT_LIMIT, async || {
+        client.call("abcd", "one").await.status == 200
+    })
+    .await;
     farm.stop().await;
 }

@@ -4,7 +4,11 @@
 //!
 //! `SOAK_SECONDS` (600) is the duration. `SOAK_SEED` (from the clock, printed) determines which
 //! faults occur and when. The last line is the summary. The exit code is 0 if all checks passed.
+//!
+//! With `SOAK_ATTACKERS` (how many) hostile contracts run among the honest ones instead, and no
+//! faults are injected.
 
+mod attackers;
 mod churn;
 mod containers;
 mod faults;
@@ -12,6 +16,7 @@ mod fleet;
 mod invariants;
 mod ledger;
 mod memory;
+mod mixed;
 mod rng;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../e2e/support/mod.rs"]
@@ -39,7 +44,11 @@ fn main() -> ExitCode {
     });
     eprintln!("soak: SOAK_SECONDS={seconds} SOAK_SEED={seed}");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-    let soak = || runtime.block_on(run(Duration::from_secs(seconds), seed));
+    let time = Duration::from_secs(seconds);
+    let soak = || match variable("SOAK_ATTACKERS") {
+        None => runtime.block_on(run(time, seed)),
+        Some(attackers) => runtime.block_on(mixed::run(time, seed, attackers)),
+    };
     if let Ok(summary) = catch_unwind(AssertUnwindSafe(soak)) {
         print_line(&format!("soak passed: {summary}, SOAK_SEED={seed}"));
         ExitCode::SUCCESS

@@ -13,6 +13,7 @@ mod container_sweep;
 mod contracts;
 pub mod docker;
 mod engine_tasks;
+mod executables;
 mod fence;
 mod heartbeat;
 mod identity;
@@ -26,6 +27,8 @@ pub mod sandbox;
 mod seen_jobs;
 mod settle;
 mod shutdown;
+#[cfg(test)]
+mod test_farm;
 mod worker;
 
 use std::sync::Arc;
@@ -51,7 +54,7 @@ use crate::fence::Fence;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::settle::{SettleTask, Settler};
-use crate::worker::Worker;
+use crate::worker::{CatchUpRequests, Worker};
 
 /// Why a worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +105,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
         settler,
         life: life.clone(),
         comparison: Notify::new(),
+        catch_up: CatchUpRequests::default(),
         placements: TaskTracker::new(),
         fence: Arc::new(Fence::new()),
         cancelled: CancelledJobs::default(),

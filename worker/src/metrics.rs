@@ -65,6 +65,8 @@ pub(crate) struct Repairs {
     pub(crate) released: Counter,
     /// Executables stored again.
     pub(crate) executables: Counter,
+    /// Contracts and executables added to the registry's lists, where they were missing.
+    pub(crate) listed: Counter,
 }
 
 impl Repairs {
@@ -81,6 +83,7 @@ impl Repairs {
             closed: kind("closed"),
             released: kind("released"),
             executables: kind("executable"),
+            listed: kind("listed"),
         }
     }
 }

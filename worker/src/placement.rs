@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::protocol::frame::{Envelope, JobFrame, Reply, encode_item, pack_replies, unpack_jobs};
-use shared::protocol::id::{ApiId, ContractAddress};
+use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
 use shared::protocol::job::{EngineKind, Job, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
@@ -29,7 +29,7 @@ const REQUEUE_AFTER: Duration = Duration::from_millis(100);
 /// Runs until the process drains.
 pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut id = worker.id();
-    let mut reader = Reader::new(worker.queue.clone(), engine, id);
+    let mut reader = new_reader(&worker, engine, id);
     let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
     while !worker.life.is_draining() {
         let permits = async {
@@ -45,7 +45,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
         };
         if id != worker.id() {
             id = worker.id();
-            reader = Reader::new(worker.queue.clone(), engine, id);
+            reader = new_reader(&worker, engine, id);
         }
         // A read that is dropped half-way may lose an entry.
         let Some(received) = reader.read().await else {
@@ -62,6 +62,11 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     if let Err(error) = worker.queue.leave_placement_group(engine, id).await {
         tracing::warn!(%engine, %error, "worker not removed from the placement group");
     }
+}
+
+fn new_reader(worker: &Worker, engine: EngineKind, id: WorkerId) -> Reader {
+    let reader = Reader::new(worker.queue.clone(), engine, id);
+    reader.answering(worker.catch_up.of_placement(engine))
 }
 
 /// Runs one load, replies to it, and removes it from the stream.

@@ -34,7 +34,8 @@ pub(crate) async fn run(worker: Arc<Worker>) {
 
 /// Reads the inbox of one id of this worker, without end.
 async fn read_inbox(worker: &Arc<Worker>, id: WorkerId) {
-    let mut reader = Reader::new(worker.queue.clone(), id);
+    let requests = worker.catch_up.of_inbox();
+    let mut reader = Reader::new(worker.queue.clone(), id).answering(requests);
     let mut seen = SeenJobs::default();
     loop {
         for entry in reader.read().await {

@@ -375,6 +375,31 @@ mod tests {
         assert!(outcomes.try_recv().is_err());
     }
 
+    /// A worker that was fenced answers what it still runs, under its next id. The entries of its
+    /// earlier inbox are not acknowledged in the new one, where the same name may be another entry.
+    #[test]
+    fn entries_of_an_earlier_id_are_not_acknowledged() {
+        let (settler, mut outcomes) = settler();
+        let fenced = WorkerId::random();
+        let (api, current) = (ApiId::random(), fenced.next_epoch());
+        let mut batch = Vec::new();
+        for worker in [fenced, current] {
+            let jobs = [(JobId(7), 0)].into_iter();
+            let entry = EntryRef::from("1-0");
+            for delivery in settler.deliveries(worker, entry, Some(api), jobs) {
+                delivery.settle(Ok(Output::Done), RunInfo::default());
+                batch.push(outcomes.try_recv().unwrap());
+            }
+        }
+        let (frames, entries) = pack(current, batch.into_iter());
+        assert_eq!(entries.len(), 1, "only that of the current inbox");
+        let [(to, frame)] = &frames[..] else {
+            panic!("{frames:?}")
+        };
+        let replies = shared::protocol::frame::unpack_replies(frame).unwrap();
+        assert_eq!((*to, replies.replies.len()), (api, 2), "both are answered");
+    }
+
     #[test]
     fn an_entry_is_in_hand_until_all_of_its_jobs_are_settled() {
         let (settler, mut outcomes) = settler();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use shared::protocol::id::WorkerId;
 use shared::protocol::job::EngineKind;
-use shared::queue::Queue;
 use shared::queue::leases::WorkerInfo;
+use shared::queue::{CatchUpRequest, Queue};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Tracer;
 use tokio::sync::Notify;
@@ -20,6 +20,36 @@ use crate::identity::Identity;
 use crate::metrics::{Metrics, Snapshot};
 use crate::settle::Settler;
 
+/// Requests to the readers of this worker: the one of the inbox, and one for each engine.
+#[derive(Debug, Default)]
+pub(crate) struct CatchUpRequests {
+    inbox: CatchUpRequest,
+    javascript: CatchUpRequest,
+    docker: CatchUpRequest,
+}
+
+impl CatchUpRequests {
+    /// Asks every reader to inspect its pending entries again.
+    pub(crate) fn request(&self) {
+        self.inbox.send();
+        self.javascript.send();
+        self.docker.send();
+    }
+
+    /// The requests that the reader of the inbox answers.
+    pub(crate) fn of_inbox(&self) -> CatchUpRequest {
+        self.inbox.clone()
+    }
+
+    /// The requests that the reader of an engine's placement stream answers.
+    pub(crate) fn of_placement(&self, engine: EngineKind) -> CatchUpRequest {
+        match engine {
+            EngineKind::Javascript => self.javascript.clone(),
+            EngineKind::Docker => self.docker.clone(),
+        }
+    }
+}
+
 /// The shared state of this worker.
 pub(crate) struct Worker {
     pub(crate) identity: Arc<Identity>,
@@ -29,6 +59,8 @@ pub(crate) struct Worker {
     pub(crate) life: Lifecycle,
     /// Requests a comparison of the contracts with the registry.
     pub(crate) comparison: Notify,
+    /// Requests that the readers inspect their pending entries.
+    pub(crate) catch_up: CatchUpRequests,
     /// The tasks that read the placement streams.
     pub(crate) placements: TaskTracker,
     pub(crate) fence: Arc<Fence>,

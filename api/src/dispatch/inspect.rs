@@ -7,10 +7,13 @@ use shared::protocol::job::{Inspect, Job};
 use shared::protocol::reply::{ContractStatus, Output};
 
 use super::attempt::AttemptOutcome;
-use super::{Dispatcher, Ticket};
+use super::{Dispatcher, Sent, Ticket};
 use crate::error::ApiError;
 
-/// The deadline of a job about a worker itself.
+/// The deadline of a job about a worker itself: 2 s. A worker answers it without waiting for
+/// anything else. The caller gets an answer [`REQUEST_OVERTIME`] later at the latest.
+///
+/// [`REQUEST_OVERTIME`]: shared::queue::timing::REQUEST_OVERTIME
 const DEADLINE: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
@@ -32,7 +35,8 @@ impl Dispatcher {
         futures::future::join_all(replies).await.concat()
     }
 
-    /// Sends a worker a job about itself; `None` if it is gone, or refuses the job.
+    /// Sends a worker a job about itself; `None` if it is gone, or refuses the job. Fails if no
+    /// reply arrives in time: the job may still be carried out.
     pub(crate) async fn send_to_worker(
         &self,
         worker: WorkerId,
@@ -43,7 +47,10 @@ impl Dispatcher {
             deadline: self.queue.clock().after(DEADLINE),
             trace: None,
         };
-        let outcome = self.attempt(worker, &ticket, 1).await?;
+        let sent = Sent::default();
+        sent.set(true);
+        let attempt = self.attempt(worker, &ticket, 1);
+        let outcome = self.with_deadline(ticket.deadline, &sent, attempt).await?;
         match self.classify(worker, outcome)? {
             AttemptOutcome::Answered(reply) => Ok(reply.outcome.ok()),
             AttemptOutcome::NotStarted => Ok(None),

@@ -8,6 +8,7 @@ use shared::protocol::job::{Job, Load, Unload};
 use shared::protocol::reply::FailureCode;
 use shared::queue::leases::Fate;
 use shared::queue::ownership::Standing;
+use shared::queue::references::Reference;
 use shared::queue::timing::REPLY_SLACK;
 use shared::service::backoff::Backoff;
 
@@ -283,16 +284,18 @@ impl Dispatcher {
             return Ok(false);
         }
         if let Some(record) = record {
-            self.release_executable(&record.spec.digest, address).await;
+            let reference = Reference::new(address, &record.load);
+            self.release_executable(&record.spec.digest, &reference)
+                .await;
         }
         Ok(true)
     }
 
-    /// Removes the reference of a contract that is not loaded any more. If that fails, the sweep
-    /// does it: the contract is unloaded all the same.
-    async fn release_executable(&self, digest: &str, address: &ContractAddress) {
-        if let Err(error) = self.queue.release_blob(digest, address).await {
-            tracing::warn!(contract = %address, %error, "reference to an executable not removed yet");
+    /// Removes the reference of a load that is not recorded any more. If that fails, the sweep does
+    /// it: the contract is unloaded all the same.
+    async fn release_executable(&self, digest: &str, reference: &Reference) {
+        if let Err(error) = self.queue.release_blob(digest, reference).await {
+            tracing::warn!(%reference, %error, "reference to an executable not removed yet");
         }
     }
 

@@ -7,6 +7,7 @@
 mod attempt;
 mod inspect;
 mod loading;
+mod lost_attempts;
 mod route_cache;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use shared::protocol::frame::Reply;
-use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
+use shared::protocol::id::{ApiId, ContractAddress};
 use shared::protocol::job::{Argument, Job};
 use shared::queue::farm::Farm;
 use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
@@ -23,7 +24,8 @@ use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 
 use self::attempt::AttemptOutcome;
-use self::route_cache::{Assignment, Destination, RouteCache};
+use self::lost_attempts::LostAttempts;
+use self::route_cache::{Destination, RouteCache};
 use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
@@ -32,9 +34,6 @@ use crate::reply_router::Waiters;
 
 /// A larger argument, in bytes, is stored in Redis beside the frame instead of in it.
 const INLINE_LIMIT: usize = 48 * 1024;
-
-/// How many workers may die with a job before it fails.
-const MAX_LOST_ATTEMPTS: u32 = 2;
 
 /// A job on behalf of one request.
 #[derive(Debug)]
@@ -71,13 +70,6 @@ pub(crate) struct DispatcherParts {
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
     pub(crate) metrics: DispatchMetrics,
-}
-
-/// The attempts of one job that may have been started and got no reply.
-#[derive(Debug, Default)]
-struct LostAttempts {
-    count: u32,
-    last_worker: Option<WorkerId>,
 }
 
 impl Dispatcher {
@@ -192,7 +184,7 @@ impl Dispatcher {
                     let outcome = self.attempt(owner.worker, ticket, number).await;
                     match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
                         Ok(AttemptOutcome::Answered(reply)) => break Ok(reply),
-                        Ok(AttemptOutcome::NotStarted) => sent.set(lost.count > 0),
+                        Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
                         Ok(AttemptOutcome::MaybeStarted) => {
                             lost.add(owner.worker);
                             if !lost.may_repeat(&ticket.job, owner) {
@@ -256,44 +248,6 @@ impl Dispatcher {
     }
 }
 
-impl LostAttempts {
-    fn add(&mut self, worker: WorkerId) {
-        self.count += 1;
-        self.last_worker = Some(worker);
-    }
-
-    /// Whether a job may be sent to this owner. A call that may have been started is repeated
-    /// only because the page's state died with its worker. If the same worker still owns the
-    /// contract, the state may have survived.
-    fn allow(&self, job: &Job, owner: Assignment) -> bool {
-        let is_same = |last: WorkerId| last.same_process(owner.worker);
-        !is_call(job) || owner.idempotent || !self.last_worker.is_some_and(is_same)
-    }
-
-    /// Whether a job that may have been started may be sent again.
-    fn may_repeat(&self, job: &Job, owner: Assignment) -> bool {
-        self.count < MAX_LOST_ATTEMPTS && (owner.repeatable || !is_call(job))
-    }
-
-    /// Replaces an end that says "never started", which only holds for the last attempt: an
-    /// earlier attempt may have been started.
-    fn qualify(&self, job: &Job, ended: Result<Reply, ApiError>) -> Result<Reply, ApiError> {
-        if self.count == 0 || !never_started(&ended) {
-            return ended;
-        }
-        if is_call(job) {
-            return Err(ApiError::OutcomeUnknown);
-        }
-        match ended {
-            Ok(Reply {
-                outcome: Err(failure),
-                ..
-            }) => Err(ApiError::from(failure).if_started(true)),
-            other => other.map_err(|error| error.if_started(true)),
-        }
-    }
-}
-
 impl Sent {
     fn set(&self, sent: bool) {
         self.0.store(sent, Ordering::Relaxed);
@@ -314,10 +268,6 @@ fn no_reply(sent: bool, queue: QueueState) -> ApiError {
     }
 }
 
-fn is_call(job: &Job) -> bool {
-    matches!(job, Job::Execute(_))
-}
-
 fn has_large_argument(job: &Job) -> bool {
     let Job::Execute(execute) = job else {
         return false;
@@ -325,44 +275,9 @@ fn has_large_argument(job: &Job) -> bool {
     matches!(&execute.argument, Argument::Json(json) if json.get().len() > INLINE_LIMIT)
 }
 
-/// Whether an end says that the job was not started.
-fn never_started(ended: &Result<Reply, ApiError>) -> bool {
-    match ended {
-        Ok(reply) => matches!(&reply.outcome, Err(failure) if !failure.started),
-        Err(error) => error.never_started(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use shared::protocol::id::JobId;
-    use shared::protocol::job::{Execute, Unload};
-    use shared::protocol::reply::{Failure, FailureCode};
-
     use super::*;
-
-    fn unload() -> Job {
-        let address = "abcd".parse().unwrap();
-        Job::Unload(Unload { address })
-    }
-
-    fn call() -> Job {
-        Job::Execute(Execute {
-            address: "abcd".parse().unwrap(),
-            method: "add".to_owned(),
-            argument: Argument::None,
-        })
-    }
-
-    fn refused() -> Reply {
-        let failure = Failure::not_started(FailureCode::UnsupportedVersion, "no");
-        Reply {
-            id: JobId(1),
-            generation: None,
-            ran_us: None,
-            outcome: Err(failure),
-        }
-    }
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
@@ -378,33 +293,5 @@ mod tests {
         );
         let unanswered = no_reply(true, QueueState::Available);
         assert_eq!(unanswered.code(), "execution_timeout");
-    }
-
-    /// A worker died with the job, then nothing could be sent to another one.
-    #[test]
-    fn a_job_that_was_lost_once_may_have_been_started() {
-        let mut lost = LostAttempts::default();
-        for job in [unload(), call()] {
-            let ended = lost.qualify(&job, Err(ApiError::no_owner()));
-            assert!(ended.unwrap_err().never_started(), "nothing was lost");
-            assert!(never_started(&lost.qualify(&job, Ok(refused()))));
-        }
-        lost.add(WorkerId::random());
-        let ends = || {
-            [
-                Err(ApiError::no_owner()),
-                Err(ApiError::queue_unavailable()),
-                Ok(refused()),
-            ]
-        };
-        for ended in ends() {
-            let error = lost.qualify(&unload(), ended).unwrap_err();
-            assert!(!error.never_started(), "{error:?}");
-            assert_eq!(error.status(), 503, "the code stays");
-        }
-        for ended in ends() {
-            let error = lost.qualify(&call(), ended).unwrap_err();
-            assert!(matches!(error, ApiError::OutcomeUnknown), "{error:?}");
-        }
     }
 }

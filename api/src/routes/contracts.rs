@@ -12,7 +12,7 @@ use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
-use shared::queue::registry::{InvalidPosition, ListedContract, Position};
+use shared::queue::listing::{InvalidPosition, ListedContract, Position};
 
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::{ContractFailures, ContractListFailures};

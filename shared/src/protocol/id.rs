@@ -183,6 +183,11 @@ impl ContractAddress {
         }
     }
 
+    /// Which replica of its contract this is. The contract itself is replica 1.
+    pub fn replica_number(&self) -> u32 {
+        self.parts().1
+    }
+
     /// Whether both addresses belong to the same contract.
     pub fn is_sibling_of(&self, other: &Self) -> bool {
         self.parts().0 == other.parts().0

@@ -1,13 +1,14 @@
-//! The store for executables and large arguments, which are too big for a frame.
+//! The store for executables and large arguments, which are too big for a frame. For how long an
+//! executable stays is decided by [`references`](super::references).
 
 use std::time::Duration;
 
-use redis::Script;
 use sha2::{Digest, Sha256};
 
-use super::timing::{BODY_SLACK, STAGED_BLOB, UNREFERENCED_BLOB, millis};
+use super::references::Reference;
+use super::timing::{BODY_SLACK, STAGED_BLOB, millis};
 use super::{Queue, QueueError};
-use crate::protocol::id::{ApiId, ContractAddress, JobId};
+use crate::protocol::id::{ApiId, JobId};
 
 /// The bytes of one piece. Executables are sent and stored in pieces, because Redis serves nothing
 /// else while it receives a command: 50 MB at once delay other clients by 140 ms, pieces by 14 ms
@@ -117,148 +118,16 @@ impl Queue {
         Ok(Some(executable))
     }
 
-    /// Keeps an executable for as long as `address` refers to it. False if the store does not have
-    /// it.
-    pub async fn keep_blob(
-        &self,
-        digest: &str,
-        address: &ContractAddress,
-    ) -> Result<bool, QueueError> {
-        let script = Script::new(
-            "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-             redis.call('PERSIST', KEYS[1])
-             redis.call('SADD', KEYS[2], ARGV[1])
-             return 1",
-        );
-        let kept = self.blob_script(&script, digest, address).await?;
-        if kept {
-            // Again, for the same reason as in `note_load`.
-            self.enlist_blob(digest).await?;
-        }
-        Ok(kept)
-    }
-
-    /// Whether each executable is in the store and is kept for its contract. One round trip.
-    pub async fn are_blobs_kept(
-        &self,
-        references: &[(&str, &ContractAddress)],
-    ) -> Result<Vec<bool>, QueueError> {
-        if references.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = redis::pipe();
-        for (digest, address) in references {
-            pipeline
-                .cmd("EXISTS")
-                .arg(self.keys().blob(digest))
-                .cmd("SISMEMBER")
-                .arg(self.keys().blob_refs(digest))
-                .arg(address.as_str());
-        }
-        let answers: Vec<bool> = pipeline.query_async(&mut self.pooled().await?).await?;
-        let is_kept = |answer: &[bool]| answer.iter().all(|part| *part);
-        Ok(answers.chunks(2).map(is_kept).collect())
-    }
-
-    /// Puts an executable into the store and keeps it there for `address`.
+    /// Puts an executable into the store and keeps it there for a load.
     pub async fn store_blob(
         &self,
         digest: &str,
         executable: &[u8],
-        address: &ContractAddress,
+        reference: &Reference,
     ) -> Result<(), QueueError> {
         self.stage_blob(digest, executable, STAGED_BLOB).await?;
-        self.keep_blob(digest, address).await?;
+        self.keep_blob(digest, reference).await?;
         Ok(())
-    }
-
-    /// Removes the reference of `address`. The executable is removed with its last reference.
-    pub async fn release_blob(
-        &self,
-        digest: &str,
-        address: &ContractAddress,
-    ) -> Result<bool, QueueError> {
-        let script = Script::new(
-            "redis.call('SREM', KEYS[2], ARGV[1])
-             if redis.call('SCARD', KEYS[2]) > 0 then return 0 end
-             return redis.call('UNLINK', KEYS[1])",
-        );
-        let entry = self.blob_entry(digest).await?;
-        let removed = self.blob_script(&script, digest, address).await?;
-        if removed {
-            self.delist(&self.keys().blobs(), entry).await;
-        }
-        Ok(removed)
-    }
-
-    /// Drops the references to an executable of contracts that are not loaded any more, or are
-    /// loaded with another executable. They stay behind when a process dies before it removes them.
-    /// An executable without references then expires. False if it has none and is gone.
-    pub(super) async fn sweep_blob(&self, digest: &str) -> Result<bool, QueueError> {
-        let (exists, references): (bool, Vec<String>) = redis::pipe()
-            .cmd("EXISTS")
-            .arg(self.keys().blob(digest))
-            .cmd("SMEMBERS")
-            .arg(self.keys().blob_refs(digest))
-            .query_async(&mut self.pooled().await?)
-            .await?;
-        let is_used = exists || !references.is_empty();
-        // A reference is added after its contract's record, so one without a record is stale.
-        let addresses: Vec<ContractAddress> = references
-            .into_iter()
-            .filter_map(|reference| reference.try_into().ok())
-            .collect();
-        let (records, _) = self.contracts_and_workers(&addresses).await?;
-        for (address, record) in addresses.iter().zip(records) {
-            if record.is_none_or(|record| record.spec.digest != digest) {
-                self.drop_reference(digest, address).await?;
-            }
-        }
-        Ok(is_used)
-    }
-
-    async fn drop_reference(
-        &self,
-        digest: &str,
-        address: &ContractAddress,
-    ) -> Result<(), QueueError> {
-        let kept = UNREFERENCED_BLOB.as_secs();
-        let script = Script::new(&format!(
-            "local dropped = redis.call('SREM', KEYS[2], ARGV[1])
-             if redis.call('SCARD', KEYS[2]) == 0 then redis.call('EXPIRE', KEYS[1], {kept}) end
-             return dropped"
-        ));
-        if self.blob_script(&script, digest, address).await? {
-            tracing::info!(contract = %address, digest, "stale reference to an executable dropped");
-        }
-        // The contract may have been loaded again at this moment.
-        if self.is_loaded_with(address, digest).await? {
-            self.keep_blob(digest, address).await?;
-        }
-        Ok(())
-    }
-
-    async fn is_loaded_with(
-        &self,
-        address: &ContractAddress,
-        digest: &str,
-    ) -> Result<bool, QueueError> {
-        let record = self.contract(address).await?;
-        Ok(record.is_some_and(|record| record.spec.digest == digest))
-    }
-
-    async fn blob_script(
-        &self,
-        script: &Script,
-        digest: &str,
-        address: &ContractAddress,
-    ) -> Result<bool, QueueError> {
-        Ok(script
-            .key(self.keys().blob(digest))
-            .key(self.keys().blob_refs(digest))
-            .arg(address.as_str())
-            .invoke_async(&mut self.pooled().await?)
-            .await?)
     }
 
     /// Stores an argument until some time after the job's `deadline`. Returns its name.

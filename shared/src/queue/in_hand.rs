@@ -169,6 +169,11 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
+    /// Answers these requests instead of its own.
+    pub(super) fn answer(&mut self, requests: CatchUpRequest) {
+        self.requests = requests;
+    }
+
     /// The handle for requests.
     pub(super) fn requests(&self) -> CatchUpRequest {
         self.requests.clone()

@@ -97,8 +97,8 @@ impl Keys {
         address.to_owned().try_into().ok()
     }
 
-    /// `{blob:SHA256}`: list, while a contract refers to it. The pieces of an executable, stored
-    /// once per content.
+    /// `{blob:SHA256}`: list, while a load refers to it and 600 s longer. The pieces of an
+    /// executable, stored once per content.
     pub fn blob(&self, digest: &str) -> String {
         format!("{}{{blob:{digest}}}", self.prefix)
     }
@@ -110,7 +110,7 @@ impl Keys {
         format!("{}{{blob:{digest}}}:new:{sender}", self.prefix)
     }
 
-    /// `{blob:SHA256}:refs`: set. The contracts that refer to the executable.
+    /// `{blob:SHA256}:refs`: set of `ADDRESS@LOAD`. The loads that refer to the executable.
     pub fn blob_refs(&self, digest: &str) -> String {
         format!("{}{{blob:{digest}}}:refs", self.prefix)
     }

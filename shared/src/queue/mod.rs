@@ -29,7 +29,8 @@
 //!
 //! A contract that is being loaded has no owner yet. Its load goes through the **placement** stream
 //! of its engine ([`placement`]), which workers read while they have room. Redis stores each
-//! executable once per content ([`blobs`]); jobs carry its digest.
+//! executable once per content ([`blobs`]) while a load refers to it ([`references`]); jobs carry
+//! its digest.
 //!
 //! # Leases and ownership
 //!
@@ -69,6 +70,9 @@
 //! | unload | [`Queue::unload`] | `unload` |
 //! | resume | [`Queue::resume_ownership`] | `resume` |
 //! | restore | [`Queue::restore_ownership`] | `restore` |
+//! | keep | [`Queue::keep_blob`] | `keep` |
+//! | release | [`Queue::release_blob`] | `release` |
+//! | remove stale | [`Queue::sweep_blob`] | `sweep` |
 //!
 //! # When a worker dies
 //!
@@ -90,8 +94,8 @@
 //!
 //! A job that may have been started may run again if the state that it worked on died with the
 //! worker. Therefore it never runs again on the same process, under whichever id. The third death
-//! of a worker within an
-//! hour quarantines a contract that was running at each of them.
+//! of a worker within an hour quarantines a contract that was running at each of them. A worker
+//! that comes back under its next id takes its death back.
 //!
 //! # What does not belong here
 //!
@@ -111,6 +115,7 @@ mod in_hand;
 pub mod inbox;
 pub mod keys;
 pub mod leases;
+pub mod listing;
 mod lock;
 mod nodes;
 mod offers;
@@ -119,9 +124,11 @@ pub mod ownership;
 pub mod placement;
 pub mod reaper;
 mod redis_info;
+pub mod references;
 pub mod registry;
 pub mod replies;
 mod stream;
+mod surplus;
 pub mod sweeper;
 pub mod timing;
 

@@ -24,153 +24,7 @@ pub(super) struct Entry {
     pub(super) name: String,
 }
 
-/// A place in the list of contracts: behind the last one of a page.
-///
-/// A contract that is loaded again moves to the end. So it may be listed twice, but no contract
-/// is left out. The contract itself may be gone by the time the next page is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    loaded_at: u64,
-    address: ContractAddress,
-}
-
-/// A text is not a [`Position`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be what the Link header of an earlier page says")]
-pub struct InvalidPosition;
-
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.loaded_at, self.address)
-    }
-}
-
-impl std::str::FromStr for Position {
-    type Err = InvalidPosition;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (loaded_at, address) = text.split_once('-').ok_or(InvalidPosition)?;
-        if !loaded_at.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(InvalidPosition);
-        }
-        Ok(Self {
-            loaded_at: loaded_at.parse().map_err(|_| InvalidPosition)?,
-            address: address.parse().map_err(|_| InvalidPosition)?,
-        })
-    }
-}
-
-/// A contract of a list, with the records of all its replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedContract {
-    /// The contract.
-    pub address: ContractAddress,
-    /// The record of its first replica.
-    pub record: ContractRecord,
-    /// The records of its other replicas, as far as they exist.
-    pub replicas: Vec<ContractRecord>,
-}
-
-/// A page of the list of contracts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContractPage {
-    /// The contracts, the one with the oldest load first.
-    pub contracts: Vec<ListedContract>,
-    /// The workers that are alive.
-    pub living: HashSet<WorkerId>,
-    /// Where the next page begins. None: this is the last page.
-    pub next: Option<Position>,
-}
-
 impl Queue {
-    /// A page of at most `limit` loaded contracts, from the registry and the contract records.
-    ///
-    /// One command for the entries and one pipeline for their records. Only a page that has
-    /// contracts with replicas needs another one, for the records of these.
-    pub async fn list_contracts(
-        &self,
-        after: Option<&Position>,
-        limit: usize,
-    ) -> Result<ContractPage, QueueError> {
-        let mut entries = self.first_replicas(after, limit.saturating_add(1)).await?;
-        let more = entries.len() > limit;
-        entries.truncate(limit);
-        let next = entries.last().filter(|_| more).cloned();
-        let addresses: Vec<_> = entries.into_iter().map(|entry| entry.address).collect();
-        let (records, living) = self.contracts_and_workers(&addresses).await?;
-        let mut contracts: Vec<_> = addresses
-            .into_iter()
-            .zip(records)
-            .filter_map(|(address, record)| {
-                record.map(|record| ListedContract {
-                    address,
-                    record,
-                    replicas: Vec::new(),
-                })
-            })
-            .collect();
-        self.add_replicas(&mut contracts).await?;
-        Ok(ContractPage {
-            contracts,
-            living,
-            next,
-        })
-    }
-
-    /// The first `count` contracts after a position. Further replicas have entries of their own,
-    /// which are left out.
-    async fn first_replicas(
-        &self,
-        after: Option<&Position>,
-        count: usize,
-    ) -> Result<Vec<Position>, QueueError> {
-        let mut after = after.map(|position| Entry {
-            loaded_at: position.loaded_at,
-            name: position.address.as_str().to_owned(),
-        });
-        let mut found = Vec::new();
-        loop {
-            let page = self
-                .entries(&self.keys().contracts(), after.as_ref(), count)
-                .await?;
-            let is_last = page.len() < count;
-            after = page.last().cloned().or(after);
-            found.extend(page.into_iter().filter_map(|entry| {
-                // Replicas cannot be parsed as the address that a caller names.
-                let address = entry.name.parse().ok()?;
-                Some(Position {
-                    loaded_at: entry.loaded_at,
-                    address,
-                })
-            }));
-            if is_last || found.len() >= count {
-                found.truncate(count);
-                return Ok(found);
-            }
-        }
-    }
-
-    /// Adds the records of the second and further replicas.
-    async fn add_replicas(&self, contracts: &mut [ListedContract]) -> Result<(), QueueError> {
-        let replicas: Vec<(usize, ContractAddress)> = contracts
-            .iter()
-            .enumerate()
-            .flat_map(|(index, contract)| {
-                let numbers = 2..=contract.record.spec.replicas;
-                numbers.map(move |number| (index, contract.address.replica(number)))
-            })
-            .collect();
-        if replicas.is_empty() {
-            return Ok(());
-        }
-        let (indexes, addresses): (Vec<_>, Vec<_>) = replicas.into_iter().unzip();
-        let (records, _) = self.contracts_and_workers(&addresses).await?;
-        for (index, record) in indexes.into_iter().zip(records) {
-            contracts[index].replicas.extend(record);
-        }
-        Ok(())
-    }
-
     /// The records of contracts, in one pipeline, and the workers that are alive. A record that
     /// cannot be read counts as missing.
     pub(super) async fn contracts_and_workers(
@@ -228,11 +82,6 @@ impl Queue {
         address: &ContractAddress,
     ) -> Result<Option<Entry>, QueueError> {
         self.entry(&self.keys().contracts(), address.as_str()).await
-    }
-
-    /// The entry of an executable. To be read before it is removed: see [`Self::delist`].
-    pub(super) async fn blob_entry(&self, digest: &str) -> Result<Option<Entry>, QueueError> {
-        self.entry(&self.keys().blobs(), digest).await
     }
 
     /// Removes an entry, unless it was loaded again after `entry` was read. A failure is only
@@ -356,6 +205,38 @@ impl Queue {
         self.unlock(lock).await
     }
 
+    /// Adds contracts that are loaded, and their executables, if they have no entry: an older version
+    /// loaded them, or Redis has lost the entries. Returns how many there were. Where nothing is
+    /// missing it only reads, in one round trip for each of the two lists.
+    pub async fn enlist_missing(
+        &self,
+        contracts: &[ContractAddress],
+        digests: &[&str],
+    ) -> Result<u64, QueueError> {
+        let contracts: Vec<_> = contracts.iter().map(ContractAddress::as_str).collect();
+        let keys = self.keys();
+        let added = self.enlist_unlisted(&keys.contracts(), &contracts).await?;
+        Ok(added + self.enlist_unlisted(&keys.blobs(), digests).await?)
+    }
+
+    async fn enlist_unlisted(&self, list: &str, names: &[&str]) -> Result<u64, QueueError> {
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let scores: Vec<Option<f64>> = redis::cmd("ZMSCORE")
+            .arg(list)
+            .arg(names)
+            .query_async(&mut self.pooled().await?)
+            .await?;
+        let unlisted = names.iter().zip(scores);
+        let unlisted = unlisted.filter_map(|(name, score)| score.is_none().then_some(*name));
+        // Contracts may share an executable.
+        let unlisted: HashSet<_> = unlisted.collect();
+        let unlisted: Vec<_> = unlisted.into_iter().collect();
+        self.add_missing(list, &unlisted).await?;
+        Ok(unlisted.len() as u64)
+    }
+
     /// Adds entries that do not exist yet. Each has a time of its own, since pages are cut by time.
     async fn add_missing(&self, list: &str, names: &[&str]) -> Result<(), QueueError> {
         let mut time = self.clock().now_ms().saturating_sub(names.len() as u64);
@@ -387,22 +268,4 @@ fn entry(name: String, score: f64) -> Entry {
 
 fn convert<T: redis::FromRedisValue>(value: redis::Value) -> Result<T, QueueError> {
     redis::from_redis_value(value).map_err(|error| QueueError::Unexpected(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_position_is_read_as_it_is_written() {
-        let position: Position = "1795672735175-shop-1.prices:v2".parse().unwrap();
-        assert_eq!(position.loaded_at, 1_795_672_735_175);
-        assert_eq!(position.address.as_str(), "shop-1.prices:v2");
-        assert_eq!(position.to_string(), "1795672735175-shop-1.prices:v2");
-        for wrong in [
-            "", "abcd", "-abcd", "1-", "+1-abcd", "1-a b", "1-abcd~2", "1.5-a",
-        ] {
-            assert_eq!(wrong.parse::<Position>(), Err(InvalidPosition), "{wrong:?}");
-        }
-    }
 }

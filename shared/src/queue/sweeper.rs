@@ -1,11 +1,13 @@
 //! The sweeper walks the registry and mends what no other process would find. Every process runs
 //! one; a lock keeps them from sweeping at the same time.
 //!
-//! It removes entries of contracts that are not loaded, offers contracts without an owner, and drops
-//! stale references to executables. Each step may be repeated, and may be interrupted anywhere.
+//! It removes entries of contracts that are not loaded, offers contracts without an owner, unloads
+//! replicas without their contract (`surplus.rs`), adds references to executables that are missing
+//! and removes stale ones. Each step may be repeated, and may be interrupted anywhere.
 
 use super::contracts::ContractRecord;
 use super::lock::AdvisoryLock;
+use super::references::Reference;
 use super::registry::Entry;
 use super::timing::{SWEEP_INTERVAL, SWEEP_LOCK, UNUSED_ENTRY};
 use super::{Queue, QueueError};
@@ -101,10 +103,28 @@ impl Queue {
         });
         let (entries, addresses): (Vec<_>, Vec<_>) = known.unzip();
         let (records, living) = self.contracts_and_workers(&addresses).await?;
+        let old_replicas = entries
+            .iter()
+            .zip(&addresses)
+            .filter(|(entry, address)| address.replica_number() > 1 && self.is_unused(entry));
+        let old_replicas = old_replicas.map(|(_, address)| address).collect();
+        let surplus = self.surplus_replicas(old_replicas).await?;
+        let loaded = addresses
+            .iter()
+            .zip(&records)
+            .filter_map(|(address, record)| {
+                let record = record.as_ref()?;
+                let reference = Reference::new(address, &record.load);
+                Some((record.spec.digest.as_str(), reference))
+            });
+        self.add_references(&loaded.collect::<Vec<_>>()).await?;
         let mut waiting = Vec::new();
         for ((entry, address), record) in entries.into_iter().zip(addresses).zip(records) {
             match record {
                 None => self.sweep_entry(entry, &address).await?,
+                Some(record) if surplus.contains(&address) => {
+                    self.unload_surplus(&address, &record, &living).await?;
+                }
                 Some(record) if record.owner.is_some_and(|owner| living.contains(&owner)) => {}
                 Some(record) => waiting.push((address, record)),
             }
@@ -158,7 +178,14 @@ impl Queue {
                 if !self.renew_lock(lock).await? {
                     return Ok(false);
                 }
-                if !self.sweep_blob(&entry.name).await? && self.is_unused(&entry) {
+                let is_used = match self.sweep_blob(&entry.name).await {
+                    Err(QueueError::Unexpected(reason)) => {
+                        tracing::warn!(digest = entry.name, reason, "references not compared");
+                        true
+                    }
+                    swept => swept?,
+                };
+                if !is_used && self.is_unused(&entry) {
                     self.delist(&self.keys().blobs(), Some(entry)).await;
                 }
             }

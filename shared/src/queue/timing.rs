@@ -51,8 +51,11 @@ pub const COMPARE: Duration = Duration::from_secs(30);
 
 /// How long Redis remembers the generation in which a contract was unloaded: 2 h.
 ///
-/// It is longer than any load can take, so a load that was asked for before the unload finds it.
+/// It is longer than any load can wait, so a load that was asked for before the unload finds it.
 pub const PAST: Duration = Duration::from_hours(2);
+
+/// The longest deadline of a load: 1 h, the largest value of `LOAD_DEADLINE_MS`.
+pub const LONGEST_LOAD_DEADLINE: Duration = Duration::from_hours(1);
 
 /// How long the inbox and the description of a worker outlive its last renewal: 10 min.
 ///
@@ -114,7 +117,10 @@ pub const UNUSED_ENTRY: Duration = Duration::from_mins(10);
 /// How long a process may take to fill the registry before another one tries: 30 s.
 pub const FILL_LOCK: Duration = Duration::from_secs(30);
 
-/// How long an executable is kept after the sweep has removed its last reference: 10 min.
+/// How long an executable is kept after its last reference was removed: 10 min.
+///
+/// A load that is under way may count on it. So may a worker whose load Redis has lost: it adds the
+/// reference again at its next comparison.
 pub const UNREFERENCED_BLOB: Duration = Duration::from_mins(10);
 
 /// How long an executable that a worker stores may wait for its reference: 1 min.
@@ -122,7 +128,8 @@ pub const STAGED_BLOB: Duration = Duration::from_mins(1);
 
 /// How long the death of a worker counts against the contracts that it was running: 1 h.
 ///
-/// The third death within this time quarantines the contract.
+/// The third death within this time quarantines the contract. A worker that was only slow takes its
+/// death back when it resumes its contracts.
 pub const DEATHS_COUNT_FOR: Duration = Duration::from_hours(1);
 
 // ---------------------------------------------------------------------------------------------
@@ -261,7 +268,7 @@ const fn ms(span: Duration) -> u128 {
 }
 
 /// A span in milliseconds, as Redis takes it.
-pub(super) fn millis(span: Duration) -> u64 {
+pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -275,8 +282,11 @@ const _: () = assert!(ms(HEARTBEAT) + ms(HEARTBEAT_RETRY) + 2 * ms(RENEW_WITHIN)
 // What a comparison repairs is repaired before an unused executable expires.
 const _: () = assert!(2 * ms(COMPARE) < ms(UNREFERENCED_BLOB));
 
+// So is what a sweep repairs.
+const _: () = assert!(2 * ms(SWEEP_INTERVAL) < ms(UNREFERENCED_BLOB));
+
 // A load that waited in the inbox of a dead worker still finds the generation of an unload.
-const _: () = assert!(ms(WORKER_KEYS) + ms(UNREFERENCED_BLOB) < ms(PAST));
+const _: () = assert!(ms(LONGEST_LOAD_DEADLINE) + ms(WORKER_KEYS) < ms(PAST));
 
 // A retry that was slower than the heartbeat would delay the next renewal.
 const _: () = assert!(ms(HEARTBEAT_RETRY) < ms(HEARTBEAT));

@@ -91,16 +91,25 @@ impl Lifecycle {
 
     /// Handles signals: the first SIGTERM or SIGINT starts draining, a second one or the end of
     /// `grace` stops the process. Runs until the process stops.
+    ///
+    /// Draining may also have been requested otherwise. Then the first signal changes nothing: who
+    /// sends it has not waited for anything yet.
     pub async fn follow_signals(self, mut signals: Signals, grace: Duration) {
-        tokio::select! {
-            () = signals.next() => {}
-            () = self.draining() => {}
+        let is_signalled = tokio::select! {
+            () = signals.next() => true,
+            () = self.draining() => false,
             () = self.stopping() => return,
-        }
+        };
         tracing::info!(grace_ms = grace.as_millis(), "draining");
         self.drain();
+        let second = async {
+            if !is_signalled {
+                signals.next().await;
+            }
+            signals.next().await;
+        };
         tokio::select! {
-            () = signals.next() => tracing::warn!("second signal: stopping at once"),
+            () = second => tracing::warn!("second signal: stopping at once"),
             () = tokio::time::sleep(grace) => tracing::warn!("grace period over: stopping"),
             () = self.stopping() => return,
         }

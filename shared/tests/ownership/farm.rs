@@ -52,6 +52,8 @@ pub(crate) enum Action {
     Reap(usize),
     SweepRead,
     SweepDrop,
+    SweepReference,
+    ReferAgain,
     ListAgain,
     Unlist(Id),
     Save,
@@ -94,13 +96,18 @@ impl Model for Farm {
             Property::always("one acting host", |_, state: &State| {
                 state.lost || state.acting() <= 1
             }),
+            Property::always("the executable is there", |model: &Self, state: &State| {
+                state.lost || state.has_executable(model.rules)
+            }),
             Property::always("nothing forbidden happens", |_, state: &State| {
                 state.violation.is_none()
             }),
             Property::always("a quiet farm is settled", |model: &Self, state: &State| {
                 let mut actions = Vec::new();
                 model.actions(state, &mut actions);
-                !actions.is_empty() || state.violation.is_some() || state.is_settled()
+                !actions.is_empty()
+                    || state.violation.is_some()
+                    || (state.is_settled() && state.has_executable(model.rules))
             }),
             Property::sometimes("a load is acknowledged", |_, state: &State| {
                 state.requests[0].is_acknowledged()
@@ -146,7 +153,7 @@ impl Farm {
         if process.work != Work::Idle {
             actions.push(Action::Step(index));
         }
-        if matches!(process.work, Work::Start { .. } | Work::Switch { .. })
+        if matches!(process.work, Work::Start { .. } | Work::Reload { .. })
             && state.budget.failures > 0
         {
             actions.push(Action::FailStart(index));
@@ -179,7 +186,10 @@ impl Farm {
 
     fn host_actions(state: &State, index: usize, actions: &mut Vec<Action>) {
         let process = &state.processes[index];
-        let (raises, quarantines) = (state.budget.raises > 0, state.budget.quarantines > 0);
+        // The generation stays as it is while a switch is under way.
+        let is_free = !matches!(process.work, Work::Switch { .. });
+        let raises = is_free && state.budget.raises > 0;
+        let quarantines = is_free && state.budget.quarantines > 0;
         if let Some(host) = process.host {
             let more = [
                 (raises && host.confirmed, Action::Raise(index)),
@@ -229,6 +239,16 @@ impl Farm {
             }
             _ => {}
         }
+        if state
+            .references
+            .stale(self.rules, &state.contract)
+            .is_some()
+        {
+            actions.push(Action::SweepReference);
+        }
+        if self.rules.has(Rule::ReferAgain) && !state.has_executable(self.rules) {
+            actions.push(Action::ReferAgain);
+        }
         if let Some(owner) = state.contract.record.and_then(|record| record.owner)
             && self.rules.has(Rule::ListAgain)
             && matches!(state.fate(owner), Fate::Lapsed | Fate::Fenced)
@@ -241,7 +261,7 @@ impl Farm {
     fn unload_actions(state: &State, actions: &mut Vec<Action>) {
         match state.unload {
             Unload::Done => {}
-            Unload::Run { .. } => actions.push(Action::UnloadRun),
+            Unload::Run { .. } | Unload::Release { .. } => actions.push(Action::UnloadRun),
             Unload::Unsent if state.budget.unloads == 0 => {}
             Unload::Unsent | Unload::Again => {
                 let hosts = |index: &usize| {
@@ -283,7 +303,7 @@ impl Farm {
         }
         actions.extend(state.late_claim.map(|_| Action::LateClaim));
         let ids = state.processes.map(|process| process.id);
-        match state.saved {
+        match &state.saved {
             None if state.budget.losses > 0 => actions.push(Action::Save),
             // An id is used only when its registration cannot be lost any more.
             Some(saved) if saved.ids == ids => actions.push(Action::LoseWrites),

@@ -50,20 +50,12 @@ impl Farm {
                 state.budget.losses -= 1;
                 state.saved = Some(Saved {
                     contract: state.contract,
+                    references: state.references.clone(),
                     keys: state.keys,
                     ids: state.processes.map(|process| process.id),
                 });
             }
-            Action::LoseWrites => {
-                let saved = state.saved.take().expect("something was saved");
-                let time = state.contract.time;
-                state.contract = Contract {
-                    time,
-                    ..saved.contract
-                };
-                state.keys = saved.keys;
-                state.lost = true;
-            }
+            Action::LoseWrites => lose_writes(state),
             _ => {}
         }
     }
@@ -93,4 +85,17 @@ impl Farm {
             host.confirmed = false;
         }
     }
+}
+
+/// Redis returns to what it last saved. Its clock does not.
+fn lose_writes(state: &mut State) {
+    let saved = state.saved.take().expect("something was saved");
+    let time = state.contract.time;
+    state.contract = Contract {
+        time,
+        ..saved.contract
+    };
+    state.references = saved.references;
+    state.keys = saved.keys;
+    state.lost = true;
 }

@@ -1,7 +1,7 @@
 //! A load on its way: from its api to a worker, and into that worker's table.
 
-use crate::script::Load;
-use crate::state::{Host, Process, Request, State, Unload, Work};
+use crate::script::Name;
+use crate::state::{Host, Process, Request, State, Work};
 
 /// An api sends a load to the worker that owns the contract, or places it.
 pub(crate) fn place(state: &mut State, load: usize) {
@@ -27,11 +27,11 @@ pub(crate) fn take(state: &mut State, index: usize, load: usize) {
                 acknowledged: false,
             };
             state.processes[index].work = match host {
-                Some(host) if host.load == name => {
+                Some(host) if host.load.name == name => {
                     acknowledge(state, name);
                     Work::Idle
                 }
-                Some(_) => Work::Switch { load: name },
+                Some(_) => Work::Reload { name },
                 None => give_back(state, Some(name)),
             };
         }
@@ -65,8 +65,8 @@ pub(crate) fn take(state: &mut State, index: usize, load: usize) {
 }
 
 /// What a load is called in records.
-fn name(load: usize) -> Load {
-    Load::try_from(load + 1).expect("there are few loads")
+fn name(load: usize) -> Name {
+    Name::try_from(load + 1).expect("there are few loads")
 }
 
 /// The worker's index names the contract before the record names the worker.
@@ -78,7 +78,7 @@ pub(crate) fn list(state: &mut State, claim: Work) -> Work {
 }
 
 /// A load that was refused is placed again by its api, unless it was answered before.
-pub(crate) fn give_back(state: &mut State, asked: Option<Load>) -> Work {
+pub(crate) fn give_back(state: &mut State, asked: Option<Name>) -> Work {
     if let Some(load) = asked {
         let load = usize::from(load) - 1;
         if state.requests[load]
@@ -102,7 +102,7 @@ pub(crate) fn fail_start(state: &mut State, index: usize) {
 }
 
 /// The caller of a load has its response.
-fn acknowledge(state: &mut State, load: Load) {
+fn acknowledge(state: &mut State, load: Name) {
     match &mut state.requests[usize::from(load) - 1] {
         Request::Placed { acknowledged, .. } | Request::Ended { acknowledged } => {
             *acknowledged = true;
@@ -114,10 +114,11 @@ fn acknowledge(state: &mut State, load: Load) {
 /// The host enters the table, and its load is acknowledged.
 pub(crate) fn serve(state: &mut State, index: usize, host: Host) -> Work {
     // A loss of writes may undo an unload that has just happened.
-    if !state.lost && state.unload == Unload::Done && state.unloaded[usize::from(host.load) - 1] {
+    let was_unloaded = state.unload.has_run() && state.unloaded[usize::from(host.load.name) - 1];
+    if !state.lost && was_unloaded {
         state.violation = Some("an unloaded contract is served again");
     }
     state.processes[index].host = Some(host);
-    acknowledge(state, host.load);
+    acknowledge(state, host.load.name);
     Work::Idle
 }

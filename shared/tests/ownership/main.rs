@@ -9,6 +9,7 @@
 )]
 
 mod calls;
+mod cleaning;
 mod comparison;
 mod farm;
 mod faults;
@@ -21,6 +22,7 @@ mod real;
     reason = "it belongs to the tests of the queue, which use the rest"
 )]
 mod redis;
+mod references;
 mod rules;
 mod script;
 mod state;
@@ -59,6 +61,7 @@ fn budgets() -> Vec<(&'static str, Budget)> {
     #[rustfmt::skip]
     let small = vec![
         ("reload", Budget { loads: 2, raises: 1, quarantines: 1, lifts: 1, ..base }),
+        ("load after unload", Budget { loads: 2, unloads: 1, reapers: 1, ..base }),
         ("failed load", Budget { loads: 2, failures: 1, quarantines: 1, ..base }),
         ("failover", Budget { kills: 1, silences: 1, raises: 1, ..base }),
         ("silence", Budget { silences: 2, raises: 1, ..base }),

@@ -26,10 +26,16 @@ pub(crate) enum Rule {
     Sweep,
     /// A look-up lists an owner that no reaper watches.
     ListAgain,
+    /// The executable is kept for loads, not for the contract.
+    ReferByLoad,
+    /// A reference is stale only when its load can never be recorded any more.
+    SweepComparesGeneration,
+    /// The comparison and the sweep add references that are missing.
+    ReferAgain,
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::CompareGeneration,
         Self::TakeOnlyFromFenced,
         Self::NewIdAfterFence,
@@ -41,6 +47,9 @@ impl Rule {
         Self::Compare,
         Self::Sweep,
         Self::ListAgain,
+        Self::ReferByLoad,
+        Self::SweepComparesGeneration,
+        Self::ReferAgain,
     ];
 }
 

@@ -16,8 +16,16 @@ pub(crate) struct Id {
 /// Orders what happened to a contract; made from Redis' time.
 pub(crate) type Generation = u8;
 
+/// What a caller asked to be loaded.
+pub(crate) type Name = u8;
+
 /// Names one load, and with it what is loaded.
-pub(crate) type Load = u8;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct Load {
+    pub(crate) name: Name,
+    /// The generation in which it began.
+    pub(crate) begun: Generation,
+}
 
 /// A contract's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,7 +91,7 @@ impl Contract {
         rules: Rules,
         expected: (Option<Id>, Generation),
         worker: Id,
-        asked: Option<Load>,
+        asked: Option<Name>,
     ) -> Answer {
         if !self.is(rules, expected.0, expected.1) {
             return No;

@@ -1,7 +1,9 @@
 //! The state of a small farm with one contract: what Redis holds, what each process believes, and
 //! what is under way between two of their steps.
 
-use crate::script::{Contract, Generation, Id, Load};
+use crate::references::References;
+use crate::rules::Rules;
+use crate::script::{Contract, Generation, Id, Load, Name};
 
 /// Worker processes.
 pub(crate) const PROCESSES: usize = 2;
@@ -74,28 +76,34 @@ pub(crate) enum Work {
     Idle,
     /// To read the record; with the load that somebody asked for, if any, and what its api saw.
     Look {
-        asked: Option<(Load, Generation)>,
+        asked: Option<(Name, Generation)>,
     },
     /// To read the fate of the owner.
     Check {
-        asked: Option<Load>,
+        asked: Option<Name>,
         owner: Id,
         generation: Generation,
     },
     /// To claim.
     Claim {
-        asked: Option<Load>,
+        asked: Option<Name>,
         owner: Option<Id>,
         generation: Generation,
         id: Id,
     },
     /// To start a sandbox.
     Start {
-        load: Option<Load>,
+        load: Option<Name>,
         id: Id,
         generation: Generation,
     },
-    /// To record a load that has succeeded.
+    /// To add the reference of a load that has succeeded.
+    Keep {
+        load: Load,
+        id: Id,
+        generation: Generation,
+    },
+    /// To record it.
     Ready {
         load: Load,
         id: Id,
@@ -106,8 +114,16 @@ pub(crate) enum Work {
         id: Id,
         generation: Generation,
     },
-    /// To switch to another load.
+    /// To start another load and add its reference.
+    Reload {
+        name: Name,
+    },
+    /// To switch to it.
     Switch {
+        load: Load,
+    },
+    /// To remove the reference of a load that is not recorded any more.
+    Release {
         load: Load,
     },
     /// To act on a comparison with this record.
@@ -187,10 +203,22 @@ pub(crate) enum Unload {
     Run {
         owner: Option<Id>,
         generation: Generation,
+        load: Option<Load>,
+    },
+    /// To remove the reference of what was unloaded.
+    Release {
+        load: Load,
     },
     /// To read the record again.
     Again,
     Done,
+}
+
+impl Unload {
+    /// Whether the contract is unloaded.
+    pub(crate) fn has_run(self) -> bool {
+        matches!(self, Self::Release { .. } | Self::Done)
+    }
 }
 
 /// What may still happen: bounds the model.
@@ -219,9 +247,10 @@ pub(crate) struct Budget {
 }
 
 /// What Redis falls back to when it loses its last writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Saved {
     pub(crate) contract: Contract,
+    pub(crate) references: References,
     pub(crate) keys: [Keys; PROCESSES * EPOCHS],
     pub(crate) ids: [Id; PROCESSES],
 }
@@ -230,6 +259,7 @@ pub(crate) struct Saved {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     pub(crate) contract: Contract,
+    pub(crate) references: References,
     pub(crate) keys: [Keys; PROCESSES * EPOCHS],
     pub(crate) processes: [Process; PROCESSES],
     /// A claim that a killed process had sent.
@@ -267,6 +297,7 @@ impl State {
         }
         Self {
             contract: Contract::default(),
+            references: References::default(),
             keys,
             processes,
             late_claim: None,
@@ -297,6 +328,12 @@ impl State {
             .iter()
             .filter(|process| process.acts())
             .count()
+    }
+
+    /// Whether the executable of what is loaded is kept.
+    pub(crate) fn has_executable(&self, rules: Rules) -> bool {
+        let load = self.contract.record.and_then(|record| record.load);
+        load.is_none_or(|load| self.references.has(rules, load))
     }
 
     /// Whether a farm in which nothing happens any more is as it must be: the contract has one

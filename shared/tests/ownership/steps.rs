@@ -4,8 +4,8 @@ use crate::comparison::{Comparison, compare};
 use crate::farm::{Action, Farm};
 use crate::loads::{fail_start, give_back, list, place, serve, take};
 use crate::rules::Rule;
-use crate::script::{Answer, Contract, Generation, Id, Load};
-use crate::state::{Fate, Host, Process, Reaper, Request, State, Unload, Work};
+use crate::script::{Answer, Contract, Generation, Id, Load, Name};
+use crate::state::{Fate, Host, Process, State, Work};
 
 impl Farm {
     pub(crate) fn apply(&self, state: &mut State, action: Action) {
@@ -42,6 +42,8 @@ impl Farm {
             | Action::Reap(_)
             | Action::SweepRead
             | Action::SweepDrop
+            | Action::SweepReference
+            | Action::ReferAgain
             | Action::ListAgain => self.clean_up(state, action),
             _ => self.fault(state, action),
         }
@@ -101,7 +103,6 @@ impl Farm {
 
     /// The next step of a process' work.
     fn step(&self, state: &mut State, index: usize) {
-        let rules = self.rules;
         let Process { id, work, .. } = state.processes[index];
         let next = match work {
             Work::Idle => Work::Idle,
@@ -116,23 +117,20 @@ impl Farm {
                 owner,
                 generation,
                 id,
-            } => match state.contract.claim(rules, (owner, generation), id, asked) {
-                Answer::Done(generation) => Work::Start {
-                    load: asked,
+            } => self.claim(state, asked, (owner, generation), id),
+            Work::Start {
+                load: Some(name),
+                id,
+                generation,
+            } => {
+                let begun = generation;
+                let load = Load { name, begun };
+                Work::Keep {
+                    load,
                     id,
                     generation,
-                },
-                Answer::No => give_back(state, asked),
-            },
-            Work::Start {
-                load: Some(load),
-                id,
-                generation,
-            } => Work::Ready {
-                load,
-                id,
-                generation,
-            },
+                }
+            }
             Work::Start {
                 load: None,
                 id,
@@ -143,14 +141,57 @@ impl Farm {
                 id,
                 generation,
             } => self.ready(state, index, (id, generation), load),
+            Work::Reload { name } => self.reload(state, index, name),
+            Work::Switch { load } => self.switch(state, index, load),
+            Work::Compare { found } => Self::compare(state, index, &found),
+            Work::Keep { .. } | Work::Drop { .. } | Work::Release { .. } => self.write(state, work),
+        };
+        state.processes[index].work = next;
+    }
+
+    fn claim(
+        &self,
+        state: &mut State,
+        asked: Option<Name>,
+        expected: (Option<Id>, Generation),
+        id: Id,
+    ) -> Work {
+        match state.contract.claim(self.rules, expected, id, asked) {
+            Answer::Done(generation) => Work::Start {
+                load: asked,
+                id,
+                generation,
+            },
+            Answer::No => give_back(state, asked),
+        }
+    }
+
+    /// The steps that only write.
+    fn write(&self, state: &mut State, work: Work) -> Work {
+        let rules = self.rules;
+        match work {
+            Work::Keep {
+                load,
+                id,
+                generation,
+            } => {
+                state.references.keep(rules, load);
+                Work::Ready {
+                    load,
+                    id,
+                    generation,
+                }
+            }
             Work::Drop { id, generation } => {
                 state.contract.drop(rules, id, generation);
                 Work::Idle
             }
-            Work::Switch { load } => self.switch(state, index, load),
-            Work::Compare { found } => Self::compare(state, index, &found),
-        };
-        state.processes[index].work = next;
+            Work::Release { load } => {
+                state.references.release(rules, load);
+                Work::Idle
+            }
+            other => other,
+        }
     }
 
     /// Whether the contract may be taken from its owner.
@@ -158,7 +199,7 @@ impl Farm {
         &self,
         state: &mut State,
         id: Id,
-        asked: Option<Load>,
+        asked: Option<Name>,
         (owner, generation): (Id, Generation),
     ) -> Work {
         let may_take = match state.fate(owner) {
@@ -185,6 +226,7 @@ impl Farm {
         (id, generation): (Id, Generation),
         load: Load,
     ) -> Work {
+        let before = state.contract.record.and_then(|record| record.load);
         match state.contract.ready(self.rules, id, generation, load) {
             Answer::Done(generation) => {
                 let confirmed = id == state.processes[index].id;
@@ -194,13 +236,14 @@ impl Farm {
                     load,
                     confirmed,
                 };
-                serve(state, index, host)
+                serve(state, index, host);
+                self.release(before)
             }
-            Answer::No => give_back(state, Some(load)),
+            Answer::No => give_back(state, Some(load.name)),
         }
     }
 
-    fn look(&self, state: &mut State, index: usize, asked: Option<(Load, Generation)>) -> Work {
+    fn look(&self, state: &mut State, index: usize, asked: Option<(Name, Generation)>) -> Work {
         let (owner, generation) = state.contract.at();
         let load = asked.map(|(load, _)| load);
         let id = state.processes[index].id;
@@ -254,31 +297,43 @@ impl Farm {
         )
     }
 
+    /// A load that was replaced keeps its reference if the contract's is the same.
+    fn release(&self, before: Option<Load>) -> Work {
+        match before {
+            Some(load) if self.rules.has(Rule::ReferByLoad) => Work::Release { load },
+            _ => Work::Idle,
+        }
+    }
+
+    fn reload(&self, state: &mut State, index: usize, name: Name) -> Work {
+        let Some(old) = state.processes[index].host.filter(|host| host.confirmed) else {
+            return give_back(state, Some(name));
+        };
+        let begun = old.generation;
+        let load = Load { name, begun };
+        state.references.keep(self.rules, load);
+        Work::Switch { load }
+    }
+
     fn switch(&self, state: &mut State, index: usize, load: Load) -> Work {
         let Some(old) = state.processes[index].host.filter(|host| host.confirmed) else {
-            return give_back(state, Some(load));
+            return give_back(state, Some(load.name));
         };
-        match state
+        let answer = state
             .contract
-            .switch(self.rules, old.id, old.generation, load)
-        {
-            Answer::Done(generation) => {
-                state.processes[index].replaced = Some(old);
-                serve(
-                    state,
-                    index,
-                    Host {
-                        generation,
-                        load,
-                        ..old
-                    },
-                )
-            }
-            Answer::No => {
-                state.processes[index].host = None;
-                give_back(state, Some(load))
-            }
-        }
+            .switch(self.rules, old.id, old.generation, load);
+        let Answer::Done(generation) = answer else {
+            state.processes[index].host = None;
+            return give_back(state, Some(load.name));
+        };
+        state.processes[index].replaced = Some(old);
+        let host = Host {
+            generation,
+            load,
+            ..old
+        };
+        serve(state, index, host);
+        self.release(Some(old.load))
     }
 
     fn compare(state: &mut State, index: usize, found: &Contract) -> Work {
@@ -302,89 +357,6 @@ impl Farm {
                 generation: found.at().1,
             },
             _ => Work::Idle,
-        }
-    }
-
-    fn unload(&self, state: &mut State, action: Action) {
-        if state.unload == Unload::Unsent {
-            state.budget.unloads -= 1;
-            state.unloaded = state.requests.map(Request::is_acknowledged);
-            state.unload = Unload::Again;
-        }
-        match (action, state.unload) {
-            (Action::UnloadAtHost(index), _) => {
-                let host = state.processes[index].host.take().expect("it acts");
-                let answer = state
-                    .contract
-                    .unload(self.rules, Some(host.id), host.generation);
-                if answer != Answer::No {
-                    state.unload = Unload::Done;
-                }
-            }
-            (Action::UnloadRead, _) => {
-                let (owner, generation) = state.contract.at();
-                state.unload = Unload::Run { owner, generation };
-            }
-            (_, Unload::Run { owner, generation }) => {
-                state.unload = match state.contract.unload(self.rules, owner, generation) {
-                    Answer::Done(_) => Unload::Done,
-                    Answer::No => Unload::Again,
-                };
-            }
-            _ => {}
-        }
-    }
-
-    fn clean_up(&self, state: &mut State, action: Action) {
-        match action {
-            Action::Fence(reaper, id) => {
-                let keys = state.keys(id);
-                if keys.inbox {
-                    (keys.inbox, keys.dead) = (false, true);
-                }
-                state.reapers[reaper] = Reaper::Read(id);
-            }
-            Action::Reap(reaper) => state.reapers[reaper] = self.reap(state, reaper),
-            Action::SweepRead => {
-                let (owner, generation) = state.contract.at();
-                state.sweeper = owner.map(|owner| (owner, generation));
-            }
-            Action::SweepDrop => {
-                let (owner, generation) = state.sweeper.take().expect("it has read");
-                state.contract.drop(self.rules, owner, generation);
-            }
-            _ => {
-                let (owner, _) = state.contract.at();
-                state.keys(owner.expect("it has an owner")).listed = true;
-            }
-        }
-    }
-
-    fn reap(&self, state: &mut State, reaper: usize) -> Reaper {
-        match state.reapers[reaper] {
-            Reaper::Idle => Reaper::Idle,
-            Reaper::Read(id) => match state.contract.at() {
-                (Some(owner), generation) if owner == id && state.keys(id).own => {
-                    Reaper::Orphan(id, generation)
-                }
-                _ => Reaper::Clean(id),
-            },
-            Reaper::Orphan(id, generation) => {
-                state.contract.orphan(self.rules, id, generation);
-                Reaper::Clean(id)
-            }
-            Reaper::Clean(id) => {
-                let keys = state.keys(id);
-                if keys.inbox && self.rules.has(Rule::NewIdAfterFence) {
-                    return Reaper::Idle;
-                }
-                (keys.dead, keys.own) = (false, false);
-                Reaper::Unlist(id)
-            }
-            Reaper::Unlist(id) => {
-                state.keys(id).listed = false;
-                Reaper::Idle
-            }
         }
     }
 }

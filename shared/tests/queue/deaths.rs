@@ -1,6 +1,7 @@
 //! Tests of the clean-up after dead workers: their jobs, contracts and loads.
 
 use shared::queue::contracts::Route;
+use shared::queue::ownership::Failover;
 use shared::queue::{ReaperConfig, reaper};
 
 use super::*;
@@ -113,6 +114,80 @@ async fn only_running_contracts_are_quarantined() {
     assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
     life.stop();
     life.join().await;
+}
+
+/// A worker was only slow: it goes on under its next id. Whether or not it gets its contract back,
+/// it did not die of it.
+#[tokio::test]
+async fn a_slow_worker_does_not_count_as_a_death() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let contract = address("abcd");
+    for round in 0..6 {
+        let slow = worker(&queue).await;
+        let generation = load(&queue, &contract, slow, &spec("1")).await;
+        let host = queue.contract(&contract).await.unwrap().unwrap();
+        let standing = Standing::of(slow, generation);
+        let reaped = queue.fail_over(&contract, standing, true, 60_000).await;
+        assert_eq!(reaped.unwrap(), Failover::Released, "round {round}");
+        let is_taken = round % 2 == 0;
+        if is_taken {
+            load(&queue, &contract, worker(&queue).await, &spec("1")).await;
+        }
+        let next = slow.next_epoch();
+        let resumed = queue
+            .resume_ownership(&contract, standing, next, &host.load)
+            .await
+            .unwrap();
+        assert_eq!(resumed.done().is_none(), is_taken, "round {round}");
+        let record: Vec<Option<String>> = redis
+            .command(&["HMGET", "test:{c:abcd}", "death1", "death2"])
+            .await;
+        assert_eq!(record, [Some("0".to_owned()), Some("0".to_owned())]);
+        let left = queue.ownership(&contract).await.unwrap().standing;
+        queue.drop_ownership(&contract, left).await.unwrap();
+    }
+}
+
+/// Only the death of the slow worker is taken back, whichever it was in the order.
+#[tokio::test]
+async fn deaths_of_other_workers_still_count() {
+    for slow in 0..2 {
+        let redis = Redis::start();
+        let queue = redis.queue().await;
+        let contract = address("abcd");
+        let mut died = Vec::new();
+        for _ in 0..2 {
+            died.push(die_running(&queue, &contract).await);
+        }
+        let (standing, load) = &died[slow];
+        let next = standing.owner.unwrap().next_epoch();
+        let resumed = queue
+            .resume_ownership(&contract, *standing, next, load)
+            .await;
+        let left = usize::from(resumed.unwrap().done().is_some());
+        assert_eq!(left, slow, "the later one gets it back");
+        let now = queue.ownership(&contract).await.unwrap().standing;
+        queue.drop_ownership(&contract, now).await.unwrap();
+        // One counts. Two more are three within an hour.
+        die_running(&queue, &contract).await;
+        let route = queue.route(&contract).await.unwrap();
+        assert!(matches!(route, Route::Unassigned(_)), "{slow}: {route:?}");
+        die_running(&queue, &contract).await;
+        let route = queue.route(&contract).await.unwrap();
+        assert!(matches!(route, Route::Quarantined(_)), "{slow}: {route:?}");
+    }
+}
+
+/// A worker claims the contract and dies while it runs it.
+async fn die_running(queue: &Queue, contract: &ContractAddress) -> (Standing, LoadId) {
+    let dead = worker(queue).await;
+    let generation = load(queue, contract, dead, &spec("1")).await;
+    let load = queue.contract(contract).await.unwrap().unwrap().load;
+    let standing = Standing::of(dead, generation);
+    let reaped = queue.fail_over(contract, standing, true, 60_000).await;
+    assert_ne!(reaped.unwrap(), Failover::Gone);
+    (standing, load)
 }
 
 #[tokio::test]

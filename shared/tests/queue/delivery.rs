@@ -7,7 +7,7 @@ use shared::protocol::frame::Envelope;
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::job::{EngineKind, Job, Load};
 use shared::queue::blobs::digest;
-use shared::queue::{Queue, inbox, placement, replies};
+use shared::queue::{CatchUpRequest, Queue, inbox, placement, replies};
 
 use super::redis::Redis;
 use super::{LONG, address, read, read_replies, reply_frame, send, spec, worker};
@@ -65,11 +65,12 @@ async fn a_request_finds_a_lost_entry_on_a_healthy_connection() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
-    let mut reader = inbox::Reader::new(queue.clone(), worker);
+    let requests = CatchUpRequest::default();
+    let mut reader = inbox::Reader::new(queue.clone(), worker).answering(requests.clone());
     assert!(reader.read().await.is_empty());
     send(&queue, ApiId::random(), worker, 1).await;
     deliver_to_nobody(&redis, &queue, worker).await;
-    reader.catch_up_requests().send();
+    requests.send();
     let (jobs, _) = read(&mut reader, 1).await;
     assert_eq!(jobs, [1]);
 }

@@ -27,6 +27,7 @@ use shared::protocol::reply::{FailureCode, Output};
 use shared::queue::inbox::{InboxObserver, Outgoing, Undelivered};
 use shared::queue::leases::WorkerInfo;
 use shared::queue::ownership::{LoadId, Outcome, Sandbox, Standing};
+use shared::queue::references::Reference;
 use shared::queue::{EntryRef, Queue, inbox, placement, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::mpsc;

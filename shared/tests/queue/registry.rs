@@ -1,7 +1,7 @@
 //! The registry of contracts and executables: pages, races of loads and unloads, the sweep.
 
 use shared::queue::blobs::digest;
-use shared::queue::registry::{ContractPage, Position};
+use shared::queue::listing::{ContractPage, Position};
 
 use super::*;
 
@@ -186,8 +186,9 @@ async fn a_farm_without_registry_gets_one() {
     .await;
     let content = b"{ a() {} }";
     let digest = digest(content);
+    let reference = Reference::new(&address("c1"), &LoadId::new(1));
     queue
-        .store_blob(&digest, content, &address("c1"))
+        .store_blob(&digest, content, &reference)
         .await
         .unwrap();
     redis
@@ -212,6 +213,22 @@ async fn a_farm_without_registry_gets_one() {
     commands(&redis).await;
     queue.fill_registry().await.unwrap();
     assert_eq!(commands(&redis).await, ["exists 1"]);
+}
+
+#[tokio::test]
+async fn entries_that_are_missing_are_added() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    load(&queue, &["a", "b"]).await;
+    let (contracts, blobs) = ([address("a"), address("b"), address("c")], ["1", "1"]);
+    redis.command::<()>(&["ZREM", "test:contracts", "a"]).await;
+    let listed = queue.enlist_missing(&contracts, &blobs).await.unwrap();
+    assert_eq!(listed, 3, "two contracts and one executable");
+    commands(&redis).await;
+    let listed = queue.enlist_missing(&contracts, &blobs).await.unwrap();
+    assert_eq!(listed, 0);
+    assert_eq!(commands(&redis).await, ["zmscore 2"]);
+    assert_eq!(pages(&queue, 10).await.concat().len(), 2, "c is not loaded");
 }
 
 #[tokio::test]
@@ -273,6 +290,61 @@ async fn the_sweep_offers_contracts_that_nobody_owns() {
     assert_eq!(offered, ["free", "lost"]);
     let left: u64 = redis.command(&["XLEN", "test:place:javascript"]).await;
     assert_eq!(left, 2, "only these");
+}
+
+/// A replica whose contract is gone can be reached by nobody. One of a load that is still under way
+/// is left alone.
+#[tokio::test]
+async fn the_sweep_unloads_replicas_without_their_contract() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let two = ContractSpec {
+        replicas: 2,
+        ..spec("1")
+    };
+    let owner = worker(&queue).await;
+    for name in [
+        "whole", "whole~2", "fewer", "fewer~2", "free~2", "owned~2", "young~2",
+    ] {
+        let contract = ContractAddress::try_from(name.to_owned()).unwrap();
+        let spec = if name == "fewer" {
+            spec("1")
+        } else {
+            two.clone()
+        };
+        super::load(&queue, &contract, owner, &spec).await;
+        if name != "young~2" {
+            redis
+                .command::<()>(&["ZADD", "test:contracts", AGES_AGO, name])
+                .await;
+        }
+    }
+    let free = address("free").replica(2);
+    let expected = standing(&queue, &free).await;
+    queue.drop_ownership(&free, expected).await.unwrap();
+    assert!(queue.sweep().await.unwrap());
+
+    assert!(queue.contract(&free).await.unwrap().is_none());
+    let mut inbox = inbox::Reader::new(queue.clone(), owner);
+    let mut asked = Vec::new();
+    while asked.len() < 2 {
+        for received in inbox.read().await {
+            let frame = unpack_jobs(&received.frame).unwrap();
+            let Job::Unload(unload) = &frame.jobs[0].job else {
+                panic!("{frame:?}")
+            };
+            asked.push(unload.address.to_string());
+        }
+    }
+    asked.sort();
+    assert_eq!(asked, ["fewer~2", "owned~2"]);
+    let left: u64 = redis.command(&["XLEN", &queue.keys().inbox(owner)]).await;
+    assert_eq!(left, 2, "only these");
+    let left: Vec<String> = redis
+        .command(&["ZRANGE", "test:contracts", "0", "-1"])
+        .await;
+    let kept = ["fewer", "fewer~2", "owned~2", "whole", "whole~2", "young~2"];
+    assert_eq!(left, kept);
 }
 
 /// However many processes try, the farm is swept once per interval.

@@ -1,6 +1,7 @@
 //! N: nothing leaves a page. The farm runs where only a packet monitor can be reached, which sees
 //! every packet.
 
+pub(crate) mod layers;
 pub(crate) mod monitor;
 pub(crate) mod namespace;
 mod vectors;

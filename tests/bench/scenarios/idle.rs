@@ -5,7 +5,7 @@
 
 use futures::StreamExt;
 use futures::stream::iter;
-use redis::pipe;
+use redis::{cmd, pipe};
 
 use super::{Bench, Javascript};
 use crate::contracts::{ADD, ADD_BODY, path};
@@ -50,6 +50,13 @@ async fn fill(farm: &Farm) {
     let digest = client.contract("idle").await["digest"].clone();
     let digest = digest.as_str().expect("a digest is text");
     let prefix = farm.prefix();
+    let mut connection = farm.redis.connection().await;
+    let load = cmd("HGET")
+        .arg(format!("{prefix}{{c:idle}}"))
+        .arg("load")
+        .query_async::<String>(&mut connection)
+        .await
+        .expect("the farm's Redis answers");
     let mut commands = pipe();
     for address in (0..CONTRACTS).map(address) {
         let record = format!("{prefix}{{c:{address}}}");
@@ -61,7 +68,8 @@ async fn fill(farm: &Farm) {
             .arg(&["owner", ""])
             .ignore();
         let referrers = format!("{prefix}{{blob:{digest}}}:refs");
-        commands.cmd("SADD").arg(referrers).arg(&address).ignore();
+        let reference = format!("{address}@{load}");
+        commands.cmd("SADD").arg(referrers).arg(reference).ignore();
         let registry = format!("{prefix}contracts");
         commands
             .cmd("ZADD")
@@ -70,7 +78,6 @@ async fn fill(farm: &Farm) {
             .arg(&address)
             .ignore();
     }
-    let mut connection = farm.redis.connection().await;
     let done = commands.query_async::<()>(&mut connection).await;
     done.expect("the farm's Redis answers");
     client.unload("idle").await.is_no_content();

@@ -8,7 +8,9 @@ use tokio::task::JoinSet;
 
 use super::{builder, load_recorders, shared};
 use crate::support::call_log::CONTRACT;
+use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
+use crate::support::farm::Farm;
 use crate::support::scrape::Scrape;
 use crate::support::wait::{self, DEFAULT_LIMIT};
 
@@ -166,4 +168,66 @@ async fn retries_of(client: &Client) -> u64 {
     Scrape::of(client)
         .await
         .count("execution_api_retries_total")
+}
+
+/// Row 2. Redis was restarted while the owner of a contract was frozen: its lease has lapsed, but
+/// it lives and nobody has fenced it. Another worker must not take the contract, however often it
+/// is asked to load it: otherwise both would run it as soon as the owner goes on.
+#[tokio::test]
+async fn row_2_a_load_after_a_restart_of_redis_makes_no_second_owner() {
+    let _machine = shared().await;
+    // Reapers do not act before the end of the test.
+    let mut farm = Farm::builder()
+        .workers(0)
+        .env("REAP_GRACE_MS", "600000")
+        .env("LOAD_DEADLINE_MS", "3000")
+        .start()
+        .await;
+    let first = farm.join().await;
+    let client = farm.client().clone();
+    let address = load_recorders(&client, 1).await.remove(0);
+    let second = farm.join().await;
+    let before = client.execute(&address, "add", &json!(1)).await;
+    assert_eq!(before.data()["count"], 1);
+    farm.enable_append_only_file().await;
+
+    freeze(&mut farm.workers[first.index]);
+    farm.restart_redis_with_data().await;
+    let lease = format!("exec:{{w:{}}}:lease", first.id);
+    wait::until_true("the lease to lapse", DEFAULT_LIMIT, async || {
+        !farm.redis_command::<bool>(&["EXISTS", &lease]).await
+    })
+    .await;
+    wait::until_true("the other worker to be back", DEFAULT_LIMIT, async || {
+        let workers = client.workers().await;
+        workers.iter().any(|worker| worker["id"] == *second.id)
+    })
+    .await;
+    let record = format!("exec:{{c:{address}}}");
+    for _ in 0..2 {
+        client
+            .load(&address, "{ add: () => 'another' }")
+            .await
+            .error(503, "no_capacity");
+        let owner: String = farm.redis_command(&["HGET", &record, "owner"]).await;
+        assert_eq!(owner, first.id);
+    }
+    let renderers = farm.renderers(second.index).len();
+    assert!(renderers <= 1, "the other worker has {renderers} pages");
+
+    thaw(&mut farm.workers[first.index]);
+    wait::until_true("the lease to be renewed", DEFAULT_LIMIT, async || {
+        farm.redis_command::<bool>(&["EXISTS", &lease]).await
+    })
+    .await;
+    let after = client.execute(&address, "add", &json!(2)).await;
+    assert_eq!(
+        after.data()["count"],
+        2,
+        "the page is another one: {after:?}"
+    );
+    assert_eq!(after.generation(), before.generation());
+    assert_eq!(client.owner(&address).await, Some(first.id.clone()));
+    farm.wait_until_recovered().await;
+    farm.stop().await;
 }

@@ -23,9 +23,10 @@ pub(crate) struct JoinedWorker {
     pub(crate) id: String,
 }
 
-/// Stops a process without ending it (SIGSTOP).
+/// Stops a process without ending it (SIGSTOP). When this returns, none of its threads runs.
 pub(crate) fn freeze(process: &mut Process) {
     process.signal(Signal::SIGSTOP);
+    process.wait_until_stopped();
 }
 
 /// Resumes a stopped process (SIGCONT).

@@ -6,8 +6,13 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use super::wait;
+
 /// The time limit of every request, far above every deadline of the service.
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// How long an executable may stay without a verdict. The first load has it nearly always.
+const JUDGED_WITHIN: Duration = Duration::from_mins(2);
 
 /// A client of one api.
 #[derive(Debug, Clone)]
@@ -77,6 +82,22 @@ impl Client {
     pub(crate) async fn load(&self, address: &str, executable: &str) -> Answer {
         let body = json!({ "contractAddress": address, "executable": executable });
         self.post("/loadSmartContract", &body).await
+    }
+
+    /// Loads a contract and returns what the service says about its executable. While the machine
+    /// leaves the executable too little processor time to judge it, the service answers that there
+    /// is no capacity, and asks to repeat the load: this does so.
+    pub(crate) async fn judge(&self, address: &str, executable: &str) -> Answer {
+        wait::until("a load that is judged", JUDGED_WITHIN, async || {
+            let answer = self.load(address, executable).await;
+            if answer.status != 503 {
+                return Some(answer);
+            }
+            assert_eq!(answer.json()["code"], "no_capacity", "{answer:?}");
+            assert!(answer.headers.contains_key(RETRY_AFTER), "{answer:?}");
+            None
+        })
+        .await
     }
 
     /// Loads a contract, which must succeed.

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::wait;
@@ -59,6 +60,13 @@ impl Process {
         if self.ended().is_none() {
             kill(Pid::from_raw(self.pid()), signal).expect("an own child can be signalled");
         }
+    }
+
+    /// Waits until SIGSTOP has stopped all of its threads. On a busy machine, the signal alone
+    /// lets them run for some more milliseconds.
+    pub(crate) fn wait_until_stopped(&self) {
+        let until = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(Pid::from_raw(self.pid())), until).expect("an own child can be waited for");
     }
 
     /// Its exit status, or none while it runs.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::queue::ownership::{ChangeId, Host, LoadId, Outcome, Ownership, Sandbox, Standing};
+use shared::queue::references::Reference;
 use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 
@@ -84,9 +85,8 @@ impl Tenure {
             .map(|generation| Self::new(queue, address, LoadId::new(generation), id, generation)))
     }
 
-    /// Claims a contract that is loaded for this `engine` and has no owner. None unless it is so,
-    /// and is not
-    /// quarantined. What is loaded is in the record.
+    /// Claims a contract that is loaded for this `engine`, has no owner and is not quarantined.
+    /// Otherwise returns none. What is loaded is in the record.
     pub(crate) async fn adopt(
         worker: &Worker,
         address: &ContractAddress,
@@ -135,6 +135,11 @@ impl Tenure {
         &self.address
     }
 
+    /// The reference of the load to its executable.
+    pub(crate) fn reference(&self) -> Reference {
+        Reference::new(&self.address, &self.load)
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.held().generation
     }
@@ -181,14 +186,19 @@ impl Tenure {
 
     /// Records that another load has replaced this one. Returns its ownership, or none if this
     /// worker is no longer the owner.
+    ///
+    /// `keep` adds the reference of the new load. The generation does not change in between:
+    /// otherwise the sweep could take the reference for one of a load that has failed.
     pub(crate) async fn switch(
         &self,
         spec: &ContractSpec,
         sandbox: &Sandbox,
+        keep: impl AsyncFnOnce(Reference) -> Result<(), QueueError>,
     ) -> Result<Option<Arc<Self>>, QueueError> {
         let _turn = self.turn.lock().await;
         let Held { worker, generation } = self.held();
         let load = LoadId::new(generation);
+        keep(Reference::new(&self.address, &load)).await?;
         let standing = Standing::of(worker, generation);
         let (queue, address) = (&self.queue, &self.address);
         let mut backoff = Backoff::redis();

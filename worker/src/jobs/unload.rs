@@ -8,9 +8,9 @@ use shared::queue::QueueError;
 
 use super::execute::not_assigned;
 use crate::contracts::Tenure;
-use crate::reconcile;
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
+use crate::{executables, reconcile};
 
 pub(crate) async fn unload(worker: Arc<Worker>, unload: Unload, delivery: Delivery) {
     let outcome = close(&worker, &unload).await.unwrap_or_else(|error| {
@@ -39,10 +39,8 @@ async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, 
     let permit = worker.contracts.remove(address);
     contract.stop(FailureCode::NotHosted).await;
     drop(permit);
-    worker
-        .queue
-        .release_blob(&contract.spec.digest, address)
-        .await?;
+    let (digest, reference) = (&contract.spec.digest, contract.tenure.reference());
+    executables::release(&worker.queue, digest, &reference).await;
     worker.announce().await;
     tracing::info!(contract = %address, "contract unloaded");
     Ok(Ok(()))

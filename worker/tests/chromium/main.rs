@@ -17,6 +17,7 @@ mod processes;
 mod promises;
 mod resource_limits;
 mod starved;
+mod supervision;
 mod tampering;
 mod time_limits;
 mod values;

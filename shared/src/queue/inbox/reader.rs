@@ -61,6 +61,13 @@ impl Reader {
         }
     }
 
+    /// The same reader, which answers these requests. Only one reader may do so at a time.
+    #[must_use]
+    pub fn answering(mut self, requests: CatchUpRequest) -> Self {
+        self.catch_up.answer(requests);
+        self
+    }
+
     /// Asks this reader to inspect its pending entries again.
     pub fn catch_up_requests(&self) -> CatchUpRequest {
         self.catch_up.requests()

@@ -86,8 +86,8 @@ impl Outcome {
     }
 }
 
-/// Names one successful load, and with it what is loaded: `GENERATION-RANDOM`. Empty in records of
-/// an older version.
+/// Names one load, and with it what is loaded: `GENERATION-RANDOM`. Empty in records of an older
+/// version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct LoadId(Arc<str>);
 
@@ -100,6 +100,17 @@ impl LoadId {
     /// The load as the record states it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The generation in which the load began: it can be recorded in no later one. None if the load
+    /// is unnamed.
+    pub fn generation(&self) -> Option<u64> {
+        self.0.split_once('-')?.0.parse().ok()
+    }
+
+    /// Whether an older version made the load, which gave it no name.
+    pub fn is_unnamed(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

@@ -19,8 +19,18 @@ pub struct Host {
 }
 
 /// The new id is an owner as well: the script may be sent again.
+///
+/// Whatever becomes of the contract: the process of the earlier owner lives. So a death of it that
+/// was counted against the contract was none.
 const RESUME: &str = "
 local new = ARGV[4]
+local deaths = redis.call('HMGET', record, 'died2', 'died1', 'death1')
+if deaths[1] == ARGV[1] then
+    redis.call('HSET', record, 'death2', deaths[3] or '0', 'died2', deaths[2] or '',
+        'death1', '0', 'died1', '')
+elseif deaths[2] == ARGV[1] then
+    redis.call('HSET', record, 'death1', '0', 'died1', '')
+end
 if not exists or gen ~= ARGV[2] or not spec or load ~= ARGV[5] or is_quarantined() then return no end
 if owner ~= '' and owner ~= ARGV[1] and owner ~= new then return no end
 redis.call('HSET', record, 'owner', new)
@@ -41,6 +51,9 @@ return done(generation)
 impl Queue {
     /// Moves a contract from an earlier id of a process to its current one, if no other worker has
     /// taken it.
+    ///
+    /// In any case it takes back the death that a reaper has counted against the contract when it
+    /// found the earlier id expired: the worker was only slow. A quarantine stays.
     pub async fn resume_ownership(
         &self,
         address: &ContractAddress,

@@ -30,7 +30,8 @@ if spec then redis.call('HSET', record, 'quarantined', text(now + ARGV[4])) end
 return done(gen)
 ";
 
-/// Answers 0, 1 or 2 for the cases of [`Failover`]. The death that is counted last is `death2`.
+/// Answers 0, 1 or 2 for the cases of [`Failover`]. The death that is counted last is `death2`, the
+/// one before is `death1`. `died2` and `died1` are the workers, for `resume`.
 const ORPHAN: &str = "
 local was_running, counts_for, quarantine = ARGV[4], ARGV[5], ARGV[6]
 if exists and owner == '' and found[7] == ARGV[1] then return is_quarantined() and 2 or 1 end
@@ -39,13 +40,14 @@ free()
 if not spec then return 0 end
 redis.call('HSET', record, 'dead', ARGV[1], 'offered', text(now))
 if was_running ~= '1' then return is_quarantined() and 2 or 1 end
-local deaths = redis.call('HMGET', record, 'death1', 'death2')
+local deaths = redis.call('HMGET', record, 'death1', 'death2', 'died2')
 if tonumber(deaths[1] or '0') > now - counts_for then
-    redis.call('HDEL', record, 'death1', 'death2')
+    redis.call('HDEL', record, 'death1', 'death2', 'died1', 'died2')
     redis.call('HSET', record, 'quarantined', text(now + quarantine))
     return 2
 end
-redis.call('HSET', record, 'death1', deaths[2] or '0', 'death2', text(now))
+redis.call('HSET', record, 'death1', deaths[2] or '0', 'death2', text(now),
+    'died1', deaths[3] or '', 'died2', ARGV[1])
 return is_quarantined() and 2 or 1
 ";
 

@@ -93,8 +93,7 @@ impl LoadedPage {
 }
 
 /// The error of an executable that was not evaluated within `limit`, while its page `computed`
-/// for so
-/// long.
+/// for so long.
 fn overdue(limit: Duration, computed: Duration) -> StartError {
     let millis = limit.as_millis();
     if computed >= limit / BLAMED_SHARE {

@@ -8,15 +8,16 @@ use shared::protocol::job::Load;
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
 use shared::queue::ownership::Sandbox;
+use shared::queue::references::Reference;
 
 use super::LoadError;
 use crate::contracts::{
     Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
 };
 use crate::jobs::execute::not_assigned;
-use crate::reconcile;
 use crate::sandbox::{Blueprint, Engine, Instance, StartError};
 use crate::worker::Worker;
+use crate::{executables, reconcile};
 
 /// One load in progress.
 pub(super) struct Loader<'a, E> {
@@ -93,7 +94,8 @@ impl<'a, E: Engine> Loader<'a, E> {
             reconcile::close(worker, address, &handle).await;
             return Err(LoadError::from(not_assigned()).after_start());
         }
-        self.release_executable(&old.spec.digest).await;
+        let (queue, before) = (&worker.queue, old.tenure.reference());
+        executables::release(queue, &old.spec.digest, &before).await;
         tracing::info!(contract = %address, generation, "contract switched to another executable");
         Ok(())
     }
@@ -106,8 +108,9 @@ impl<'a, E: Engine> Loader<'a, E> {
         executable: &str,
         sandbox: Sandbox,
     ) -> Result<Option<Arc<Tenure>>, LoadError> {
-        self.keep(executable).await?;
-        Ok(old.tenure.switch(&self.load.spec, &sandbox).await?)
+        let keep = async |reference: Reference| self.keep(executable, &reference).await;
+        let spec = &self.load.spec;
+        Ok(old.tenure.switch(spec, &sandbox, keep).await?)
     }
 
     /// Claims a contract and starts its first sandbox on this worker.
@@ -139,7 +142,8 @@ impl<'a, E: Engine> Loader<'a, E> {
             worker.comparison.notify_one();
         }
         if let Some(before) = before {
-            self.release_executable(&before.spec.digest).await;
+            let reference = Reference::new(address, &before.load);
+            executables::release(&worker.queue, &before.spec.digest, &reference).await;
         }
         Ok(())
     }
@@ -155,7 +159,8 @@ impl<'a, E: Engine> Loader<'a, E> {
             Ok(started) => started,
             Err(error) => {
                 if is_executable_missing(&error) {
-                    self.forget(&claimed.tenure).await;
+                    let (queue, digest) = (&self.worker.queue, &self.load.spec.digest);
+                    executables::give_up(queue, &claimed.tenure, digest).await;
                 }
                 self.withdraw(claimed).await;
                 return Err(error);
@@ -220,7 +225,7 @@ impl<'a, E: Engine> Loader<'a, E> {
         executable: &str,
         sandbox: Sandbox,
     ) -> Result<(), LoadError> {
-        if let Err(error) = self.keep(executable).await {
+        if let Err(error) = self.keep(executable, &tenure.reference()).await {
             // The contract is loaded all the same. The comparison stores its executable as soon as
             // Redis takes it.
             tracing::warn!(contract = %self.load.address, %error, "executable not stored yet");
@@ -232,28 +237,10 @@ impl<'a, E: Engine> Loader<'a, E> {
         Ok(())
     }
 
-    /// Keeps the executable in the store: without it, no other worker can take the contract over.
-    async fn keep(&self, executable: &str) -> Result<(), QueueError> {
-        let Load { address, spec, .. } = self.load;
-        let queue = &self.worker.queue;
-        if !queue.keep_blob(&spec.digest, address).await? {
-            // It expired meanwhile.
-            let executable = executable.as_bytes();
-            queue.store_blob(&spec.digest, executable, address).await?;
-        }
+    async fn keep(&self, executable: &str, reference: &Reference) -> Result<(), QueueError> {
+        let (queue, digest) = (&self.worker.queue, &self.load.spec.digest);
+        executables::keep(queue, digest, executable, reference).await?;
         Ok(())
-    }
-
-    /// Removes the reference to what was loaded before. If that fails, the sweep does it: the load
-    /// has succeeded all the same.
-    async fn release_executable(&self, before: &str) {
-        let Load { address, spec, .. } = self.load;
-        if before == spec.digest {
-            return;
-        }
-        if let Err(error) = self.worker.queue.release_blob(before, address).await {
-            tracing::warn!(contract = %address, %error, "reference to an executable not removed yet");
-        }
     }
 
     /// Starts the task of a contract. It enters service, unless this worker has lost it meanwhile.
@@ -330,18 +317,6 @@ impl<'a, E: Engine> Loader<'a, E> {
         withdrawn.is_ok()
     }
 
-    /// Unloads a contract whose executable is gone: no worker can ever run it again.
-    async fn forget(&self, tenure: &Tenure) {
-        match tenure.unload().await {
-            Ok(true) => self.record_lost().await,
-            Ok(false) => {}
-            Err(error) => {
-                let contract = &self.load.address;
-                tracing::warn!(%contract, %error, "lost contract not unloaded");
-            }
-        }
-    }
-
     /// Reads the executable from the store.
     async fn fetch(&self) -> Result<Arc<str>, LoadError> {
         let missing = || {
@@ -359,19 +334,6 @@ impl<'a, E: Engine> Loader<'a, E> {
             let message = "The executable is not UTF-8 text";
             Failure::started(FailureCode::InvalidExecutable, message).into()
         })
-    }
-
-    /// Records that a contract was forgotten, because its executable is gone.
-    async fn record_lost(&self) {
-        let address = &self.load.address;
-        let fields = [
-            ("kind", "lost"),
-            ("contract", address.as_str()),
-            ("reason", "its executable is no longer in the store"),
-        ];
-        if let Err(error) = self.worker.queue.record_dead_letter(&fields).await {
-            tracing::warn!(contract = %address, %error, "lost contract not recorded");
-        }
     }
 
     fn log_loaded(&self, tenure: &Tenure, started: &Started<E::Instance>) {

@@ -1,6 +1,7 @@
 //! P: contracts share nothing with each other or with earlier contracts.
 
-use std::collections::HashSet;
+mod crowd;
+
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
@@ -10,7 +11,8 @@ use crate::attack::Expect::{Says, SaysNot};
 use crate::attack::{Expect, contract, shown};
 use crate::attack_farm::{AttackFarm, Browser, message};
 use crate::support::client::{Answer, Client};
-use crate::support::wait::{self, DEFAULT_LIMIT};
+
+pub(crate) use self::crowd::crowded;
 
 /// One contract that leaves something, and one that looks for it.
 pub(crate) struct Pair {
@@ -268,7 +270,7 @@ pub(crate) async fn run(target: &mut AttackFarm) {
             entry.control = control;
         }
     }
-    fifty(target).await;
+    crowd::fifty(target).await;
 }
 
 /// The controls, on a farm whose contracts share contexts and origins.
@@ -287,21 +289,8 @@ pub(crate) async fn controls(target: &mut AttackFarm) {
             target.note(pair.row, pair.name, outcome, Some(control), start.elapsed());
         }
     }
-    let control = some(target, 8).await;
-    let control = match control {
-        renderers if renderers < 8 => Ok(format!("8 contracts in {renderers} renderers")),
-        renderers => Err(format!("8 contracts still had {renderers} renderers")),
-    };
-    target.note(
-        "P6",
-        FIFTY,
-        Ok(String::new()),
-        Some(control),
-        std::time::Duration::ZERO,
-    );
+    crowd::control(target).await;
 }
-
-const FIFTY: &str = "a process for each of fifty";
 
 async fn play(client: &Client, pair: &Pair) -> Answer {
     let first = format!(
@@ -347,63 +336,4 @@ async fn within(client: &Client, pair: &Pair) -> Answer {
     let answer = client.execute("victim", "attack", &Value::Null).await;
     client.unload("victim").await.is_no_content();
     answer
-}
-
-/// P6: every contract has a process of its own, however many there are.
-async fn fifty(target: &mut AttackFarm) {
-    target
-        .case("P6", FIFTY, Browser::Stays, async |farm| {
-            let client = farm.client();
-            let addresses: Vec<_> = (0..50).map(|n| format!("many-{n}")).collect();
-            for address in &addresses {
-                client.must_load(address, "{ f: () => 1 }").await;
-            }
-            let contracts = client.contracts().await.len();
-            // One more renderer may be kept for the next contract or be starting for it, so for a
-            // moment there may be two.
-            let settled = wait::until("a renderer for each", DEFAULT_LIMIT, async || {
-                let renderers: HashSet<_> = farm.renderers(0).iter().map(|seen| seen.pid).collect();
-                let each = (contracts..=contracts + 1).contains(&renderers.len());
-                each.then_some(renderers.len())
-            });
-            let renderers = settled.await;
-            let unloads = addresses.iter().map(|address| client.unload(address));
-            for answer in futures::future::join_all(unloads).await {
-                answer.is_no_content();
-            }
-            Ok(format!("{contracts} contracts, {renderers} renderers"))
-        })
-        .await;
-}
-
-/// P6: with Chromium limited to one renderer, the contexts alone keep contracts apart.
-pub(crate) async fn crowded(target: &mut AttackFarm) {
-    let start = std::time::Instant::now();
-    let outcome = match some(target, 8).await {
-        8 => Ok("8 contracts in 8 renderers at a limit of one".to_owned()),
-        renderers => Err(format!("8 contracts in {renderers} renderers")),
-    };
-    let control = Some(Ok("without contexts they share: the case before".to_owned()));
-    target.note(
-        "P6",
-        "more pages than the renderer limit",
-        outcome,
-        control,
-        start.elapsed(),
-    );
-}
-
-/// Loads `count` contracts and returns the number of their processes.
-async fn some(target: &AttackFarm, count: usize) -> usize {
-    let client = target.client();
-    let before = target.farm.renderers(0).len();
-    let addresses: Vec<_> = (0..count).map(|n| format!("some-{n}")).collect();
-    for address in &addresses {
-        client.must_load(address, "{ f: () => 1 }").await;
-    }
-    let renderers = target.farm.renderers(0).len().saturating_sub(before);
-    for address in &addresses {
-        client.unload(address).await.is_no_content();
-    }
-    renderers
 }

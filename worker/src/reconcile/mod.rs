@@ -17,6 +17,7 @@ use shared::queue::ownership::Outcome;
 use shared::queue::timing::COMPARE;
 
 use crate::contracts::{Comparison, ContractHandle, Tenure};
+use crate::executables;
 use crate::worker::Worker;
 
 /// How many records are read in one round trip.
@@ -55,8 +56,10 @@ pub(crate) async fn run(worker: Arc<Worker>) {
     }
 }
 
-/// Compares every contract of this worker once.
+/// Compares every contract of this worker once, and has its readers inspect what was delivered to
+/// it: Redis may have delivered entries that never arrived.
 async fn compare_all(worker: &Arc<Worker>) -> Result<(), QueueError> {
+    worker.catch_up.request();
     let in_service = |(_, contract): &Owned| contract.tenure.is_in_service();
     let contracts: Vec<Owned> = worker
         .contracts
@@ -76,9 +79,12 @@ async fn compare_page(worker: &Arc<Worker>, page: &[Owned]) -> Result<(), QueueE
     let found = queue.ownerships(&addresses).await?;
     let references: Vec<_> = page
         .iter()
-        .map(|(address, contract)| (contract.spec.digest.as_str(), address))
+        .map(|(_, contract)| (contract.spec.digest.as_str(), contract.tenure.reference()))
         .collect();
     let are_kept = queue.are_blobs_kept(&references).await?;
+    let digests: Vec<_> = references.iter().map(|(digest, _)| *digest).collect();
+    let listed = queue.enlist_missing(&addresses, &digests).await?;
+    worker.metrics.repairs.listed.increment(listed);
     let different =
         page.iter()
             .zip(found.iter().zip(are_kept))
@@ -130,7 +136,7 @@ async fn repair(
             return Ok(());
         }
     }
-    keep_executable(worker, address, contract).await
+    keep_executable(worker, contract).await
 }
 
 /// Keeps the contracts that no other worker has taken, now that this worker has the id `id`, and
@@ -166,7 +172,7 @@ async fn resume(
         worker.metrics.repairs.restored.increment(1);
     }
     if lost_data {
-        keep_executable(worker, address, contract).await?;
+        keep_executable(worker, contract).await?;
     }
     Ok(())
 }
@@ -178,18 +184,13 @@ async fn restore(id: WorkerId, contract: &ContractHandle) -> Result<bool, QueueE
     Ok(outcome.done().is_some())
 }
 
-/// Stores the executable again if Redis does not have it (any more).
-async fn keep_executable(
-    worker: &Worker,
-    address: &ContractAddress,
-    contract: &ContractHandle,
-) -> Result<(), QueueError> {
+/// Keeps the executable for the contract's load. Stores it again if Redis does not have it (any
+/// more).
+async fn keep_executable(worker: &Worker, contract: &ContractHandle) -> Result<(), QueueError> {
     let (queue, digest) = (&worker.queue, &contract.spec.digest);
     if let Some(executable) = contract.executable()
-        && !queue.keep_blob(digest, address).await?
+        && executables::keep(queue, digest, executable, &contract.tenure.reference()).await?
     {
-        let executable = executable.as_bytes();
-        queue.store_blob(digest, executable, address).await?;
         worker.metrics.repairs.executables.increment(1);
     }
     Ok(())
@@ -245,3 +246,6 @@ pub(crate) async fn close(worker: &Worker, address: &ContractAddress, contract: 
     drop(permit);
     worker.announce().await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,3 +174,6 @@ pub(crate) async fn hold_subscription(worker: Arc<Worker>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
