@@ -94,7 +94,7 @@ async fn the_documented_rights_are_enough() {
     life.stop();
 }
 
-/// Row F38: the next connections use the new password.
+/// the next connections use the new password.
 #[tokio::test]
 async fn a_password_that_was_rotated_is_read_again() {
     let (redis, folder) = (Redis::start(), TempDir::new().unwrap());
@@ -110,7 +110,7 @@ async fn a_password_that_was_rotated_is_read_again() {
     assert!(Queue::connect(&config).await.is_err());
 }
 
-/// Row F38: another authority signs for both sides.
+/// another authority signs for both sides.
 #[tokio::test]
 async fn certificates_that_were_replaced_are_read_again() {
     let mut redis = Redis::of_kind("tls");

@@ -8,7 +8,6 @@ mod contracts;
 mod deaths;
 mod delivery;
 mod epochs;
-mod failover;
 mod memory;
 mod ownership;
 mod redis;

@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use shared::queue::{Queue, RedisConfig, RedisFiles};
 use tempfile::TempDir;
 
-pub(crate) use self::server::Server;
+use self::server::Server;
 
 /// How long a Redis may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub(crate) struct Redis {
     primaries: usize,
     config: RedisConfig,
     /// Processes that hold no data.
-    sentinels: Vec<Server>,
+    _sentinels: Vec<Server>,
     _folder: TempDir,
 }
 
@@ -68,7 +68,7 @@ impl Redis {
                 files: RedisFiles::default(),
                 prefix: "test:".to_owned(),
             },
-            sentinels,
+            _sentinels: sentinels,
             _folder: folder,
         }
     }
@@ -76,11 +76,6 @@ impl Redis {
     /// How a process reaches it.
     pub(crate) fn config(&self) -> RedisConfig {
         self.config.clone()
-    }
-
-    /// The servers that hold data, the primaries first.
-    pub(crate) fn servers(&mut self) -> &mut Vec<Server> {
-        &mut self.servers
     }
 
     /// The same way to reach it, as another user with a password in a file.
@@ -101,18 +96,6 @@ impl Redis {
     pub(crate) fn reread_certificates(&mut self) {
         let trust = tls::trust(&self.config.files);
         self.servers[0].trust(trust);
-    }
-
-    /// The server that has a key, by its place in [`Self::servers`].
-    pub(crate) async fn server_of(&self, key: &str) -> usize {
-        let exists = redis::cmd("EXISTS").arg(key).to_owned();
-        for (index, server) in self.servers.iter().enumerate().take(self.primaries) {
-            let mut connection = server.connection().await;
-            if exists.exec_async(&mut connection).await.is_ok() {
-                return index;
-            }
-        }
-        panic!("no server has {key}");
     }
 
     /// Connects as soon as Redis is ready.
@@ -144,23 +127,6 @@ impl Redis {
                 }
                 assert!(Instant::now() < deadline, "{info}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-
-    /// Waits until the sentinels can agree on a failover: each knows the others and the replica.
-    pub(crate) async fn sentinels_know_each_other(&self) {
-        let deadline = Instant::now() + READY_WITHIN;
-        for sentinel in &self.sentinels {
-            let mut connection = sentinel.connection().await;
-            loop {
-                let command = redis::cmd("INFO").arg("sentinel").to_owned();
-                let info: String = command.query_async(&mut connection).await.unwrap();
-                if info.contains("slaves=1,sentinels=3") {
-                    break;
-                }
-                assert!(Instant::now() < deadline, "{info}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }

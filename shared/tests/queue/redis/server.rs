@@ -10,10 +10,10 @@ use redis::aio::MultiplexedConnection;
 use redis::{Client, TlsCertificates};
 
 /// A process. It is killed when the value is dropped.
-pub(crate) struct Server {
+pub(super) struct Server {
     process: Child,
     client: Client,
-    pub(crate) port: u16,
+    pub(super) port: u16,
 }
 
 impl Server {
@@ -80,7 +80,7 @@ impl Server {
     }
 
     /// Connects as soon as the server answers.
-    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+    pub(super) async fn connection(&self) -> MultiplexedConnection {
         let deadline = Instant::now() + super::READY_WITHIN;
         loop {
             match self.client.get_multiplexed_async_connection().await {
@@ -94,12 +94,6 @@ impl Server {
     /// From now on the test trusts and shows other certificates.
     pub(super) fn trust(&mut self, trust: TlsCertificates) {
         self.client = encrypted_client(self.port, trust);
-    }
-
-    /// Kills it (SIGKILL).
-    pub(crate) fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
     }
 
     pub(super) fn signal(&self, name: &str) {
