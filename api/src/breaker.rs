@@ -1,13 +1,15 @@
 //! A circuit breaker: probes Redis, so that requests are refused at once while it is unavailable
-//! instead of each waiting for a timeout.
+//! instead of each waiting for a timeout. It also measures the memory of Redis.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use shared::queue::Queue;
+use shared::queue::{Memory, Queue};
 use shared::service::lifecycle::Lifecycle;
 use tokio::time::Instant;
+
+use crate::admission::RequestKind;
 
 /// The pause between two probes.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
@@ -18,54 +20,136 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long all probes must fail before the breaker opens. A broken connection is replaced sooner.
 const OPEN_AFTER: Duration = Duration::from_millis(500);
 
-/// One probe of this many also checks the memory.
-const MEMORY_EVERY: u32 = 10;
+/// One probe of this many also measures the memory: often enough that what arrives in between, at
+/// the speed of a network, fits into the part of the memory that is left to requests in progress.
+const MEMORY_EVERY: u32 = 2;
+
+/// Above this part of the memory of Redis, in percent, loads are refused: what they store stays.
+const NO_LOADS_ABOVE: u64 = 70;
+
+/// Above this part calls are refused as well. At the limit Redis would refuse replies, so the rest
+/// is left to requests in progress and to unloads.
+const NO_CALLS_ABOVE: u64 = 80;
 
 /// Whether the queue takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum QueueState {
-    /// It takes requests.
-    Available,
+    /// It answers.
+    Available(MemoryPressure),
     /// It does not answer.
     Unavailable,
-    /// It answers, but is low on memory.
-    LowMemory,
 }
 
-/// The state that the last probe found; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Breaker(Arc<AtomicU8>);
+impl QueueState {
+    /// Whether requests of this kind are refused.
+    pub(crate) fn refuses(self, kind: RequestKind) -> bool {
+        match self {
+            Self::Available(pressure) => pressure.refuses(kind),
+            Self::Unavailable => true,
+        }
+    }
+}
 
-impl Breaker {
-    pub(crate) fn state(&self) -> QueueState {
-        match self.0.load(Ordering::Relaxed) {
-            0 => QueueState::Available,
-            1 => QueueState::Unavailable,
-            _ => QueueState::LowMemory,
+/// Which requests are refused because the memory of Redis is nearly full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemoryPressure {
+    /// None.
+    None,
+    /// Loads.
+    Loads,
+    /// Loads and calls.
+    Calls,
+}
+
+impl MemoryPressure {
+    fn of(memory: Memory) -> Self {
+        let percent = memory.percent();
+        if percent > NO_CALLS_ABOVE {
+            Self::Calls
+        } else if percent > NO_LOADS_ABOVE {
+            Self::Loads
+        } else {
+            Self::None
         }
     }
 
-    fn enter(&self, state: QueueState) {
-        let before = self.0.swap(state as u8, Ordering::Relaxed);
-        if before != state as u8 {
-            tracing::warn!(?state, "queue state changed");
+    /// Whether requests of this kind are refused.
+    pub(crate) fn refuses(self, kind: RequestKind) -> bool {
+        match kind {
+            RequestKind::Load => self != Self::None,
+            RequestKind::Call => self == Self::Calls,
+            RequestKind::Unload => false,
         }
+    }
+}
+
+/// What the last probes found; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Breaker(Arc<Found>);
+
+#[derive(Debug)]
+struct Found {
+    answers: AtomicBool,
+    used: AtomicU64,
+    limit: AtomicU64,
+    executables: AtomicU64,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self(Arc::new(Found {
+            answers: AtomicBool::new(true),
+            used: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            executables: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Breaker {
+    pub(crate) fn state(&self) -> QueueState {
+        if self.0.answers.load(Ordering::Relaxed) {
+            QueueState::Available(MemoryPressure::of(self.memory()))
+        } else {
+            QueueState::Unavailable
+        }
+    }
+
+    /// The memory of Redis, as it was measured last.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory {
+            used: self.0.used.load(Ordering::Relaxed),
+            limit: self.0.limit.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The bytes of all executables in Redis, as they were read last.
+    pub(crate) fn executables(&self) -> u64 {
+        self.0.executables.load(Ordering::Relaxed)
+    }
+
+    /// Stores a measurement.
+    pub(crate) fn found(&self, memory: Memory) {
+        self.0.used.store(memory.used, Ordering::Relaxed);
+        self.0.limit.store(memory.limit, Ordering::Relaxed);
     }
 
     /// Probes Redis until the process stops.
     pub(crate) async fn run(self, queue: Queue, life: Lifecycle) {
-        let (mut answered_at, mut probes, mut low_memory) = (Instant::now(), 0_u32, false);
+        let (mut answered_at, mut probes) = (Instant::now(), 0_u32);
+        let mut before = self.state();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(PROBE_EVERY) => {}
                 () = life.stopping() => return,
             }
-            let check_memory = probes.is_multiple_of(MEMORY_EVERY);
+            let measure = probes.is_multiple_of(MEMORY_EVERY);
             probes = probes.wrapping_add(1);
             let probe = async {
-                if check_memory {
-                    low_memory = queue.memory().await?.is_short();
+                if measure {
+                    self.found(queue.memory().await?);
+                    let executables = queue.executable_bytes().await?;
+                    self.0.executables.store(executables, Ordering::Relaxed);
                     return Ok(());
                 }
                 queue.ping().await
@@ -73,14 +157,33 @@ impl Breaker {
             let answered = matches!(tokio::time::timeout(PROBE_TIMEOUT, probe).await, Ok(Ok(())));
             if answered {
                 answered_at = Instant::now();
-                self.enter(if low_memory {
-                    QueueState::LowMemory
-                } else {
-                    QueueState::Available
-                });
-            } else if answered_at.elapsed() >= OPEN_AFTER {
-                self.enter(QueueState::Unavailable);
+            }
+            let answers = answered || answered_at.elapsed() < OPEN_AFTER;
+            if answered || !answers {
+                self.0.answers.store(answers, Ordering::Relaxed);
+            }
+            let state = self.state();
+            if state != before {
+                let Memory { used, limit } = self.memory();
+                tracing::warn!(?state, used, limit, "queue state changed");
+                before = state;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_limit_memory_is_never_short() {
+        let breaker = Breaker::default();
+        breaker.found(Memory {
+            used: u64::MAX,
+            limit: 0,
+        });
+        let state = breaker.state();
+        assert_eq!(state, QueueState::Available(MemoryPressure::None));
     }
 }

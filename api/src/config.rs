@@ -33,6 +33,17 @@ const BODY_TIMEOUT_MS: Setting = Setting::new(
     "30000",
     "How long the body of a request may take to arrive.",
 );
+const MAX_CONNECTIONS: Setting = Setting::new(
+    "MAX_CONNECTIONS",
+    "8192",
+    "Connections open at once. Beyond that, a client that keeps its connection waiting loses it.",
+);
+// The compose files give an api 512 MiB: the rest is for what is made from the bodies.
+const MAX_BODY_BYTES_IN_FLIGHT: Setting = Setting::optional(
+    "MAX_BODY_BYTES_IN_FLIGHT",
+    "201326592 (192 MiB), or three times the largest body",
+    "Bytes of all request bodies in flight, two thirds of them for loads. Beyond that, bodies wait.",
+);
 const ENGINE: Setting = Setting::new(
     "EXECUTION_ENGINE",
     "javascript",
@@ -63,15 +74,33 @@ const MAX_IN_FLIGHT: Setting = Setting::new(
     "4096",
     "Loads, calls and unloads in flight at once; beyond that, 503.",
 );
+const MAX_LOADS_IN_FLIGHT: Setting = Setting::new(
+    "MAX_LOADS_IN_FLIGHT",
+    "256",
+    "Loads in flight at once; beyond that, 503.",
+);
 const MAX_IN_FLIGHT_PER_CONTRACT: Setting = Setting::new(
     "MAX_IN_FLIGHT_PER_CONTRACT",
     "1024",
     "Calls of one contract in flight at once; beyond that, 503.",
 );
 
+const EXECUTABLES_LIMIT_BYTES: Setting = Setting::new(
+    "EXECUTABLES_LIMIT_BYTES",
+    "268435456",
+    "What the executables of all contracts may take in Redis (256 MiB); beyond that, 503 for loads.",
+);
+
 const HTTP_SETTINGS: Group = Group {
     title: "HTTP",
-    settings: &[HOST, PORT, HEADERS_TIMEOUT_MS, BODY_TIMEOUT_MS],
+    settings: &[
+        HOST,
+        PORT,
+        HEADERS_TIMEOUT_MS,
+        BODY_TIMEOUT_MS,
+        MAX_CONNECTIONS,
+        MAX_BODY_BYTES_IN_FLIGHT,
+    ],
 };
 
 const CALL_SETTINGS: Group = Group {
@@ -84,6 +113,8 @@ const CALL_SETTINGS: Group = Group {
         LOAD_BODY_LIMIT_BYTES,
         MAX_IN_FLIGHT,
         MAX_IN_FLIGHT_PER_CONTRACT,
+        MAX_LOADS_IN_FLIGHT,
+        EXECUTABLES_LIMIT_BYTES,
     ],
 };
 
@@ -136,6 +167,12 @@ pub struct Config {
     pub headers_timeout: Duration,
     /// `BODY_TIMEOUT_MS`.
     pub body_timeout: Duration,
+    /// `MAX_CONNECTIONS`.
+    pub max_connections: usize,
+    /// `MAX_BODY_BYTES_IN_FLIGHT`: of calls and unloads.
+    pub call_bytes: usize,
+    /// `MAX_BODY_BYTES_IN_FLIGHT`: of loads.
+    pub load_bytes: usize,
     /// `EXECUTE_DEADLINE_MS`.
     pub execute_deadline: Duration,
     /// `LOAD_DEADLINE_MS`.
@@ -144,6 +181,10 @@ pub struct Config {
     pub max_in_flight: usize,
     /// `MAX_IN_FLIGHT_PER_CONTRACT`.
     pub max_in_flight_per_contract: usize,
+    /// `MAX_LOADS_IN_FLIGHT`.
+    pub max_loads_in_flight: usize,
+    /// `EXECUTABLES_LIMIT_BYTES`.
+    pub executables_limit: u64,
     /// `REAP_GRACE_MS`, `QUARANTINE_MS`.
     pub reaper: ReaperConfig,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -155,7 +196,18 @@ pub struct Config {
 impl Config {
     /// Reads the settings.
     pub fn read(reader: &mut Reader) -> Self {
+        let execute_body_limit = reader.number(&EXECUTE_BODY_LIMIT_BYTES, 1..=256 * MIB);
+        let load_body_limit = reader.number(&LOAD_BODY_LIMIT_BYTES, 1..=512 * MIB);
+        let in_flight = body_bytes(reader, execute_body_limit.max(load_body_limit));
+        let call_bytes = in_flight / 3;
         Self {
+            execute_body_limit,
+            load_body_limit,
+            call_bytes,
+            load_bytes: in_flight - call_bytes,
+            max_connections: reader.number(&MAX_CONNECTIONS, 16..=1_000_000),
+            max_loads_in_flight: reader.number(&MAX_LOADS_IN_FLIGHT, 1..=1_000_000),
+            executables_limit: reader.number(&EXECUTABLES_LIMIT_BYTES, 1_024..=1 << 40),
             host: reader.string(&HOST),
             port: reader.parse(&PORT),
             headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),
@@ -163,8 +215,6 @@ impl Config {
             engine: reader.parse(&ENGINE),
             execute_deadline: reader.millis(&EXECUTE_DEADLINE_MS, 100..=600_000),
             load_deadline: reader.millis(&LOAD_DEADLINE_MS, 1_000..=millis(LONGEST_LOAD_DEADLINE)),
-            execute_body_limit: reader.number(&EXECUTE_BODY_LIMIT_BYTES, 1..=256 * MIB),
-            load_body_limit: reader.number(&LOAD_BODY_LIMIT_BYTES, 1..=512 * MIB),
             max_in_flight: reader.number(&MAX_IN_FLIGHT, 1..=1_000_000),
             max_in_flight_per_contract: reader.number(&MAX_IN_FLIGHT_PER_CONTRACT, 1..=1_000_000),
             redis: RedisConfig::read(reader),
@@ -173,6 +223,14 @@ impl Config {
             traces: TraceConfig::read(reader),
         }
     }
+}
+
+/// The bytes of bodies in flight. One body of the `largest` size always fits into the part of its
+/// kind, and into that of loads two, so that small loads pass a large one.
+fn body_bytes(reader: &mut Reader, largest: usize) -> usize {
+    let least = 3 * largest;
+    let default = least.max(192 * MIB);
+    reader.number_or(&MAX_BODY_BYTES_IN_FLIGHT, default, least..=64 * 1024 * MIB)
 }
 
 #[cfg(test)]
@@ -205,6 +263,23 @@ mod tests {
         };
         assert!(is_accepted(Env::table(longest)));
         assert!(!is_accepted(Env::table(too_long)));
+    }
+
+    #[test]
+    fn the_bytes_of_bodies_follow_the_largest_body() {
+        let mut reader = Reader::new(Env::table(|name| {
+            (name == "LOAD_BODY_LIMIT_BYTES").then(|| "268435456".to_owned())
+        }));
+        let config = Config::read(&mut reader);
+        assert_eq!(config.call_bytes, 256 * MIB);
+        assert_eq!(config.load_bytes, 512 * MIB);
+        let mut reader = Reader::new(Env::table(|name| {
+            (name == "MAX_BODY_BYTES_IN_FLIGHT").then(|| "1000".to_owned())
+        }));
+        Config::read(&mut reader);
+        let error = reader.finish().unwrap_err().to_string();
+        let begin = "MAX_BODY_BYTES_IN_FLIGHT=1000: must be 201326592 to";
+        assert!(error.starts_with(begin), "{error}");
     }
 
     #[test]

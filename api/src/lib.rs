@@ -7,6 +7,7 @@ mod admission;
 mod breaker;
 pub mod config;
 mod dispatch;
+mod edge;
 mod error;
 mod heartbeat;
 mod inboxes;
@@ -30,14 +31,18 @@ use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
 use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, InFlightLimits};
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
+use crate::edge::{BodyPool, Connections};
 use crate::inboxes::Inboxes;
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
+use crate::request::BodyRules;
+use crate::routes::load::CHECK_PARTS;
 use crate::state::{AppState, Services};
 
 /// Why an api process cannot start.
@@ -84,8 +89,9 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
-    let headers_timeout = state.config.headers_timeout;
-    server::serve(listener, router::router(state), headers_timeout, &life).await;
+    let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
+    let router = router::router(state);
+    server::serve(listener, router, connections, headers_timeout, &life).await;
 
     life.stop();
     life.join().await;
@@ -154,20 +160,37 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         farm,
         breaker: breaker.clone(),
         metrics: metrics.dispatch.clone(),
+        executables_limit: config.executables_limit,
     });
-    let admission = Admission::new(
-        breaker,
-        config.max_in_flight,
-        config.max_in_flight_per_contract,
-    );
     AppState::new(Services {
+        admission: Admission::new(breaker, in_flight_limits(&config)),
+        connections: Connections::new(server::connection_limit(config.max_connections)),
+        call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
+        load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
+        load_checks: Semaphore::new(CHECK_PARTS as usize),
         config,
         queue,
         dispatcher,
-        admission,
         reader_health,
         metrics,
         tracer,
         life,
     })
+}
+
+fn in_flight_limits(config: &Config) -> InFlightLimits {
+    InFlightLimits {
+        all: config.max_in_flight,
+        loads: config.max_loads_in_flight,
+        per_contract: config.max_in_flight_per_contract,
+    }
+}
+
+/// For bodies of at most `limit` bytes each and `bytes` together.
+fn bodies(config: &Config, limit: usize, bytes: usize) -> BodyRules {
+    BodyRules {
+        limit,
+        patience: config.body_timeout,
+        pool: BodyPool::new(bytes, limit),
+    }
 }

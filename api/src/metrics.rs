@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use axum::extract::MatchedPath;
 use http::StatusCode;
+use shared::queue::Memory;
 use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
+
+use crate::admission::RequestKind;
+use crate::breaker::QueueState;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
@@ -49,6 +53,14 @@ pub(crate) struct Metrics {
     unclaimed_replies: Counter,
     in_flight: Gauge,
     available: Gauge,
+    connections: Gauge,
+    call_bytes: Gauge,
+    load_bytes: Gauge,
+    memory_used: Gauge,
+    memory_limit: Gauge,
+    executables: Gauge,
+    refuses_loads: Gauge,
+    refuses_calls: Gauge,
 }
 
 /// Counted by the dispatcher.
@@ -69,8 +81,16 @@ pub(crate) struct Snapshot {
     pub(crate) in_flight: usize,
     /// Replies without a waiter so far.
     pub(crate) unclaimed_replies: u64,
+    /// Open connections.
+    pub(crate) connections: usize,
+    /// Bytes of the bodies of calls and unloads, and of loads.
+    pub(crate) body_bytes: [usize; 2],
     /// Whether the queue takes requests.
-    pub(crate) available: bool,
+    pub(crate) queue: QueueState,
+    /// The memory of Redis.
+    pub(crate) memory: Memory,
+    /// The bytes of all executables in Redis.
+    pub(crate) executables: u64,
 }
 
 /// The metrics of one route.
@@ -85,6 +105,7 @@ struct RouteMetrics {
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "a list of metrics")]
     pub(crate) fn new(registry: Registry) -> Self {
         let routes = ROUTES.map(|(name, usual)| RouteMetrics::new(&registry, name, usual));
         let cache = |outcome| {
@@ -92,6 +113,20 @@ impl Metrics {
                 "execution_api_route_cache_lookups_total",
                 "Lookups of the worker that owns a contract, in the cache of this process.",
                 &[("outcome", outcome)],
+            )
+        };
+        let body_bytes = |kind| {
+            registry.gauge(
+                "execution_api_body_bytes",
+                "Bytes of request bodies in flight. Those of calls include unloads.",
+                &[("kind", kind)],
+            )
+        };
+        let refuses = |kind| {
+            registry.gauge(
+                "execution_api_refuses",
+                "1 while requests of this kind are refused, because Redis does not answer or is low on memory.",
+                &[("kind", kind)],
             )
         };
         Self {
@@ -122,9 +157,33 @@ impl Metrics {
             ),
             available: registry.gauge(
                 "execution_api_queue_available",
-                "1 while the queue takes requests, otherwise 0.",
+                "1 while Redis answers and calls are taken, otherwise 0.",
                 &[],
             ),
+            connections: registry.gauge(
+                "execution_api_connections",
+                "Open connections of clients.",
+                &[],
+            ),
+            call_bytes: body_bytes("call"),
+            load_bytes: body_bytes("load"),
+            memory_used: registry.gauge(
+                "execution_api_redis_memory_used_bytes",
+                "Memory that Redis uses, as this process measured it last.",
+                &[],
+            ),
+            memory_limit: registry.gauge(
+                "execution_api_redis_memory_limit_bytes",
+                "The maxmemory of Redis; 0 if it has none.",
+                &[],
+            ),
+            executables: registry.gauge(
+                "execution_api_executables_bytes",
+                "What the executables of all contracts take in Redis. The limit is EXECUTABLES_LIMIT_BYTES.",
+                &[],
+            ),
+            refuses_loads: refuses("load"),
+            refuses_calls: refuses("call"),
             registry,
         }
     }
@@ -168,7 +227,17 @@ impl Metrics {
     pub(crate) fn render(&self, now: Snapshot) -> String {
         self.in_flight.set(count(now.in_flight));
         self.unclaimed_replies.absolute(now.unclaimed_replies);
-        self.available.set(f64::from(u8::from(now.available)));
+        let [call_bytes, load_bytes] = now.body_bytes;
+        self.connections.set(count(now.connections));
+        self.call_bytes.set(count(call_bytes));
+        self.load_bytes.set(count(load_bytes));
+        self.memory_used.set(bytes(now.memory.used));
+        self.memory_limit.set(bytes(now.memory.limit));
+        self.executables.set(bytes(now.executables));
+        let refuses = |kind| f64::from(u8::from(now.queue.refuses(kind)));
+        self.refuses_loads.set(refuses(RequestKind::Load));
+        self.refuses_calls.set(refuses(RequestKind::Call));
+        self.available.set(1.0 - refuses(RequestKind::Call));
         self.registry.render()
     }
 }
@@ -228,6 +297,14 @@ fn status_text(status: StatusCode) -> &'static str {
     }
 }
 
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a figure of this size needs no precision"
+)]
+fn bytes(number: u64) -> f64 {
+    number as f64
+}
+
 #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 of them")]
 fn count(number: usize) -> f64 {
     number as f64
@@ -238,6 +315,7 @@ mod tests {
     use utoipa::OpenApi;
 
     use super::*;
+    use crate::breaker::MemoryPressure;
     use crate::openapi::Description;
 
     #[test]
@@ -259,13 +337,23 @@ mod tests {
         let text = metrics.render(Snapshot {
             in_flight: 5,
             unclaimed_replies: 0,
-            available: false,
+            connections: 7,
+            body_bytes: [3, 4],
+            queue: QueueState::Available(MemoryPressure::Calls),
+            memory: Memory {
+                used: 90,
+                limit: 100,
+            },
+            executables: 11,
         });
         for line in [
             "execution_api_requests_total{route=\"/execute/{contractAddress}/{method}\",status=\"200\",code=\"ok\"} 2",
             "execution_api_requests_total{route=\"/loadSmartContract\",status=\"503\",code=\"overloaded\"} 2",
             "execution_api_requests_in_flight 5",
             "execution_api_queue_available 0",
+            "execution_api_body_bytes{kind=\"load\"} 4",
+            "execution_api_refuses{kind=\"call\"} 1",
+            "execution_api_redis_memory_used_bytes 90",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
         }

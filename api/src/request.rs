@@ -1,5 +1,6 @@
 //! What all requests have in common: an id, a trace, a log line, and a body within limits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
@@ -7,6 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -14,7 +16,8 @@ use shared::service::telemetry::traces::{Span, Tracer, is_traceparent, trace_id}
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::error::{ApiError, Fields};
+use crate::edge::{BodyPool, Connection, HeldBytes, ReadingBody};
+use crate::error::{ApiError, Fields, cut};
 use crate::state::AppState;
 
 /// The header with the request's id: propagated from the client, or generated.
@@ -91,7 +94,7 @@ fn trace(tracer: &Tracer, request: &mut Request) -> Span {
     {
         request.headers_mut().insert(TRACEPARENT, value);
         span.set("http.request.method", request.method().to_string());
-        span.set("url.path", request.uri().path().to_owned());
+        span.set("url.path", cut(request.uri().path()).into_owned());
         if let Some(route) = request.extensions().get::<MatchedPath>() {
             span.set("http.route", route.as_str().to_owned());
         }
@@ -118,7 +121,7 @@ impl RequestLog {
         // While request logging is off, this costs one comparison.
         tracing::enabled!(target: "request", tracing::Level::DEBUG).then(|| Self {
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            path: cut(request.uri().path()).into_owned(),
             trace: trace_context(request.headers()),
         })
     }
@@ -150,65 +153,125 @@ pub(crate) fn trace_context(headers: &HeaderMap) -> Option<String> {
     (value.len() <= HEADER_LIMIT && is_traceparent(value)).then(|| value.to_owned())
 }
 
-/// Reads a JSON body of at most `limit` bytes that arrives within `patience`.
+/// What holds for the bodies of one kind of request.
+#[derive(Debug, Clone)]
+pub(crate) struct BodyRules {
+    /// How many bytes one body may have.
+    pub(crate) limit: usize,
+    /// How long it may take to arrive.
+    pub(crate) patience: Duration,
+    /// The bytes of all bodies of this kind.
+    pub(crate) pool: Arc<BodyPool>,
+}
+
+/// A complete body.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) bytes: Bytes,
+    /// To be dropped with the bytes and everything that was made from them.
+    pub(crate) held: HeldBytes,
+}
+
+/// Reads a JSON body within its limits.
 ///
 /// The rest of a larger body is read and discarded, up to [`DISCARD_LIMIT`]. Otherwise a client
 /// that is still sending would see a broken connection instead of the response.
 pub(crate) async fn read_body(
     headers: &HeaderMap,
     body: Body,
-    limit: usize,
-    patience: Duration,
-) -> Result<Bytes, ApiError> {
+    rules: &BodyRules,
+    connection: &Arc<Connection>,
+) -> Result<Received, ApiError> {
     check_content_type(headers)?;
-    let reading = async {
+    let mut incoming = Incoming {
+        body,
+        reading: rules.pool.read(connection),
+    };
+    let receiving = incoming.receive(headers, rules.limit);
+    let Ok(received) = timeout(rules.patience, receiving).await else {
+        return Err(if incoming.reading.is_waiting() {
+            ApiError::too_many_bytes()
+        } else {
+            ApiError::RequestTimeout
+        });
+    };
+    Ok(Received {
+        bytes: received?,
+        held: incoming.reading.finish(),
+    })
+}
+
+/// A body that is being received.
+struct Incoming {
+    body: Body,
+    reading: ReadingBody,
+}
+
+impl Incoming {
+    async fn receive(&mut self, headers: &HeaderMap, limit: usize) -> Result<Bytes, ApiError> {
         if announced_length(headers).is_some_and(|length| length > limit) {
             // A client that sent `Expect: 100-continue` has not sent the body yet.
             if !headers.contains_key(EXPECT) {
-                discard(body).await;
+                self.discard().await?;
             }
             return Err(ApiError::PayloadTooLarge(limit));
         }
-        collect(body, limit).await
-    };
-    timeout(patience, reading)
-        .await
-        .unwrap_or(Err(ApiError::RequestTimeout))
+        let mut collected = BytesMut::new();
+        while let Some(data) = self.next().await? {
+            if collected.len() + data.len() > limit {
+                drop(collected);
+                self.discard().await?;
+                return Err(ApiError::PayloadTooLarge(limit));
+            }
+            let complete = self.body.is_end_stream();
+            self.reading.grow(data.len(), complete).await;
+            if collected.is_empty() && complete {
+                return Ok(data);
+            }
+            collected.extend_from_slice(&data);
+        }
+        Ok(collected.freeze())
+    }
+
+    /// The next bytes of the body. Fails if its client loses its place.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let frame = if let Some(frame) = self.body.frame().now_or_never() {
+                frame
+            } else {
+                self.reading.expect_more();
+                tokio::select! {
+                    frame = self.body.frame() => frame,
+                    () = self.reading.evicted() => return Err(ApiError::BodyTooSlow),
+                }
+            };
+            let Some(frame) = frame.transpose().map_err(|error| ended_early(&error))? else {
+                return Ok(None);
+            };
+            if let Ok(data) = frame.into_data() {
+                self.reading.advance(data.len());
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    async fn discard(&mut self) -> Result<(), ApiError> {
+        let mut left = DISCARD_LIMIT;
+        while let Some(data) = self.next().await? {
+            if data.len() > left {
+                break;
+            }
+            left -= data.len();
+        }
+        Ok(())
+    }
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut collected = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            ApiError::InvalidRequest(
-                format!("The request body ended early: {error}"),
-                Fields::new(),
-            )
-        })?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if collected.len() + data.len() > limit {
-            discard(body).await;
-            return Err(ApiError::PayloadTooLarge(limit));
-        }
-        if collected.is_empty() && body.is_end_stream() {
-            return Ok(data);
-        }
-        collected.extend_from_slice(&data);
-    }
-    Ok(collected.freeze())
-}
-
-async fn discard(mut body: Body) {
-    let mut left = DISCARD_LIMIT;
-    while let Some(Ok(frame)) = body.frame().await {
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        if length > left {
-            return;
-        }
-        left -= length;
-    }
+fn ended_early(error: &axum::Error) -> ApiError {
+    ApiError::InvalidRequest(
+        format!("The request body ended early: {error}"),
+        Fields::new(),
+    )
 }
 
 /// Accepts JSON types and a missing type, because many clients send none.
@@ -241,8 +304,20 @@ mod tests {
         HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))])
     }
 
+    fn rules(patience: Duration) -> BodyRules {
+        BodyRules {
+            limit: 8,
+            patience,
+            pool: BodyPool::new(16, 8),
+        }
+    }
+
     async fn read(headers: &HeaderMap, body: &'static str) -> Result<Bytes, ApiError> {
-        read_body(headers, Body::from(body), 8, Duration::from_secs(1)).await
+        let rules = rules(Duration::from_secs(1));
+        let connection = Connection::for_test(1);
+        let received = read_body(headers, Body::from(body), &rules, &connection).await?;
+        assert_eq!(rules.pool.used(), received.bytes.len());
+        Ok(received.bytes)
     }
 
     #[tokio::test]
@@ -272,7 +347,9 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_does_not_arrive_times_out() {
         let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
-        let refused = read_body(&HeaderMap::new(), body, 8, Duration::from_millis(5)).await;
+        let rules = rules(Duration::from_millis(5));
+        let connection = Connection::for_test(1);
+        let refused = read_body(&HeaderMap::new(), body, &rules, &connection).await;
         assert!(matches!(refused, Err(ApiError::RequestTimeout)));
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use shared::queue::Queue;
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Tracer;
+use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::edge::Connections;
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
+use crate::request::BodyRules;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
@@ -21,6 +24,13 @@ pub(crate) struct Services {
     pub(crate) queue: Queue,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
+    pub(crate) connections: Arc<Connections>,
+    /// For the bodies of calls and unloads.
+    pub(crate) call_bodies: BodyRules,
+    /// For the bodies of loads.
+    pub(crate) load_bodies: BodyRules,
+    /// Places for checking loads.
+    pub(crate) load_checks: Semaphore,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) tracer: Tracer,

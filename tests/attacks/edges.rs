@@ -259,7 +259,8 @@ async fn send_raw(farm: &Farm, text: &[u8]) -> String {
     read_all(&mut stream).await
 }
 
-async fn connect(farm: &Farm) -> TcpStream {
+/// A connection to the first api.
+pub(crate) async fn connect(farm: &Farm) -> TcpStream {
     let request = farm.client().request(Method::GET, "/").build();
     let port = request.ok().and_then(|request| request.url().port());
     let port = port.expect("an api has a port");

@@ -6,7 +6,8 @@
 //! explains how to add a case.
 //!
 //! ```text
-//! attacks [WORD..] [--skip WORD..]    shards: network, host, resources, edges, docker
+//! attacks [WORD..] [--skip WORD..]
+//! shards: network, host, resources, shared, edges, crowding, docker
 //! ```
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
@@ -16,8 +17,10 @@
 
 mod attack;
 mod attack_farm;
+mod crowding;
 mod docker;
 mod edges;
+mod floods;
 mod host;
 mod machine;
 mod neighbour;
@@ -26,6 +29,7 @@ mod network;
 mod report;
 mod resources;
 mod rounds;
+mod shared_parts;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../e2e/support/mod.rs"]
 mod support;
@@ -78,13 +82,15 @@ impl Wanted {
 /// and farm.
 type Shard = (&'static str, fn(&Wanted) -> Report);
 
-const SHARDS: [Shard; 5] = [
+const SHARDS: [Shard; 7] = [
     ("network", network_shard),
     ("host", |_| block_on(pages())),
     ("edges", |wanted| block_on(edges_shard(wanted.quick))),
     ("resources", |wanted| {
         block_on(resources_shard(wanted.quick))
     }),
+    ("crowding", |_| block_on(crowding::run())),
+    ("shared", |wanted| block_on(shared_shard(wanted.quick))),
     ("docker", |_| block_on(docker::run())),
 ];
 
@@ -273,6 +279,15 @@ async fn pages() -> Report {
 async fn edges_shard(quick: bool) -> Report {
     let mut target = AttackFarm::start(edges::farm()).await;
     edges::run(&mut target, quick).await;
+    target.end().await
+}
+
+async fn shared_shard(quick: bool) -> Report {
+    let mut target = AttackFarm::start(shared_parts::farm()).await;
+    shared_parts::run(&mut target, quick).await;
+    if !quick {
+        floods::run(&mut target).await;
+    }
     target.end().await
 }
 

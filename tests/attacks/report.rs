@@ -127,7 +127,7 @@ fn failure_text(entry: &Entry) -> String {
 fn order(row: &str) -> (usize, u32) {
     let (group, number) = row.split_at(1);
     (
-        "HPNRVED".find(group).unwrap_or(usize::MAX),
+        "HPNRVEDS".find(group).unwrap_or(usize::MAX),
         number.parse().unwrap_or(u32::MAX),
     )
 }

@@ -27,7 +27,7 @@ pub(crate) fn arguments(farm: &Farm) -> Vec<String> {
     let browser = browsers.first().expect("a worker has a browser");
     let line = std::fs::read_to_string(format!("/proc/{}/cmdline", browser.pid));
     let line = line.expect("it runs as long as its worker");
-    let own = ["--user-data-dir=", "--remote-debugging-port="];
+    let own = ["--user-data-dir=", "--remote-debugging-"];
     let is_own = |argument: &str| own.iter().any(|name| argument.starts_with(name));
     line.split_terminator('\0')
         .skip(1)

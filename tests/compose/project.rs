@@ -56,6 +56,7 @@ impl Project {
             .env("API_TAG", API)
             .env("WORKER_TAG", WORKER)
             .env("DOCKER_GID", socket_group())
+            .env("CONTAINER_IMAGES", "execution-test/*")
             .env("DOCKER_BUILDKIT", "0");
         if let Ok(file) = std::env::var(BASE_IMAGES) {
             command.args(["--env-file", &file]);

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::support::chaos::{freeze, thaw};
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::farm::Farm;
 use crate::support::processes::{self, ProcessInfo};
 use crate::support::traffic::Traffic;
@@ -202,11 +203,8 @@ async fn contracts_survive_the_end_of_the_last_worker() {
     farm.stop().await;
 }
 
-#[tokio::test]
-async fn a_worker_finishes_running_calls_before_it_ends() {
-    let mut farm = Farm::start().await;
-    let client = farm.client().clone();
-    load_all(&client, &["abcd"]).await;
+/// A call that runs for a while, and is running when this returns.
+async fn running_call(client: &Client) -> JoinHandle<Answer> {
     let slow = tokio::spawn({
         let client = client.clone();
         async move { client.call("abcd", "slow").await }
@@ -215,6 +213,15 @@ async fn a_worker_finishes_running_calls_before_it_ends() {
         client.contract("abcd").await["queueDepth"] == 1
     })
     .await;
+    slow
+}
+
+#[tokio::test]
+async fn a_worker_finishes_running_calls_before_it_ends() {
+    let mut farm = Farm::start().await;
+    let client = farm.client().clone();
+    load_all(&client, &["abcd"]).await;
+    let slow = running_call(&client).await;
     farm.workers[0].terminate().await;
     assert_eq!(slow.await.unwrap().data(), "done");
     farm.add_worker().await;
@@ -227,14 +234,7 @@ async fn a_drain_goes_on_when_its_worker_is_terminated() {
     let mut farm = Farm::start().await;
     let client = farm.client().clone();
     load_all(&client, &["abcd"]).await;
-    let slow = tokio::spawn({
-        let client = client.clone();
-        async move { client.call("abcd", "slow").await }
-    });
-    wait::until_true("the call to run", DEFAULT_LIMIT, async || {
-        client.contract("abcd").await["queueDepth"] == 1
-    })
-    .await;
+    let slow = running_call(&client).await;
     let id = client.workers().await[0]["id"].as_str().unwrap().to_owned();
     assert_eq!(client.drain(&id).await.status, 202);
     farm.workers[0].terminate().await;

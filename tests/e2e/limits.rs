@@ -274,3 +274,61 @@ async fn a_call_over_the_contract_queue_limit_is_refused() {
     assert_eq!(client.execute("abcd", "quick", &json!(2)).await.data(), 2);
     farm.stop().await;
 }
+
+/// Large arguments stay in Redis until it is their calls' turn: a worker that fetched all of them
+/// on arrival would hold them all.
+#[tokio::test]
+async fn large_arguments_wait_in_redis() {
+    const CALLS: usize = 40;
+    const BYTES: usize = 1_000_000;
+    let farm = Farm::builder()
+        .env("EXECUTE_TIMEOUT_MS", "20000")
+        .env("EXECUTE_DEADLINE_MS", "60000")
+        .start()
+        .await;
+    let client = farm.client();
+    let executable = "{
+        works: () => { const end = performance.now() + 3000; while (performance.now() < end); },
+        length: (a) => a.length,
+        small: (a) => a,
+    }";
+    client.must_load("abcd", executable).await;
+    client.execute("abcd", "length", &json!("a")).await.data();
+    let worker = farm.workers[0].pid();
+    let before = rss_kib(worker);
+    let mut calls = JoinSet::new();
+    let working = client.clone();
+    calls.spawn(async move { working.call("abcd", "works").await });
+    wait::until_true("the page to work", DEFAULT_LIMIT, async || {
+        client.contract("abcd").await["queueDepth"] == 1
+    })
+    .await;
+    for _ in 0..CALLS {
+        let client = client.clone();
+        calls.spawn(async move {
+            let answer = client.post_text("/execute/abcd/length", text(BYTES)).await;
+            assert_eq!(answer.data(), BYTES - 2);
+            answer
+        });
+    }
+    wait::until_true("all calls to wait", DEFAULT_LIMIT, async || {
+        client.contract("abcd").await["queueDepth"] == CALLS + 1
+    })
+    .await;
+    let grown = rss_kib(worker).saturating_sub(before);
+    assert!(grown < 15_000, "the worker has grown by {grown} KiB");
+    let small = client.execute("abcd", "small", &json!(7)).await;
+    assert_eq!(small.data(), 7, "a small call waits its turn behind them");
+    for answer in calls.join_all().await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    farm.stop().await;
+}
+
+/// The resident memory of a process.
+fn rss_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.expect("a running process has a size")
+}

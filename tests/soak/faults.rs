@@ -100,7 +100,9 @@ pub(crate) async fn inject(fleet: &mut Fleet, fault: Fault, rng: &mut Rng) {
         }
         Fault::KillContainer => fleet.containers.kill_one(rng).await,
         Fault::EmptyRedis => {
-            // An unassigned contract exists only in Redis, so every contract needs an owner first.
+            // An unassigned contract exists only in Redis, and so does one whose owner was killed.
+            // So every contract needs an owner that lives.
+            fleet.wait_until_deaths_are_known().await;
             fleet.call_unassigned_contracts().await;
             fleet.farm.restart_redis().await;
             fleet.farm.enable_append_only_file().await;

@@ -54,6 +54,7 @@ impl Fleet {
             .env("QUARANTINE_MS", "2000")
             .env("CONTAINER_SWEEP_MS", "2000")
             .env("WORKER_ENGINES", "javascript,docker")
+            .env("CONTAINER_IMAGES", "execution-test/*")
             .start()
             .await;
         farm.enable_append_only_file().await;
@@ -145,6 +146,15 @@ impl Fleet {
         self.apis[place] = self.open_api(place).await;
     }
 
+    /// Waits until a worker that was killed no longer counts as the owner of its contracts.
+    pub(crate) async fn wait_until_deaths_are_known(&self) {
+        let alive = self.workers.len();
+        wait::until_true("only living workers to be listed", RECOVERY, async || {
+            self.farm.client().workers().await.len() == alive
+        })
+        .await;
+    }
+
     /// Calls every unassigned contract: a call after the quarantine restores it.
     pub(crate) async fn call_unassigned_contracts(&self) {
         wait::until_true("every contract to have an owner", RECOVERY, async || {
@@ -173,8 +183,11 @@ impl Fleet {
                 .await
             {
                 let references: Vec<String> = self.farm.redis_command(&["SMEMBERS", &key]).await;
-                let is_loaded = |address| loaded.iter().any(|c| c["contractAddress"] == address);
-                if !references.iter().all(|address| is_loaded(address.as_str())) {
+                let is_loaded = |reference: &String| {
+                    let (address, _) = reference.split_once('@').expect("it names its load");
+                    loaded.iter().any(|c| c["contractAddress"] == address)
+                };
+                if !references.iter().all(is_loaded) {
                     return false;
                 }
             }

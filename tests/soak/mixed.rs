@@ -51,6 +51,9 @@ pub(crate) async fn run(time: Duration, seed: u64, attackers: u64) -> String {
     for address in &addresses {
         farm.client().unload(address).await.is_no_content();
     }
+    // Hostile contracts were quarantined.
+    farm.redis_command::<()>(&["DEL", "exec:dead-letters"])
+        .await;
     farm.stop().await;
     format!("{summary}; no key, process or page left")
 }

@@ -1,4 +1,5 @@
-//! Removes containers and networks that dead workers left with the Docker daemon.
+//! Removes containers and networks that dead workers left with the Docker daemon, and keeps the
+//! firewall rules of those in use in their place.
 //!
 //! A worker's lease shows whether it is alive, but not at once: after a restart of Redis, no worker
 //! has a lease for a moment. So a worker counts as dead only once it has had no lease for longer
@@ -33,6 +34,7 @@ pub(crate) async fn run(worker: Arc<Worker>, docker: Docker) {
             _ = ticks.tick() => {}
             () = sweep.worker.life.draining() => return,
         }
+        sweep.docker.keep_host_closed().await;
         let leftovers = match sweep.docker.leftovers().await {
             Ok(leftovers) => leftovers,
             Err(error) => {

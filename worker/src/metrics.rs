@@ -108,6 +108,8 @@ pub(crate) struct EngineMetrics {
     timeouts: Counter,
     /// Sandboxes that did not respond in time.
     unresponsive: Counter,
+    /// Sandboxes that the arguments of calls were too large for.
+    arguments: Counter,
     /// Sandboxes restarted.
     pub(crate) restarts: Counter,
 }
@@ -207,6 +209,7 @@ impl EngineMetrics {
             crashes: losses(LossCause::Crash),
             timeouts: losses(LossCause::Timeout),
             unresponsive: losses(LossCause::Unresponsive),
+            arguments: losses(LossCause::Arguments),
             restarts: registry.counter(
                 "execution_worker_sandbox_restarts_total",
                 "Sandboxes restarted.",
@@ -238,6 +241,7 @@ impl EngineMetrics {
             LossCause::Crash => &self.crashes,
             LossCause::Timeout => &self.timeouts,
             LossCause::Unresponsive => &self.unresponsive,
+            LossCause::Arguments => &self.arguments,
         };
         counter.increment(1);
     }

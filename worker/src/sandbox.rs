@@ -37,6 +37,13 @@ pub struct Invocation<'a> {
     pub argument: Option<&'a RawValue>,
 }
 
+impl Invocation<'_> {
+    /// The size of the argument, in bytes.
+    pub fn size(&self) -> usize {
+        self.argument.map_or(0, |json| json.get().len())
+    }
+}
+
 /// The outcome of a call, or the loss of the whole instance.
 #[derive(Debug)]
 pub enum Event {
@@ -62,17 +69,20 @@ pub enum Event {
     },
 }
 
-/// Why an instance was lost. Only crashes count towards a contract's quarantine: the machine may be
-/// the cause of everything else.
+/// Why an instance was lost. Only crashes count towards a contract's quarantine: the machine or a
+/// caller may be the cause of everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossCause {
-    /// The contract broke its sandbox: it crashed, used too much memory, computed without a call, or
-    /// tampered with what runs it.
+    /// The contract broke its sandbox: it crashed, used too much memory, computed without a call,
+    /// or tampered with what runs it.
     Crash,
     /// Calls ran longer than their limit. One argument or a busy machine may be the cause.
     Timeout,
     /// The sandbox or what hosts it did not respond in time.
     Unresponsive,
+    /// The sandbox was lost while it read the arguments of calls, before any of them was started.
+    /// They were too large for what the contract has left of its memory.
+    Arguments,
 }
 
 impl LossCause {
@@ -82,6 +92,7 @@ impl LossCause {
             Self::Crash => "crash",
             Self::Timeout => "timeout",
             Self::Unresponsive => "unresponsive",
+            Self::Arguments => "arguments",
         }
     }
 }
@@ -146,6 +157,20 @@ pub trait Engine: Clone + Send + Sync + 'static {
     fn restart_limit(&self) -> RestartLimit;
 }
 
+/// The room that an instance has for calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// How many calls may be submitted now.
+    pub calls: usize,
+    /// How many bytes the arguments of these calls may have together. A single call may have more.
+    pub bytes: usize,
+}
+
+impl Room {
+    /// No room at present.
+    pub const NONE: Self = Self { calls: 0, bytes: 0 };
+}
+
 /// One running contract.
 pub trait Instance: Send + 'static {
     /// The methods that can be called. None if only the contract itself knows them.
@@ -156,9 +181,10 @@ pub trait Instance: Send + 'static {
         None
     }
 
-    /// Reserves room for calls and returns how many may be submitted now. If it returns zero, wait
-    /// for the [next](Self::next) events. To release an unused reservation, submit no calls.
-    fn reserve(&mut self) -> usize;
+    /// Reserves room for calls and returns it. `next` is the size of the argument of the first one,
+    /// in bytes. If there is no room, wait for the [next](Self::next) events. To release an unused
+    /// reservation, submit no calls.
+    fn reserve(&mut self, next: usize) -> Room;
 
     /// The smallest number of calls that is worth a submission now. With fewer waiting calls, it is
     /// cheaper to wait for the running ones and then to start more calls together.
@@ -166,7 +192,7 @@ pub trait Instance: Send + 'static {
         1
     }
 
-    /// Starts the calls, at most as many as were [reserved](Self::reserve).
+    /// Starts the calls, at most as many and as large ones as were [reserved](Self::reserve) for.
     ///
     /// Every call gets exactly one event, unless the instance is lost first. The instance enforces
     /// the time limits: a call that exceeds its limit gets a `Done` event with a failure.

@@ -190,8 +190,8 @@ impl Settler {
         )
     }
 
-    /// The deliveries of one entry in the inbox of `worker` that `api` sent. Each job comes with its
-    /// deadline.
+    /// The deliveries of one entry in the inbox of `worker` that `api` sent. Each job comes with
+    /// its deadline.
     pub(crate) fn deliveries(
         &self,
         worker: WorkerId,
@@ -289,8 +289,8 @@ impl SettleTask {
     }
 }
 
-/// Packs the replies of `worker` into frames, per api, and lists the entries of its inbox whose jobs
-/// are all settled. The inbox that the worker had before it was fenced is gone: a reaper has
+/// Packs the replies of `worker` into frames, per api, and lists the entries of its inbox whose
+/// jobs are all settled. The inbox that the worker had before it was fenced is gone: a reaper has
 /// reported on its entries.
 fn pack(
     worker: WorkerId,

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use shared::protocol::frame::{Envelope, Reply};
+use shared::protocol::frame::Envelope;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Job, Load, Unload};
-use shared::protocol::reply::FailureCode;
 use shared::queue::leases::Fate;
 use shared::queue::ownership::Standing;
 use shared::queue::references::Reference;
-use shared::queue::timing::REPLY_SLACK;
+use shared::queue::timing::{REPLY_SLACK, TIDY_WITHIN};
 use shared::service::backoff::Backoff;
 
 use super::attempt::AttemptOutcome;
@@ -28,15 +27,18 @@ impl<T: Fn(Job) -> Ticket> Tickets for T {}
 impl Dispatcher {
     /// Loads all replicas of a contract in parallel. If one fails and the contract was not loaded
     /// before, the others are unloaded again.
+    ///
+    /// The executable is dropped once Redis has it: it may be large, and a load may wait for long.
     pub(crate) async fn load(
         &self,
         load: &Load,
-        executable: &[u8],
+        executable: impl AsRef<[u8]>,
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
         let (contract, replicas) = (&load.address, load.spec.replicas);
         self.check_room(load).await?;
         let before = self.queue.contract(contract).await?;
+        let staged_at = self.stage(load, executable, &tickets).await?;
         let loads = (1..=replicas).map(|number| {
             let (address, spec) = (contract.replica(number), load.spec.clone());
             let load = Load {
@@ -44,9 +46,12 @@ impl Dispatcher {
                 spec,
                 seen: None,
             };
-            self.load_replica(load, executable, &tickets)
+            self.load_replica(load, &tickets)
         });
         let loaded = joint_end(futures::future::join_all(loads).await);
+        if let Err(error) = &loaded {
+            self.discard_executable(load, staged_at, error).await;
+        }
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
                 for number in replicas + 1..=before.spec.replicas {
@@ -62,6 +67,46 @@ impl Dispatcher {
             _ => {}
         }
         loaded
+    }
+
+    /// Puts the executable into Redis for as long as the load may take; returns when it was loaded
+    /// by the clock of Redis.
+    async fn stage(
+        &self,
+        load: &Load,
+        executable: impl AsRef<[u8]>,
+        tickets: &impl Tickets,
+    ) -> Result<Option<u64>, ApiError> {
+        let deadline = tickets(Job::Load(load.clone())).deadline;
+        let ttl = self.queue.clock().until(deadline) + REPLY_SLACK;
+        let (digest, executable) = (&load.spec.digest, executable.as_ref());
+        let staging = async {
+            let (queue, limit) = (&self.queue, self.executables_limit);
+            if !queue
+                .reserve_executable(digest, executable.len(), limit)
+                .await?
+            {
+                return Err(ApiError::no_room_for_executable(limit));
+            }
+            queue.stage_blob(digest, executable, ttl).await?;
+            Ok(queue.executable_loaded_at(digest).await?)
+        };
+        self.with_deadline(deadline, &Sent::default(), staging)
+            .await
+    }
+
+    /// Removes the executable of a load that has certainly failed, so that it does not occupy the
+    /// quota. If that fails, it expires.
+    async fn discard_executable(&self, load: &Load, staged_at: Option<u64>, error: &ApiError) {
+        let is_final = error.never_started() || matches!(error, ApiError::InvalidExecutable(_));
+        let (Some(staged_at), true) = (staged_at, is_final) else {
+            return;
+        };
+        let discarding = self.queue.discard_executable(&load.spec.digest, staged_at);
+        let discarded = tokio::time::timeout(TIDY_WITHIN, discarding).await;
+        if !matches!(discarded, Ok(Ok(()))) {
+            tracing::debug!(contract = %load.address, "executable of a failed load not removed yet");
+        }
     }
 
     /// Unloads the replicas of a load that failed.
@@ -119,15 +164,10 @@ impl Dispatcher {
     }
 
     /// Loads one replica: at its owner if it has one, otherwise at any worker with room.
-    async fn load_replica(
-        &self,
-        load: Load,
-        executable: &[u8],
-        tickets: &impl Tickets,
-    ) -> Result<(), ApiError> {
+    async fn load_replica(&self, load: Load, tickets: &impl Tickets) -> Result<(), ApiError> {
         let ticket = tickets(Job::Load(load.clone()));
         let deadline = ticket.deadline;
-        let loading = Box::pin(self.retry_load(&load, executable, &ticket));
+        let loading = Box::pin(self.retry_load(&load, &ticket));
         // A load that hangs may have been placed.
         let sent = Sent::default();
         sent.set(true);
@@ -135,16 +175,9 @@ impl Dispatcher {
     }
 
     /// Loads one replica. Whatever ends the last attempt, an earlier one may be loading.
-    async fn retry_load(
-        &self,
-        load: &Load,
-        executable: &[u8],
-        ticket: &Ticket,
-    ) -> Result<(), ApiError> {
+    async fn retry_load(&self, load: &Load, ticket: &Ticket) -> Result<(), ApiError> {
         let mut may_be_loading = false;
-        let loaded = self
-            .attempt_loads(load, executable, ticket, &mut may_be_loading)
-            .await;
+        let loaded = self.attempt_loads(load, ticket, &mut may_be_loading).await;
         loaded.map_err(|error| error.if_started(may_be_loading))
     }
 
@@ -153,21 +186,15 @@ impl Dispatcher {
     async fn attempt_loads(
         &self,
         load: &Load,
-        executable: &[u8],
         ticket: &Ticket,
         may_be_loading: &mut bool,
     ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut number = 1;
         loop {
-            let time_left = self.queue.clock().until(ticket.deadline);
-            if time_left.is_zero() {
+            if self.queue.clock().until(ticket.deadline).is_zero() {
                 return Err(not_accepted());
             }
-            let ttl = time_left + REPLY_SLACK;
-            self.queue
-                .stage_blob(&load.spec.digest, executable, ttl)
-                .await?;
             self.queue.enlist_contract(&load.address).await?;
             self.routes.invalidate(&load.address);
             let standing = self.queue.ownership(&load.address).await?.standing;
@@ -182,14 +209,9 @@ impl Dispatcher {
                 self.offer(load, ticket, number).await?
             };
             match outcome {
-                AttemptOutcome::Answered(reply) if !lacks_executable(&reply) => {
-                    return Ok(reply.outcome.map(drop)?);
-                }
+                AttemptOutcome::Answered(reply) => return Ok(reply.outcome.map(drop)?),
                 // Loading is idempotent, so the next attempt is safe.
                 AttemptOutcome::MaybeStarted => *may_be_loading = true,
-                AttemptOutcome::Answered(reply) => {
-                    *may_be_loading |= reply.outcome.is_err_and(|failure| failure.started);
-                }
                 AttemptOutcome::NotStarted => {}
             }
             backoff.wait().await;
@@ -345,10 +367,6 @@ fn joint_end(replicas: Vec<Result<(), ApiError>>) -> Result<(), ApiError> {
 
 fn not_accepted() -> ApiError {
     ApiError::NoCapacity("No worker accepted the contract in time. Try again later".to_owned())
-}
-
-fn lacks_executable(reply: &Reply) -> bool {
-    matches!(&reply.outcome, Err(failure) if failure.code == FailureCode::ExecutableMissing)
 }
 
 #[cfg(test)]

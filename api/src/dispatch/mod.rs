@@ -59,6 +59,7 @@ pub(crate) struct Dispatcher {
     inboxes: Arc<Inboxes>,
     breaker: Breaker,
     metrics: DispatchMetrics,
+    executables_limit: u64,
 }
 
 /// What a dispatcher is built from.
@@ -70,6 +71,8 @@ pub(crate) struct DispatcherParts {
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
     pub(crate) metrics: DispatchMetrics,
+    /// What the executables of all contracts may take in Redis, in bytes.
+    pub(crate) executables_limit: u64,
 }
 
 impl Dispatcher {
@@ -82,6 +85,7 @@ impl Dispatcher {
             farm,
             breaker,
             metrics,
+            executables_limit,
         } = parts;
         Self {
             routes: RouteCache::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
@@ -91,6 +95,7 @@ impl Dispatcher {
             inboxes,
             breaker,
             metrics,
+            executables_limit,
         }
     }
 
@@ -264,7 +269,7 @@ fn no_reply(sent: bool, queue: QueueState) -> ApiError {
     match (sent, queue) {
         (false, _) => ApiError::queue_unavailable(),
         (true, QueueState::Unavailable) => ApiError::Ambiguous,
-        (true, QueueState::Available | QueueState::LowMemory) => ApiError::no_reply(),
+        (true, QueueState::Available(_)) => ApiError::no_reply(),
     }
 }
 
@@ -278,10 +283,11 @@ fn has_large_argument(job: &Job) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::breaker::MemoryPressure;
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, QueueState::Available);
+        let unsent = no_reply(false, QueueState::Available(MemoryPressure::None));
         assert_eq!(
             (unsent.code(), unsent.never_started()),
             ("queue_unavailable", true)
@@ -291,7 +297,7 @@ mod tests {
             (sent.code(), sent.never_started()),
             ("queue_unavailable", false)
         );
-        let unanswered = no_reply(true, QueueState::Available);
+        let unanswered = no_reply(true, QueueState::Available(MemoryPressure::None));
         assert_eq!(unanswered.code(), "execution_timeout");
     }
 }

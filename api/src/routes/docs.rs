@@ -6,7 +6,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::Path;
 use axum::response::{IntoResponse, Redirect, Response};
-use http::header::CONTENT_TYPE;
+use http::HeaderValue;
+use http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use utoipa::OpenApi;
 use utoipa::openapi;
 use utoipa_swagger_ui::Config;
@@ -16,6 +19,11 @@ use crate::openapi::Description;
 
 /// The document's path, relative to `/docs/`.
 const DOCUMENT: &str = "../openapi.json";
+
+/// Another site must not show the page in a frame of its own: a click there could send a request.
+const NO_FRAMES: HeaderValue = HeaderValue::from_static("frame-ancestors 'none'");
+
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 
 /// Built for each request, because requests are rare.
 pub(crate) async fn document() -> Json<openapi::OpenApi> {
@@ -34,7 +42,17 @@ pub(crate) async fn page() -> Response {
 pub(crate) async fn file(Path(name): Path<String>) -> Response {
     let config = Config::from(DOCUMENT).display_request_duration(true);
     match utoipa_swagger_ui::serve(&name, Arc::new(config)) {
-        Ok(Some(file)) => ([(CONTENT_TYPE, file.content_type)], file.bytes).into_response(),
+        Ok(Some(file)) => {
+            let content_type = HeaderValue::from_str(&file.content_type);
+            let headers = [
+                (CONTENT_TYPE, content_type.unwrap_or(PLAIN)),
+                (CONTENT_SECURITY_POLICY, NO_FRAMES),
+                // For browsers that do not know the policy.
+                (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+                (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            ];
+            (headers, file.bytes).into_response()
+        }
         // An error means that the file has no place for the configuration.
         Ok(None) | Err(_) => ApiError::RouteNotFound.into_response(),
     }
@@ -57,6 +75,16 @@ mod tests {
         assert!(!page.contains("://"), "{page}");
         assert!(served("swagger-initializer.js").await.contains(DOCUMENT));
         assert!(served("swagger-ui-bundle.js").await.len() > 100_000);
+    }
+
+    #[tokio::test]
+    async fn no_site_may_frame_the_page() {
+        for name in ["", "index.html", "swagger-ui.css"] {
+            let response = file(Path(name.to_owned())).await;
+            let headers = response.headers();
+            assert_eq!(headers[CONTENT_SECURITY_POLICY], "frame-ancestors 'none'");
+            assert_eq!(headers[X_FRAME_OPTIONS], "DENY");
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,9 @@
 //! `POST /execute/{contractAddress}/{method}`: calls a method with the body as its argument.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -15,10 +17,12 @@ use shared::protocol::job::{Argument, Execute, Job};
 use shared::protocol::reply::Output;
 use utoipa::ToSchema;
 
+use crate::admission::RequestKind;
 use crate::dispatch::Ticket;
+use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::ExecuteFailures;
-use crate::request::{read_body, trace_context};
+use crate::request::{Received, read_body, trace_context};
 use crate::routes::{address, path};
 use crate::state::AppState;
 
@@ -69,35 +73,36 @@ struct ExecuteResponse {
 )]
 pub(crate) async fn execute(
     State(state): State<AppState>,
+    Extension(connection): Extension<Arc<Connection>>,
     parts: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let accepted = Instant::now();
     let (contract, method) = path(parts)?;
     let address = address(&contract)?;
-    let _permit = state.admission.admit()?;
+    state.admission.check(RequestKind::Call)?;
+    let Received { bytes, held } =
+        read_body(&headers, body, &state.call_bodies, &connection).await?;
+    let argument = argument(&bytes)?;
+    drop(bytes);
+    let _permit = state.admission.admit(RequestKind::Call)?;
     let _contract_permit = state.admission.admit_call(&address)?;
-    let config = &state.config;
-    let deadline = state.queue.clock().after(config.execute_deadline);
-    let body = read_body(
-        &headers,
-        body,
-        config.execute_body_limit,
-        config.body_timeout,
-    )
-    .await?;
+    let accepted = Instant::now();
+    let deadline = state.queue.clock().after(state.config.execute_deadline);
     let job = Execute {
         address: address.clone(),
         method,
-        argument: argument(&body)?,
+        argument,
     };
     let ticket = Ticket {
         job: Job::Execute(job),
         deadline,
         trace: trace_context(&headers),
     };
-    let reply = state.dispatcher.call(&address, ticket).await?;
+    // The argument counts until the reply is there: in this process, or in Redis for it.
+    let reply = state.dispatcher.call(&address, ticket).await;
+    drop(held);
+    let reply = reply?;
     let took = accepted.elapsed();
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);

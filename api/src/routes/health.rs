@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::admission::RequestKind;
 use crate::error::ApiError;
 use crate::openapi::failures::ReadyFailures;
 use crate::state::AppState;
@@ -19,8 +20,14 @@ pub(crate) struct Alive {
 /// The process can serve requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ready {
+    /// `ready`, or `degraded` while some requests are refused.
     #[schema(examples("ready"))]
     status: &'static str,
+    /// What is refused because Redis is low on memory: `loads`, later `calls` as well. Unloads
+    /// never are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    refuses: Vec<&'static str>,
     /// The number of live workers.
     workers: usize,
 }
@@ -40,7 +47,8 @@ pub(crate) async fn alive() -> Json<Alive> {
 /// Check that the process can serve requests
 ///
 /// Ready means: Redis answers, replies are being read, at least one worker is alive, and the
-/// process is not shutting down.
+/// process is not shutting down. A process that refuses loads or calls because Redis is low on
+/// memory stays ready and says so: unloads, which free memory, must still reach it.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -62,8 +70,17 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, 
     if workers == 0 {
         return Err(ApiError::no_live_worker());
     }
+    let queue = state.admission.breaker().state();
+    let kinds = [(RequestKind::Load, "loads"), (RequestKind::Call, "calls")];
+    let is_refused = |(kind, name)| queue.refuses(kind).then_some(name);
+    let refuses: Vec<_> = kinds.into_iter().filter_map(is_refused).collect();
     Ok(Json(Ready {
-        status: "ready",
+        status: if refuses.is_empty() {
+            "ready"
+        } else {
+            "degraded"
+        },
+        refuses,
         workers,
     }))
 }

@@ -5,7 +5,6 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use shared::service::telemetry::metrics;
 
-use crate::breaker::QueueState;
 use crate::metrics::Snapshot;
 use crate::state::AppState;
 
@@ -26,7 +25,11 @@ pub(crate) async fn show(State(state): State<AppState>) -> Response {
     let now = Snapshot {
         in_flight: state.admission.in_flight(),
         unclaimed_replies: state.dispatcher.unclaimed_replies(),
-        available: state.admission.queue_state() == QueueState::Available,
+        connections: state.connections.open(),
+        body_bytes: [&state.call_bodies, &state.load_bodies].map(|rules| rules.pool.used()),
+        queue: state.admission.breaker().state(),
+        memory: state.admission.breaker().memory(),
+        executables: state.admission.breaker().executables(),
     };
     let text = state.metrics.render(now);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()

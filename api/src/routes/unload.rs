@@ -1,5 +1,8 @@
 //! `POST /unloadSmartContract`: unloads a contract.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
@@ -7,7 +10,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::admission::RequestKind;
 use crate::dispatch::Ticket;
+use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::UnloadFailures;
 use crate::request::{read_body, trace_context};
@@ -37,20 +42,14 @@ struct UnloadRequest {
 )]
 pub(crate) async fn unload(
     State(state): State<AppState>,
+    Extension(connection): Extension<Arc<Connection>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let _permit = state.admission.admit()?;
-    let config = &state.config;
-    let deadline = state.queue.clock().after(config.load_deadline);
-    let body = read_body(
-        &headers,
-        body,
-        config.execute_body_limit,
-        config.body_timeout,
-    )
-    .await?;
-    let request: UnloadRequest = json(&body)?;
+    state.admission.check(RequestKind::Unload)?;
+    let received = read_body(&headers, body, &state.call_bodies, &connection).await?;
+    let request: UnloadRequest = json(&received.bytes)?;
+    drop(received);
     let given = match request.contract_address {
         Value::String(text) => text,
         Value::Null => return Err(ApiError::field("contractAddress", "is missing")),
@@ -58,6 +57,8 @@ pub(crate) async fn unload(
     };
     let address = address(&given)?;
 
+    let _permit = state.admission.admit(RequestKind::Unload)?;
+    let deadline = state.queue.clock().after(state.config.load_deadline);
     let trace = trace_context(&headers);
     let tickets = |job| Ticket {
         job,

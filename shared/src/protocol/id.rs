@@ -60,8 +60,8 @@ process_id!(
 );
 process_id!(
     /// Identifies a worker. The last 16 bits count the *epochs* of the process: a worker that was
-    /// declared dead although it lives goes on under its next id. For everybody else that is another
-    /// worker.
+    /// declared dead although it lives goes on under its next id. For everybody else that is
+    /// another worker.
     WorkerId
 );
 

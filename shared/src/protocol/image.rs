@@ -2,16 +2,21 @@
 //! a worker must not pull an archive.
 //!
 //! ```
-//! use shared::protocol::image::{is_reference, registry, split_tag};
+//! use shared::protocol::image::{canonical, is_id, is_reference, registry, split_tag};
 //!
 //! assert!(is_reference("ghcr.io/acme/prices:1.4"));
 //! assert!(!is_reference("H4sIAAAAAAAA"), "an archive in base64 has upper case letters");
 //! assert_eq!(registry("ghcr.io/acme/prices:1.4"), "ghcr.io");
 //! assert_eq!(split_tag("localhost:5000/prices:1.4"), ("localhost:5000/prices", Some("1.4")));
+//! assert_eq!(canonical("prices"), "docker.io/library/prices:latest");
+//! assert!(is_id("0123456789ab"), "a daemon would search its images for this id");
 //! ```
 
 /// The longest name, tag and digest with their separators: 255 + 1 + 128 + 1 + 71.
 const MAX_LENGTH: usize = 456;
+
+/// The registry of references that name none.
+const HUB: &str = "docker.io";
 
 /// Whether a text is an image reference: `[HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST]`.
 ///
@@ -62,7 +67,73 @@ pub fn split_tag(named: &str) -> (&str, Option<&str>) {
 pub fn registry(reference: &str) -> &str {
     match reference.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
+        _ => HUB,
+    }
+}
+
+/// Whether a reference is the id of an image on some daemon: `sha256:` and 64 hexadecimal digits,
+/// or 12 or more of them alone. An id names no registry, and what it stands for depends on the
+/// daemon.
+///
+/// ```
+/// use shared::protocol::image::is_id;
+///
+/// assert!(is_id("0123456789ab"));
+/// assert!(!is_id("0123456789ab:latest"));
+/// assert!(!is_id("cafe"));
+/// ```
+pub fn is_id(reference: &str) -> bool {
+    const SHORTEST: usize = 12;
+    let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
+    digits.len() >= SHORTEST && digits.bytes().all(is_hex)
+}
+
+/// The whole form of a reference: with its registry, and a tag or a digest. A daemon never takes it
+/// for an id.
+///
+/// ```
+/// use shared::protocol::image::canonical;
+///
+/// assert_eq!(canonical("acme/app:1"), "docker.io/acme/app:1");
+/// assert_eq!(canonical("r.example:5000/app"), "r.example:5000/app:latest");
+/// ```
+pub fn canonical(reference: &str) -> String {
+    let (named, digest) = match reference.split_once('@') {
+        Some((named, digest)) => (named, Some(digest)),
+        None => (reference, None),
+    };
+    let (name, tag) = split_tag(named);
+    let name = canonical_name(name);
+    match (tag, digest) {
+        (None, None) => format!("{name}:latest"),
+        (Some(tag), None) => format!("{name}:{tag}"),
+        // Daemons ignore a tag beside a digest.
+        (_, Some(digest)) => format!("{name}@{digest}"),
+    }
+}
+
+/// The whole form of a name without tag and digest.
+///
+/// ```
+/// use shared::protocol::image::canonical_name;
+///
+/// assert_eq!(canonical_name("alpine"), "docker.io/library/alpine");
+/// assert_eq!(canonical_name("GHCR.io/acme/app"), "ghcr.io/acme/app");
+/// ```
+pub fn canonical_name(name: &str) -> String {
+    let host = registry(name);
+    let path = name
+        .strip_prefix(host)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or(name);
+    let host = host.to_ascii_lowercase();
+    // The old name of the same registry.
+    let is_hub = host == HUB || host == "index.docker.io";
+    let host = if is_hub { HUB } else { &host };
+    if is_hub && !path.contains('/') {
+        format!("{host}/library/{path}")
+    } else {
+        format!("{host}/{path}")
     }
 }
 
@@ -98,9 +169,13 @@ fn is_tag(tag: &str) -> bool {
 }
 
 fn is_digest(digest: &str) -> bool {
-    digest.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    digest
+        .strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_hex))
+}
+
+fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 #[cfg(test)]
@@ -158,6 +233,50 @@ mod tests {
     fn a_port_is_not_a_tag() {
         assert_eq!(split_tag("h:1/a"), ("h:1/a", None));
         assert_eq!(split_tag("h:1/a:b"), ("h:1/a", Some("b")));
+    }
+
+    #[test]
+    fn ids_are_recognised() {
+        let whole = "0a".repeat(32);
+        for id in [
+            "0123456789ab",
+            "abcdefabcdef0",
+            &whole,
+            &format!("sha256:{whole}"),
+            "sha256:0123456789ab",
+        ] {
+            assert!(is_reference(id) && is_id(id), "{id}");
+        }
+        for name in [
+            "cafe",
+            "0123456789ag",
+            "acme/0123456789ab",
+            "sha256:1.0",
+            "0123456789ab:1",
+        ] {
+            assert!(!is_id(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn references_have_one_whole_form() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for (reference, whole) in [
+            ("alpine", "docker.io/library/alpine:latest"),
+            ("docker.io/alpine:3", "docker.io/library/alpine:3"),
+            ("index.docker.io/a/b", "docker.io/a/b:latest"),
+            ("cafe", "docker.io/library/cafe:latest"),
+            ("localhost/a", "localhost/a:latest"),
+            ("Example.COM:5000/a/b:C", "example.com:5000/a/b:C"),
+            (
+                &format!("a:1@{digest}"),
+                &format!("docker.io/library/a@{digest}"),
+            ),
+        ] {
+            assert_eq!(canonical(reference), whole);
+            assert_eq!(canonical(whole), whole);
+            assert!(is_reference(whole), "{whole}");
+        }
     }
 
     #[test]

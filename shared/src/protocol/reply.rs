@@ -47,22 +47,28 @@ pub struct Failure {
     pub started: bool,
 }
 
+/// The most bytes of a failure's message. A contract's error text has at most 2,000 characters,
+/// which are at most three bytes each, and up to 200 bytes of explanation around it.
+pub const MESSAGE_LIMIT: usize = 6200;
+
 impl Failure {
     /// A failure of a job that ran or may have run.
     pub fn started(code: FailureCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            started: true,
-        }
+        Self::new(code, message.into(), true)
     }
 
     /// A failure of a job that was never started.
     pub fn not_started(code: FailureCode, message: impl Into<String>) -> Self {
+        Self::new(code, message.into(), false)
+    }
+
+    /// Makes every failure. Cuts the message, whatever it consists of.
+    fn new(code: FailureCode, mut message: String, started: bool) -> Self {
+        message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
         Self {
             code,
-            message: message.into(),
-            started: false,
+            message,
+            started,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The clock of Redis. Deadlines are compared across machines, so every process uses this one
 //! clock.
 //!
-//! Between two readings this machine's [`Moment`] counts on: unlike the time of day, nobody sets it,
-//! and unlike `Instant`, it does not stand still while the machine is paused.
+//! Between two readings this machine's [`Moment`] counts on: unlike the time of day, nobody sets
+//! it, and unlike `Instant`, it does not stand still while the machine is paused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

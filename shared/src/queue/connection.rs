@@ -115,7 +115,8 @@ impl Queue {
         self.shared_within(RESPONSE_TIMEOUT)
     }
 
-    /// As [`Self::shared`], for a command that is of no use if its answer takes longer than `limit`.
+    /// As [`Self::shared`], for a command that is of no use if its answer takes longer than
+    /// `limit`.
     pub(super) fn shared_within(&self, limit: Duration) -> Observed<Connection> {
         self.counts.observed(self.nodes.shared(limit))
     }

@@ -37,8 +37,8 @@ impl Keys {
         format!("{}{{w:{worker}}}:dead", self.prefix)
     }
 
-    /// `{w:W}:reap`: string, 10 s. A random value of the process that cleans up after a dead worker.
-    /// It only saves others the work: nothing depends on it.
+    /// `{w:W}:reap`: string, 10 s. A random value of the process that cleans up after a dead
+    /// worker. It only saves others the work: nothing depends on it.
     pub fn reap_lock(&self, worker: WorkerId) -> String {
         format!("{}{{w:{worker}}}:reap", self.prefix)
     }
@@ -141,6 +141,17 @@ impl Keys {
     /// `blobs`: sorted set, digest of an executable by its last load (ms, Redis' clock).
     pub fn blobs(&self) -> String {
         format!("{}blobs", self.prefix)
+    }
+
+    /// `executables`: hash, digest of an executable to its size in bytes; `sum` is the sum of all.
+    /// It bounds what executables may occupy.
+    pub fn executables(&self) -> String {
+        format!("{}executables", self.prefix)
+    }
+
+    /// `lock:reclaim`: string, 5 s. A process removes unused executables, or has just done so.
+    pub fn reclaim_lock(&self) -> String {
+        format!("{}lock:reclaim", self.prefix)
     }
 
     /// `registry`: string, without expiry. `contracts` and `blobs` are complete.

@@ -116,8 +116,8 @@ impl Queue {
             .await?)
     }
 
-    /// Fences a worker whose lease has lapsed: renames its inbox. From then on, for good, the worker
-    /// cannot renew its lease, and nobody can send to it. False if its lease is valid.
+    /// Fences a worker whose lease has lapsed: renames its inbox. From then on, for good, the
+    /// worker cannot renew its lease, and nobody can send to it. False if its lease is valid.
     pub(super) async fn fence_worker(&self, worker: WorkerId) -> Result<bool, QueueError> {
         let script = Script::new(
             "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end

@@ -78,8 +78,8 @@
 //!
 //! - **Early sign.** The worker's subscription ends at once ([`Queue::missing_workers`]). Apis then
 //!   stop sending to it, but nothing is taken from it yet.
-//! - **Fence.** When the lease has lapsed, any process cleans up ([`reaper`]). It renames the inbox:
-//!   the worker cannot renew its lease any more, and late writers learn that it is gone.
+//! - **Fence.** When the lease has lapsed, any process cleans up ([`reaper`]). It renames the
+//!   inbox: the worker cannot renew its lease any more, and late writers learn that it is gone.
 //! - **Replies.** Jobs that were delivered and not acknowledged *may have been started*. Jobs that
 //!   were not delivered *were not started*. The reaper sends the apis a reply that says which.
 //! - **Failover.** The worker's contracts and the loads that it had received are offered again
@@ -109,6 +109,7 @@ pub mod contracts;
 mod counts;
 pub mod dead_letters;
 mod error;
+mod executables;
 pub mod failover;
 pub mod farm;
 mod in_hand;

@@ -6,18 +6,22 @@ use super::nodes::Node;
 use super::timing::RESPONSE_TIMEOUT;
 use super::{Queue, QueueError};
 
-/// The memory of Redis.
+/// The memory of Redis, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    used: u64,
-    limit: u64,
+    /// What its data and buffers take.
+    pub used: u64,
+    /// `maxmemory`. 0: there is no limit.
+    pub limit: u64,
 }
 
 impl Memory {
-    /// Whether more than four fifths of the limit are used, if there is one. At the limit Redis
-    /// would refuse replies as well, so the rest is left to calls in flight.
-    pub fn is_short(self) -> bool {
-        self.limit > 0 && self.used.saturating_mul(5) > self.limit.saturating_mul(4)
+    /// How much of the limit is used, in percent, rounded up. 0 if there is no limit.
+    pub fn percent(self) -> u64 {
+        match self.limit {
+            0 => 0,
+            limit => self.used.saturating_mul(100).div_ceil(limit),
+        }
     }
 }
 
@@ -50,10 +54,8 @@ impl Queue {
                 limit: read("maxmemory"),
             });
         }
-        let short = all.iter().find(|memory| memory.is_short()).copied();
-        short
-            .or(all.first().copied())
-            .ok_or_else(|| QueueError::Unexpected("no server of Redis is known".to_owned()))
+        let fullest = all.into_iter().max_by_key(|memory| memory.percent());
+        fullest.ok_or_else(|| QueueError::Unexpected("no server of Redis is known".to_owned()))
     }
 
     /// How long a server has been running.
@@ -132,11 +134,11 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_short_over_four_fifths() {
+    fn a_part_of_the_memory_is_rounded_up() {
         let memory = |used, limit| Memory { used, limit };
-        assert!(!memory(80, 100).is_short());
-        assert!(memory(81, 100).is_short());
-        assert!(!memory(81, 0).is_short(), "no limit");
+        assert_eq!(memory(800, 1000).percent(), 80);
+        assert_eq!(memory(801, 1000).percent(), 81);
+        assert_eq!(memory(801, 0).percent(), 0, "no limit");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Queue {
             .await?)
     }
 
-    async fn entry(&self, list: &str, name: &str) -> Result<Option<Entry>, QueueError> {
+    pub(super) async fn entry(&self, list: &str, name: &str) -> Result<Option<Entry>, QueueError> {
         let score: Option<f64> = redis::cmd("ZSCORE")
             .arg(list)
             .arg(name)
@@ -205,9 +205,9 @@ impl Queue {
         self.unlock(lock).await
     }
 
-    /// Adds contracts that are loaded, and their executables, if they have no entry: an older version
-    /// loaded them, or Redis has lost the entries. Returns how many there were. Where nothing is
-    /// missing it only reads, in one round trip for each of the two lists.
+    /// Adds contracts that are loaded, and their executables, if they have no entry: an older
+    /// version loaded them, or Redis has lost the entries. Returns how many there were. Where
+    /// nothing is missing it only reads, in one round trip for each of the two lists.
     pub async fn enlist_missing(
         &self,
         contracts: &[ContractAddress],

@@ -81,7 +81,11 @@ impl Queue {
         let Some(lock) = self.try_lock(self.keys().sweep_lock(), SWEEP_LOCK).await? else {
             return Ok(false);
         };
-        Ok(self.sweep_contracts(&lock).await? && self.sweep_blobs(&lock).await?)
+        if !self.sweep_contracts(&lock).await? || !self.sweep_blobs(&lock).await? {
+            return Ok(false);
+        }
+        self.sweep_executables().await?;
+        Ok(true)
     }
 
     /// False if the lock was lost.
@@ -185,7 +189,10 @@ impl Queue {
                     }
                     swept => swept?,
                 };
-                if !is_used && self.is_unused(&entry) {
+                if is_used {
+                    self.count_if_missing(&entry.name).await?;
+                } else if self.is_unused(&entry) {
+                    self.uncount_executable(&entry.name).await?;
                     self.delist(&self.keys().blobs(), Some(entry)).await;
                 }
             }

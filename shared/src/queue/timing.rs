@@ -123,6 +123,13 @@ pub const FILL_LOCK: Duration = Duration::from_secs(30);
 /// reference again at its next comparison.
 pub const UNREFERENCED_BLOB: Duration = Duration::from_mins(10);
 
+/// How long after its last load an executable without references stays even if room is needed:
+/// 60 s, twice the default of `LOAD_DEADLINE_MS`.
+pub const RECLAIM_AFTER: Duration = Duration::from_mins(1);
+
+/// How often room is made for executables at most: every 5 s.
+pub const RECLAIM_LOCK: Duration = Duration::from_secs(5);
+
 /// How long an executable that a worker stores may wait for its reference: 1 min.
 pub const STAGED_BLOB: Duration = Duration::from_mins(1);
 

@@ -7,8 +7,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// A point in time by `CLOCK_BOOTTIME`.
 ///
-/// `Instant` stands still while the machine sleeps. A worker that trusted it would act after a pause
-/// as if its lease were still valid.
+/// `Instant` stands still while the machine sleeps. A worker that trusted it would act after a
+/// pause as if its lease were still valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 

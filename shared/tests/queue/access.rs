@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use shared::queue::{QueueError, ReaperConfig, RedisConfig, reaper};
 use tempfile::TempDir;
 
-use super::redis::tls::Authority;
 use super::*;
+use redis_servers::Authority;
 
 /// The rights that `docs/operations.md` says are needed, with the prefix of the tests.
 const RIGHTS: [&str; 8] = [
@@ -38,7 +38,7 @@ async fn becomes_usable(queue: &Queue) {
 /// Closes the connections of everybody but the test.
 async fn close_connections(redis: &Redis) {
     redis
-        .command::<::redis::Value>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .command::<redis::Value>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
         .await;
 }
 
@@ -94,7 +94,7 @@ async fn the_documented_rights_are_enough() {
     life.stop();
 }
 
-/// the next connections use the new password.
+/// Row 38: the next connections use the new password.
 #[tokio::test]
 async fn a_password_that_was_rotated_is_read_again() {
     let (redis, folder) = (Redis::start(), TempDir::new().unwrap());
@@ -110,10 +110,10 @@ async fn a_password_that_was_rotated_is_read_again() {
     assert!(Queue::connect(&config).await.is_err());
 }
 
-/// another authority signs for both sides.
+/// Row 38: another authority signs for both sides.
 #[tokio::test]
 async fn certificates_that_were_replaced_are_read_again() {
-    let mut redis = Redis::of_kind("tls");
+    let mut redis = Redis::exclusive(Kind::Tls);
     let queue = redis.queue().await;
     let RedisConfig { files, .. } = redis.config();
     let folder = TempDir::new().unwrap();

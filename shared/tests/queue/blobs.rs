@@ -128,7 +128,10 @@ async fn a_large_blob_is_returned_unchanged() {
     );
     assert!(staged.0.is_ok() && staged.1.is_ok());
     assert_eq!(queue.fetch_blob(&digest).await.unwrap(), Some(content));
-    assert_eq!(redis.keys().await, ["test:blobs", &blob(&digest)]);
+    assert_eq!(
+        redis.keys().await,
+        ["test:blobs", "test:executables", &blob(&digest)]
+    );
 }
 
 /// The unload of a contract ends on one worker while another one loads it again: the same

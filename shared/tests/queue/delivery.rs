@@ -1,4 +1,5 @@
-//! Entries that Redis delivered to a connection that was dead already, and streams that begin again.
+//! Entries that Redis delivered to a connection that was dead already, and streams that begin
+//! again.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use shared::protocol::job::{EngineKind, Job, Load};
 use shared::queue::blobs::digest;
 use shared::queue::{CatchUpRequest, Queue, inbox, placement, replies};
 
-use super::redis::Redis;
 use super::{LONG, address, read, read_replies, reply_frame, send, spec, worker};
+use redis_servers::Redis;
 
 async fn drop_connections(redis: &Redis) {
     redis

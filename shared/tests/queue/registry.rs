@@ -176,7 +176,7 @@ async fn an_unload_and_a_load_at_once_leave_the_contract_listed() {
 #[tokio::test]
 async fn a_farm_without_registry_gets_one() {
     // No version without a registry could run on a cluster.
-    let redis = Redis::of_kind("one");
+    let redis = Redis::of_kind(Kind::One);
     let queue = redis.queue().await;
     let contracts: Vec<String> = (0..25).map(|number| format!("c{number}")).collect();
     load(

@@ -129,7 +129,7 @@ async fn tars(farm: &mut DockerFarm) -> Outcome {
     Ok((format!("{} refused", cases.len()), Some(control)))
 }
 
-fn zipped(tar: &[u8]) -> Result<Vec<u8>, String> {
+pub(super) fn zipped(tar: &[u8]) -> Result<Vec<u8>, String> {
     let mut zip = GzEncoder::new(Vec::new(), Compression::best());
     let written = zip.write_all(tar).and_then(|()| zip.finish());
     written.map_err(|error| error.to_string())

@@ -1,14 +1,17 @@
-//! D: contracts in containers. Controls show that a refused action is possible for the host, for
-//! the contract itself where it is allowed, or for the same contract without limits.
+//! D: contracts in containers, and the part of S that is about images. Controls show that a refused
+//! action is possible for the host, for the contract itself where it is allowed, or for the same
+//! contract without limits.
 
 mod abuse;
 mod behaviour;
+mod bombs;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../e2e/docker/docker_farm.rs"]
 mod docker_farm;
 mod images;
 mod open_network;
 mod reach;
+mod references;
 mod setuid;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../../e2e/docker/test_image.rs"]
@@ -56,6 +59,8 @@ pub(crate) async fn run() -> Report {
     reach::run(&mut cases).await;
     abuse::run(&mut cases).await;
     images::run(&mut cases).await;
+    bombs::run(&mut cases).await;
+    references::run(&mut cases).await;
     behaviour::run(&mut cases).await;
     cases.end().await
 }

@@ -15,6 +15,10 @@ use crate::support::client::{Answer, Client};
 use crate::support::daemon;
 use crate::support::farm::{Builder, Farm};
 
+/// The images that the tests name: those that they load into the daemon, and those of the registry
+/// of a test. No other image of the machine can be run by a test.
+const IMAGES: &str = "execution-test/*, abcd, 127.0.0.1:*/app";
+
 /// A farm whose workers offer only Docker contracts.
 pub(super) struct DockerFarm {
     pub(super) inner: Option<Farm>,
@@ -42,6 +46,7 @@ pub(super) async fn reach(host: &str) -> Docker {
 pub(super) fn docker_builder() -> Builder {
     Farm::builder()
         .env("WORKER_ENGINES", "docker")
+        .env("CONTAINER_IMAGES", IMAGES)
         .env("CONTAINER_SWEEP_MS", "500")
 }
 

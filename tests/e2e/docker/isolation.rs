@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::docker_farm::{DockerFarm, docker_builder};
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 #[tokio::test]
 async fn a_contract_has_no_privileges() {
@@ -108,13 +109,85 @@ async fn gateway(farm: &DockerFarm, address: &str) -> Ipv4Addr {
 }
 
 /// The host's rules of one chain.
-fn rules(chain: &str) -> Vec<String> {
+fn rules(table: &str, chain: &str) -> Vec<String> {
     let output = std::process::Command::new("iptables")
-        .args(["-S", chain])
+        .args(["--wait", "5", "-t", table, "-S", chain])
         .output()
         .expect("iptables can be run");
     let text = String::from_utf8(output.stdout).expect("rules are ASCII");
     text.lines().map(str::to_owned).collect()
+}
+
+/// The rules that must be the first of their chains.
+const CLOSED: &str = "-A FORWARD -i exb-c+ -m physdev ! --physdev-is-bridged -j DROP";
+const RESPONSES: &str = "-A INPUT -i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP";
+
+/// The first rule of a chain.
+fn first(rules: &[String]) -> Option<&str> {
+    let mut rules = rules.iter().map(String::as_str);
+    rules.find(|rule| rule.starts_with("-A"))
+}
+
+/// A rule that accepts everything of one bridge, at the start of a chain, until it is dropped.
+/// Other bridges are not affected.
+struct Accepting {
+    chain: &'static str,
+    bridge: String,
+}
+
+impl Accepting {
+    fn new(chain: &'static str, bridge: &str) -> Self {
+        let rule = Self {
+            chain,
+            bridge: bridge.to_owned(),
+        };
+        assert!(rule.change(&["-I", chain, "1"]));
+        rule
+    }
+
+    fn change(&self, command: &[&str]) -> bool {
+        let status = std::process::Command::new("iptables")
+            .args(["--wait", "5", "-t", "mangle"])
+            .args(command)
+            .args(["-i", &self.bridge, "-j", "ACCEPT"])
+            .status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        assert!(self.change(&["-D", self.chain]) || std::thread::panicking());
+    }
+}
+
+/// Another program adds rules before ours while a contract runs.
+#[tokio::test]
+async fn firewall_rules_that_were_displaced_are_moved_back() {
+    let mut farm = DockerFarm::start().await;
+    farm.load_all(&["spy"]).await;
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let gateway = gateway(&farm, "spy").await;
+    let service = json!(format!(
+        "{gateway}:{}",
+        listener.local_addr().unwrap().port()
+    ));
+    let bridge = farm.bridge("spy").await;
+    for (chain, ours) in [("INPUT", RESPONSES), ("FORWARD", CLOSED)] {
+        let accepting = Accepting::new(chain, &bridge);
+        wait::until_true(
+            "the rule to be the first again",
+            DEFAULT_LIMIT,
+            async || first(&rules("mangle", chain)) == Some(ours),
+        )
+        .await;
+        let all = rules("mangle", chain);
+        let count = all.iter().filter(|rule| *rule == ours).count();
+        assert_eq!(count, 1, "{all:#?}");
+        drop(accepting);
+    }
+    assert_ne!(farm.call("spy", "connect", service).await, "done");
+    farm.stop().await;
 }
 
 /// Checks the routing tables and firewall rules. No packet is sent to the outside.
@@ -129,15 +202,13 @@ async fn a_contract_has_no_route_to_the_outside_and_no_resolver() {
     // packets to the outside, including those to the metadata service's address.
     let bridge = farm.bridge("a").await;
     assert!(bridge.starts_with("exb-c"), "{bridge}");
-    let closed = "-A FORWARD -i exb-c+ -j DROP";
-    let forward = rules("FORWARD");
-    assert!(forward.iter().any(|rule| rule == closed), "{forward:#?}");
-    let of_docker = rules("DOCKER-ISOLATION-STAGE-1");
+    let forward = rules("mangle", "FORWARD");
+    assert_eq!(first(&forward), Some(CLOSED), "{forward:#?}");
+    let of_docker = rules("filter", "DOCKER-ISOLATION-STAGE-1");
     let drops = |rule: &&String| rule.contains(&format!("-i {bridge} ")) && rule.ends_with("DROP");
     assert!(of_docker.iter().find(drops).is_some(), "{of_docker:#?}");
-    let input = rules("INPUT");
-    let answers = "-A INPUT -i exb-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP";
-    assert!(input.iter().any(|rule| rule == answers), "{input:#?}");
+    let input = rules("mangle", "INPUT");
+    assert_eq!(first(&input), Some(RESPONSES), "{input:#?}");
 
     let answer = farm
         .client()

@@ -1,8 +1,8 @@
 //! Tests of Docker contracts against a real Docker Engine.
 //!
-//! `docker_farm` is a farm with a daemon. `test_image` builds the images from scratch out of the one
-//! static program in `tests/contract-server`. A daemon must run: `scripts/setup --docker` ensures
-//! that.
+//! `docker_farm` is a farm with a daemon. `test_image` builds the images from scratch out of the
+//! one static program in `tests/contract-server`. A daemon must run: `scripts/setup --docker`
+//! ensures that.
 
 mod calls;
 mod docker_farm;

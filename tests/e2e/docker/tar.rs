@@ -151,7 +151,7 @@ async fn a_tar_with_more_than_an_image_is_refused() {
         ("a device", with_entry(b"device", Block), "no plain file"),
         ("no manifest", without("manifest.json"), "no manifest.json"),
         ("two images", two_images(), "2 images"),
-        ("no layer", without("layer/layer.tar"), "cannot be loaded"),
+        ("no layer", without("layer/layer.tar"), "does not contain"),
         (
             "a broken manifest",
             with("manifest.json", b"{"),

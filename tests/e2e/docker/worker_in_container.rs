@@ -50,6 +50,7 @@ impl ContainedWorker {
                 "WORKER_ENGINES=docker".to_owned(),
                 "DOCKER_HOST=unix:///docker.sock".to_owned(),
                 "CONTAINER_SUBNETS=10.217.0.0/16".to_owned(),
+                "CONTAINER_IMAGES=execution-test/*".to_owned(),
             ]),
             host_config: Some(HostConfig {
                 network_mode: Some(name.clone()),

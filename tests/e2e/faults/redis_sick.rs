@@ -132,6 +132,46 @@ async fn fault_22_the_memory_of_redis_is_full() {
     farm.stop().await;
 }
 
+/// Unloading frees memory, and a drain moves contracts: both go on while loads and calls are
+/// refused.
+#[tokio::test]
+async fn fault_22_unload_and_drain_while_memory_is_short() {
+    let _machine = shared().await;
+    let farm = builder().workers(2).start().await;
+    let client = farm.client().clone();
+    let addresses = load_recorders(&client, 4).await;
+    // A tenth of it is room enough for what goes on.
+    let filler = ["SETRANGE", "filler", "50000000", "x"];
+    farm.redis_command::<()>(&filler).await;
+    let used = farm.used_memory().await;
+    farm.config_set("maxmemory", &(used + used / 10).to_string())
+        .await;
+    is_refused_as_overloaded(&client, &addresses[0]).await;
+    let ready = client.get("/readyz").await;
+    assert_eq!(ready.status, 200, "load balancers must send unloads");
+    assert_eq!(ready.json()["refuses"], json!(["loads", "calls"]));
+    client.unload(&addresses[0]).await.is_no_content();
+    let drained = client.owner(&addresses[1]).await.expect("it has an owner");
+    assert_eq!(client.drain(&drained).await.status, 202);
+    wait::until_true("the contract to move", DEFAULT_LIMIT, async || {
+        let owner = client.owner(&addresses[1]).await;
+        owner.is_some_and(|owner| owner != drained)
+    })
+    .await;
+    farm.redis_command::<()>(&["DEL", "filler"]).await;
+    farm.config_set("maxmemory", "0").await;
+    wait::until_true("calls to be taken", DEFAULT_LIMIT, async || {
+        let answer = client.execute(&addresses[1], "known", &json!([])).await;
+        answer.status == 200
+    })
+    .await;
+    wait::until_true("the drained worker to end", DEFAULT_LIMIT, async || {
+        client.workers().await.len() == 1
+    })
+    .await;
+    farm.stop().await;
+}
+
 async fn is_refused_as_overloaded(client: &Client, address: &str) {
     let refused = wait::until("calls to be refused", DEFAULT_LIMIT, async || {
         let answer = client.execute(address, "known", &json!([])).await;

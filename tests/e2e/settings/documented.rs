@@ -28,7 +28,7 @@ const NOT_PASSED_ON: [(&str, &str, &str); 13] = [
     ),
     ("worker", "OTEL_SERVICE_NAME", "as for the api"),
     ("worker", "CHROMIUM_PATH", "the image has one browser"),
-    ("worker", "CHROMIUM_USER", "the worker is not root"),
+    ("worker", "CHROMIUM_UIDS", "the worker is not root"),
     ("worker", "CONTAINER_", "it offers no Docker contracts"),
     ("worker", "REGISTRY_", "it offers no Docker contracts"),
     ("worker", "DOCKER_HOST", "it offers no Docker contracts"),

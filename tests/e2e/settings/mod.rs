@@ -125,7 +125,7 @@ async fn a_browser_that_cannot_be_started_is_named() {
     let mut redis = RedisServer::start(folder.path()).await;
     for (name, value) in [
         ("CHROMIUM_PATH", "/no/such/browser"),
-        ("CHROMIUM_USER", "no-such-user"),
+        ("CHROMIUM_UIDS", "0-9"),
     ] {
         let env = [("REDIS_URL", redis.url()), (name, value.to_owned())];
         let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));

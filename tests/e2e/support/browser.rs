@@ -92,9 +92,8 @@ fn command(profile: &Path, more: &[String]) -> Command {
         .args(more)
         .arg(format!("--user-data-dir={}", profile.display()));
     if Uid::effective().is_root() {
-        let name = std::env::var("CHROMIUM_USER").unwrap_or_else(|_| "nobody".to_owned());
-        let user = User::from_name(&name).expect("users can be looked up");
-        let user = user.unwrap_or_else(|| panic!("there is no user {name}"));
+        let user = User::from_name("nobody").expect("users can be looked up");
+        let user = user.expect("every system has this user");
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
         chown(profile, Some(uid), Some(gid)).expect("root can give a folder away");
         command.uid(uid).gid(gid);

@@ -13,14 +13,19 @@ const PLACEMENT: &str = "place:";
 /// complete.
 const FARM: [&str; 2] = ["farm", "registry"];
 
-/// The registry. An entry of a load that failed stays until a sweep finds that it is old.
-const REGISTRY: [&str; 2] = ["contracts", "blobs"];
+/// The registry, and the sizes of executables. An entry of a load that failed stays until a sweep
+/// finds that it is old.
+const REGISTRY: [&str; 3] = ["contracts", "blobs", "executables"];
 
 /// The start of the key of a lock, which expires by itself.
 const LOCK: &str = "lock:";
 
 /// The start of an executable's key. One that no load recorded expires by itself.
 const EXECUTABLE: &str = "{blob:";
+
+/// Part of the key of a call's large argument. An api does not wait for long to remove one while
+/// its connections to Redis are busy: it expires by itself.
+const ARGUMENT: &str = "}:b:";
 
 /// The end of the key that remembers when a contract was unloaded. It expires by itself.
 const UNLOADED: &str = "}:past";
@@ -49,8 +54,10 @@ pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     for key in redis.keys().await {
         let name = key.strip_prefix(prefix).unwrap_or(&key);
         let lasts = name.starts_with(PLACEMENT) || FARM.contains(&name) || REGISTRY.contains(&name);
-        let expires =
-            name.starts_with(EXECUTABLE) || name.starts_with(LOCK) || name.ends_with(UNLOADED);
+        let expires = name.starts_with(EXECUTABLE)
+            || name.starts_with(LOCK)
+            || name.contains(ARGUMENT)
+            || name.ends_with(UNLOADED);
         let goes = expires && redis.expires(&key).await;
         if !lasts && !goes {
             left.push(key);

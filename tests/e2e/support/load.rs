@@ -3,8 +3,9 @@
 //! The pace is fixed, not "as fast as possible", so a busy machine does not change what is
 //! expected. [`super::call_log`] checks the recorded calls.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use reqwest::header::HeaderName;
@@ -64,6 +65,8 @@ struct Shared {
     on_failure: OnFailure,
     next: AtomicU64,
     succeeded: AtomicUsize,
+    /// The latest outcome of each contract's calls.
+    latest: Mutex<BTreeMap<String, String>>,
     ended: AtomicBool,
 }
 
@@ -96,6 +99,7 @@ impl Load {
             on_failure,
             next: AtomicU64::new(first),
             succeeded: AtomicUsize::new(0),
+            latest: Mutex::default(),
             ended: AtomicBool::new(false),
         });
         let callers = (0..pace.callers).map(|number| caller(number, pace, shared.clone()));
@@ -128,7 +132,12 @@ impl Load {
             // Counts of calls are far below what a float holds exactly.
             let rate = f64::from(u32::try_from(calls).unwrap_or(u32::MAX)) / window.as_secs_f64();
             let at_pace = window >= WINDOW && rate >= 0.9 * self.pace.rate();
-            let progress = || format!("{calls} calls have succeeded in {window:?}, {count} before");
+            let progress = || {
+                let latest = self.shared.latest();
+                format!(
+                    "{calls} calls have succeeded in {window:?}, {count} before; latest: {latest:?}"
+                )
+            };
             (!at_pace).then(progress).into_iter().collect()
         })
         .await;
@@ -156,6 +165,8 @@ async fn caller(number: u32, pace: Pace, shared: Arc<Shared>) -> Vec<Call> {
         let call = shared
             .call(id, usize::try_from(number).unwrap_or_default())
             .await;
+        let outcome = format!("{} after {:.1?}", call.outcome(), call.took());
+        shared.latest().insert(call.address.clone(), outcome);
         if call.succeeded() {
             shared.succeeded.fetch_add(1, Ordering::Relaxed);
         }
@@ -164,6 +175,10 @@ async fn caller(number: u32, pace: Pace, shared: Arc<Shared>) -> Vec<Call> {
 }
 
 impl Shared {
+    fn latest(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.latest.lock().expect("the lock is not poisoned")
+    }
+
     async fn call(&self, id: u64, caller: usize) -> Call {
         let index = usize::try_from(id).unwrap_or_default();
         let address = &self.addresses[index % self.addresses.len()];

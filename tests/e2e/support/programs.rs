@@ -11,7 +11,7 @@ const INHERITED: [&str; 5] = [
     "PATH",
     "HOME",
     "CHROMIUM_PATH",
-    "CHROMIUM_USER",
+    "CHROMIUM_UIDS",
     "RUST_BACKTRACE",
 ];
 

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::isolation::layers::Layers;
+use super::process::uids::Uids;
 
 /// How browsers are started, and the limits of the contracts in them.
 #[derive(Debug, Clone)]
 pub struct ChromiumConfig {
     /// The browser's program (not a shell wrapper). None: the first known path that exists.
     pub executable: Option<PathBuf>,
-    /// The user that browsers run as when the worker is root.
-    pub user: String,
+    /// The user ids that browsers run as when the worker is root, one for each.
+    pub uids: Uids,
     /// How many browser processes share the contracts; at least one.
     pub browsers: usize,
     /// How many pages are created ahead, so that a load does not wait for one.
@@ -43,7 +44,7 @@ impl Default for ChromiumConfig {
     fn default() -> Self {
         Self {
             executable: None,
-            user: "nobody".to_owned(),
+            uids: Uids::default(),
             browsers: 1,
             spare_pages: 0,
             call_limit: Duration::from_secs(2),

@@ -1,8 +1,8 @@
 //! The JavaScript engine: each contract runs in a page of Chromium, with a browser context and a
 //! renderer process of its own.
 //!
-//! This is the only place that knows Chromium and chromiumoxide. The queue of a contract, its
-//! replacement and its re-runs belong to `crate::contracts`.
+//! This is the only place that knows Chromium and its debugging protocol. The queue of a contract,
+//! its replacement and its re-runs belong to `crate::contracts`.
 //!
 //! # Map
 //!
@@ -42,12 +42,12 @@
 //! When a browser dies, its pages die with it, whatever their state. Dropping a page in any state
 //! closes it. A contract's page never becomes blank again: it is never used for another contract.
 //!
-//! # Two connections
+//! # The connection
 //!
-//! A worker has two connections to each browser. chromiumoxide's connection creates and observes
-//! pages; it parses every message and polls all pages for each event. `cdp/client` is a lean second
-//! one for the calls alone: a lone call takes 0.82 instead of 0.99 ms over it (measured on two
-//! cores).
+//! A worker speaks to each browser over one private pipe (`cdp`). Every message of every page goes
+//! through it, and through one thread of the browser. So nothing is read of a page's texts beyond a
+//! limit, pages that flood that thread are closed (`isolation/floods`), and no call is blamed for
+//! the time that the browser was stalled (`browser/stalls`).
 
 mod browser;
 mod cdp;
@@ -66,4 +66,5 @@ pub use instance::ContractPage;
 pub use isolation::layers::{Layer, Layers};
 pub use process::error::LaunchError;
 pub use process::find::find;
-pub use process::guard::{check_user, run_if_asked};
+pub use process::guard::run_if_asked;
+pub use process::uids::{Uids, check_uids};

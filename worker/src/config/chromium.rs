@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use shared::service::config::{Group, Reader, Setting};
 
-use crate::chromium::{self, ChromiumConfig, Layers};
+use crate::chromium::{self, ChromiumConfig, Layers, Uids};
 use crate::sandbox::CallLimits;
 
 const CHROMIUM_PATH: Setting = Setting::optional(
@@ -12,10 +12,11 @@ const CHROMIUM_PATH: Setting = Setting::optional(
     "searched for in the usual places",
     "Chromium's executable itself, not a shell wrapper around it.",
 );
-const CHROMIUM_USER: Setting = Setting::new(
-    "CHROMIUM_USER",
-    "nobody",
-    "The user that Chromium runs as when the worker is root.",
+const CHROMIUM_UIDS: Setting = Setting::new(
+    "CHROMIUM_UIDS",
+    "60800-61055",
+    "The user ids that browsers run as when the worker is root, one for each browser of the host. \
+     No account should have them.",
 );
 const CHROMIUM_PROCESSES: Setting = Setting::optional(
     "CHROMIUM_PROCESSES",
@@ -67,7 +68,7 @@ pub(super) const SETTINGS: Group = Group {
     title: "JavaScript contracts (Chromium)",
     settings: &[
         CHROMIUM_PATH,
-        CHROMIUM_USER,
+        CHROMIUM_UIDS,
         CHROMIUM_PROCESSES,
         CHROMIUM_SPARE_PAGES,
         LOAD_TIMEOUT_MS,
@@ -85,15 +86,16 @@ pub(super) fn read(reader: &mut Reader, calls: CallLimits) -> ChromiumConfig {
     if let Err(error) = chromium::find(executable.as_deref()) {
         reader.refuse(&CHROMIUM_PATH, &path.unwrap_or_default(), error);
     }
-    let user = reader.string(&CHROMIUM_USER);
-    if let Err(error) = chromium::check_user(&user) {
-        reader.refuse(&CHROMIUM_USER, &user, error);
+    let uids: Uids = reader.parse(&CHROMIUM_UIDS);
+    let browsers = reader.number_or(&CHROMIUM_PROCESSES, browsers(), 1..=64);
+    if let Err(error) = chromium::check_uids(uids, browsers) {
+        reader.refuse(&CHROMIUM_UIDS, &uids.to_string(), error);
     }
     let layers = Layers::from_env(reader.env());
     ChromiumConfig {
         executable,
-        user,
-        browsers: reader.number_or(&CHROMIUM_PROCESSES, browsers(), 1..=64),
+        uids,
+        browsers,
         spare_pages: reader.number(&CHROMIUM_SPARE_PAGES, 0..=64),
         load_limit: reader.millis(&LOAD_TIMEOUT_MS, 100..=600_000),
         call_limit: calls.time,

@@ -73,7 +73,7 @@ const CONTRACT_SETTINGS: Group = Group {
 };
 
 /// The variables of the api, and of the attack suite, which may share the environment.
-const OTHER_VARIABLES: [&str; 11] = [
+const OTHER_VARIABLES: [&str; 15] = [
     "EXECUTION_API_",
     "EXECUTION_ENGINE",
     "EXECUTE_DEADLINE_MS",
@@ -84,6 +84,10 @@ const OTHER_VARIABLES: [&str; 11] = [
     "BODY_TIMEOUT_MS",
     "MAX_IN_FLIGHT",
     "MAX_IN_FLIGHT_PER_CONTRACT",
+    "MAX_LOADS_IN_FLIGHT",
+    "MAX_BODY_BYTES_IN_FLIGHT",
+    "MAX_CONNECTIONS",
+    "EXECUTABLES_LIMIT_BYTES",
     "ATTACK_SUITE_LAYERS_OFF",
 ];
 

@@ -16,9 +16,18 @@ use crate::settle::Delivery;
 pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) argument: Option<Box<RawValue>>,
+    /// The name of an argument in Redis that is not fetched yet.
+    pub(crate) stored: Option<String>,
     pub(crate) delivery: Delivery,
     /// How many sandboxes were lost while they ran this call.
     pub(crate) losses: u32,
+}
+
+impl Call {
+    /// The size of the argument, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.argument.as_ref().map_or(0, |json| json.get().len())
+    }
 }
 
 /// Whether a contract's task must stop.

@@ -49,6 +49,8 @@ impl<E: Engine> ContractTask<E> {
                 end = self.serve(&mut instance, &mut calls) => end,
                 () = life.stopping() => ServeEnd::Stopped(FailureCode::Draining),
             };
+            // It holds a connection. It is begun again with the next sandbox.
+            calls.fetch = None;
             match end {
                 ServeEnd::Finished => return self.close(instance).await,
                 ServeEnd::Stopped(code) => {
@@ -58,7 +60,8 @@ impl<E: Engine> ContractTask<E> {
                 ServeEnd::SandboxLost(cause) => {
                     self.metrics().lost(cause);
                     self.ends.status.enter(ContractState::Restarting);
-                    self.crashes.record(cause, Instant::now());
+                    let running = calls.running.len();
+                    self.crashes.record(cause, running, Instant::now());
                     self.requeue_or_fail(&mut calls);
                     instance.close().await;
                 }
@@ -71,7 +74,7 @@ impl<E: Engine> ContractTask<E> {
             self.ends.status.enter(ContractState::Restarting);
         }
         if let Err(StartError::Invalid(_)) = &started {
-            self.crashes.record(LossCause::Crash, Instant::now());
+            self.crashes.record(LossCause::Crash, 0, Instant::now());
         }
         started.ok()
     }

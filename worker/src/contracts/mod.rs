@@ -7,6 +7,7 @@
 //! | `status` | the state and the counters of one contract |
 //! | `tenure` | the ownership of one contract: its generation, every registry command of its task |
 //! | `task` | the data of the task that runs one contract |
+//! | `arguments` | fetches large arguments when it is their calls' turn |
 //! | `lifecycle`, `serve`, `restart`, `refusal` | what that task does |
 //! | `crash_loop` | when to restart a crashed sandbox, and when to quarantine its contract |
 //!
@@ -21,6 +22,7 @@
 //! Calls are queued in every state except the last one. How a sandbox runs a call belongs to
 //! [`crate::sandbox`].
 
+mod arguments;
 mod crash_loop;
 mod handle;
 mod lifecycle;

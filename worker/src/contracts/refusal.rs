@@ -13,8 +13,8 @@ use crate::sandbox::Engine;
 /// caused the loss.
 const MAX_LOSSES: u32 = 2;
 
-/// The number of endpoints that a message names.
-const NAMED_ENDPOINTS: usize = 50;
+/// How many bytes of endpoints' names a message has at most. Each name has 768 at most.
+const NAMED_BYTES: usize = 1000;
 
 impl<E: Engine> ContractTask<E> {
     /// After a loss: puts the calls that may run again back to the front of the queue, in their
@@ -99,11 +99,10 @@ impl<E: Engine> ContractTask<E> {
             .filter(|names| !names.contains(&call.method))?;
         let mut names: Vec<_> = endpoints.iter().map(String::as_str).collect();
         names.sort_unstable();
-        names.truncate(NAMED_ENDPOINTS);
         let message = format!(
             "The contract has no endpoint {:?}; it has {}",
             excerpt(&call.method),
-            names.join(", ")
+            list(&names)
         );
         Some(Failure::not_started(FailureCode::EndpointNotFound, message))
     }
@@ -127,7 +126,36 @@ fn failure_after_loss(code: FailureCode) -> Failure {
     }
 }
 
+/// As many of the names as a message has room for.
+fn list(names: &[&str]) -> String {
+    let mut bytes = 0;
+    let fit = names.iter().take_while(|name| {
+        bytes += name.len() + 2;
+        bytes <= NAMED_BYTES
+    });
+    let count = fit.count();
+    let list = names[..count].join(", ");
+    match names.len() - count {
+        0 => list,
+        rest => format!("{list} and {rest} more"),
+    }
+}
+
 /// A method name short enough for a message.
 fn excerpt(method: &str) -> &str {
     &method[..method.floor_char_boundary(100)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_names_is_cut_between_names() {
+        assert_eq!(list(&["a", "b"]), "a, b");
+        let name = "n".repeat(400);
+        let names = vec![name.as_str(); 1000];
+        assert_eq!(list(&names), format!("{name}, {name} and 998 more"));
+        assert_eq!(list(&["é".repeat(256).as_str()]), "é".repeat(256));
+    }
 }

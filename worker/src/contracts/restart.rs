@@ -42,7 +42,7 @@ impl<E: Engine> ContractTask<E> {
                 Ok(instance) => return self.begin_generation(instance).await,
                 Err(StartError::Invalid(error)) => {
                     tracing::warn!(contract = %self.address(), error, "new sandbox failed");
-                    self.crashes.record(LossCause::Crash, Instant::now());
+                    self.crashes.record(LossCause::Crash, 0, Instant::now());
                     pause = self.crashes.pause().max(backoff.delay());
                 }
                 // Not a crash: a busy machine may be the cause, however often this happens.

@@ -1,9 +1,9 @@
 //! The serving loop of a contract's task: submits calls to the sandbox and takes in its events.
 //!
-//! Calls are submitted in the order in which they arrived, as many at a time as the sandbox
-//! accepts. When a sandbox is lost, it is unknown which of the running calls caused the loss. So
-//! each of them runs once more, alone: the call that causes a second loss is known, and the others
-//! get their results.
+//! Calls are submitted in the order in which they arrived, as many at a time and with as many bytes
+//! of arguments as the sandbox accepts. When a sandbox is lost, it is unknown which of the running
+//! calls caused the loss. So each of them runs once more, alone: the call that causes a second loss
+//! is known, and the others get their results.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use shared::service::batch::join_batch;
 
 use super::handle::{Call, StopRequest};
 use super::task::{Calls, ContractTask};
-use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, LossCause};
+use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, LossCause, Room};
 
 /// The failure message for calls that another worker may have got meanwhile.
 const LEASE_LOST: &str = "The worker lost its lease after it accepted the call; try again";
@@ -42,7 +42,7 @@ impl<E: Engine> ContractTask<E> {
         loop {
             let stop = *self.ends.stop.borrow();
             let fenced = self.worker.fence.is_closed();
-            if stop == StopRequest::None && !fenced {
+            if stop == StopRequest::None && !fenced && !calls.awaits_argument() {
                 self.feed(instance, calls).await;
             } else {
                 instance.submit(&[]);
@@ -54,6 +54,7 @@ impl<E: Engine> ContractTask<E> {
                 StopRequest::None if !open && calls.is_empty() => return ServeEnd::Finished,
                 _ => {}
             }
+            self.begin_fetch(calls);
             let lookahead = LOOKAHEAD.saturating_sub(calls.waiting.len());
             tokio::select! {
                 events = instance.next() => {
@@ -68,6 +69,9 @@ impl<E: Engine> ContractTask<E> {
                     open = count > 0;
                     calls.waiting.extend(arrived.drain(..));
                 }
+                fetched = calls.fetched(), if calls.fetch.is_some() => {
+                    self.end_fetch(fetched, calls);
+                }
                 // Fails once the handle was replaced: the task then ends by itself.
                 Ok(()) = self.ends.stop.changed() => {}
             }
@@ -76,19 +80,19 @@ impl<E: Engine> ContractTask<E> {
 
     /// Submits waiting calls to the sandbox, as many as it accepts.
     async fn feed(&mut self, instance: &mut E::Instance, calls: &mut Calls) {
-        while !calls.waiting.is_empty()
+        while let Some(next) = calls.waiting.front()
             && !calls.is_one_alone()
             && calls.waiting.len() >= instance.worthwhile()
         {
-            let room = instance.reserve();
-            let more = room.saturating_sub(calls.waiting.len());
+            let room = instance.reserve(next.size());
+            let more = room.calls.saturating_sub(calls.waiting.len());
             if more > 0 {
                 let arriving = &mut self.ends.calls;
                 join_batch(&mut calls.waiting, more, || arriving.try_recv().ok()).await;
             }
             let batch = self.next_batch(room, calls);
             if batch.is_empty() {
-                if room > 0 {
+                if room.calls > 0 {
                     instance.submit(&[]);
                 }
                 return;
@@ -117,15 +121,20 @@ impl<E: Engine> ContractTask<E> {
         }
     }
 
-    /// Takes up to `room` calls that can run together, and answers those that cannot run.
-    fn next_batch(&self, room: usize, calls: &mut Calls) -> Vec<(CallId, Call)> {
+    /// Takes the calls that can run together and fit into `room`. Answers those that cannot run.
+    fn next_batch(&self, room: Room, calls: &mut Calls) -> Vec<(CallId, Call)> {
         let mut batch = Vec::new();
+        let mut bytes = 0;
         let now = self.worker.queue.clock().now_ms();
-        while batch.len() < room
+        while batch.len() < room.calls
             && let Some(next) = calls.waiting.front()
+            && (batch.is_empty() || bytes + next.size() <= room.bytes)
         {
             let alone = next.losses > 0;
             if alone && !(batch.is_empty() && calls.running.is_empty()) {
+                break;
+            }
+            if calls.awaits_argument() {
                 break;
             }
             let Some(call) = calls.waiting.pop_front() else {
@@ -145,6 +154,7 @@ impl<E: Engine> ContractTask<E> {
                 self.answer(call, Err(failure), None);
                 continue;
             }
+            bytes += call.size();
             batch.push((calls.next_id(), call));
             if alone {
                 break;

@@ -8,6 +8,7 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{Failure, Output};
 
+use super::arguments::Fetch;
 use super::crash_loop::CrashHistory;
 use super::handle::{Call, TaskEnds};
 use super::tenure::Tenure;
@@ -45,6 +46,8 @@ pub(crate) struct Assignment<E> {
 pub(super) struct Calls {
     pub(super) waiting: VecDeque<Call>,
     pub(super) running: HashMap<CallId, Call>,
+    /// The argument of a waiting call that is being fetched.
+    pub(super) fetch: Option<Fetch>,
     last_id: u32,
 }
 

@@ -6,6 +6,7 @@ use bollard::auth::DockerCredentials;
 use secrecy::{ExposeSecret, SecretString};
 use shared::service::config::{Group, Reader, Setting};
 
+use super::allowed::AllowedImages;
 use super::subnets::Range;
 use crate::sandbox::CallLimits;
 
@@ -55,10 +56,16 @@ const CONTAINER_CONCURRENCY: Setting = Setting::new(
     "16",
     "Calls of one contract that run at once. A contract can ask for fewer.",
 );
+// None by default: a reference makes the daemon ask an address, or run what is on the host.
+const CONTAINER_IMAGES: Setting = Setting::optional(
+    "CONTAINER_IMAGES",
+    "none: images are loaded as tars only",
+    "The images that contracts may name, as patterns separated by commas.",
+);
 const CONTAINER_TAR_LIMIT_BYTES: Setting = Setting::new(
     "CONTAINER_TAR_LIMIT_BYTES",
     "536870912",
-    "The largest image tar, unpacked (512 MiB).",
+    "The largest image tar, unpacked, and the most that its layers may take on disk (512 MiB).",
 );
 const CONTAINER_SUBNETS: Setting = Setting::new(
     "CONTAINER_SUBNETS",
@@ -149,6 +156,7 @@ pub const DOCKER_SETTINGS: Group = Group {
         CONTAINER_PROBE_TIMEOUT_MS,
         CONTAINER_STOP_GRACE_SECONDS,
         CONTAINER_CONCURRENCY,
+        CONTAINER_IMAGES,
         CONTAINER_TAR_LIMIT_BYTES,
         CONTAINER_SUBNETS,
         CONTAINER_ALLOW_EGRESS,
@@ -194,6 +202,8 @@ pub struct DockerConfig {
     pub stop_grace: i32,
     /// `CONTAINER_CONCURRENCY`.
     pub concurrency: usize,
+    /// `CONTAINER_IMAGES`.
+    pub images: AllowedImages,
     /// `CONTAINER_TAR_LIMIT_BYTES`.
     pub tar_limit: u64,
     /// `CONTAINER_SUBNETS`.
@@ -263,6 +273,7 @@ impl DockerConfig {
             probe_limit: reader.millis(&CONTAINER_PROBE_TIMEOUT_MS, 10..=60_000),
             stop_grace: reader.number(&CONTAINER_STOP_GRACE_SECONDS, 0..=600),
             concurrency: reader.number(&CONTAINER_CONCURRENCY, 1..=4096),
+            images: reader.parse_optional(&CONTAINER_IMAGES).unwrap_or_default(),
             tar_limit: reader.number(&CONTAINER_TAR_LIMIT_BYTES, 1..=MIB << 20),
             subnets: reader.parse(&CONTAINER_SUBNETS),
             allow_egress: reader.parse(&CONTAINER_ALLOW_EGRESS),

@@ -43,6 +43,16 @@ impl Docker {
         known: Option<&str>,
     ) -> Result<Image, StartError> {
         let reference = image::is_reference(executable);
+        if reference && !self.config.images.has(executable) {
+            tracing::warn!(
+                image = executable,
+                "image reference refused: not in CONTAINER_IMAGES"
+            );
+            return Err(StartError::Invalid(format!(
+                "The image {executable} is not among the images that this deployment allows. Ask \
+                 its operator to add it to CONTAINER_IMAGES"
+            )));
+        }
         if let Some(id) = known {
             if let Some(image) = self.find_image(id, !reference).await? {
                 return Ok(image);
@@ -50,7 +60,8 @@ impl Docker {
             tracing::warn!(image = id, "contract image missing; fetching it again");
         }
         if reference {
-            self.named_image(executable).await
+            // Of a shorter form, the daemon might search its images for an id.
+            self.named_image(&image::canonical(executable)).await
         } else {
             self.tar_image(executable).await
         }
@@ -74,22 +85,23 @@ impl Docker {
             Ok(found) => Ok(Some(describe(found, from_tar))),
             Err(cause) if error::status(&cause) == Some(404) => Ok(None),
             Err(cause) if error::status(&cause) == Some(400) => {
-                Err(StartError::Invalid(error::text(&cause)))
+                tracing::warn!(
+                    image = name,
+                    reason = error::text(&cause),
+                    "image reference refused"
+                );
+                Err(StartError::Invalid(format!(
+                    "{name} is not an image reference"
+                )))
             }
             Err(cause) => Err(error::unavailable("inspect an image", &cause)),
         }
     }
 
     async fn pull(&self, reference: &str) -> Result<(), StartError> {
-        // Without a tag, the daemon would pull every tag of the image.
-        let tag = if reference.contains('@') || image::split_tag(reference).1.is_some() {
-            ""
-        } else {
-            "latest"
-        };
+        // It has a tag or a digest: without, the daemon would pull every tag of the image.
         let options = CreateImageOptionsBuilder::new()
             .from_image(reference)
-            .tag(tag)
             .build();
         let registry = self.config.registry.as_ref();
         let credentials = registry
@@ -210,7 +222,8 @@ fn log(reference: &str, step: &CreateImageInfo) {
     );
 }
 
-/// Decides from the registry's response whether a retry can succeed.
+/// Decides from the registry's response whether a retry can succeed. The response is only for the
+/// log: it tells about the daemon's network, and a caller must not learn what is there.
 fn pull_error(reference: &str, cause: &Error) -> StartError {
     const PERMANENT: [&str; 6] = [
         "not found",
@@ -221,7 +234,9 @@ fn pull_error(reference: &str, cause: &Error) -> StartError {
         "no basic auth",
     ];
     let reason = error::text(cause);
-    let message = format!("The image {reference} cannot be pulled: {reason}");
+    tracing::warn!(image = reference, reason, "image pull failed");
+    let message =
+        format!("The image {reference} cannot be pulled. The worker's log has the reason");
     let lower = reason.to_ascii_lowercase();
     if error::status(cause) == Some(404) || PERMANENT.iter().any(|text| lower.contains(text)) {
         StartError::Invalid(message)

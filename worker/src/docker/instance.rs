@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{CallError, ContractClient};
 use super::config::DockerConfig;
 use super::container::Container;
-use crate::sandbox::{CallId, Event, Instance, Invocation, LossCause};
+use crate::sandbox::{CallId, Event, Instance, Invocation, LossCause, Room};
 
 /// How long a failed probe waits for the report of the container's death, which names the cause.
 const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
@@ -249,12 +249,16 @@ impl Instance for ContractContainer {
         Some(&self.container.image.id)
     }
 
-    fn reserve(&mut self) -> usize {
+    fn reserve(&mut self, _: usize) -> Room {
         if self.lost || self.probe.is_some() {
-            return 0;
+            return Room::NONE;
         }
-        self.concurrency
-            .saturating_sub(self.calls.len() + self.broken.len())
+        let running = self.calls.len() + self.broken.len();
+        Room {
+            calls: self.concurrency.saturating_sub(running),
+            // Each call is a request of its own.
+            bytes: usize::MAX,
+        }
     }
 
     fn submit(&mut self, calls: &[Invocation<'_>]) {

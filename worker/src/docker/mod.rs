@@ -10,7 +10,7 @@
 //! - `events`, `death_watch`: how the death of a container is detected and reported.
 //! - `leftovers`: finds and removes what dead workers left with the daemon.
 //! - `labels`: which worker a container belongs to.
-//! - `image`, `tar`: the images that contracts run.
+//! - `allowed`, `image`, `tar`: the images that contracts run.
 //! - `network`, `subnets`, `firewall`, `privileges`: what a contract may do, which is little.
 //! - `container`: one container, from its creation to its removal.
 //! - `client`, `instance`: calls over HTTP, their time limits and their outcomes.
@@ -18,6 +18,7 @@
 //! This is the only module that uses Docker and bollard. The queue of a contract, its re-runs and
 //! its quarantine belong to `crate::contracts`.
 
+mod allowed;
 mod client;
 mod config;
 mod container;
@@ -37,6 +38,7 @@ mod privileges;
 mod subnets;
 mod tar;
 
+pub use self::allowed::AllowedImages;
 pub use self::config::{CONTAINER_SETTINGS, DOCKER_SETTINGS, DockerConfig, Privileges, Registry};
 pub use self::daemon::Docker;
 pub use self::error::DockerError;

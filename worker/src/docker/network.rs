@@ -63,6 +63,14 @@ impl Docker {
         ))
     }
 
+    /// Puts the host's firewall rules back in their place, if this worker has contracts that they
+    /// are for: other programs may have removed or moved them meanwhile.
+    pub(crate) async fn keep_host_closed(&self) {
+        if self.location == Location::Host && !self.deaths.names().is_empty() {
+            close_host().await;
+        }
+    }
+
     async fn join(&self, network: &str) -> Result<(), StartError> {
         let Location::Container(id) = &self.location else {
             return Ok(());

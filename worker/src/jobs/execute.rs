@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use shared::protocol::id::ContractAddress;
 use shared::protocol::job::{Argument, Execute};
 use shared::protocol::reply::{Failure, FailureCode};
-use shared::service::backoff::Backoff;
 
 use crate::contracts::{Call, Tenure};
 use crate::settle::Delivery;
@@ -18,35 +16,19 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
         method,
         argument,
     } = execute;
-    match argument {
-        Argument::None => queue_call(worker, &address, method, None, delivery),
-        Argument::Json(json) => queue_call(worker, &address, method, Some(json), delivery),
-        Argument::Stored(name) => {
-            let worker = worker.clone();
-            worker.life.clone().spawn("argument", async move {
-                match fetch(&worker, &name, delivery.deadline).await {
-                    Ok(json) => queue_call(&worker, &address, method, Some(json), delivery),
-                    Err(failure) => delivery.refuse(failure),
-                }
-            });
-        }
-    }
-}
-
-fn queue_call(
-    worker: &Arc<Worker>,
-    address: &ContractAddress,
-    method: String,
-    argument: Option<Box<RawValue>>,
-    delivery: Delivery,
-) {
-    let Some(contract) = worker.contracts.get(address) else {
+    let Some(contract) = worker.contracts.get(&address) else {
         delivery.refuse(not_assigned());
-        return repair_registry(worker, address);
+        return repair_registry(worker, &address);
+    };
+    let (argument, stored) = match argument {
+        Argument::None => (None, None),
+        Argument::Json(json) => (Some(json), None),
+        Argument::Stored(name) => (None, Some(name)),
     };
     contract.call(Call {
         method,
         argument,
+        stored,
         delivery,
         losses: 0,
     });
@@ -83,36 +65,4 @@ fn repair_registry(worker: &Arc<Worker>, address: &ContractAddress) {
 pub(crate) fn not_assigned() -> Failure {
     let message = "The contract is not assigned to this worker; try again";
     Failure::not_started(FailureCode::NotHosted, message)
-}
-
-/// Reads an argument that was too large for a frame. While Redis fails, it is tried again until the
-/// call's deadline.
-async fn fetch(worker: &Worker, name: &str, deadline: u64) -> Result<Box<RawValue>, Failure> {
-    let failed = |code, message: &str| Failure::not_started(code, message);
-    let mut backoff = Backoff::redis();
-    let is_late = || worker.queue.clock().until(deadline).is_zero();
-    loop {
-        match worker.queue.fetch_body(name).await {
-            Ok(Some(text)) => {
-                let damaged = |_| failed(FailureCode::Rejected, "The stored argument is damaged");
-                return RawValue::from_string(text).map_err(damaged);
-            }
-            _ if is_late() => {
-                let message = "The call reached its deadline before its argument was read";
-                return Err(failed(FailureCode::Expired, message));
-            }
-            Ok(None) => {
-                let message = "The queue has lost the argument of the call. Try again";
-                return Err(failed(FailureCode::ExecutableMissing, message));
-            }
-            Err(error) => tracing::warn!(%error, "stored argument not fetched yet"),
-        }
-        tokio::select! {
-            () = backoff.wait() => {}
-            () = worker.life.stopping() => {
-                let message = "The worker stopped before it read the argument of the call";
-                return Err(failed(FailureCode::Draining, message));
-            }
-        }
-    }
 }

@@ -179,6 +179,13 @@ impl Contract {
 
     /// Submits calls; returns the number of the first.
     pub(crate) fn submit(&mut self, calls: &[(&str, Option<&str>)]) -> u32 {
+        let room = self.page.reserve(0);
+        assert!(calls.len() <= room.calls, "no room: {room:?}");
+        self.submit_reserved(calls)
+    }
+
+    /// Submits calls for which room was reserved; returns the number of the first.
+    pub(crate) fn submit_reserved(&mut self, calls: &[(&str, Option<&str>)]) -> u32 {
         let first = self.next;
         let arguments: Vec<Option<Box<RawValue>>> = calls
             .iter()
@@ -192,11 +199,6 @@ impl Contract {
                 argument: argument.as_deref(),
             })
             .collect();
-        assert!(
-            invocations.len() <= self.page.reserve(),
-            "no room: {}",
-            self.page.reserve()
-        );
         self.page.submit(&invocations);
         self.next += u32::try_from(calls.len()).unwrap();
         first
@@ -213,6 +215,25 @@ impl Contract {
         let events = timeout(PATIENCE, self.events())
             .await
             .expect("no event in time");
+        self.record(events, outcomes)
+    }
+
+    /// As [`Self::wait`], but also returns when the page may have room again.
+    pub(crate) async fn wait_or_room(
+        &mut self,
+        outcomes: &mut BTreeMap<u32, Outcome>,
+    ) -> Option<String> {
+        let events = timeout(PATIENCE, self.page.next())
+            .await
+            .expect("nothing happened in time");
+        self.record(events, outcomes)
+    }
+
+    fn record(
+        &mut self,
+        events: Vec<Event>,
+        outcomes: &mut BTreeMap<u32, Outcome>,
+    ) -> Option<String> {
         for event in events {
             let (call, outcome) = match event {
                 Event::Done { call, outcome, .. } => (

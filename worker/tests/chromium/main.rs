@@ -7,7 +7,10 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod confinement;
 mod driver;
+mod explosive_results;
+mod floods;
 mod forms;
 mod installation;
 mod isolation;
@@ -17,6 +20,7 @@ mod processes;
 mod promises;
 mod resource_limits;
 mod starved;
+mod sums;
 mod supervision;
 mod tampering;
 mod time_limits;

@@ -135,7 +135,7 @@ fn promises_that_settle_at_once_beside_a_pending_one() {
             assert_eq!(outcomes[&quick].result(), Some("1"));
             assert_eq!(outcomes[&(quick + 1)].result(), Some("2"));
         }
-        while contract.page.reserve() == 0 {
+        while contract.page.reserve(0).calls == 0 {
             assert_eq!(contract.wait(&mut outcomes).await, None);
         }
         contract.submit(&[("release", None)]);
@@ -156,7 +156,7 @@ fn a_promise_that_never_settles_times_out_under_load() {
         let mut outcomes = BTreeMap::new();
         let mut lost = None;
         while lost.is_none() {
-            while contract.page.reserve() > 0 {
+            while contract.page.reserve(0).calls > 0 {
                 contract.submit(&[("quick", None)]);
             }
             lost = contract.wait(&mut outcomes).await;

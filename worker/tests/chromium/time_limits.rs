@@ -98,7 +98,7 @@ fn calls_behind_a_call_that_hangs_are_not_blamed() {
                 .all(|outcome| matches!(outcome, Outcome::NotStarted)),
             "{outcomes:?}"
         );
-        assert_eq!(contract.page.reserve(), 0);
+        assert_eq!(contract.page.reserve(0).calls, 0);
         contract.close().await;
     });
 }
@@ -132,7 +132,7 @@ fn a_finished_call_keeps_its_result_if_the_page_hangs_afterwards() {
             .run(&[("leaves", None), ("quick", Some("1"))])
             .await;
         assert_eq!(outcomes[0].result(), Some("\"left\""), "{outcomes:?}");
-        assert_eq!(contract.page.reserve(), 0);
+        assert_eq!(contract.page.reserve(0).calls, 0);
         contract.close().await;
     });
 }
@@ -213,16 +213,16 @@ fn a_contract_over_its_heap_limit_is_lost() {
 fn two_messages_may_be_in_flight() {
     run(async {
         let mut contract = Contract::load(BUSY).await;
-        assert_eq!(contract.page.reserve(), 128);
+        assert_eq!(contract.page.reserve(0).calls, 128);
         contract.submit(&[("quick", Some("1"))]);
-        assert_eq!(contract.page.reserve(), 128);
+        assert_eq!(contract.page.reserve(0).calls, 128);
         contract.submit(&[("quick", Some("2"))]);
-        assert_eq!(contract.page.reserve(), 0);
+        assert_eq!(contract.page.reserve(0).calls, 0);
         let mut outcomes = std::collections::BTreeMap::new();
         while outcomes.len() < 2 {
             assert_eq!(contract.wait(&mut outcomes).await, None);
         }
-        assert_eq!(contract.page.reserve(), 128);
+        assert_eq!(contract.page.reserve(0).calls, 128);
         contract.close().await;
     });
 }
@@ -241,10 +241,10 @@ fn contracts_that_compute_do_not_delay_others() {
         for contract in &mut busy {
             contract.submit(&[("loop", None)]);
         }
-        assert_eq!(quick.page.reserve(), 0);
+        assert_eq!(quick.page.reserve(0).calls, 0);
         let ends = join_all(busy.iter_mut().map(Contract::lost));
         let answer = async {
-            while quick.page.reserve() == 0 {
+            while quick.page.reserve(0).calls == 0 {
                 assert!(quick.page.next().await.is_empty());
             }
             quick.call("quick", "1").await

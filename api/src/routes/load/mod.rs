@@ -2,17 +2,30 @@
 
 mod request;
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use shared::protocol::job::Load;
 
 use self::request::{LoadRequest, parse};
+use crate::admission::RequestKind;
 use crate::dispatch::Ticket;
+use crate::edge::{Connection, HeldBytes};
 use crate::error::ApiError;
 use crate::openapi::failures::LoadFailures;
-use crate::request::{read_body, trace_context};
+use crate::request::{Received, read_body, trace_context};
 use crate::routes::json;
 use crate::state::AppState;
+
+/// The unit in which the bytes that are checked are counted.
+const CHECK_PART: usize = 1024 * 1024;
+
+/// How many of these units are checked at once: a load of the default limit.
+pub(crate) const CHECK_PARTS: u32 = 64;
 
 /// Load a contract
 ///
@@ -30,26 +43,57 @@ use crate::state::AppState;
 )]
 pub(crate) async fn load(
     State(state): State<AppState>,
+    Extension(connection): Extension<Arc<Connection>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let _permit = state.admission.admit()?;
-    let config = &state.config;
-    let deadline = state.queue.clock().after(config.load_deadline);
-    let body = read_body(&headers, body, config.load_body_limit, config.body_timeout).await?;
-    let engine = config.engine;
-    // Parsing, decoding and hashing tens of megabytes must not block the calls of other clients.
-    let checking = tokio::task::spawn_blocking(move || parse(json(&body)?, engine));
-    let (load, executable) = checking.await.expect("checking does not panic")?;
+    state.admission.check(RequestKind::Load)?;
+    let Received { bytes, held } =
+        read_body(&headers, body, &state.load_bodies, &connection).await?;
+    let _permit = state.admission.admit(RequestKind::Load)?;
+    let _load_permit = state.admission.admit_load()?;
+    let deadline = state.queue.clock().after(state.config.load_deadline);
+    let (load, executable) = check(&state, bytes).await?;
+    let executable = Executable {
+        text: executable,
+        _held: held,
+    };
     let trace = trace_context(&headers);
     let tickets = |job| Ticket {
         job,
         deadline,
         trace: trace.clone(),
     };
-    state
-        .dispatcher
-        .load(&load, executable.as_bytes(), tickets)
-        .await?;
+    state.dispatcher.load(&load, executable, tickets).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// An executable on its way to Redis, with the place of its body.
+struct Executable {
+    text: String,
+    _held: HeldBytes,
+}
+
+impl AsRef<[u8]> for Executable {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+/// Parses the request. Parsing, decoding and hashing tens of megabytes must not block the calls of
+/// other clients. It needs the size of the body once more, so the bytes that are checked at once
+/// are bounded as well.
+async fn check(state: &AppState, body: Bytes) -> Result<(Load, String), ApiError> {
+    let parts = u32::try_from(body.len() / CHECK_PART + 1).unwrap_or(CHECK_PARTS);
+    let place = state.load_checks.acquire_many(parts.min(CHECK_PARTS)).await;
+    let place = place.expect("the semaphore is never closed");
+    let engine = state.config.engine;
+    let checking = tokio::task::spawn_blocking(move || {
+        let request = json(&body)?;
+        drop(body);
+        parse(request, engine)
+    });
+    let checked = checking.await.expect("checking does not panic");
+    drop(place);
+    checked
 }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
-use shared::protocol::image::is_reference;
+use shared::protocol::image::{is_id, is_reference};
 use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
 use shared::queue::blobs::digest;
 use utoipa::ToSchema;
@@ -18,6 +18,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// The length of the longest image reference in base64, with room for spaces around it. A longer
+/// text is a tar.
+const ENCODED_REFERENCE_LIMIT: usize = 2048;
 
 /// The body of a load. Fields accept any value, so that every invalid one can be reported.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -91,7 +95,7 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
     };
     let executable = match engine {
         EngineKind::Javascript => plain(executable),
-        EngineKind::Docker => image(&executable),
+        EngineKind::Docker => image(executable)?,
     };
     let spec = ContractSpec {
         engine,
@@ -196,23 +200,43 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
 
 /// Normalises a docker executable: an image reference, plain or in base64, or a tar, which stays in
 /// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
-/// contains upper-case letters.
-fn image(executable: &str) -> String {
-    let executable = executable.trim();
-    if is_reference(executable) {
-        return executable.to_owned();
+/// contains upper-case letters. Which references are allowed is the workers' decision; an id is
+/// none, wherever the contract is placed.
+fn image(executable: String) -> Result<String, ApiError> {
+    let trimmed = executable.trim();
+    if is_reference(trimmed) {
+        return reference(trimmed);
     }
-    let mut text = executable.to_owned();
+    let mut text = executable;
     text.retain(|c| !c.is_ascii_whitespace());
-    match BASE64.decode(&text).map(String::from_utf8) {
-        Ok(Ok(decoded)) if is_reference(decoded.trim()) => decoded.trim().to_owned(),
-        _ => text,
+    if text.len() > ENCODED_REFERENCE_LIMIT {
+        return Ok(text);
     }
+    match BASE64.decode(&text).map(String::from_utf8) {
+        Ok(Ok(decoded)) if is_reference(decoded.trim()) => reference(decoded.trim()),
+        _ => Ok(text),
+    }
+}
+
+fn reference(text: &str) -> Result<String, ApiError> {
+    if is_id(text) {
+        return Err(ApiError::InvalidExecutable(format!(
+            "{text} is the id of an image. Use a reference, such as registry/name:tag"
+        )));
+    }
+    Ok(text.to_owned())
 }
 
 /// Decodes base64. No flag is needed: a JavaScript source always contains a character outside
 /// base64's alphabet.
 fn plain(executable: String) -> String {
+    // Nearly always, so that a large source is not copied.
+    if !executable
+        .bytes()
+        .all(|b| b.is_ascii_whitespace() || is_base64(b))
+    {
+        return executable;
+    }
     let encoded: Vec<u8> = executable
         .bytes()
         .filter(|b| !b.is_ascii_whitespace())
@@ -221,6 +245,10 @@ fn plain(executable: String) -> String {
         Ok(Ok(decoded)) => decoded,
         _ => executable,
     }
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
 }
 
 #[cfg(test)]
@@ -248,9 +276,21 @@ mod tests {
     fn a_reference_is_not_decoded_as_base64() {
         // Each of these is also valid base64.
         for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
-            assert_eq!(image(reference), reference.trim());
+            assert_eq!(image(reference.to_owned()).unwrap(), reference.trim());
             let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
-            assert_eq!(image(&encoded), reference.trim());
+            assert_eq!(image(encoded).unwrap(), reference.trim());
+        }
+    }
+
+    #[test]
+    fn an_id_is_not_a_reference() {
+        let whole = format!("sha256:{}", "0a".repeat(32));
+        for id in ["0123456789ab", &whole] {
+            let encoded = base64::prelude::BASE64_STANDARD.encode(id);
+            for text in [id.to_owned(), encoded] {
+                let refused = image(text.clone()).unwrap_err();
+                assert!(matches!(refused, ApiError::InvalidExecutable(_)), "{text}");
+            }
         }
     }
 
@@ -258,7 +298,7 @@ mod tests {
     fn a_tar_stays_in_base64() {
         let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
         let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(image(&wrapped), encoded);
+        assert_eq!(image(wrapped).unwrap(), encoded);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! For each dead worker it renames the inbox (the fence), releases the contracts and offers them to
 //! other workers, replies to the jobs in the inbox (`verdicts.rs`), and offers pending loads
-//! again. What it needs to know is in the recovery record (`record.rs`). A clean-up may be interrupted
-//! anywhere: the next reaper repeats or finishes it. Two reapers may clean up after the same worker:
-//! every step can be repeated, and nothing depends on the lock.
+//! again. What it needs to know is in the recovery record (`record.rs`). A clean-up may be
+//! interrupted anywhere: the next reaper repeats or finishes it. Two reapers may clean up after the
+//! same worker: every step can be repeated, and nothing depends on the lock.
 
 mod record;
 mod verdicts;

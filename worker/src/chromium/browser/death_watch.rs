@@ -6,15 +6,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chromiumoxide::cdp::browser_protocol::target::{
-    EventTargetCrashed, EventTargetDestroyed, EventTargetInfoChanged, TargetId,
-};
-use futures::StreamExt;
-use futures::stream::{BoxStream, select};
-use tokio::sync::oneshot;
+use chromiumoxide_cdp::cdp::browser_protocol::target::TargetId;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Browser;
-use crate::chromium::cdp::execute::CdpError;
+use crate::chromium::cdp::events::{EndCause, SessionEnd};
 use crate::sandbox::LossCause;
 
 /// The pages of one browser whose death is to be reported.
@@ -23,8 +19,8 @@ pub(crate) struct DeathWatch(Mutex<HashMap<TargetId, AwaitedPage>>);
 
 #[derive(Debug)]
 struct AwaitedPage {
-    /// The URL of its only document.
-    url: String,
+    /// The worker's session with it.
+    session: String,
     death: oneshot::Sender<String>,
 }
 
@@ -44,8 +40,8 @@ impl PageDeath {
         }
     }
 
-    /// The page ended with its browser. A crashed browser counts as a crash of its contracts: one of
-    /// them may be the cause. A browser that stopped to reply does not: the machine may be busy.
+    /// The page ended with its browser. A crashed browser counts as a crash of its contracts: one
+    /// of them may be the cause. A browser that stopped to reply does not: the machine may be busy.
     pub(crate) fn of_browser(browser: &Browser) -> Self {
         let (reason, cause) = if browser.is_unresponsive() {
             ("its browser stopped replying", LossCause::Unresponsive)
@@ -59,20 +55,12 @@ impl PageDeath {
     }
 }
 
-/// An event that may be the end of a page.
-pub(crate) struct Ending {
-    target: TargetId,
-    /// If present, the page ends only if this is not the URL of its document.
-    url: Option<String>,
-    reason: String,
-}
-
 impl DeathWatch {
     /// Starts to watch a page. The receiver gets the reason of its death; an error means that the
     /// browser died.
-    pub(crate) fn watch(&self, target: TargetId, url: String) -> oneshot::Receiver<String> {
+    pub(crate) fn watch(&self, target: TargetId, session: String) -> oneshot::Receiver<String> {
         let (death, receiver) = oneshot::channel();
-        self.lock().insert(target, AwaitedPage { url, death });
+        self.lock().insert(target, AwaitedPage { session, death });
         receiver
     }
 
@@ -90,49 +78,27 @@ impl DeathWatch {
     }
 
     /// Reports the pages that end, until the browser sends no more events.
-    pub(crate) async fn follow(&self, mut endings: BoxStream<'static, Ending>) {
-        while let Some(ending) = endings.next().await {
-            if self.is_end(&ending) {
-                self.announce(&ending.target, ending.reason);
+    pub(crate) async fn follow(&self, mut ends: mpsc::UnboundedReceiver<SessionEnd>) {
+        while let Some(end) = ends.recv().await {
+            let reason = match end.cause {
+                EndCause::Crashed => "its process ended",
+                EndCause::Closed => "its page was closed",
+            };
+            if let Some(target) = self.find(&end.session) {
+                self.announce(&target, reason.to_owned());
             }
         }
     }
 
-    fn is_end(&self, ending: &Ending) -> bool {
-        let Some(url) = &ending.url else {
-            return true;
-        };
-        // A new title or a new fragment in the URL leaves the document in place.
+    fn find(&self, session: &str) -> Option<TargetId> {
         let pages = self.lock();
-        let page = pages.get(&ending.target);
-        page.is_some_and(|page| !url.starts_with(&page.url))
+        let mut pages = pages.iter();
+        let found = pages.find(|(_, page)| page.session == session);
+        found.map(|(target, _)| target.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, AwaitedPage>> {
         // No panic can leave the map half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Subscribes to every event that may be the end of a page.
-pub(crate) async fn endings(browser: &Browser) -> Result<BoxStream<'static, Ending>, CdpError> {
-    let crashed = browser.listen::<EventTargetCrashed>().await?;
-    let crashed = crashed.map(|event| Ending {
-        target: event.target_id.clone(),
-        url: None,
-        reason: format!("its process ended: {} ({})", event.status, event.error_code),
-    });
-    let destroyed = browser.listen::<EventTargetDestroyed>().await?;
-    let destroyed = destroyed.map(|event| Ending {
-        target: event.target_id.clone(),
-        url: None,
-        reason: "its page was closed".to_owned(),
-    });
-    let changed = browser.listen::<EventTargetInfoChanged>().await?;
-    let changed = changed.map(|event| Ending {
-        target: event.target_info.target_id.clone(),
-        url: Some(event.target_info.url.clone()),
-        reason: "it replaced its document".to_owned(),
-    });
-    Ok(select(select(crashed, destroyed), changed).boxed())
 }

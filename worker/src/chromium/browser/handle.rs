@@ -6,7 +6,7 @@ use super::Browser;
 use super::death_watch::DeathWatch;
 use super::page_closer::PageCloser;
 use super::send_slots::SendSlots;
-use crate::chromium::cdp::client::CdpClient;
+use super::stalls::Stalls;
 use crate::chromium::isolation::document::DocumentUrls;
 use crate::chromium::isolation::watchdog::WatchedPages;
 
@@ -15,10 +15,10 @@ use crate::chromium::isolation::watchdog::WatchedPages;
 pub(crate) struct BrowserHandle {
     /// Creates pages, and knows when the browser is dead.
     pub(crate) browser: Arc<Browser>,
-    /// The connection over which pages are called.
-    pub(crate) client: Arc<CdpClient>,
     /// Limits the messages in flight to pages.
     pub(crate) send_slots: SendSlots,
+    /// When the browser itself was stalled.
+    pub(crate) stalls: Arc<Stalls>,
     /// Reports the death of a page.
     pub(crate) deaths: Arc<DeathWatch>,
     /// Issues the URL of a page's document.

@@ -1,9 +1,9 @@
-//! One running browser: its connection, its commands, and what is counted of its pages.
+//! One running browser: its commands, and what is counted of its pages.
 //!
 //! This file is the bottom of the folder; it knows none of the others. From here up:
 //!
 //! - [`death_watch`] reports when a page dies. [`page_closer`] ends pages. [`send_slots`] limits
-//!   the messages in flight to pages.
+//!   the messages in flight to pages. [`stalls`] records when the browser itself was stalled.
 //! - [`handle`] is everything that a page needs of its browser.
 //! - [`start`] launches a browser, connects to it, examines it, and runs its tasks.
 
@@ -11,27 +11,29 @@ pub(super) mod death_watch;
 pub(super) mod handle;
 pub(super) mod page_closer;
 pub(super) mod send_slots;
+pub(super) mod stalls;
 pub(super) mod start;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chromiumoxide::cdp::IntoEventKind;
-use chromiumoxide::cdp::browser_protocol::system_info::GetProcessInfoParams;
-use chromiumoxide::listeners::EventStream;
-use chromiumoxide::types::Command;
+use chromiumoxide_cdp::cdp::browser_protocol::system_info::GetProcessInfoParams;
+use chromiumoxide_cdp::cdp::browser_protocol::target::TargetId;
+use chromiumoxide_types::Command;
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
-use super::cdp::execute::{COMMAND_LIMIT, CdpError, within};
+use super::cdp::client::{CdpClient, PageSession};
+use super::cdp::execute::{COMMAND_LIMIT, CdpError};
+use super::cdp::traffic::Traffic;
 use super::process::proc::Process;
 
 /// One running browser.
 #[derive(Debug)]
 pub(crate) struct Browser {
-    connection: chromiumoxide::Browser,
+    client: Arc<CdpClient>,
     dead: CancellationToken,
     /// It is dead because it did not reply.
     unresponsive: AtomicBool,
@@ -46,9 +48,9 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// A browser behind an open connection. `dead` is cancelled when the browser ends.
-    pub(crate) fn new(connection: chromiumoxide::Browser, dead: CancellationToken) -> Self {
+    pub(crate) fn new(client: Arc<CdpClient>, dead: CancellationToken) -> Self {
         Self {
-            connection,
+            client,
             dead,
             unresponsive: AtomicBool::new(false),
             pages: AtomicUsize::new(0),
@@ -69,23 +71,22 @@ impl Browser {
         limit: Duration,
         command: C,
     ) -> Result<C::Response, CdpError> {
-        let name = command.identifier();
-        within(limit, name, self.connection.execute(command))
-            .await
-            .map(|reply| reply.result)
+        self.client.execute(limit, &command).await
     }
 
-    /// Subscribes to the browser's events of one kind.
-    pub(crate) async fn listen<E: IntoEventKind + Unpin>(
-        &self,
-    ) -> Result<EventStream<E>, CdpError> {
-        let listening = self.connection.event_listener::<E>();
-        within(COMMAND_LIMIT, "listening", listening).await
+    /// Sends a command to the browser as a whole, without waiting for its reply.
+    pub(crate) fn post<C: Command>(&self, command: &C) {
+        self.client.post(command);
     }
 
-    /// The connection itself, for what is more than one command.
-    pub(crate) fn connection(&self) -> &chromiumoxide::Browser {
-        &self.connection
+    /// What the connection to the browser has carried.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        self.client.traffic()
+    }
+
+    /// Opens a session with a page.
+    pub(crate) async fn attach(&self, page: TargetId) -> Result<PageSession, CdpError> {
+        self.client.attach(COMMAND_LIMIT, page).await
     }
 
     /// Cancelled when the browser is dead.

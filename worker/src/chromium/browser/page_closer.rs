@@ -9,12 +9,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::browser::BrowserContextId;
-use chromiumoxide::cdp::browser_protocol::target::{
+use chromiumoxide_cdp::cdp::browser_protocol::browser::BrowserContextId;
+use chromiumoxide_cdp::cdp::browser_protocol::target::{
     CloseTargetParams, DisposeBrowserContextParams, TargetId,
 };
 use futures::StreamExt;
-use nix::sys::signal::{Signal, kill};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -211,7 +210,7 @@ async fn end_renderers(renderers: HashSet<Process>) {
         if Instant::now() > deadline {
             for renderer in renderers.iter().filter(|renderer| renderer.is_alive()) {
                 tracing::debug!(pid = %renderer.pid, "renderer outlived its page; killing it");
-                _ = kill(renderer.pid, Signal::SIGKILL);
+                renderer.kill();
             }
             return;
         }

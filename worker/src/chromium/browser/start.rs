@@ -9,32 +9,30 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chromiumoxide::Handler;
-use chromiumoxide::cdp::browser_protocol::browser::GetVersionParams;
-use chromiumoxide::cdp::browser_protocol::fetch::{
-    EnableParams, EventRequestPaused, RequestPattern,
-};
-use chromiumoxide::error::CdpError as ConnectionError;
-use chromiumoxide::handler::HandlerConfig;
-use futures::{FutureExt, StreamExt};
+use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
+use chromiumoxide_cdp::cdp::browser_protocol::fetch::{EnableParams, RequestPattern};
+use futures::FutureExt;
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Browser;
-use super::death_watch::{DeathWatch, endings};
+use super::death_watch::DeathWatch;
 use super::handle::BrowserHandle;
-use super::page_closer::{PageCloser, PageCloserTask};
+use super::page_closer::PageCloser;
 use super::send_slots::SendSlots;
 use crate::chromium::cdp::client::CdpClient;
-use crate::chromium::cdp::execute::{CdpError, within};
+use crate::chromium::cdp::events::Events;
+use crate::chromium::cdp::execute::CdpError;
 use crate::chromium::config::ChromiumConfig;
 use crate::chromium::isolation::document::DocumentUrls;
+use crate::chromium::isolation::floods::{FloodCloser, FloodWatch};
 use crate::chromium::isolation::interceptor::Interceptor;
 use crate::chromium::isolation::layers::Layer;
 use crate::chromium::isolation::watchdog::{Watchdog, WatchdogLimits, WatchedPages};
 use crate::chromium::page::blank::{BlankPage, OpenError};
-use crate::chromium::process::child::{GuardedChild, StartedChild, log_output};
+use crate::chromium::process::child::{GuardedChild, StartedChild};
 use crate::chromium::process::confinement;
 use crate::chromium::process::error::{LAUNCH_LIMIT, LaunchError};
 
@@ -66,33 +64,27 @@ impl RunningBrowser {
     pub(crate) async fn launch(config: &ChromiumConfig) -> Result<Self, LaunchError> {
         let StartedChild {
             child,
-            address,
-            stderr,
-        } = GuardedChild::start(config).await?;
+            pipe,
+            mut output,
+        } = GuardedChild::start(config)?;
         let tasks = BrowserTasks::default();
-        // Once the browser is dead the output is ignored, whichever process still holds the pipe.
-        tasks.spawn("browser output", log_output(stderr));
-        let connecting = async {
-            let handle = connect(&address, config, &tasks).await?;
-            let gaps = examine(&handle, config).await?;
-            Ok::<_, OpenError>((handle, gaps))
-        };
-        let outcome = tokio::time::timeout(LAUNCH_LIMIT, connecting).await;
-        let error = match outcome {
-            Ok(Ok((handle, gaps))) if gaps.is_empty() => {
+        let starting = output.while_logging(start(pipe, config, &tasks));
+        match starting.await {
+            Ok(handle) => {
+                // Once the browser is dead the output is ignored, whichever process still has it.
+                tasks.spawn("browser output", async move { output.log().await });
                 tasks.tracker.close();
-                return Ok(Self {
+                Ok(Self {
                     handle,
                     child,
                     tasks,
-                });
+                })
             }
-            Ok(Ok((_, gaps))) => LaunchError::Unconfined(gaps.join(", ")),
-            Ok(Err(error)) => LaunchError::Connect(error.to_string()),
-            Err(_) => LaunchError::Connect("it does not reply".to_owned()),
-        };
-        tasks.end(child).await;
-        Err(error)
+            Err(error) => {
+                tasks.end(child).await;
+                Err(error.with_output(output.into_tail().await))
+            }
+        }
     }
 
     /// What the browser's pages need of it.
@@ -140,27 +132,41 @@ impl BrowserTasks {
     }
 }
 
-/// Opens both connections to a browser and starts its tasks.
-async fn connect(
-    address: &str,
+/// Connects to a browser that was just started, runs its tasks, and examines it.
+async fn start(
+    pipe: UnixStream,
+    config: &ChromiumConfig,
+    tasks: &BrowserTasks,
+) -> Result<Arc<BrowserHandle>, LaunchError> {
+    let (client, events, driving) = CdpClient::connect(pipe, tasks.dead.clone());
+    tasks.spawn("browser connection", driving);
+    let version = GetVersionParams::default();
+    let version = client.execute(LAUNCH_LIMIT, &version).await;
+    version.map_err(|error| match error {
+        CdpError::Timeout(..) => LaunchError::TooSlow(String::new()),
+        CdpError::Refused(..) => LaunchError::Ended(String::new()),
+    })?;
+    let examining = async {
+        let handle = spawn_tasks(client, events, config, tasks).await?;
+        let gaps = examine(&handle, config).await?;
+        Ok::<_, OpenError>((handle, gaps))
+    };
+    match tokio::time::timeout(LAUNCH_LIMIT, examining).await {
+        Ok(Ok((handle, gaps))) if gaps.is_empty() => Ok(handle),
+        Ok(Ok((_, gaps))) => Err(LaunchError::Unconfined(gaps.join(", "))),
+        Ok(Err(error)) => Err(LaunchError::Connect(error.to_string())),
+        Err(_) => Err(LaunchError::Connect("it does not reply".to_owned())),
+    }
+}
+
+/// Starts the tasks of a browser.
+async fn spawn_tasks(
+    client: Arc<CdpClient>,
+    events: Events,
     config: &ChromiumConfig,
     tasks: &BrowserTasks,
 ) -> Result<Arc<BrowserHandle>, CdpError> {
-    // Longer than every time limit of the worker's own, so that chromiumoxide's never applies
-    // first.
-    let request_timeout = LAUNCH_LIMIT + config.call_limit * 2 + config.load_limit * 2;
-    let handler_config = HandlerConfig {
-        viewport: None,
-        ignore_https_errors: false,
-        request_timeout,
-        ..HandlerConfig::default()
-    };
-    let connecting = chromiumoxide::Browser::connect_with_config(address, handler_config);
-    let (connection, handler) = within(LAUNCH_LIMIT, "connecting", connecting).await?;
-    let connecting = CdpClient::connect(address);
-    let (client, driving) = within(LAUNCH_LIMIT, "connecting", connecting).await?;
-    tasks.spawn("page connection", driving);
-    let browser = Arc::new(Browser::new(connection, tasks.dead.clone()));
+    let browser = Arc::new(Browser::new(client, tasks.dead.clone()));
     let deaths = Arc::<DeathWatch>::default();
     let watched = Arc::<WatchedPages>::default();
     let (closer, closing) = PageCloser::new(
@@ -168,47 +174,48 @@ async fn connect(
         Arc::clone(&deaths),
         Arc::clone(&watched),
     );
-    let handle = Arc::new(BrowserHandle {
-        browser,
-        client,
+    let handle = BrowserHandle {
+        browser: Arc::clone(&browser),
         send_slots: SendSlots::for_one_of(config.browsers),
-        deaths,
+        stalls: Arc::default(),
+        deaths: Arc::clone(&deaths),
         documents: Arc::new(DocumentUrls::new(&config.layers)),
-        watched,
+        watched: Arc::clone(&watched),
         closer,
-    });
-    tasks.spawn("browser connection", drive(handler, tasks.dead.clone()));
-    spawn_tasks(&handle, config, tasks, closing).await?;
-    Ok(handle)
-}
-
-async fn spawn_tasks(
-    handle: &BrowserHandle,
-    config: &ChromiumConfig,
-    tasks: &BrowserTasks,
-    closing: PageCloserTask,
-) -> Result<(), CdpError> {
-    let browser = &handle.browser;
-    let requests = browser.listen::<EventRequestPaused>().await?;
-    let documents = Arc::clone(&handle.documents);
-    let interceptor = Interceptor::new(Arc::clone(browser), documents, &config.layers);
-    tasks.spawn("interceptor", interceptor.run(requests));
-    let pattern = RequestPattern {
-        url_pattern: Some("*".to_owned()),
-        ..Default::default()
     };
-    browser
-        .execute(EnableParams::builder().pattern(pattern).build())
-        .await?;
-    let (deaths, endings) = (Arc::clone(&handle.deaths), endings(browser).await?);
-    tasks.spawn("death watch", async move { deaths.follow(endings).await });
+    let documents = Arc::clone(&handle.documents);
+    let floods = FloodCloser {
+        pages: Arc::clone(&watched),
+        deaths: Arc::clone(&deaths),
+    };
+    let interceptor = Interceptor::new(
+        Arc::clone(&browser),
+        documents,
+        &config.layers,
+        floods.clone(),
+    );
+    tasks.spawn("interceptor", interceptor.run(events.requests));
+    intercept_requests(&browser).await?;
+    let watch = Arc::clone(&deaths);
+    tasks.spawn(
+        "death watch",
+        async move { watch.follow(events.ends).await },
+    );
     tasks.spawn("page closer", closing.run());
-    tasks.spawn("heartbeat", heartbeat(Arc::clone(browser)));
+    tasks.spawn("heartbeat", heartbeat(Arc::clone(&browser)));
     if config.layers.has(Layer::Watch) {
+        let process = browser.own_process().await?;
+        let flood_watch = FloodWatch {
+            browser: Arc::clone(&browser),
+            stalls: Arc::clone(&handle.stalls),
+            closer: floods,
+            process,
+        };
+        tasks.spawn("flood watch", flood_watch.run());
         let watchdog = Watchdog {
-            pages: Arc::clone(&handle.watched),
-            deaths: Arc::clone(&handle.deaths),
-            process: browser.own_process().await?,
+            pages: watched,
+            deaths,
+            process,
             limits: WatchdogLimits {
                 idle_cpu: config.idle_cpu,
                 browser_bytes: u64::from(config.browser_mb) << 20,
@@ -216,7 +223,17 @@ async fn spawn_tasks(
         };
         tasks.spawn("watchdog", watchdog.run());
     }
-    Ok(())
+    Ok(Arc::new(handle))
+}
+
+/// Lets every request of every page wait for the interceptor's decision.
+async fn intercept_requests(browser: &Browser) -> Result<(), CdpError> {
+    let pattern = RequestPattern {
+        url_pattern: Some("*".to_owned()),
+        ..Default::default()
+    };
+    let intercept = EnableParams::builder().pattern(pattern).build();
+    browser.execute(intercept).await.map(drop)
 }
 
 /// Opens the browser's first page and checks how the browser treats it. Returns the protections
@@ -262,22 +279,6 @@ async fn heartbeat(browser: Arc<Browser>) {
                     browser.set_unresponsive();
                 }
                 tracing::warn!(%error, "browser does not reply");
-                return;
-            }
-        }
-    }
-}
-
-/// Drives chromiumoxide's connection. Dropping the handler fails every pending command.
-async fn drive(mut handler: Handler, dead: CancellationToken) {
-    // Dropped before the handler: when a command fails, the browser is already marked as dead.
-    let _end = dead.drop_guard();
-    while let Some(event) = handler.next().await {
-        match event {
-            // An invalid message is dropped; a command that waits for it has a time limit.
-            Ok(()) | Err(ConnectionError::InvalidMessage(..)) => {}
-            Err(error) => {
-                tracing::warn!(%error, "browser connection failed");
                 return;
             }
         }

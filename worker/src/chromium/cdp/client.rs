@@ -1,62 +1,50 @@
-//! A lean connection to a browser beside chromiumoxide's. It carries only the calls of pages.
-//!
-//! chromiumoxide tracks the state of every page: it parses each message into a tree, and polls all
-//! of its pages whenever one sends an event. That suits creating and observing pages. Here a
-//! message is text, and a reply is matched by its number. Measured on two cores, a lone call takes
-//! 0.82 instead of 0.99 ms, and 64 callers of one contract get 12 % more calls done.
+//! The connection to a browser: sends commands, and matches each reply to its command.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::target::{AttachToTargetParams, TargetId};
-use chromiumoxide::types::Command;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use bytes::Bytes;
+use chromiumoxide_cdp::cdp::browser_protocol::target::{AttachToTargetParams, TargetId};
+use chromiumoxide_types::Command;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use shared::service::batch::join_batch;
-use tokio::net::TcpStream;
+use tokio::io::AsyncRead;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_util::sync::CancellationToken;
 
-/// How many messages are written in one batch at most.
-const WRITE_BATCH: usize = 64;
-
-/// How many replies may be expected before abandoned ones are searched for and removed.
-const CLEANUP_THRESHOLD: usize = 1024;
+use super::cbor::CborError;
+use super::cbor::decode::{first_number, from_slice};
+use super::cbor::encode::to_vec;
+use super::events::{self, EventSender, Events};
+use super::execute::{CdpError, within};
+use super::parts::MessageParts;
+use super::replies::{ExpectedReplies, Reply};
+use super::traffic::Traffic;
+use super::transport::{self, ConnectionError, Incoming, MessageReader};
 
 /// Why a command has no reply.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The page or the browser is gone. Commands that were in flight to a page that closed get no
-    /// reply at all.
+    /// The page or the browser is gone.
     #[error("the page is gone")]
     Closed,
     /// The browser refused the command, with this reason.
     #[error("{0}")]
     Refused(String),
-    /// The reply is not valid JSON text, for example because a page's text is not Unicode.
-    #[error("the reply is malformed: {0}")]
-    Malformed(#[from] serde_json::Error),
+    /// The command or the reply has no proper form.
+    #[error("the message is malformed: {0}")]
+    Malformed(#[from] CborError),
+    /// The reply is over the size limit of a message.
+    #[error("the reply is too long")]
+    TooLong,
 }
-
-type ReplySender = oneshot::Sender<Result<Box<RawValue>, ClientError>>;
 
 /// The connection. Commands are sent in order.
 #[derive(Debug)]
 pub(crate) struct CdpClient {
-    next_number: AtomicU64,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
-}
-
-#[derive(Debug)]
-struct Outgoing {
-    number: u64,
-    text: String,
-    reply: ReplySender,
+    expected: Arc<ExpectedReplies>,
+    outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    traffic: Arc<Traffic>,
 }
 
 /// The connection's session with one page.
@@ -70,23 +58,14 @@ pub(crate) struct PageSession {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Request<'a, C> {
-    id: u64,
+    id: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
     method: &'a str,
     params: &'a C,
 }
 
-/// A message from the browser. An event has no number.
-#[derive(Deserialize)]
-struct CdpReply<'a> {
-    id: Option<u64>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    error: Option<ErrorReply>,
-}
-
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ErrorReply {
     code: i64,
     message: String,
@@ -107,206 +86,292 @@ impl From<ErrorReply> for ClientError {
 }
 
 impl CdpClient {
-    /// Connects to a browser's debugger at `ws://HOST:PORT/PATH`. The second value is the task that
-    /// drives the connection; it ends when either side closes it.
-    pub(crate) async fn connect(
-        address: &str,
-    ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + 'static), Error> {
-        let host = address.trim_start_matches("ws://");
-        let host = host.split('/').next().unwrap_or_default();
-        let stream = TcpStream::connect(host).await?;
-        stream.set_nodelay(true)?;
-        // The harness limits the size of a page's replies.
-        let config = WebSocketConfig::default()
-            .max_message_size(None)
-            .max_frame_size(None);
-        let (socket, _) = client_async_with_config(address, stream, Some(config)).await?;
+    /// A connection over the worker's end of a browser's pipe, with the browser's events. The last
+    /// value is the task that drives the connection; it ends when either side closes it, or when a
+    /// message is malformed, and cancels `dead` then.
+    pub(crate) fn connect(
+        pipe: UnixStream,
+        dead: CancellationToken,
+    ) -> (Arc<Self>, Events, impl Future<Output = ()> + Send + 'static) {
         let (outgoing, queue) = mpsc::unbounded_channel();
+        let expected = Arc::<ExpectedReplies>::default();
+        let (sender, events) = events::channel();
+        let traffic = Arc::<Traffic>::default();
+        let incoming = IncomingMessages {
+            expected: Arc::clone(&expected),
+            events: sender,
+            traffic: Arc::clone(&traffic),
+        };
         let client = Arc::new(Self {
-            next_number: AtomicU64::new(1),
+            expected,
             outgoing,
+            traffic,
         });
-        Ok((client, drive(socket, queue)))
+        (client, events, drive(pipe, queue, incoming, dead))
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Opens a session with a page.
     pub(crate) async fn attach(
         self: &Arc<Self>,
+        limit: Duration,
         page: TargetId,
-    ) -> Result<PageSession, ClientError> {
+    ) -> Result<PageSession, CdpError> {
         let mut attach = AttachToTargetParams::new(page);
         attach.flatten = Some(true);
-        let id: String = self.send(None, &attach).await?.session_id.into();
+        let id: String = self.execute(limit, &attach).await?.session_id.into();
         Ok(PageSession {
             client: Arc::clone(self),
             id: id.into(),
         })
     }
 
+    /// Sends a command to the browser as a whole, at once and in order, and waits for the reply at
+    /// most for `limit`.
+    pub(crate) fn execute<C: Command>(
+        &self,
+        limit: Duration,
+        command: &C,
+    ) -> impl Future<Output = Result<C::Response, CdpError>> + Send + use<C> {
+        within(limit, command.identifier(), self.send(None, command))
+    }
+
+    /// Sends a command to the browser as a whole, without waiting for its reply.
+    pub(crate) fn post<C: Command>(&self, command: &C) {
+        drop(self.send(None, command));
+    }
+
     /// Sends a command at once. The wait for its reply has no time limit.
     fn send<C: Command>(
         &self,
-        session_id: Option<&str>,
+        session: Option<&Arc<str>>,
         command: &C,
     ) -> impl Future<Output = Result<C::Response, ClientError>> + Send + use<C> {
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let (reply, receiver) = oneshot::channel();
-        let sent = serde_json::to_string(&Request {
+        let sent = self.try_send(session, command);
+        async move {
+            let reply = sent?.await.map_err(|_| ClientError::Closed)??;
+            Ok(from_slice(&reply)?)
+        }
+    }
+
+    fn try_send<C: Command>(
+        &self,
+        session: Option<&Arc<str>>,
+        command: &C,
+    ) -> Result<oneshot::Receiver<Reply>, ClientError> {
+        let added = self.expected.add(session.map(Arc::clone));
+        let (number, reply) = added.ok_or(ClientError::Closed)?;
+        let message = to_vec(&Request {
             id: number,
-            session_id,
+            session_id: session.map(|id| &**id),
             method: &command.identifier(),
             params: command,
-        })
-        .map(|text| {
-            // Fails when the connection has ended. Then `reply` is dropped, which closes the
-            // receiver.
-            _ = self.outgoing.send(Outgoing {
-                number,
-                text,
-                reply,
-            });
         });
-        async move {
-            sent?;
-            let reply = receiver.await.map_err(|_| ClientError::Closed)??;
-            Ok(serde_json::from_str(reply.get())?)
+        match message {
+            // Fails when the connection has ended. Then the reply fails, too.
+            Ok(message) => {
+                self.traffic.add(message.len());
+                _ = self.outgoing.send(message);
+            }
+            Err(error) => self.expected.resolve(number, Err(error.into())),
         }
+        Ok(reply)
     }
 }
 
 impl PageSession {
-    /// Sends a command to the page, at once and in order. The wait for the reply has no time limit,
-    /// and a page that is gone sends none.
+    /// The session's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Sends a command to the page, at once and in order. The wait for the reply has no time limit.
     pub(crate) fn send<C: Command>(
         &self,
         command: &C,
     ) -> impl Future<Output = Result<C::Response, ClientError>> + Send + use<C> {
         self.client.send(Some(&self.id), command)
     }
-}
 
-/// The replies that are expected, by the command's number.
-#[derive(Debug, Default)]
-struct ExpectedReplies(Mutex<HashMap<u64, ReplySender>>);
-
-impl ExpectedReplies {
-    fn add(&self, number: u64, reply: ReplySender) {
-        let mut replies = self.lock();
-        // Pages that are gone never reply to their last commands.
-        if replies.len() >= CLEANUP_THRESHOLD && replies.len() == replies.capacity() {
-            replies.retain(|_, reply| !reply.is_closed());
-        }
-        replies.insert(number, reply);
-    }
-
-    fn resolve(&self, text: &str) {
-        let reply: CdpReply<'_> = match serde_json::from_str(text) {
-            Ok(reply) => reply,
-            Err(error) => return tracing::warn!(%error, "malformed message from a browser"),
-        };
-        let Some(sender) = reply.id.and_then(|number| self.lock().remove(&number)) else {
-            return;
-        };
-        // Fails when the page was closed meanwhile and the receiver dropped.
-        _ = sender.send(match (reply.result, reply.error) {
-            (Some(result), None) => Ok(result.to_owned()),
-            (_, Some(error)) => Err(error.into()),
-            (None, None) => Err(ClientError::Refused(
-                "the browser sent an empty reply".to_owned(),
-            )),
-        });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, ReplySender>> {
-        // No panic can leave the map half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Sends a command to the page, at once and in order, and waits for the reply at most for
+    /// `limit`.
+    pub(crate) fn execute<C: Command>(
+        &self,
+        limit: Duration,
+        command: &C,
+    ) -> impl Future<Output = Result<C::Response, CdpError>> + Send + use<C> {
+        within(limit, command.identifier(), self.send(command))
     }
 }
-
-type Socket = WebSocketStream<TcpStream>;
 
 /// Writes and reads at the same time, until either ends.
-async fn drive(socket: Socket, queue: mpsc::UnboundedReceiver<Outgoing>) {
-    let (sink, stream) = socket.split();
-    let expected = ExpectedReplies::default();
+async fn drive(
+    mut pipe: UnixStream,
+    queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    incoming: IncomingMessages,
+    dead: CancellationToken,
+) {
+    // Dropped before `incoming`: when a command fails, the browser is already marked as dead.
+    let _end = dead.drop_guard();
+    let (reader, writer) = pipe.split();
     let ended = tokio::select! {
-        ended = write(sink, queue, &expected) => ended,
-        ended = read(stream, &expected) => ended,
+        ended = transport::write(writer, queue) => ended.map_err(ConnectionError::from),
+        ended = incoming.read(MessageReader::new(reader)) => ended,
     };
-    if let Err(error) = ended {
-        tracing::warn!(%error, "browser page connection failed");
+    match ended {
+        Ok(()) => {}
+        Err(ConnectionError::Ended) => tracing::debug!("browser closed its connection"),
+        Err(error) => tracing::warn!(%error, "browser connection failed"),
     }
 }
 
-async fn write(
-    mut sink: SplitSink<Socket, Message>,
-    mut queue: mpsc::UnboundedReceiver<Outgoing>,
-    expected: &ExpectedReplies,
-) -> Result<(), Error> {
-    let mut batch = Vec::with_capacity(WRITE_BATCH);
-    while queue.recv_many(&mut batch, WRITE_BATCH).await > 0 {
-        // Yields once, so that calls of other pages join the batch: the browser then wakes up once
-        // for all of them.
-        let room = WRITE_BATCH - batch.len();
-        join_batch(&mut batch, room, || queue.try_recv().ok()).await;
-        for Outgoing {
-            number,
-            text,
-            reply,
-        } in batch.drain(..)
-        {
-            expected.add(number, reply);
-            sink.feed(Message::text(text)).await?;
-        }
-        sink.flush().await?;
-    }
-    Ok(())
+/// Passes messages on to those who wait for them. Dropping it fails all commands.
+struct IncomingMessages {
+    expected: Arc<ExpectedReplies>,
+    events: EventSender,
+    traffic: Arc<Traffic>,
 }
 
-async fn read(mut stream: SplitStream<Socket>, expected: &ExpectedReplies) -> Result<(), Error> {
-    while let Some(message) = stream.next().await {
-        if let Message::Text(text) = message? {
-            expected.resolve(&text);
+impl Drop for IncomingMessages {
+    fn drop(&mut self) {
+        self.expected.end();
+    }
+}
+
+impl IncomingMessages {
+    async fn read<R: AsyncRead + Unpin>(
+        &self,
+        mut reader: MessageReader<R>,
+    ) -> Result<(), ConnectionError> {
+        loop {
+            match reader.next().await? {
+                Incoming::Message(message) => self.pass(&message).await?,
+                Incoming::TooLong(begin) => {
+                    tracing::warn!("message of a browser is too long: ignored");
+                    if let Some(number) = first_number(&begin) {
+                        self.expected.resolve(number, Err(ClientError::TooLong));
+                    }
+                }
+            }
         }
     }
-    Ok(())
+
+    async fn pass(&self, message: &Bytes) -> Result<(), CborError> {
+        let parts = MessageParts::read(message)?;
+        let Some(number) = parts.number else {
+            let closed = self.events.pass(parts.into_event(message.len())).await?;
+            if let Some(session) = closed {
+                self.expected.end_session(&session);
+            }
+            return Ok(());
+        };
+        self.traffic.add(message.len());
+        let reply = match (parts.result, parts.error) {
+            (Some(result), None) => Ok(result),
+            (_, Some(error)) => Err(from_slice::<ErrorReply>(&error)?.into()),
+            (None, None) => Err(ClientError::Refused("the reply is empty".to_owned())),
+        };
+        self.expected.resolve(number, reply);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use chromiumoxide_cdp::cdp::browser_protocol::browser::GetVersionParams;
+    use serde_json::{Value, json};
+    use tokio::io::AsyncWriteExt;
 
-    #[test]
-    fn a_reply_reaches_the_sender_of_its_command() {
-        let expected = ExpectedReplies::default();
-        let [mut first, mut second, mut third] = [1, 2, 3].map(|number| {
-            let (reply, receiver) = oneshot::channel();
-            expected.add(number, reply);
-            receiver
-        });
-        expected.resolve(r#"{"method":"Target.attachedToTarget","params":{}}"#);
-        expected.resolve(r#"{"id":9,"result":{}}"#);
-        expected.resolve("no JSON");
-        expected.resolve(r#"{"id":2,"result":{"value":"\ud800"},"sessionId":"S"}"#);
-        let text = second.try_recv().unwrap().unwrap();
-        assert_eq!(text.get(), r#"{"value":"\ud800"}"#);
-        expected.resolve(r#"{"id":1,"error":{"code":-32000,"message":"not now"}}"#);
-        expected.resolve(r#"{"id":3,"error":{"code":-32001,"message":"no such session"}}"#);
-        let error = first.try_recv().unwrap().unwrap_err();
-        assert_eq!(error.to_string(), "not now");
-        let error = third.try_recv().unwrap().unwrap_err();
-        assert!(matches!(error, ClientError::Closed));
+    use super::*;
+    use crate::chromium::cdp::events::EndCause;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// The browser's side of a connection.
+    struct Peer<R, W> {
+        reader: MessageReader<R>,
+        writer: W,
     }
 
-    #[test]
-    fn replies_that_are_not_awaited_any_more_are_removed() {
-        let expected = ExpectedReplies::default();
-        let (reply, _receiver) = oneshot::channel();
-        expected.add(0, reply);
-        for number in 1..100_000 {
-            expected.add(number, oneshot::channel().0);
+    impl<R: AsyncRead + Unpin, W: tokio::io::AsyncWrite + Unpin> Peer<R, W> {
+        async fn receive(&mut self) -> Value {
+            match self.reader.next().await.unwrap() {
+                Incoming::Message(message) => from_slice(&message).unwrap(),
+                Incoming::TooLong(_) => panic!("a command is never so long"),
+            }
         }
-        let replies = expected.lock();
-        assert!(replies.len() <= 4 * CLEANUP_THRESHOLD && replies.contains_key(&0));
+
+        async fn send(&mut self, message: Value) {
+            self.writer
+                .write_all(&to_vec(&message).unwrap())
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn commands_replies_and_events_find_their_way() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let dead = CancellationToken::new();
+        let (client, mut events, driving) = CdpClient::connect(ours, dead.clone());
+        let (reader, writer) = theirs.into_split();
+        let reader = MessageReader::new(reader);
+        let mut peer = Peer { reader, writer };
+        let script = async {
+            let attaching = client.attach(LIMIT, TargetId::new("T"));
+            let serving = async {
+                let attach = peer.receive().await;
+                let params = json!({"targetId": "T", "flatten": true});
+                let expected =
+                    json!({"id": 1, "method": "Target.attachToTarget", "params": params});
+                assert_eq!(attach, expected);
+                peer.send(json!({"method": "Target.other", "params": {}}))
+                    .await;
+                peer.send(json!({"id": 1, "result": {"sessionId": "S"}}))
+                    .await;
+            };
+            let session = tokio::join!(attaching, serving).0.unwrap();
+            let lost = session.send(&GetVersionParams::default());
+            assert_eq!(peer.receive().await["sessionId"], "S");
+            let refused = client.execute(LIMIT, &GetVersionParams::default());
+            let serving = async {
+                let number = peer.receive().await["id"].clone();
+                peer.send(json!({"id": number, "error": {"code": -32000, "message": "no"}}))
+                    .await;
+            };
+            let error = tokio::join!(refused, serving).0.unwrap_err().to_string();
+            assert_eq!(error, "Browser.getVersion: no");
+
+            peer.send(json!({"method": "Inspector.targetCrashed", "params": {}, "sessionId": "S"}))
+                .await;
+            let params = json!({"sessionId": "S", "targetId": "T"});
+            peer.send(json!({"method": "Target.detachedFromTarget", "params": params}))
+                .await;
+            for cause in [EndCause::Crashed, EndCause::Closed] {
+                let end = events.ends.recv().await.unwrap();
+                assert_eq!((end.session.as_str(), end.cause), ("S", cause));
+            }
+            assert!(matches!(lost.await, Err(ClientError::Closed)));
+
+            let request = json!({"url": "https://x.invalid/".to_owned() + &"x".repeat(1000),
+                "method": "GET", "headers": {}});
+            let params = json!({"requestId": "R", "frameId": "T", "resourceType": "Document",
+                "request": request, "networkId": "N"});
+            peer.send(json!({"method": "Fetch.requestPaused", "params": params}))
+                .await;
+            let paused = events.requests.recv().await.unwrap();
+            assert!(paused.is_document && paused.url.len() == 256 && paused.size > 1000);
+
+            // Something that is no message ends the connection, and with it every command.
+            let pending = client.execute(LIMIT, &GetVersionParams::default());
+            let breaking = async { peer.writer.write_all(b"{}").await.unwrap() };
+            let error = tokio::join!(pending, breaking).0.unwrap_err().to_string();
+            assert_eq!(error, "Browser.getVersion: the page is gone");
+            assert!(dead.is_cancelled());
+        };
+        tokio::join!(driving, script);
     }
 }

@@ -1,7 +1,6 @@
 //! The command that is sent for every batch of calls.
 
-use chromiumoxide::types::{Command, Method, MethodId};
-use serde::de::IgnoredAny;
+use chromiumoxide_types::{Command, Method, MethodId};
 use serde::{Deserialize, Serialize};
 
 /// `Runtime.callFunctionOn` with a string as its result.
@@ -69,7 +68,30 @@ impl Command for CallFunction {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FunctionReturned {
     result: ReturnedValue,
-    exception_details: Option<IgnoredAny>,
+    exception_details: Option<ExceptionDetails>,
+}
+
+/// What a function threw. Its text is the page's, and is not read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExceptionDetails {
+    line_number: u32,
+    column_number: u32,
+    #[serde(rename = "exception")]
+    thrown: Option<ThrownValue>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ThrownValue {
+    class_name: Option<String>,
+}
+
+/// A place in a script, counted from zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +100,16 @@ struct ReturnedValue {
 }
 
 impl FunctionReturned {
+    /// Where the syntax error is that the function threw, if it threw one.
+    pub(crate) fn syntax_error(self) -> Option<Place> {
+        let details = self.exception_details?;
+        let class = details.thrown?.class_name?;
+        (class == "SyntaxError").then_some(Place {
+            line: details.line_number,
+            column: details.column_number,
+        })
+    }
+
     /// The string, if it is one. The harness' functions do not throw by themselves: an exception
     /// means that the contract exhausted the stack, or that execution was terminated.
     pub(crate) fn into_text(self) -> Result<String, &'static str> {
@@ -121,6 +153,7 @@ mod tests {
         assert_eq!(text(json!({"result": string})), Ok("a".to_owned()));
         assert!(text(json!({"result": {"type": "undefined"}})).is_err());
         assert!(text(json!({"result": {"type": "number", "value": 1}})).is_err());
-        assert!(text(json!({"result": string, "exceptionDetails": {"text": "Uncaught"}})).is_err());
+        let thrown = json!({"text": "Uncaught", "lineNumber": 1, "columnNumber": 2});
+        assert!(text(json!({"result": string, "exceptionDetails": thrown})).is_err());
     }
 }

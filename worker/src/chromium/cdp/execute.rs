@@ -1,14 +1,13 @@
-//! Sends commands over chromiumoxide's connection, with a time limit for each.
+//! The one rule for time limits of commands: each command that is awaited has one.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::time::Duration;
 
-use chromiumoxide::types::Command;
 use tokio::time::timeout;
 
 /// The time limit of a command that does not depend on a contract's code. Chromium leaves a command
-/// unanswered when its page closes, and chromiumoxide then waits for half a minute.
+/// to a page unanswered while the page computes.
 pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a command failed.
@@ -33,16 +32,4 @@ pub(crate) async fn within<T, E: Display>(
         Ok(Err(error)) => Err(CdpError::Refused(name.into(), error.to_string())),
         Err(_) => Err(CdpError::Timeout(name.into(), limit)),
     }
-}
-
-/// Sends a command to a page.
-pub(crate) async fn execute<C: Command>(
-    page: &chromiumoxide::Page,
-    limit: Duration,
-    command: C,
-) -> Result<C::Response, CdpError> {
-    let name = command.identifier();
-    within(limit, name, page.execute(command))
-        .await
-        .map(|reply| reply.result)
 }

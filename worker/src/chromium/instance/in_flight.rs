@@ -3,25 +3,24 @@
 //!
 //! A page works on its messages in order. So the time of the first message runs, and the time of
 //! the second one starts when the first is answered. A call that returned a promise has a time
-//! limit of its own.
+//! limit of its own, until the promise settles.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::FutureExt;
 use serde_json::value::RawValue;
 use shared::protocol::reply::Failure;
 use tokio::time::Instant;
 
-use crate::chromium::browser::send_slots::SendSlot;
-use crate::chromium::page::harness::handle::PendingReply;
+use super::message::Message;
+use crate::chromium::page::harness::handle::Harness;
 use crate::chromium::page::harness::protocol::{self, CallUpdate, SLICE_MS};
 use crate::sandbox::{CallId, Event};
 
-/// A message that is in flight for longer frees its send slot, so that calls that compute delay no
-/// other contract's.
-const SLOT_TIME: Duration = Duration::from_millis(2 * SLICE_MS);
+/// How long a page may take to read one piece of a message, at least. It replies at once unless
+/// something else runs in it.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 /// A message that takes longer than this keeps the page from settling promises. A promise that
 /// becomes overdue later than that is examined only when the message is answered.
 const STUCK: Duration = Duration::from_millis(100);
@@ -33,14 +32,35 @@ pub(super) enum CallState {
     InMessage,
     /// It was started at this time, and its promise is pending.
     Pending(Instant),
+    /// Its promise has settled after this time. The page sends the result as soon as a reply has
+    /// room for it.
+    Settled(Duration),
 }
 
-/// A message without a reply.
-pub(super) struct Message {
-    pub(super) calls: Vec<CallId>,
-    sent: Instant,
-    reply: PendingReply,
-    slot: Option<SendSlot>,
+impl CallState {
+    fn has_promise(self) -> bool {
+        matches!(self, Self::Pending(_) | Self::Settled(_))
+    }
+
+    fn is_settled(self) -> bool {
+        matches!(self, Self::Settled(_))
+    }
+
+    /// How long the call has run. `since` counts for a call that has returned no promise.
+    fn elapsed(self, since: Instant, now: Instant) -> Duration {
+        match self {
+            Self::InMessage => now.duration_since(since),
+            Self::Pending(since) => now.duration_since(since),
+            Self::Settled(elapsed) => elapsed,
+        }
+    }
+}
+
+/// A call without an event.
+struct Call {
+    state: CallState,
+    /// The size of its argument, in bytes.
+    size: usize,
 }
 
 /// The calls in flight to one page.
@@ -48,14 +68,20 @@ pub(super) struct InFlight {
     call_limit: Duration,
     result_limit: u32,
     /// Every call without an event.
-    calls: HashMap<CallId, CallState>,
+    calls: HashMap<CallId, Call>,
+    /// The sizes of their arguments together, in bytes.
+    bytes: usize,
     messages: VecDeque<Message>,
     /// Since when the page works on the first message.
     front_since: Instant,
     /// Calls that returned a promise, oldest first. Some may have ended.
     promises: VecDeque<(Instant, CallId)>,
-    /// How many calls have a pending promise.
+    /// How many calls have returned a promise.
     pending: usize,
+    /// For how many of these the promise has settled.
+    settled: usize,
+    /// When the page has last replied.
+    last_reply: Instant,
 }
 
 impl InFlight {
@@ -64,10 +90,13 @@ impl InFlight {
             call_limit,
             result_limit,
             calls: HashMap::new(),
+            bytes: 0,
             messages: VecDeque::new(),
             front_since: Instant::now(),
             promises: VecDeque::new(),
             pending: 0,
+            settled: 0,
+            last_reply: Instant::now(),
         }
     }
 
@@ -84,26 +113,43 @@ impl InFlight {
         self.calls.len()
     }
 
+    /// The sizes of the arguments of these calls together, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many messages have no reply.
     pub(super) fn messages(&self) -> usize {
         self.messages.len()
     }
 
-    /// How many calls have a pending promise.
+    /// Whether the page is still reading a message.
+    pub(super) fn is_reading(&self) -> bool {
+        self.messages.iter().any(Message::is_reading)
+    }
+
+    /// Whether there are calls, and none of them was started: the page is reading all of them.
+    pub(super) fn is_only_reading(&self) -> bool {
+        let reading = self.messages.iter().filter(|message| message.is_reading());
+        let unread: usize = reading.map(|message| message.calls.len()).sum();
+        unread > 0 && unread == self.calls.len()
+    }
+
+    /// How many calls have returned a promise and have no result yet.
     pub(super) fn pending(&self) -> usize {
         self.pending
     }
 
     /// The state of a call that has no event yet.
     pub(super) fn state(&self, call: CallId) -> Option<CallState> {
-        self.calls.get(&call).copied()
+        self.calls.get(&call).map(|call| call.state)
     }
 
     /// The calls with a pending promise, and when each was started.
     pub(super) fn pending_calls(&self) -> impl Iterator<Item = (CallId, Instant)> {
-        self.calls.iter().filter_map(|(call, state)| match state {
-            CallState::Pending(since) => Some((*call, *since)),
-            CallState::InMessage => None,
+        self.calls.iter().filter_map(|(id, call)| match call.state {
+            CallState::Pending(since) => Some((*id, since)),
+            CallState::InMessage | CallState::Settled(_) => None,
         })
     }
 
@@ -119,30 +165,23 @@ impl InFlight {
         self.front_since
     }
 
-    /// Whether the first message has been in work for longer than a call may run.
+    /// Whether the calls of the first message have been in work for longer than a call may run.
     pub(super) fn is_front_overdue(&self) -> bool {
-        !self.messages.is_empty() && self.front_since.elapsed() >= self.call_limit
+        let runs = self.messages.front().is_some_and(|m| !m.is_reading());
+        runs && self.front_since.elapsed() >= self.call_limit
     }
 
-    /// Records a message that was sent.
-    pub(super) fn add(
-        &mut self,
-        calls: Vec<CallId>,
-        sent: Instant,
-        reply: PendingReply,
-        slot: Option<SendSlot>,
-    ) {
+    /// Records a message that was sent, with the sizes of its calls' arguments.
+    pub(super) fn add(&mut self, message: Message, sizes: impl Iterator<Item = usize>) {
         if self.messages.is_empty() {
-            self.front_since = sent;
+            self.front_since = message.started();
         }
-        self.calls
-            .extend(calls.iter().map(|call| (*call, CallState::InMessage)));
-        self.messages.push_back(Message {
-            calls,
-            sent,
-            reply,
-            slot,
-        });
+        for (id, size) in message.calls.iter().zip(sizes) {
+            let state = CallState::InMessage;
+            self.calls.insert(*id, Call { state, size });
+            self.bytes += size;
+        }
+        self.messages.push_back(message);
     }
 
     /// Waits for the reply to any message; returns the message's index, too. Cancel safe.
@@ -151,17 +190,29 @@ impl InFlight {
         cx: &mut Context<'_>,
     ) -> Poll<(usize, Result<String, String>)> {
         for (index, message) in self.messages.iter_mut().enumerate() {
-            if let Poll::Ready(reply) = message.reply.poll_unpin(cx) {
+            if let Poll::Ready(reply) = message.poll_reply(cx) {
                 return Poll::Ready((index, reply));
             }
         }
         Poll::Pending
     }
 
+    /// Sends the rest of a message that the page is still reading; false if it was read before.
+    pub(super) fn proceed(&mut self, index: usize, harness: &Harness) -> bool {
+        let Some(message) = self.messages.get_mut(index).filter(|m| m.is_reading()) else {
+            return false;
+        };
+        message.proceed(harness);
+        if index == 0 {
+            self.front_since = Instant::now();
+        }
+        true
+    }
+
     /// Removes a message that was answered. Returns since when the page has worked on it, too.
     pub(super) fn remove_message(&mut self, index: usize) -> Option<(Message, Instant)> {
         let message = self.messages.remove(index)?;
-        let since = self.front_since.max(message.sent);
+        let since = self.front_since.max(message.started());
         if index == 0 {
             self.front_since = Instant::now();
         }
@@ -175,40 +226,47 @@ impl InFlight {
 
     /// When the next message has held its send slot for long enough. That is before any deadline.
     pub(super) fn slot_deadline(&self) -> Option<Instant> {
-        let holders = self.messages.iter().filter(|m| m.slot.is_some());
-        holders.map(|message| message.sent + SLOT_TIME).min()
+        self.messages
+            .iter()
+            .filter_map(Message::slot_deadline)
+            .min()
     }
 
     /// Frees the send slots that were held for long enough.
     pub(super) fn free_slots(&mut self) {
         let now = Instant::now();
         for message in &mut self.messages {
-            if message.sent + SLOT_TIME <= now {
-                message.slot = None;
+            if message.slot_deadline().is_some_and(|end| end <= now) {
+                message.free_slot();
             }
         }
     }
 
     /// When the next call will have run for longer than its limit.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        let slice = Duration::from_millis(SLICE_MS);
-        let message = self
-            .messages
-            .front()
-            .map(|_| self.front_since + self.call_limit + slice);
-        let promise = self.oldest_promise().map(|since| since + self.call_limit);
-        match (message, promise) {
-            (Some(message), Some(promise)) if promise < self.front_since + STUCK => {
-                Some(message.min(promise))
-            }
-            (message, promise) => message.or(promise),
+        let limit = self.call_limit;
+        let promise = self.oldest_promise().map(|since| since + limit);
+        let Some(front) = self.messages.front() else {
+            // The page only has to send the results of settled promises.
+            let sending = (self.settled > 0).then(|| self.last_reply + limit);
+            return sending.into_iter().chain(promise).min();
+        };
+        let message = self.front_since
+            + if front.is_reading() {
+                limit.max(READ_LIMIT)
+            } else {
+                limit + Duration::from_millis(SLICE_MS)
+            };
+        match promise {
+            Some(promise) if promise < self.front_since + STUCK => Some(message.min(promise)),
+            _ => Some(message),
         }
     }
 
     /// Since when the oldest promise is pending.
     fn oldest_promise(&mut self) -> Option<Instant> {
         while let Some((since, call)) = self.promises.front() {
-            if matches!(self.calls.get(call), Some(CallState::Pending(_))) {
+            if matches!(self.state(*call), Some(CallState::Pending(_))) {
                 return Some(*since);
             }
             self.promises.pop_front();
@@ -220,6 +278,7 @@ impl InFlight {
     pub(super) fn read(&mut self, reply: &str, since: Instant) -> Result<Vec<Event>, String> {
         let reply = protocol::parse(reply, self.result_limit).map_err(|e| e.to_string())?;
         let now = Instant::now();
+        self.last_reply = now;
         let mut events = Vec::with_capacity(reply.updates.len());
         for (call, update) in reply.updates {
             if !self.apply(call, update, since, now, &mut events) {
@@ -238,31 +297,52 @@ impl InFlight {
         now: Instant,
         events: &mut Vec<Event>,
     ) -> bool {
-        match (update, self.calls.get(&call).copied()) {
+        match (update, self.state(call)) {
             // The reply with a promise's result may overtake the reply that reports the promise.
-            (CallUpdate::Pending, None) => {}
+            // The status repeats that a promise has settled.
+            (CallUpdate::Pending, None | Some(CallState::Settled(_)))
+            | (CallUpdate::Settled, Some(CallState::Settled(_))) => {}
             (_, None)
-            | (CallUpdate::Pending | CallUpdate::NotStarted, Some(CallState::Pending(_))) => {
+            | (CallUpdate::Pending, Some(CallState::Pending(_)))
+            | (CallUpdate::NotStarted, Some(CallState::Pending(_) | CallState::Settled(_))) => {
                 return false;
             }
             (CallUpdate::Pending, Some(CallState::InMessage)) => {
-                self.calls.insert(call, CallState::Pending(since));
+                self.set_state(call, CallState::Pending(since));
                 self.promises.push_back((since, call));
-                self.pending += 1;
+            }
+            (CallUpdate::Settled, Some(state @ (CallState::InMessage | CallState::Pending(_)))) => {
+                let elapsed = state.elapsed(since, now);
+                self.set_state(call, CallState::Settled(elapsed));
             }
             (CallUpdate::NotStarted, Some(CallState::InMessage)) => {
-                self.calls.remove(&call);
+                self.remove(call);
                 events.push(Event::NotStarted(call));
             }
             (CallUpdate::Ended(outcome), Some(state)) => {
-                let since = match state {
-                    CallState::InMessage => since,
-                    CallState::Pending(since) => since,
-                };
-                self.finish(call, outcome, now.duration_since(since), events);
+                let elapsed = state.elapsed(since, now);
+                self.finish(call, outcome, elapsed, events);
             }
         }
         true
+    }
+
+    fn set_state(&mut self, id: CallId, state: CallState) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            let before = std::mem::replace(&mut call.state, state);
+            self.pending -= usize::from(before.has_promise());
+            self.settled -= usize::from(before.is_settled());
+            self.pending += usize::from(state.has_promise());
+            self.settled += usize::from(state.is_settled());
+        }
+    }
+
+    fn remove(&mut self, id: CallId) {
+        if let Some(Call { state, size }) = self.calls.remove(&id) {
+            self.bytes -= size;
+            self.pending -= usize::from(state.has_promise());
+            self.settled -= usize::from(state.is_settled());
+        }
     }
 
     /// Ends a call.
@@ -273,9 +353,7 @@ impl InFlight {
         elapsed: Duration,
         events: &mut Vec<Event>,
     ) {
-        if let Some(CallState::Pending(_)) = self.calls.remove(&call) {
-            self.pending -= 1;
-        }
+        self.remove(call);
         events.push(Event::Done {
             call,
             outcome,

@@ -2,16 +2,20 @@
 //!
 //! At most two messages are in flight, so that the page never waits for the worker. Each message
 //! has a send slot of its browser. Calls that are submitted meanwhile gather for the next message.
+//! The arguments of a message, and those of all calls in flight, are bounded together: they live in
+//! the contract's heap, where a text of JSON becomes up to twenty-five times as large.
 //!
 //! A page in which a call ran over its time limit is not used any more. Its running code can be
 //! terminated, but not what the contract has left in timers and queues.
 //!
+//! - [`message`] takes one message to the page.
 //! - [`in_flight`] tracks messages, calls and their time.
 //! - [`overrun`] finds the call to blame when a limit has passed.
 //! - [`freeze`] freezes an idle page.
 
 mod freeze;
 mod in_flight;
+mod message;
 mod overrun;
 
 use std::fmt;
@@ -30,11 +34,13 @@ use super::browser::send_slots::{SendSlot, SlotRequest};
 use super::config::ChromiumConfig;
 use super::page::blank::BlankPage;
 use super::page::harness::handle::PendingReply;
+use super::page::harness::pieces::PIECE;
 use super::page::harness::protocol;
 use super::page::loaded::{LoadError, LoadedPage};
-use crate::sandbox::{Event, Instance, Invocation, LossCause};
+use crate::sandbox::{Event, Instance, Invocation, LossCause, Room};
 use freeze::IdleState;
 use in_flight::{CallState, InFlight};
+use message::Message;
 use overrun::Inspection;
 
 /// Calls in one message at most.
@@ -44,6 +50,12 @@ const MESSAGES: usize = 2;
 /// A second message is sent only with at least so many calls. A message costs the worker, the
 /// browser and the page the same whatever it holds, and the page works on messages in order anyway.
 const SECOND_MESSAGE_CALLS: usize = 32;
+/// How many bytes the arguments of a message have together, unless it is a single call: what is not
+/// sent in pieces.
+const MESSAGE_BYTES: usize = PIECE - (16 << 10);
+/// How many bytes the arguments of all calls in flight have together, unless it is a single call. A
+/// contract holds the arguments of its pending promises.
+const IN_FLIGHT_BYTES: usize = 4 << 20;
 /// Promises that may be pending in one page.
 const PENDING: usize = 1024;
 /// A timer that fires this late shows that the worker itself was not running. The replies of that
@@ -72,7 +84,7 @@ pub struct ContractPage {
 
 /// What [`ContractPage::next`] waits for.
 enum Step {
-    /// A message was answered; the index of the message.
+    /// The page replied to a message, or to a piece of one; the index of the message.
     Replied(usize, Result<String, String>),
     SlotGranted(SendSlot),
     /// Promises have settled.
@@ -181,6 +193,9 @@ impl ContractPage {
     /// Acts on what happened. Without events, no call has ended.
     fn advance(&mut self, step: Step) -> Vec<Event> {
         match step {
+            Step::Replied(index, Ok(_)) if self.in_flight.proceed(index, &self.page.harness) => {
+                Vec::new()
+            }
             Step::Replied(index, Ok(reply)) => self.read_reply(index, &reply),
             Step::SlotGranted(slot) => {
                 self.slot_request = SlotRequest::Granted(slot);
@@ -200,6 +215,7 @@ impl ContractPage {
                 self.grace_until = Instant::now() + STALLED;
                 Vec::new()
             }
+            Step::Overdue if self.was_stalled() => Vec::new(),
             Step::Overdue => {
                 let harness = self.page.harness.clone();
                 self.inspecting = Some(overrun::inspect(harness, &self.in_flight));
@@ -212,6 +228,23 @@ impl ContractPage {
                 events
             }
         }
+    }
+
+    /// Gives the calls in flight the time for which the browser itself was stalled. False if they
+    /// have had it.
+    fn was_stalled(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(deadline) = self.in_flight.deadline() else {
+            return false;
+        };
+        let begun = deadline.checked_sub(self.in_flight.call_limit());
+        let stalled = self.page.stalled_between(begun.unwrap_or(deadline), now);
+        let later = deadline + stalled;
+        if stalled.is_zero() || later <= now {
+            return false;
+        }
+        self.grace_until = later;
+        true
     }
 
     /// Reads the reply to a message, which must mention every call of the message.
@@ -241,6 +274,10 @@ impl ContractPage {
     }
 
     fn lose(&mut self, reason: String, cause: LossCause) -> Vec<Event> {
+        let cause = match cause {
+            LossCause::Crash if self.in_flight.is_only_reading() => LossCause::Arguments,
+            cause => cause,
+        };
         self.over = true;
         self.in_flight.clear_messages();
         self.slot_request = SlotRequest::None;
@@ -255,17 +292,27 @@ impl Instance for ContractPage {
         Some(&self.endpoints)
     }
 
-    fn reserve(&mut self) -> usize {
-        if self.over || self.inspecting.is_some() || self.in_flight.messages() >= MESSAGES {
-            return 0;
+    fn reserve(&mut self, next: usize) -> Room {
+        let calls = &self.in_flight;
+        let is_full = calls.calls() > 0 && calls.bytes() + next > IN_FLIGHT_BYTES;
+        if self.over
+            || self.inspecting.is_some()
+            || calls.messages() >= MESSAGES
+            || calls.is_reading()
+            || is_full
+        {
+            return Room::NONE;
         }
-        let room = BATCH.min(PENDING.saturating_sub(self.in_flight.pending()));
-        if room > 0 && matches!(self.slot_request, SlotRequest::None) {
+        let room = Room {
+            calls: BATCH.min(PENDING.saturating_sub(calls.pending())),
+            bytes: MESSAGE_BYTES,
+        };
+        if room.calls > 0 && matches!(self.slot_request, SlotRequest::None) {
             self.slot_request = self.page.request_send_slot();
         }
         match self.slot_request {
             SlotRequest::Granted(_) => room,
-            SlotRequest::None | SlotRequest::Queued(_) => 0,
+            SlotRequest::None | SlotRequest::Queued(_) => Room::NONE,
         }
     }
 
@@ -286,12 +333,13 @@ impl Instance for ContractPage {
             SlotRequest::Granted(slot) => Some(slot),
             SlotRequest::None | SlotRequest::Queued(_) => None,
         };
-        let sent = Instant::now();
         let wake = self.idle.is_frozen();
         self.idle = IdleState::begin();
-        let reply = self.page.harness.run(protocol::encode(calls), wake);
         let ids = calls.iter().map(|call| call.id).collect();
-        self.in_flight.add(ids, sent, reply, slot);
+        let text = protocol::encode(calls);
+        let message = Message::send(ids, text, &self.page.harness, wake, slot);
+        let sizes = calls.iter().map(Invocation::size);
+        self.in_flight.add(message, sizes);
         self.page.activity.set(true);
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use chromiumoxide::cdp::browser_protocol::fetch::HeaderEntry;
+use chromiumoxide_cdp::cdp::browser_protocol::fetch::HeaderEntry;
 
 use super::layers::{Layer, Layers};
 

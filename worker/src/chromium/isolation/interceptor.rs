@@ -5,20 +5,19 @@
 
 use std::sync::Arc;
 
-use chromiumoxide::cdp::browser_protocol::fetch::{
-    ContinueRequestParams, EventRequestPaused, FailRequestParams, FulfillRequestParams, HeaderEntry,
+use chromiumoxide_cdp::cdp::browser_protocol::fetch::{
+    ContinueRequestParams, FailRequestParams, FulfillRequestParams, HeaderEntry,
 };
-use chromiumoxide::cdp::browser_protocol::network::{ErrorReason, ResourceType};
-use futures::{Stream, StreamExt};
+use chromiumoxide_cdp::cdp::browser_protocol::network::ErrorReason;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use super::charges::Charges;
 use super::document::{DocumentUrls, headers};
+use super::floods::FloodCloser;
 use super::layers::{Layer, Layers};
 use crate::chromium::browser::Browser;
-use crate::chromium::cdp::execute::CdpError;
-
-/// How many requests are decided at the same time. A contract that navigates without end must not
-/// delay a neighbour's document.
-const CONCURRENCY: usize = 64;
+use crate::chromium::cdp::events::PausedRequest;
 
 /// The interceptor of one browser.
 #[derive(Debug)]
@@ -28,6 +27,7 @@ pub(crate) struct Interceptor {
     headers: Vec<HeaderEntry>,
     /// Whether requests are aborted; off only in the attack suite.
     aborts: bool,
+    floods: FloodCloser,
 }
 
 impl Interceptor {
@@ -35,44 +35,44 @@ impl Interceptor {
         browser: Arc<Browser>,
         documents: Arc<DocumentUrls>,
         layers: &Layers,
+        floods: FloodCloser,
     ) -> Self {
         Self {
             browser,
             documents,
             headers: headers(layers),
             aborts: layers.has(Layer::Interceptor),
+            floods,
         }
     }
 
-    /// Decides every request until the stream ends.
-    pub(crate) async fn run(self, requests: impl Stream<Item = Arc<EventRequestPaused>>) {
-        let this = &self;
-        requests
-            .for_each_concurrent(CONCURRENCY, |request| async move {
-                if let Err(error) = this.decide(&request).await {
-                    // The request ends with its page.
-                    tracing::debug!(%error, "request was not decided");
-                }
-            })
-            .await;
+    /// Decides every request until there are no more. No decision waits for the browser, so a
+    /// contract that navigates without end does not delay a neighbour's document.
+    pub(crate) async fn run(self, mut requests: mpsc::Receiver<PausedRequest>) {
+        let mut charges = Charges::new();
+        while let Some(request) = requests.recv().await {
+            if !charges.add(&request.frame, request.size, Instant::now()) {
+                self.floods.close(
+                    &request.frame,
+                    "it sent too many requests, or too long ones",
+                );
+            }
+            self.decide(request);
+        }
     }
 
-    async fn decide(&self, paused: &EventRequestPaused) -> Result<(), CdpError> {
-        let id = paused.request_id.clone();
-        let is_document =
-            paused.resource_type == ResourceType::Document && paused.request.method == "GET";
-        if is_document && self.documents.take(&paused.request.url) {
-            let mut document = FulfillRequestParams::new(id, 200);
+    fn decide(&self, paused: PausedRequest) {
+        let is_document = paused.is_document && paused.method == "GET";
+        if is_document && self.documents.take(&paused.url) {
+            let mut document = FulfillRequestParams::new(paused.id, 200);
             document.response_headers = Some(self.headers.clone());
-            self.browser.execute(document).await?;
+            self.browser.post(&document);
         } else if !self.aborts {
-            self.browser.execute(ContinueRequestParams::new(id)).await?;
+            self.browser.post(&ContinueRequestParams::new(paused.id));
         } else {
             // Only this reason leaves the page unchanged; the others show an error page.
-            self.browser
-                .execute(FailRequestParams::new(id, ErrorReason::Aborted))
-                .await?;
+            let abort = FailRequestParams::new(paused.id, ErrorReason::Aborted);
+            self.browser.post(&abort);
         }
-        Ok(())
     }
 }

@@ -10,11 +10,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::target::TargetId;
+use chromiumoxide_cdp::cdp::browser_protocol::target::TargetId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::chromium::browser::death_watch::DeathWatch;
-use crate::chromium::process::proc::Process;
+use crate::chromium::process::proc::{CpuTimes, Process};
 
 /// The time between two measurements.
 const ROUND: Duration = Duration::from_millis(500);
@@ -60,6 +60,10 @@ impl Activity {
     /// Records whether calls are in flight.
     pub(crate) fn set(&self, busy: bool) {
         locked(&self.0).set(busy, Instant::now());
+    }
+
+    fn is_busy(&self) -> bool {
+        locked(&self.0).since.is_some()
     }
 
     fn total(&self) -> Duration {
@@ -147,9 +151,29 @@ impl WatchedPages {
         locked(&self.0).insert(target, page);
     }
 
-    /// Stops measuring a page.
-    pub(crate) fn remove(&self, target: &TargetId) {
-        locked(&self.0).remove(target);
+    /// Stops measuring a page; returns the renderers that it may live in.
+    pub(crate) fn remove(&self, target: &TargetId) -> Option<HashSet<Process>> {
+        let page = locked(&self.0).remove(target)?;
+        Some(page.renderers)
+    }
+
+    /// Whether any page has calls in flight.
+    pub(crate) fn is_any_busy(&self) -> bool {
+        let pages = locked(&self.0);
+        pages.values().any(|page| page.activity.is_busy())
+    }
+
+    /// The processor time that each page has used so far.
+    pub(crate) fn cpu_times(&self) -> HashMap<TargetId, CpuTimes> {
+        let pages = locked(&self.0);
+        let times = pages.iter().map(|(target, page)| {
+            let times = page.renderers.iter().map(|renderer| renderer.times());
+            (
+                target.clone(),
+                times.fold(CpuTimes::default(), CpuTimes::plus),
+            )
+        });
+        times.collect()
     }
 
     /// Measures every page; returns those whose excess is above the limit.

@@ -7,12 +7,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::browser::BrowserContextId;
-use chromiumoxide::cdp::browser_protocol::target::{
-    CreateBrowserContextParams, CreateTargetParams, SetAutoAttachParams,
+use chromiumoxide_cdp::cdp::browser_protocol::browser::BrowserContextId;
+use chromiumoxide_cdp::cdp::browser_protocol::page::ResetNavigationHistoryParams;
+use chromiumoxide_cdp::cdp::browser_protocol::target::{
+    CreateBrowserContextParams, CreateTargetParams, TargetId,
 };
-use chromiumoxide::cdp::browser_protocol::{log, network, page, performance};
-use chromiumoxide::cdp::js_protocol::runtime;
+use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallFunctionOnParams, EvaluateParams};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::unistd::Pid;
@@ -25,8 +25,8 @@ use crate::chromium::browser::Browser;
 use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
-use crate::chromium::cdp::client::PageSession;
-use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError, execute, within};
+use crate::chromium::cdp::client::{ClientError, PageSession};
+use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError, within};
 use crate::chromium::config::ChromiumConfig;
 use crate::chromium::isolation::document::DocumentUrl;
 use crate::chromium::isolation::layers::Layer;
@@ -53,7 +53,7 @@ pub(crate) enum OpenError {
 
 /// A page in a renderer of its own that no contract uses yet.
 pub(crate) struct BlankPage {
-    page: chromiumoxide::Page,
+    target: TargetId,
     session: PageSession,
     url: String,
     renderers: HashSet<Process>,
@@ -80,17 +80,17 @@ impl BlankPage {
         let mut slot = browser.closer.slot(context.clone());
         let created = create_target(&browser, &mut slot, context, config.load_limit).await?;
         let CreatedTarget {
-            page,
+            target,
+            session,
             renderers,
             document,
         } = created;
-        slot.add_target(page.target_id().clone());
-        let (target, url) = (page.target_id().clone(), document.url.clone());
-        let mut death = browser.deaths.watch(target, url);
-        let attaching = browser.client.attach(page.target_id().clone());
-        let attaching = within(COMMAND_LIMIT, "Target.attachToTarget", attaching);
-        let ((), session) = tokio::select! {
-            done = async { tokio::try_join!(disable_events(&page), attaching) } => done?,
+        slot.add_target(target.clone());
+        let mut death = browser
+            .deaths
+            .watch(target.clone(), session.id().to_owned());
+        let replaced = tokio::select! {
+            replaced = watch_document(&session) => replaced?,
             _ = &mut death => return Err(OpenError::RendererEnded),
         };
         let owner = Arc::clone(&browser.browser);
@@ -98,11 +98,12 @@ impl BlankPage {
             tokio::select! {
                 biased;
                 Ok(reason) = death => PageDeath::of_page(reason),
+                () = replaced => PageDeath::of_page("it replaced its document".to_owned()),
                 () = owner.dead().cancelled() => PageDeath::of_browser(&owner),
             }
         };
         Ok(Self {
-            page,
+            target,
             session,
             url: document.url.clone(),
             renderers,
@@ -135,7 +136,7 @@ impl BlankPage {
         result_limit: u32,
     ) -> Result<LoadedPage, CdpError> {
         let Self {
-            page,
+            target,
             session,
             url,
             renderers,
@@ -147,11 +148,10 @@ impl BlankPage {
             memory::bound(config, &renderers, limits.memory_mb).await;
         }
         let activity = Activity::begin();
-        let target = page.target_id().clone();
         browser
             .watched
             .add(target, renderers.clone(), Arc::clone(&activity));
-        let harness = Harness::create(page, session, &url, result_limit).await?;
+        let harness = Harness::create(session, &url, result_limit).await?;
         Ok(LoadedPage {
             harness,
             renderers,
@@ -178,7 +178,8 @@ async fn create_context(
 }
 
 struct CreatedTarget<'a> {
-    page: chromiumoxide::Page,
+    target: TargetId,
+    session: PageSession,
     renderers: HashSet<Process>,
     /// Valid until it is dropped.
     document: DocumentUrl<'a>,
@@ -199,15 +200,18 @@ async fn create_target<'a>(
     let document = handle.documents.issue();
     let mut target = CreateTargetParams::new(document.url.clone());
     target.browser_context_id = context;
-    let new_page = browser.connection().new_page(target);
-    let mut creating = pin!(within(limit, "Target.createTarget", new_page));
+    let mut creating = pin!(within(
+        limit,
+        "creating a page",
+        show_document(browser, target)
+    ));
     let (created, renderers) = tokio::select! {
         page = &mut creating => (Some(page?), browser.renderers_since(&before).await?),
         renderers = new_renderers(browser, &before) => (None, renderers?),
     };
     slot.add_renderers(renderers.clone());
     drop(turn);
-    let page = if let Some(page) = created {
+    let (target, session) = if let Some(page) = created {
         page
     } else {
         tokio::select! {
@@ -216,7 +220,8 @@ async fn create_target<'a>(
         }
     };
     Ok(CreatedTarget {
-        page,
+        target,
+        session,
         renderers,
         document,
     })
@@ -242,30 +247,68 @@ async fn new_renderers(
     Err(OpenError::RendererEnded)
 }
 
-/// Waits for the end of the renderers of a page that is being created. chromiumoxide goes on to
-/// wait for such a page, and Chromium does not report every such end.
+/// Waits for the end of the renderers of a page that is being created. Chromium does not report
+/// every such end.
 async fn renderers_ended(renderers: &HashSet<Process>) {
     while renderers.iter().any(|renderer| renderer.is_alive()) {
         sleep(RENDERER_CHECK).await;
     }
 }
 
-/// Disables the events with which a contract could flood the worker, and removes the navigation
-/// history, through which it could leave its document.
-async fn disable_events(page: &chromiumoxide::Page) -> Result<(), CdpError> {
+/// Creates a page, and waits until it shows its document.
+async fn show_document(
+    browser: &Browser,
+    create: CreateTargetParams,
+) -> Result<(TargetId, PageSession), CdpError> {
+    let is_shown = format!(
+        "document.URL === \"{}\" || new Promise(() => {{}})",
+        create.url
+    );
+    let target = browser.execute(create).await?.target_id;
+    let session = browser.attach(target.clone()).await?;
+    let mut is_shown = EvaluateParams::new(is_shown);
+    is_shown.await_promise = Some(true);
+    let mut refusals = 0;
+    loop {
+        match session.send(&is_shown).await {
+            Ok(_) => return Ok((target, session)),
+            // Until then the page shows the document that every page begins with. The promise in
+            // it fails when that is replaced.
+            Err(ClientError::Refused(reason)) => {
+                tracing::trace!(reason, "page does not show its document yet");
+                // Once is usual.
+                if refusals > 0 {
+                    sleep(RENDERER_CHECK).await;
+                }
+                refusals += 1;
+            }
+            Err(error) => return Err(CdpError::Refused("the document".into(), error.to_string())),
+        }
+    }
+}
+
+/// Removes the navigation history, through which a contract could leave its document. Returns a
+/// future that ends when the document is replaced nevertheless.
+///
+/// No event tells of that without a text of the page in it. So the browser is asked to await a
+/// promise that never settles: the reply is an error, and comes when the document is gone.
+async fn watch_document(
+    session: &PageSession,
+) -> Result<impl Future<Output = ()> + Send + use<>, CdpError> {
     // The commands are in flight together.
-    tokio::try_join!(
-        execute(page, COMMAND_LIMIT, SetAutoAttachParams::new(false, false)),
-        execute(page, COMMAND_LIMIT, log::DisableParams::default()),
-        execute(page, COMMAND_LIMIT, network::DisableParams::default()),
-        execute(page, COMMAND_LIMIT, performance::DisableParams::default()),
-        execute(page, COMMAND_LIMIT, runtime::DisableParams::default()),
-        execute(
-            page,
-            COMMAND_LIMIT,
-            page::ResetNavigationHistoryParams::default()
-        ),
-        execute(page, COMMAND_LIMIT, page::DisableParams::default()),
-    )
-    .map(drop)
+    let reset = ResetNavigationHistoryParams::default();
+    let reset = session.execute(COMMAND_LIMIT, &reset);
+    let promise = EvaluateParams::new("new Promise(() => {})");
+    let promise = session.execute(COMMAND_LIMIT, &promise);
+    let (_, promise) = tokio::try_join!(reset, promise)?;
+    let mut watch = CallFunctionOnParams::new("function() { return this }");
+    watch.object_id = promise.result.object_id;
+    watch.await_promise = Some(true);
+    let replaced = session.send(&watch);
+    Ok(async move {
+        // The end of the page or of the browser is reported elsewhere, with the reason.
+        if let Err(ClientError::Closed) = replaced.await {
+            pending::<()>().await;
+        }
+    })
 }

@@ -4,24 +4,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chromiumoxide::cdp::js_protocol::runtime::{self, CompileScriptParams};
 use futures::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::harness::handle::Harness;
+use super::harness::pieces::Pieces;
 use super::harness::protocol::{LoadOutcome, looks_like_literal};
 use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
 use crate::chromium::browser::send_slots::SlotRequest;
-use crate::chromium::cdp::execute::{COMMAND_LIMIT, execute};
+use crate::chromium::cdp::commands::Place;
 use crate::chromium::isolation::watchdog::Activity;
 use crate::chromium::process::proc::Process;
 use crate::sandbox::StartError;
-
-/// How much of an executable is sent in one message, in bytes. A browser reads one message at a
-/// time, at about 20 ms for a megabyte, and the calls of its other pages wait meanwhile.
-const PIECE: usize = 256 << 10;
 
 /// An executable that was not evaluated in time is to blame if its page computed for at least this
 /// part of the time. Otherwise the machine may have been too busy.
@@ -55,6 +51,11 @@ impl LoadedPage {
     /// Requests a send slot for a message.
     pub(crate) fn request_send_slot(&self) -> SlotRequest {
         self.browser.send_slots.request()
+    }
+
+    /// For how long the browser itself was stalled between two times.
+    pub(crate) fn stalled_between(&self, start: Instant, end: Instant) -> Duration {
+        self.browser.stalls.between(start, end)
     }
 
     /// Evaluates an executable; returns its endpoints.
@@ -112,10 +113,14 @@ fn overdue(limit: Duration, computed: Duration) -> StartError {
 async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
-    for piece in pieces(source, PIECE) {
+    let mut pieces = Pieces::of(source);
+    while let Some(piece) = pieces.next() {
         harness.feed(piece).await.map_err(broken)?;
     }
     let is_literal = looks_like_literal(source);
+    // `eval` does not say where a syntax error is. So the executable is compiled before any of it
+    // runs: afterwards it could have prepared the page for this.
+    let place = harness.compile(is_literal);
     let mut first = None;
     for literal in [true, false] {
         if literal && !is_literal {
@@ -129,7 +134,12 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
     }
     Err(StartError::Invalid(match first {
         Some(LoadOutcome::Threw(text)) => {
-            syntax_error(harness, source, is_literal).await.unwrap_or(text)
+            match place.await {
+                Some(Place { line, column }) => {
+                    format!("{text} (line {}, column {})", line + 1, column + 1)
+                }
+                None => text,
+            }
         }
         _ => "The executable has no endpoints: it must be an object literal with functions in it, or \
               define a function init that returns such an object"
@@ -137,60 +147,9 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartE
     }))
 }
 
-/// Cuts a text into pieces of at most `size` bytes, between characters.
-fn pieces(mut text: &str, size: usize) -> impl Iterator<Item = &str> {
-    std::iter::from_fn(move || {
-        let (piece, rest) = text.split_at(text.floor_char_boundary(size));
-        text = rest;
-        (!piece.is_empty()).then_some(piece)
-    })
-}
-
-/// The position of a syntax error: `SyntaxError: .. (line 2, column 5)`, counted from one. `eval`
-/// does not report it, so the source is compiled once more, which runs no code. None if it
-/// compiles.
-async fn syntax_error(harness: &Harness, source: &str, is_literal: bool) -> Option<String> {
-    let prefix = if is_literal { "0," } else { "" };
-    let compile = CompileScriptParams::new(format!("{prefix}{source}"), "", false);
-    execute(
-        &harness.page,
-        COMMAND_LIMIT,
-        runtime::EnableParams::default(),
-    )
-    .await
-    .ok()?;
-    let details = execute(&harness.page, COMMAND_LIMIT, compile)
-        .await
-        .ok()?
-        .exception_details?;
-    let description = details.exception?.description?;
-    let message = description.lines().next()?;
-    let indent = if details.line_number == 0 {
-        prefix.len()
-    } else {
-        0
-    };
-    let column = usize::try_from(details.column_number)
-        .ok()?
-        .checked_sub(indent)?
-        + 1;
-    Some(format!(
-        "{message} (line {}, column {column})",
-        details.line_number + 1
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_are_cut_between_characters_and_lose_nothing() {
-        let cut = |text, size| pieces(text, size).collect::<Vec<_>>();
-        assert_eq!(cut("abcde", 2), ["ab", "cd", "e"]);
-        assert_eq!(cut("aüb", 2), ["a", "ü", "b"]);
-        assert!(cut("", 2).is_empty());
-    }
 
     #[test]
     fn an_executable_is_blamed_only_for_processor_time_that_its_page_used() {

@@ -1,15 +1,19 @@
 //! The guarded child process: starts a guard with its browser, and ends both.
 
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::cgroup::Cgroup;
-use super::error::{LAUNCH_LIMIT, LaunchError};
+use super::error::LaunchError;
 use super::find::find;
 use super::flags::flags;
 use super::guard::{CGROUP, GUARD};
@@ -19,6 +23,8 @@ use crate::chromium::config::ChromiumConfig;
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// How much of Chromium's output is kept for an error message, in bytes.
 const LOG_TAIL: usize = 4096;
+/// How long the output of a browser that has ended is read.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A guard with its browser. Dropping it ends them as well, but without waiting.
 #[derive(Debug)]
@@ -30,20 +36,20 @@ pub(crate) struct GuardedChild {
     cgroup: Option<Cgroup>,
 }
 
-/// A browser that listens.
+/// A guard that was started. Its browser starts meanwhile.
 #[derive(Debug)]
 pub(crate) struct StartedChild {
     pub(crate) child: GuardedChild,
-    /// The address of the browser's debugger.
-    pub(crate) address: String,
-    /// Everything that the browser prints from now on.
-    pub(crate) stderr: ChildStderr,
+    /// The worker's end of the browser's debugging pipe.
+    pub(crate) pipe: UnixStream,
+    pub(crate) output: BrowserOutput,
 }
 
 impl GuardedChild {
-    /// Starts a guard and its browser, and waits until the browser listens.
-    pub(crate) async fn start(config: &ChromiumConfig) -> Result<StartedChild, LaunchError> {
+    /// Starts a guard, which starts its browser.
+    pub(crate) fn start(config: &ChromiumConfig) -> Result<StartedChild, LaunchError> {
         let chromium = find(config.executable.as_deref())?;
+        let (ours, theirs) = debugging_pipe().map_err(LaunchError::Guard)?;
         let name = format!(
             "execution-worker-chromium-{}",
             uuid::Uuid::new_v4().simple()
@@ -54,38 +60,31 @@ impl GuardedChild {
         let mut guard = Command::new(&config.guard)
             .arg(GUARD)
             .arg(&profile)
-            .arg(&config.user)
+            .arg(config.uids.to_string())
             .arg(chromium)
             .args(flags(&profile, config.heap_mb, &config.layers))
             // The worker's environment holds secrets, which a browser must not see.
             .env_clear()
             .envs(joined)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(theirs)
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .map_err(LaunchError::Guard)?;
         let pipe = guard.stdin.take();
-        let stderr = guard.stderr.take();
+        let stderr = guard.stderr.take().expect("stderr is piped");
         let child = Self {
             guard,
             pipe,
             profile,
             cgroup,
         };
-        let mut stderr = stderr.expect("stderr is piped");
-        match read_address(&mut stderr).await {
-            Ok(address) => Ok(StartedChild {
-                child,
-                address,
-                stderr,
-            }),
-            Err(error) => {
-                child.end().await;
-                Err(error)
-            }
-        }
+        Ok(StartedChild {
+            child,
+            pipe: ours,
+            output: BrowserOutput::new(stderr),
+        })
     }
 
     /// Waits for the guard to end by itself; after that no process of the browser is left. Cancel
@@ -108,7 +107,7 @@ impl GuardedChild {
         // The guard has removed both, unless it was killed.
         self.cgroup.iter().for_each(Cgroup::remove);
         match tokio::fs::remove_dir_all(&self.profile).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, profile = %self.profile.display(), "profile folder could not be removed");
             }
             _ => {}
@@ -128,50 +127,60 @@ fn create_cgroup(name: &str, limit_mb: u32) -> Option<Cgroup> {
     }
 }
 
-/// Reads the debugger's address from the first lines that the browser prints.
-async fn read_address(stderr: &mut ChildStderr) -> Result<String, LaunchError> {
-    let mut said = String::new();
-    let reading = async {
-        let mut buffer = [0; 2048];
-        loop {
-            let length = stderr.read(&mut buffer).await?;
-            if length == 0 {
-                return Ok::<_, std::io::Error>(None);
-            }
-            said.push_str(&String::from_utf8_lossy(&buffer[..length]));
-            if let Some(address) = find_address(&said) {
-                return Ok(Some(address.to_owned()));
-            }
+/// Both ends of a browser's debugging pipe: the worker's, and the one that the guard passes on. No
+/// other child inherits either.
+fn debugging_pipe() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// What the browser prints. It must be read, or the browser could block.
+#[derive(Debug)]
+pub(crate) struct BrowserOutput {
+    stderr: ChildStderr,
+    /// The end of it.
+    tail: String,
+}
+
+impl BrowserOutput {
+    fn new(stderr: ChildStderr) -> Self {
+        Self {
+            stderr,
+            tail: String::new(),
         }
-    };
-    let outcome = timeout(LAUNCH_LIMIT, reading).await;
-    let tail = || {
-        said[said.floor_char_boundary(said.len().saturating_sub(LOG_TAIL))..]
-            .trim()
-            .into()
-    };
-    match outcome {
-        Ok(Ok(Some(address))) => Ok(address),
-        Ok(Ok(None)) if said.contains("No usable sandbox") => Err(LaunchError::NoSandbox(tail())),
-        Ok(Ok(None)) => Err(LaunchError::Ended(tail())),
-        Ok(Err(error)) => Err(LaunchError::Guard(error)),
-        Err(_) => Err(LaunchError::TooSlow(tail())),
     }
-}
 
-/// The address in a line such as `DevTools listening on ws://127.0.0.1:1234/devtools/browser/ID`.
-fn find_address(said: &str) -> Option<&str> {
-    let (_, rest) = said.split_once("DevTools listening on ")?;
-    let (address, _) = rest.split_once('\n')?;
-    Some(address.trim())
-}
+    /// Logs the output until its end, which comes when the browser ends. Cancel safe.
+    pub(crate) async fn log(&mut self) {
+        let mut buffer = [0; 2048];
+        while let Ok(length @ 1..) = self.stderr.read(&mut buffer).await {
+            let said = String::from_utf8_lossy(&buffer[..length]);
+            tracing::debug!(said = said.trim_end(), "chromium output");
+            self.tail.push_str(&said);
+            let excess = self.tail.len().saturating_sub(LOG_TAIL);
+            self.tail.drain(..self.tail.ceil_char_boundary(excess));
+        }
+    }
 
-/// Logs the browser's output until the browser ends. Without a reader the browser could block.
-pub(crate) async fn log_output(mut stderr: ChildStderr) {
-    let mut buffer = [0; 2048];
-    while let Ok(length @ 1..) = stderr.read(&mut buffer).await {
-        let said = String::from_utf8_lossy(&buffer[..length]);
-        tracing::debug!(said = said.trim_end(), "chromium output");
+    /// Runs a task while the output is logged.
+    pub(crate) async fn while_logging<T>(&mut self, task: impl Future<Output = T>) -> T {
+        let log = async {
+            self.log().await;
+            pending().await
+        };
+        tokio::select! {
+            outcome = task => outcome,
+            outcome = log => outcome,
+        }
+    }
+
+    /// The end of the output, once the browser has ended.
+    pub(crate) async fn into_tail(mut self) -> String {
+        if timeout(OUTPUT_LIMIT, self.log()).await.is_err() {
+            tracing::debug!("another process keeps the browser's output open");
+        }
+        self.tail.trim().to_owned()
     }
 }
 
@@ -179,14 +188,20 @@ pub(crate) async fn log_output(mut stderr: ChildStderr) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_address_is_read_only_from_a_complete_line() {
-        let line = "[1:2] noise\n\nDevTools listening on ws://127.0.0.1:1/devtools/browser/a-b\n";
-        assert_eq!(
-            find_address(line),
-            Some("ws://127.0.0.1:1/devtools/browser/a-b")
+    #[tokio::test]
+    async fn the_end_of_the_output_is_kept() {
+        let printing = format!("yes | head -c {}; echo the end >&2", 4 * LOG_TAIL);
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("({printing}) >&2")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BrowserOutput::new(child.stderr.take().unwrap());
+        let tail = output.into_tail().await;
+        assert!(
+            tail.ends_with("y\nthe end") && tail.len() <= LOG_TAIL,
+            "{tail}"
         );
-        assert_eq!(find_address(line.trim_end()), None);
-        assert_eq!(find_address("noise\n"), None);
+        child.wait().await.unwrap();
     }
 }

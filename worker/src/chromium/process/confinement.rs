@@ -49,6 +49,9 @@ fn gaps_in(proc: &Path, pid: &str) -> Vec<String> {
     if !has_no_network(proc, pid) {
         gaps.push("network devices".to_owned());
     }
+    if !has_no_core_dumps(proc, pid) {
+        gaps.push("core dumps".to_owned());
+    }
     gaps
 }
 
@@ -66,6 +69,14 @@ fn has_no_network(proc: &Path, pid: &str) -> bool {
     devices.is_ok_and(|devices| devices.lines().skip(2).all(is_loopback))
 }
 
+/// Whether neither limit of the size of a core dump allows one.
+fn has_no_core_dumps(proc: &Path, pid: &str) -> bool {
+    let limits = fs::read_to_string(proc.join(pid).join("limits")).unwrap_or_default();
+    let mut lines = limits.lines();
+    let limits = lines.find_map(|line| line.strip_prefix("Max core file size"));
+    limits.is_some_and(|limits| limits.split_whitespace().take(2).eq(["0", "0"]))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -79,6 +90,7 @@ mod tests {
         fs::write(process.join("status"), status).unwrap();
         fs::write(process.join("uid_map"), format!("0 {namespace} 1\n")).unwrap();
         fs::write(process.join("net/dev"), format!("{HEADINGS}    lo: 0 0\n")).unwrap();
+        fs::write(process.join("limits"), NO_CORE).unwrap();
         for kind in NAMESPACES {
             symlink(
                 format!("{kind}:[{namespace}]"),
@@ -89,6 +101,9 @@ mod tests {
     }
 
     const HEADINGS: &str = "Inter-|   Receive\n face |bytes\n";
+
+    const NO_CORE: &str = "Limit  Soft Limit  Hard Limit  Units\n\
+        Max core file size        0                    0                    bytes\n";
 
     const CONFINED: &str = "Name:\tx\nNSpid:\t42\t2\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nSeccomp:\t2\n";
 
@@ -131,6 +146,22 @@ mod tests {
         }
         fs::remove_file(proc.path().join("1/net/dev")).unwrap();
         assert_eq!(gaps_in(proc.path(), "1"), ["network devices"]);
+    }
+
+    #[test]
+    fn a_core_dump_is_a_gap_with_either_limit() {
+        let proc = tempfile::tempdir().unwrap();
+        fake_process(proc.path(), "self", "", "1");
+        fake_process(proc.path(), "1", CONFINED, "2");
+        let limits = proc.path().join("1/limits");
+        for some in [
+            NO_CORE.replace(" 0   ", " unlimited "),
+            NO_CORE.replacen(" 0 ", " 4096 ", 1),
+            String::new(),
+        ] {
+            fs::write(&limits, some).unwrap();
+            assert_eq!(gaps_in(proc.path(), "1"), ["core dumps"]);
+        }
     }
 
     #[test]

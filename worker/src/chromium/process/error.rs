@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The time limit for a browser to start listening, and again for the worker to connect to it.
+/// The time limit for a browser's first reply, and again for the worker to examine it.
 pub(crate) const LAUNCH_LIMIT: Duration = Duration::from_secs(20);
 
 /// Why a browser did not start.
@@ -37,13 +37,25 @@ pub enum LaunchError {
          kernel.apparmor_restrict_unprivileged_userns=0). The worker does not run JavaScript without it"
     )]
     Unconfined(String),
-    /// Chromium ended before it listened.
+    /// Chromium ended before it replied.
     #[error("Chromium ended while it was started. It said: {0}")]
     Ended(String),
-    /// Chromium did not listen in time.
-    #[error("Chromium did not listen within {LAUNCH_LIMIT:?}. It said: {0}")]
+    /// Chromium did not reply in time.
+    #[error("Chromium did not reply within {LAUNCH_LIMIT:?}. It said: {0}")]
     TooSlow(String),
-    /// Chromium listens, but its debugger cannot be used.
+    /// Chromium replies, but its debugger cannot be used.
     #[error("the connection to Chromium failed: {0}")]
     Connect(String),
+}
+
+impl LaunchError {
+    /// Completes the error with the end of what Chromium printed.
+    pub(crate) fn with_output(self, said: String) -> Self {
+        match self {
+            Self::Ended(_) if said.contains("No usable sandbox") => Self::NoSandbox(said),
+            Self::Ended(_) => Self::Ended(said),
+            Self::TooSlow(_) => Self::TooSlow(said),
+            other => other,
+        }
+    }
 }

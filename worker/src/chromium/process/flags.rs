@@ -9,10 +9,12 @@ use crate::chromium::isolation::layers::{Layer, Layers};
 
 /// The flags that every browser gets. The profile folder, the heap limit and the layers below are
 /// added to them. No flag names a page to open: a browser without contracts has no renderer.
-const FLAGS: [&str; 21] = [
+const FLAGS: [&str; 23] = [
     "--headless",
     "--no-first-run",
-    "--remote-debugging-port=0",
+    // Descriptors 3 and 4, which only the worker and the browser have. No port: everybody on the
+    // machine could connect to it.
+    "--remote-debugging-pipe=cbor",
     "--disable-background-networking",
     // Chromium treats frozen pages as hidden, and keeps doing so once they are awake again.
     // Without these two flags their timers would be slowed down.
@@ -26,6 +28,9 @@ const FLAGS: [&str; 21] = [
     "--disable-software-rasterizer",
     "--disable-3d-apis",
     "--mute-audio",
+    // No device of the machine is opened for sound.
+    "--disable-audio-output",
+    "--disable-audio-input",
     "--disable-extensions",
     "--disable-breakpad",
     "--disable-notifications",
@@ -58,8 +63,10 @@ const LAYER_FLAGS: [(Layer, &str); 9] = [
     (Layer::Processes, "--site-per-process"),
 ];
 
-/// Features that create renderers ahead. Those could not be told apart from contracts' renderers.
-const SPARE_RENDERER_FEATURES: &str = "SpareRendererForSitePerProcess,IsolateSandboxedIframes";
+/// Features that create renderers ahead, which could not be told apart from contracts' renderers;
+/// and the process for sound, which would serve all contracts that ask for it, and outlive them.
+const PROCESS_FEATURES: &str =
+    "SpareRendererForSitePerProcess,IsolateSandboxedIframes,AudioServiceOutOfProcess";
 
 /// Features that use the network.
 const NETWORK_FEATURES: &str = "WebRtcHideLocalIpsWithMdns,FedCm,WebTransport,Prerender2,FetchLaterAPI,\
@@ -72,9 +79,9 @@ pub(super) fn flags(profile: &Path, heap_mb: u32, layers: &Layers) -> Vec<OsStri
     all.extend(on.map(|(_, flag)| OsString::from(flag)));
     // Chromium uses only the last of several `--disable-features`, so there is one list.
     all.push(if layers.has(Layer::Features) {
-        format!("--disable-features={NETWORK_FEATURES},{SPARE_RENDERER_FEATURES}").into()
+        format!("--disable-features={NETWORK_FEATURES},{PROCESS_FEATURES}").into()
     } else {
-        format!("--disable-features={SPARE_RENDERER_FEATURES}").into()
+        format!("--disable-features={PROCESS_FEATURES}").into()
     });
     if !layers.has(Layer::Processes) {
         all.push("--renderer-process-limit=1".into());
@@ -101,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_command_line_keeps_every_protection() {
-        const NEVER: [&str; 13] = [
+        const NEVER: [&str; 14] = [
             "--no-sandbox",
             "--disable-setuid-sandbox",
             "--disable-seccomp-filter-sandbox",
@@ -114,6 +121,7 @@ mod tests {
             "--disable-popup-blocking",
             "--disable-ipc-flooding-protection",
             "--remote-debugging-address",
+            "--remote-debugging-port",
             "--remote-allow-origins",
         ];
         let line = flags(Path::new("/tmp/profile"), 128, &Layers::default());

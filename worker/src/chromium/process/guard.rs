@@ -15,13 +15,16 @@
 //!   the *thread* that forked; the guard has only one thread, so it means the guard itself.
 //!   Chromium's own processes end when they lose their browser, and the worker removes the folder.
 //!
+//! The guard's standard output is the browser's end of the debugging pipe. The guard passes it on
+//! and keeps no copy; the second stage moves it to descriptors 3 and 4, for Chromium alone.
+//!
 //! Terminals and service managers signal whole process groups. So the guard has its own group and
 //! blocks the termination signals: it ends only when its input ends.
 //!
 //! The browser's command line is built in `flags`.
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -29,24 +32,31 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, io};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, User, chown, geteuid, getpid, getppid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Pid, Uid, chown, dup2_stdout, getpid, getppid, setgid, setgroups, setuid};
 
+use super::uids::{ClaimError, Uids};
 use super::{cgroup, proc};
 
-/// The first argument of the guard stage: `browser-guard PROFILE USER CHROMIUM ARG..`.
+/// The first argument of the guard stage: `browser-guard PROFILE UIDS CHROMIUM ARG..`.
 pub(crate) const GUARD: &str = "browser-guard";
 /// The first argument of the stage that becomes Chromium:
-/// `browser-exec GUARD_PID USER CHROMIUM ARG..`.
+/// `browser-exec GUARD_PID UID CHROMIUM ARG..`. The id is empty if the user stays.
 const EXEC: &str = "browser-exec";
 
 /// The first argument of the stage that limits a renderer's memory:
-/// `renderer-limit USER BYTES PID`.
+/// `renderer-limit BYTES PID`.
 pub(crate) const LIMIT: &str = "renderer-limit";
+
+/// The descriptor from which Chromium reads commands.
+const COMMANDS: RawFd = 3;
+/// The descriptor to which Chromium writes replies and events.
+const REPLIES: RawFd = 4;
 
 /// The environment variable with the path of the browser's cgroup, if it has one.
 pub(crate) const CGROUP: &str = "BROWSER_CGROUP";
@@ -56,10 +66,8 @@ pub(crate) const CGROUP: &str = "BROWSER_CGROUP";
 enum GuardError {
     #[error("only the worker starts this stage; do not start it by hand")]
     Usage,
-    #[error("the user {0:?} does not exist; set CHROMIUM_USER to an existing unprivileged user")]
-    NoUser(String),
-    #[error("Chromium must not run as root; set CHROMIUM_USER to an unprivileged user")]
-    Root,
+    #[error(transparent)]
+    Uid(#[from] ClaimError),
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
     #[error("{0}: {1}")]
@@ -96,14 +104,23 @@ fn report(message: &str) {
 
 /// The guard stage: creates the profile folder, starts the browser, waits for the end, cleans up.
 fn guard(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
-    let [profile, user, command @ ..] = arguments else {
+    let [profile, uids, command @ ..] = arguments else {
         return Err(GuardError::Usage);
     };
+    let uids: Uids = uids
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or(GuardError::Usage)?;
     let signals = block_signals().map_err(|e| GuardError::System("blocking signals", e))?;
     prctl::set_child_subreaper(true).map_err(|e| GuardError::System("becoming a subreaper", e))?;
-    let profile = Profile::create(Path::new(profile), unprivileged_user(user)?.as_ref())?;
+    // Held until this process ends: until then the browser's processes may live.
+    let claim = uids.claim()?;
+    let uid = claim.as_ref().map(|claim| claim.uid);
+    let profile = Profile::create(Path::new(profile), uid)?;
 
-    let browser = start(user, command, profile.path)?;
+    let browser = start(uid, command, profile.path)?;
+    // Only the browser may hold the pipe: its end tells the worker that the browser has ended.
+    discard_stdout().map_err(|e| GuardError::Io("closing the pipe", e))?;
     let ended = wait_for_end(browser, &signals);
     kill_all(browser);
     drop(profile);
@@ -126,15 +143,16 @@ struct Profile<'a> {
 
 impl<'a> Profile<'a> {
     /// Fails when the path exists, so that files of other processes are never used or removed.
-    fn create(path: &'a Path, owner: Option<&User>) -> Result<Self, GuardError> {
+    fn create(path: &'a Path, owner: Option<u32>) -> Result<Self, GuardError> {
         let failed = |e| GuardError::Io("creating the profile folder", e);
         fs::DirBuilder::new()
             .mode(0o700)
             .create(path)
             .map_err(failed)?;
         let profile = Self { path };
-        if let Some(owner) = owner {
-            chown(path, Some(owner.uid), Some(owner.gid)).map_err(|e| failed(e.into()))?;
+        if let Some(uid) = owner {
+            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+            chown(path, Some(user), Some(group)).map_err(|e| failed(e.into()))?;
         }
         Ok(profile)
     }
@@ -150,11 +168,11 @@ impl Drop for Profile<'_> {
 }
 
 /// Starts the next stage as the leader of its own process group.
-fn start(user: &OsStr, command: &[OsString], profile: &Path) -> Result<Pid, GuardError> {
+fn start(uid: Option<u32>, command: &[OsString], profile: &Path) -> Result<Pid, GuardError> {
     let child = Command::new("/proc/self/exe")
         .arg(EXEC)
         .arg(getpid().to_string())
-        .arg(user)
+        .arg(uid.map(|uid| uid.to_string()).unwrap_or_default())
         .args(command)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
@@ -165,11 +183,36 @@ fn start(user: &OsStr, command: &[OsString], profile: &Path) -> Result<Pid, Guar
         .envs(env::var_os(CGROUP).map(|group| (CGROUP, group)))
         // The child must not inherit the guard's input: its end is the signal to stop.
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        // The browser's end of the debugging pipe.
+        .stdout(Stdio::inherit())
         .process_group(0)
         .spawn()
         .map_err(|e| GuardError::Io("starting the browser", e))?;
     Ok(Pid::from_raw(child.id().cast_signed()))
+}
+
+/// Moves the debugging pipe from the standard output to the descriptors that Chromium uses.
+fn pass_pipe() -> io::Result<()> {
+    let pipe = io::stdout();
+    for number in [COMMANDS, REPLIES] {
+        // The worker's parent may have left it open.
+        match nix::unistd::close(number) {
+            Ok(()) | Err(Errno::EBADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The first free descriptor from there on, without close-on-exec.
+        let passed = fcntl(&pipe, FcntlArg::F_DUPFD(number))?;
+        if passed != number {
+            return Err(Errno::EBUSY.into());
+        }
+    }
+    discard_stdout()
+}
+
+/// Replaces the standard output by nothing.
+fn discard_stdout() -> io::Result<()> {
+    let nothing = fs::OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(dup2_stdout(nothing)?)
 }
 
 /// What ended a guard's wait.
@@ -243,64 +286,47 @@ fn kill_all(browser: Pid) {
     }
 }
 
-/// Checks that browsers can run as `user`; the error says why not.
-pub fn check_user(user: &str) -> Result<(), String> {
-    unprivileged_user(OsStr::new(user))
-        .map(drop)
-        .map_err(|error| error.to_string())
-}
-
-/// The user to switch to. None unless this process is root: Chromium then keeps its user.
-fn unprivileged_user(user: &OsStr) -> Result<Option<User>, GuardError> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let name = user.to_string_lossy();
-    match User::from_name(&name).map_err(|e| GuardError::System("looking up the user", e))? {
-        Some(user) if user.uid.is_root() => Err(GuardError::Root),
-        Some(user) => Ok(Some(user)),
-        None => Err(GuardError::NoUser(name.into_owned())),
-    }
-}
-
-/// Switches to the user that Chromium runs as, if this process is root.
-fn give_up_root(user: &OsStr) -> Result<(), GuardError> {
-    if let Some(user) = unprivileged_user(user)? {
-        let failed = |e| GuardError::System("giving up root", e);
-        setgroups(&[]).map_err(failed)?;
-        setgid(user.gid).map_err(failed)?;
-        setuid(user.uid).map_err(failed)?;
-    }
-    Ok(())
+/// Switches to this user and the group with the same number, and to no other group.
+fn give_up_root(uid: u32) -> Result<(), GuardError> {
+    let failed = |e| GuardError::System("giving up root", e);
+    setgroups(&[]).map_err(failed)?;
+    setgid(Gid::from_raw(uid)).map_err(failed)?;
+    setuid(Uid::from_raw(uid)).map_err(failed)
 }
 
 /// The limit stage: limits a renderer's memory as the renderer's own user, since root may lack
 /// the capability.
 fn limit_renderer(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
-    let [user, bytes, pid] = arguments else {
+    let [bytes, pid] = arguments else {
         return Err(GuardError::Usage);
     };
     let number = |text: &OsString| text.to_str()?.parse::<u64>().ok();
     let (Some(bytes), Some(pid)) = (number(bytes), number(pid)) else {
         return Err(GuardError::Usage);
     };
-    let pid = i32::try_from(pid).map_err(|_| GuardError::Usage)?;
-    give_up_root(user)?;
-    proc::limit_data(Pid::from_raw(pid), bytes)
-        .map_err(|e| GuardError::Io("limiting a renderer's memory", e))?;
+    let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| GuardError::Usage)?);
+    let uid = proc::real_uid(pid).filter(|uid| *uid != 0);
+    give_up_root(uid.ok_or(GuardError::Usage)?)?;
+    proc::limit_data(pid, bytes).map_err(|e| GuardError::Io("limiting a renderer's memory", e))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The second stage: joins the browser's cgroup, gives up root, asks for the parent-death signal,
-/// and becomes Chromium.
+/// The second stage: joins the browser's cgroup, forbids core dumps, gives up root, asks for the
+/// parent-death signal, moves the debugging pipe to where Chromium expects it, and becomes
+/// Chromium.
 fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
-    let [guard, user, chromium, arguments @ ..] = arguments else {
+    let [guard, uid, chromium, arguments @ ..] = arguments else {
         return Err(GuardError::Usage);
     };
     if let Some(group) = env::var_os(CGROUP) {
         cgroup::join(Path::new(&group)).map_err(|e| GuardError::Io("joining the cgroup", e))?;
     }
-    give_up_root(user)?;
+    // A core dump would hold the state of contracts, in a file or with another program.
+    proc::forbid_core_dumps().map_err(|e| GuardError::Io("forbidding core dumps", e))?;
+    if !uid.is_empty() {
+        let uid = uid.to_str().and_then(|text| text.parse().ok());
+        give_up_root(uid.ok_or(GuardError::Usage)?)?;
+    }
     // Only after the change of user, which would clear it.
     prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|e| GuardError::System("asking for the parent-death signal", e))?;
@@ -308,6 +334,7 @@ fn become_browser(arguments: &[OsString]) -> Result<ExitCode, GuardError> {
     if guard.to_str() != Some(&getppid().to_string()) {
         return Err(GuardError::Orphaned);
     }
+    pass_pipe().map_err(|e| GuardError::Io("passing the pipe on", e))?;
     let error = Command::new(chromium)
         .args(arguments)
         .current_dir("/")

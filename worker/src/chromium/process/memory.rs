@@ -30,7 +30,6 @@ pub(crate) async fn bound(
         // Root without CAP_SYS_RESOURCE may not set the limit, but the renderer's own user may.
         let stage = Command::new(&config.guard)
             .arg(guard::LIMIT)
-            .arg(&config.user)
             .arg(bytes.to_string())
             .arg(renderer.pid.to_string())
             .env_clear()

@@ -8,6 +8,7 @@
 //! - [`child`] starts the guard and its browser, and ends them.
 //! - [`guard`] runs between worker and browser, so that no process outlives the worker.
 //! - [`cgroup`] and [`memory`] bound memory: a whole browser's, and one renderer's.
+//! - [`uids`] are the users that browsers run as.
 //! - [`confinement`] checks that Chromium's own sandbox holds a renderer.
 //! - [`proc`] reads `/proc`.
 
@@ -20,3 +21,4 @@ pub(super) mod flags;
 pub(super) mod guard;
 pub(super) mod memory;
 pub(super) mod proc;
+pub(super) mod uids;

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, prlimit, setrlimit};
 
 /// The unit of processor time in `/proc`: a hundredth of a second on every Linux.
 const TICK: Duration = Duration::from_millis(10);
@@ -16,6 +17,32 @@ pub(crate) struct Process {
     pub(crate) pid: Pid,
     /// Clock ticks from the machine's start to the process's.
     started: u64,
+}
+
+/// Processor time that was used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CpuTimes {
+    /// In the program itself.
+    pub(crate) user: Duration,
+    /// In system calls.
+    pub(crate) system: Duration,
+}
+
+impl CpuTimes {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            user: self.user + other.user,
+            system: self.system + other.system,
+        }
+    }
+
+    /// What was used since an earlier measurement.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            user: self.user.saturating_sub(before.user),
+            system: self.system.saturating_sub(before.system),
+        }
+    }
 }
 
 impl Process {
@@ -34,8 +61,33 @@ impl Process {
 
     /// The processor time that it has used so far.
     pub(crate) fn cpu(self) -> Duration {
+        let times = self.times();
+        times.user + times.system
+    }
+
+    /// The same by kind.
+    pub(crate) fn times(self) -> CpuTimes {
         let stat = Stat::read(self.pid).filter(|stat| stat.started == self.started);
-        TICK * stat.map_or(0, |stat| stat.ticks)
+        stat.map_or_else(CpuTimes::default, |stat| CpuTimes {
+            user: TICK * stat.user,
+            system: TICK * stat.system,
+        })
+    }
+
+    /// The processor time that its first thread has used so far.
+    pub(crate) fn main_thread_cpu(self) -> Duration {
+        let path = format!("/proc/{0}/task/{0}/schedstat", self.pid);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or(0))
+    }
+
+    /// Kills it, if it still runs.
+    pub(crate) fn kill(self) {
+        if self.is_alive() {
+            // Fails when it has ended meanwhile.
+            _ = kill(self.pid, Signal::SIGKILL);
+        }
     }
 
     /// Its own memory in bytes: neither program nor files.
@@ -72,6 +124,22 @@ pub(crate) fn limit_data(pid: Pid, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Forbids core dumps of this process and of those that it starts.
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    Ok(setrlimit(Resource::Core, none)?)
+}
+
+/// The user that a process runs as.
+pub(crate) fn real_uid(pid: Pid) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_whitespace().next()?.parse().ok()
+}
+
 /// The processes whose parent is `parent`, zombies included.
 pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -88,8 +156,9 @@ pub(crate) fn children_of(parent: Pid) -> Vec<Pid> {
 struct Stat {
     state: char,
     parent: Pid,
-    /// Processor time used.
-    ticks: u32,
+    /// Processor time used in the program and in system calls, in ticks.
+    user: u32,
+    system: u32,
     started: u64,
 }
 
@@ -110,7 +179,8 @@ impl Stat {
         Some(Self {
             state,
             parent,
-            ticks: user.saturating_add(system),
+            user,
+            system,
             started,
         })
     }
@@ -125,15 +195,17 @@ mod tests {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 50 60 7 8 20 0 1 0 9001 1 1";
         let stat = Stat::parse(line).unwrap();
         assert_eq!(
-            (stat.state, stat.parent.as_raw(), stat.ticks, stat.started),
-            ('S', 7, 110, 9001)
+            (stat.state, stat.parent.as_raw(), stat.user, stat.system),
+            ('S', 7, 50, 60)
         );
+        assert_eq!(stat.started, 9001);
     }
 
     #[test]
     fn this_process_is_alive_and_is_a_child_of_its_parent() {
         let me = Process::find(nix::unistd::getpid()).unwrap();
         assert!(me.is_alive());
+        assert_eq!(real_uid(me.pid), Some(nix::unistd::getuid().as_raw()));
         assert!(me.own_memory() > 0 && me.data_bytes() > 0);
         assert!(children_of(nix::unistd::getppid()).contains(&me.pid));
         assert!(

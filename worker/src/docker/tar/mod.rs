@@ -1,8 +1,21 @@
-//! Checks image tars on their way to the daemon, so that a tar can only add one image.
+//! Checks image tars on their way to the daemon, so that a tar can only add one image, within a
+//! limit for what it takes on disk.
 //!
 //! A tar can name images, and the daemon would then move existing tags. It can contain links and
 //! paths that lead out of the archive. It can expand to far more than its own size. The output of
-//! this module has one manifest without tags, plain files only, and a bounded size.
+//! this module is written anew: one manifest without tags, plain files only, and a bounded size.
+//!
+//! - `stream`: reading within limits, and sending to the daemon.
+//! - `manifest`: which files are loaded, and how often.
+//! - `content`: one file, compressed or not; `layer`, `header`, `pax`: what it takes on disk when
+//!   the daemon unpacks it.
+
+mod content;
+mod header;
+mod layer;
+mod manifest;
+mod pax;
+mod stream;
 
 use std::io::{self, Read, Write};
 use std::path::{Component, Path};
@@ -12,10 +25,12 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::read::DecoderReader;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use flate2::write::MultiGzDecoder as Expander;
-use serde_json::Value;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 use tokio::sync::mpsc;
+
+use self::content::{Content, Metered};
+use self::manifest::{File, Files, Manifest};
+use self::stream::{Bounded, Budget, ChunkWriter, Exceeded};
 
 /// The maximum number of entries in a tar. An image has at most some hundred layers, with three
 /// entries each.
@@ -23,6 +38,14 @@ const MAX_ENTRIES: usize = 2048;
 
 /// The maximum size of a manifest in bytes. It names one file per layer.
 const MAX_MANIFEST: u64 = 1 << 20;
+
+/// The maximum size of one entry's headers in bytes, which are read as a whole.
+const MAX_HEADER: u64 = 1 << 20;
+
+/// The maximum length of a path in bytes and in parts: each part can create a folder. `docker save`
+/// writes paths of three parts at most.
+const MAX_PATH: usize = 255;
+const MAX_PARTS: usize = 8;
 
 /// The size of the chunks that are sent to the daemon, in bytes.
 const CHUNK: usize = 256 * 1024;
@@ -55,7 +78,8 @@ fn refused(what: impl Into<String>) -> TarError {
 }
 
 /// Reads an image tar, plain or gzip, from base64 text and passes it on to the daemon in chunks.
-/// Blocks the thread.
+/// Blocks the thread. `limit` is for the tar's own bytes, and again for what its layers take on
+/// disk.
 pub(super) fn check(
     text: &str,
     limit: u64,
@@ -74,263 +98,179 @@ pub(super) fn check(
         inner: reader,
         budget: budget.clone(),
     });
-    let mut out = Builder::new(ChunkWriter {
-        chunks,
-        buffer: Vec::with_capacity(CHUNK),
-    });
-    let copied = copy(&mut archive, &mut out, limit).and_then(|()| {
+    let mut out = Builder::new(ChunkWriter::new(chunks));
+    let copied = copy(&mut archive, &budget, &mut out, limit).and_then(|()| {
         out.finish()?;
         out.get_mut().flush().map_err(TarError::from)
     });
-    if budget.is_spent() {
-        return Err(refused(format!("has more than {limit} bytes")));
+    match budget.exceeded() {
+        Some(Exceeded::Tar) => Err(refused(format!("has more than {limit} bytes"))),
+        Some(Exceeded::Header) => Err(refused(format!(
+            "has an entry with headers of more than {MAX_HEADER} bytes"
+        ))),
+        None if out.get_ref().is_closed() && copied.is_err() => Err(TarError::DaemonStopped),
+        None => copied,
     }
-    if out.get_ref().chunks.is_closed() && copied.is_err() {
-        return Err(TarError::DaemonStopped);
-    }
-    copied
 }
 
 fn copy<R: Read, W: Write>(
     archive: &mut Archive<R>,
+    budget: &Budget,
     out: &mut Builder<W>,
     limit: u64,
 ) -> Result<(), TarError> {
-    let mut manifests = 0;
-    let mut expanded = 0;
-    for (index, entry) in archive.entries()?.enumerate() {
-        if index == MAX_ENTRIES {
+    let mut manifest = None;
+    let mut files = Files::new();
+    let mut left = limit;
+    let mut entries = archive.entries()?;
+    for count in 0.. {
+        budget.begin_header(MAX_HEADER);
+        let Some(entry) = entries.next() else { break };
+        budget.begin_content();
+        if count == MAX_ENTRIES {
             return Err(refused(format!("has more than {MAX_ENTRIES} entries")));
         }
         let mut entry = entry?;
+        let is_folder = entry.header().entry_type() == EntryType::Directory;
         let path = checked_path(&entry)?;
-        if NAMING_FILES.contains(&path.as_str()) {
-            continue;
-        }
-        let mut header = entry.header().clone();
-        if path == "manifest.json" {
-            manifests += 1;
-            let manifest = without_tags(&mut entry)?;
-            header.set_size(manifest.len() as u64);
-            out.append_data(&mut header, &path, manifest.as_slice())?;
-        } else if entry.header().entry_type() == EntryType::Directory {
-            // A directory has no content. With another size in its header, the daemon would read
-            // the next entries as its content.
-            header.set_size(0);
-            out.append_data(&mut header, &path, io::empty())?;
+        if is_folder {
+            // With another size in its header, the daemon would read the next entries as its
+            // content.
+            append(out, &path, EntryType::Directory, 0, io::empty())?;
+        } else if NAMING_FILES.contains(&path.as_str()) {
+            // Not passed on.
+        } else if path == "manifest.json" {
+            let read = read_manifest(&mut entry)?;
+            let text = read.text()?;
+            append(out, &path, EntryType::Regular, text.len(), text.as_slice())?;
+            if manifest.replace(read).is_some() {
+                return Err(refused("has several manifests"));
+            }
         } else {
-            expanded += copy_file(&mut entry, header, &path, out, limit - expanded)?;
+            let file = copy_file(&mut entry, &path, out, left)?;
+            left = left.saturating_sub(file.unpacked.unwrap_or(file.size));
+            if files.insert(path.clone(), file).is_some() {
+                return Err(refused(format!("has two files {path:?}")));
+            }
         }
+        // What is left of it must not count as a header.
+        io::copy(&mut entry, &mut io::sink())?;
     }
-    match manifests {
-        1 => Ok(()),
-        0 => Err(refused(
-            "has no manifest.json; create the tar with `docker save`",
-        )),
-        _ => Err(refused("has several manifests")),
-    }
+    let manifest = manifest
+        .ok_or_else(|| refused("has no manifest.json; create the tar with `docker save`"))?;
+    manifest.check(&files, limit)
 }
 
 /// The entry's path, if the entry is a file or directory within the archive.
 fn checked_path<R: Read>(entry: &Entry<'_, R>) -> Result<String, TarError> {
     let bytes = entry.path_bytes();
-    let path = std::str::from_utf8(&bytes)
-        .map_err(|_| refused("has a path that is not UTF-8"))?
-        .trim_start_matches("./");
-    let shown = path.get(..100).unwrap_or(path);
+    let path = std::str::from_utf8(&bytes).map_err(|_| refused("has a path that is not UTF-8"))?;
     let kind = entry.header().entry_type();
     if !matches!(kind, EntryType::Regular | EntryType::Directory) {
         return Err(refused(format!(
-            "has an entry that is no plain file or directory: {shown:?}"
+            "has an entry that is no plain file or directory: {:?}",
+            shown(path)
         )));
     }
-    let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
-    if path.is_empty() && kind == EntryType::Directory {
-        return Ok("./".to_owned());
+    if kind == EntryType::Directory && Path::new(path).components().eq([Component::CurDir]) {
+        return Ok(".".to_owned());
     }
-    if path.is_empty() || !Path::new(path).components().all(inside) {
-        return Err(refused(format!(
-            "has a path that leads out of the archive: {shown:?}"
-        )));
-    }
-    Ok(path.to_owned())
+    inner_path(path)
 }
 
-/// The manifest of the single image, without its tags.
-fn without_tags<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, TarError> {
+/// The one form of a path within the archive.
+fn inner_path(path: &str) -> Result<String, TarError> {
+    let leads_out = || {
+        refused(format!(
+            "has a path that leads out of the archive: {:?}",
+            shown(path)
+        ))
+    };
+    let mut parts = Vec::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(part) => parts.extend(part.to_str()),
+            _ => return Err(leads_out()),
+        }
+    }
+    if parts.is_empty() || path.contains('\0') {
+        return Err(leads_out());
+    }
+    let joined = parts.join("/");
+    if joined.len() > MAX_PATH || parts.len() > MAX_PARTS {
+        return Err(refused(format!(
+            "has a path that is too long: {:?}",
+            shown(path)
+        )));
+    }
+    Ok(joined)
+}
+
+/// The beginning of a path, for an error text.
+fn shown(path: &str) -> &str {
+    &path[..path.floor_char_boundary(100)]
+}
+
+/// Reads the manifest of the single image.
+fn read_manifest<R: Read>(entry: &mut Entry<'_, R>) -> Result<Manifest, TarError> {
     if entry.size() > MAX_MANIFEST {
         return Err(refused("has a manifest that is too large"));
     }
     let mut text = Vec::new();
     entry.read_to_end(&mut text)?;
-    let mut manifest: Vec<serde_json::Map<String, Value>> = serde_json::from_slice(&text)
-        .map_err(|error| refused(format!("has a manifest.json that cannot be read: {error}")))?;
-    let [image] = manifest.as_mut_slice() else {
-        return Err(refused(format!(
-            "contains {} images; it must contain exactly one",
-            manifest.len()
-        )));
-    };
-    image.remove("RepoTags");
-    // Cannot fail: the map contains only JSON values.
-    serde_json::to_vec(&manifest).map_err(|error| refused(error.to_string()))
+    Manifest::parse(&text)
 }
 
-/// Copies a file and returns the size of its expanded content, or 0 if it is not compressed.
+/// Copies a file. `limit` is for what it takes on disk if it is a layer, in bytes.
 fn copy_file<R: Read, W: Write>(
     entry: &mut Entry<'_, R>,
-    mut header: Header,
     path: &str,
     out: &mut Builder<W>,
     limit: u64,
-) -> Result<u64, TarError> {
-    let mut meter = Meter {
+) -> Result<File, TarError> {
+    let size = entry.size();
+    let mut metered = Metered {
         inner: entry,
-        compression: Compression::Unknown,
-        limit,
+        content: Content::new(limit),
+        bytes: 0,
     };
-    let appended = out.append_data(&mut header, path, &mut meter);
-    if let Compression::Refused(reason) = meter.compression {
-        return Err(refused(format!("has a layer that {reason}: {path:?}")));
+    append(out, path, EntryType::Regular, size, &mut metered).map_err(|error| {
+        match error.downcast::<layer::LayerError>() {
+            Ok(why) => refused(format!("has a layer that {why}: {path:?}")),
+            Err(error) => error.into(),
+        }
+    })?;
+    if metered.bytes != size {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
-    appended?;
-    match meter.compression {
-        Compression::Gzip(expander) => Ok(expander.get_ref().bytes),
-        _ => Ok(0),
-    }
+    Ok(File {
+        size,
+        unpacked: metered.content.finish(),
+    })
+}
+
+/// Writes an entry with nothing of the header that it had.
+fn append<W: Write>(
+    out: &mut Builder<W>,
+    path: &str,
+    kind: EntryType,
+    size: impl TryInto<u64>,
+    content: impl Read,
+) -> io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(if kind == EntryType::Directory {
+        0o755
+    } else {
+        0o644
+    });
+    header.set_size(size.try_into().map_err(|_| io::ErrorKind::InvalidInput)?);
+    out.append_data(&mut header, path, content)
 }
 
 fn is_gzip(start: &[u8]) -> bool {
     start.starts_with(&[0x1f, 0x8b])
-}
-
-/// How a file in the tar is compressed. The daemon detects that from the first bytes of a layer.
-enum Compression {
-    Unknown,
-    Plain,
-    Gzip(Box<Expander<Counter>>),
-    Refused(&'static str),
-}
-
-impl Compression {
-    fn of(start: &[u8]) -> Self {
-        const OTHERS: [&[u8]; 3] = [
-            b"BZh",
-            &[0xfd, b'7', b'z', b'X', b'Z'],
-            &[0x28, 0xb5, 0x2f, 0xfd],
-        ];
-        if is_gzip(start) {
-            Self::Gzip(Box::new(Expander::new(Counter { bytes: 0 })))
-        } else if OTHERS.iter().any(|magic| start.starts_with(magic)) {
-            Self::Refused("is compressed by something other than gzip")
-        } else {
-            Self::Plain
-        }
-    }
-}
-
-/// Counts the written bytes.
-struct Counter {
-    bytes: u64,
-}
-
-impl Write for Counter {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        self.bytes += piece.len() as u64;
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads a file and measures the size of its expanded content.
-struct Meter<R> {
-    inner: R,
-    compression: Compression,
-    limit: u64,
-}
-
-impl<R: Read> Read for Meter<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let piece = &buffer[..read];
-        if matches!(self.compression, Compression::Unknown) && read > 0 {
-            self.compression = Compression::of(piece);
-        }
-        if let Compression::Gzip(expander) = &mut self.compression {
-            if expander.write_all(piece).is_err() {
-                self.compression = Compression::Refused("is damaged");
-            } else if expander.get_ref().bytes > self.limit {
-                self.compression = Compression::Refused("unpacks to more than is allowed");
-            }
-        }
-        match self.compression {
-            Compression::Refused(reason) => Err(io::Error::other(reason)),
-            _ => Ok(read),
-        }
-    }
-}
-
-/// The number of bytes that may still be read from a tar.
-#[derive(Clone)]
-struct Budget(std::rc::Rc<std::cell::Cell<Option<u64>>>);
-
-impl Budget {
-    fn new(bytes: u64) -> Self {
-        Self(std::rc::Rc::new(std::cell::Cell::new(Some(bytes))))
-    }
-
-    fn is_spent(&self) -> bool {
-        self.0.get().is_none()
-    }
-
-    fn take(&self, bytes: usize) -> io::Result<()> {
-        self.0
-            .set(self.0.get().and_then(|left| left.checked_sub(bytes as u64)));
-        if self.is_spent() {
-            Err(io::Error::other("too large"))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// Reads within a budget.
-struct Bounded<R> {
-    inner: R,
-    budget: Budget,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.budget.take(read)?;
-        Ok(read)
-    }
-}
-
-/// Collects written bytes and sends them on in chunks.
-struct ChunkWriter {
-    chunks: mpsc::Sender<io::Result<Bytes>>,
-    buffer: Vec<u8>,
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= CHUNK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
-        let sent = self.chunks.blocking_send(Ok(chunk.into()));
-        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::path::Path;
 use base64::Engine as _;
 use proptest::prelude::*;
 
+use super::layer::tests::{entry, sparse_forms};
 use super::*;
 
 /// The size limit for the tars of these tests, in bytes.
@@ -16,6 +17,10 @@ struct GeneratedEntry {
     content: Vec<u8>,
     /// The size in the header, if it differs from the size of the content.
     claimed: Option<u64>,
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a small number")
 }
 
 fn generated_entry() -> impl Strategy<Value = GeneratedEntry> {
@@ -98,6 +103,7 @@ fn is_harmless(tar: &[u8]) -> Result<(), TestCaseError> {
         let is_inside =
             |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
         prop_assert!(path.components().all(is_inside), "{path:?}");
+        prop_assert!(path.components().count() <= MAX_PARTS, "{path:?}");
         prop_assert!(entry.size() <= LIMIT, "{path:?}: {}", entry.size());
         prop_assert!(
             !NAMING_FILES.iter().any(|name| path == Path::new(name)),
@@ -144,6 +150,11 @@ proptest! {
 }
 
 fn image() -> Vec<GeneratedEntry> {
+    image_of(&entry("file", b'0', b"content", &[]))
+}
+
+/// An image of one layer.
+fn image_of(layer: &[u8]) -> Vec<GeneratedEntry> {
     let file = |path: &str, content: &[u8]| GeneratedEntry {
         path: path.to_owned(),
         kind: b'0',
@@ -152,7 +163,7 @@ fn image() -> Vec<GeneratedEntry> {
     };
     vec![
         file("a.json", b"{}"),
-        file("layer/layer.tar", b"layer"),
+        file("layer/layer.tar", layer),
         file(
             "manifest.json",
             br#"[{"Config":"a.json","RepoTags":["x:1"],"Layers":["layer/layer.tar"]}]"#,
@@ -166,4 +177,120 @@ fn valid_image_is_passed_on() {
     for tar in [packed(&image()), zipped(&packed(&image()))] {
         is_harmless(&checked(&tar).unwrap()).unwrap();
     }
+}
+
+/// Why the check refuses a tar.
+fn refusal(tar: &[u8]) -> String {
+    let (chunks, _received) = mpsc::channel(64);
+    check(&BASE64.encode(tar), LIMIT, chunks)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn what_a_layer_takes_on_disk_is_limited() {
+    for (form, layer) in sparse_forms(2 * LIMIT) {
+        for layer in [zipped(&layer), layer] {
+            let error = refusal(&packed(&image_of(&layer)));
+            assert!(error.contains("unpacks to more"), "{form}: {error}");
+        }
+    }
+    let (_, little) = &sparse_forms(LIMIT / 4)[0];
+    assert!(checked(&packed(&image_of(little))).is_some());
+}
+
+#[test]
+fn a_layer_counts_as_often_as_it_is_named() {
+    let layer = entry("file", b'0', &vec![1; size(LIMIT) / 4], &[]);
+    let mut image = image_of(&layer);
+    let manifest = |times: usize| {
+        let layers = vec!["./layer//layer.tar"; times];
+        let manifest = serde_json::json!([{ "Config": "a.json", "Layers": layers }]);
+        manifest.to_string().into_bytes()
+    };
+    image[2].content = manifest(3);
+    assert!(checked(&packed(&image)).is_some());
+    image[2].content = manifest(4);
+    let error = refusal(&packed(&image));
+    assert!(error.contains("layers that unpack to more"), "{error}");
+    // It makes no difference whether the manifest comes first.
+    image.rotate_right(1);
+    assert_eq!(refusal(&packed(&image)), error);
+}
+
+#[test]
+fn the_daemon_gets_nothing_else_of_a_manifest() {
+    let mut image = image();
+    let manifest = serde_json::json!([{
+        "Config": "./a.json", "Layers": ["layer/layer.tar"], "RepoTags": ["x:1"],
+        "repotags": ["y:1"], "Parent": "sha256:0", "LayerSources": {},
+    }]);
+    image[2].content = manifest.to_string().into_bytes();
+    let passed = checked(&packed(&image)).unwrap();
+    let mut text = String::new();
+    for entry in Archive::new(passed.as_slice()).entries().unwrap() {
+        // It is the last.
+        text.clear();
+        entry.unwrap().read_to_string(&mut text).unwrap();
+    }
+    assert_eq!(
+        text,
+        r#"[{"Config":"a.json","Layers":["layer/layer.tar"]}]"#
+    );
+}
+
+#[test]
+fn a_layer_must_be_one() {
+    let cases = [
+        (&b"no tar at all"[..], "is damaged"),
+        (b"BZh91AY&SY and more", "other than gzip"),
+        // A frame that zstd skips, whose start is also the name in a tar's header.
+        (&entry("\x5e*M\x18", b'0', b"", &[]), "other than gzip"),
+        (&zipped(b"no tar"), "is damaged"),
+    ];
+    for (layer, said) in cases {
+        let error = refusal(&packed(&image_of(layer)));
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn names_are_limited() {
+    let with = |path: &str| {
+        let mut image = image();
+        let mut first = image[0].clone();
+        first.path = path.to_owned();
+        image.push(first);
+        packed(&image)
+    };
+    let deep = "a/".repeat(MAX_PARTS);
+    assert!(refusal(&with(&format!("{deep}b"))).contains("too long"));
+    assert!(refusal(&with("layer/./layer.tar")).contains("two files"));
+    assert!(checked(&with("oci-layout")).is_some());
+    // What would be read as one header.
+    let long = entry("long", b'L', &vec![b'a'; 2 * size(MAX_HEADER)], &[]);
+    let (chunks, _received) = mpsc::channel(64);
+    let tar = [long, packed(&image())].concat();
+    let error = check(&BASE64.encode(tar), u64::MAX, chunks).unwrap_err();
+    assert!(error.to_string().contains("headers of more"), "{error}");
+}
+
+/// The compression is found out however the first bytes arrive.
+#[test]
+fn the_first_bytes_of_a_layer_may_come_one_by_one() {
+    struct Slow<R>(R);
+    impl<R: Read> Read for Slow<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let end = buffer.len().min(1);
+            self.0.read(&mut buffer[..end])
+        }
+    }
+    let layer = zipped(&entry("file", b'0', &vec![1; 2 * size(LIMIT)], &[]));
+    let mut metered = Metered {
+        inner: Slow(layer.as_slice()),
+        content: Content::new(LIMIT),
+        bytes: 0,
+    };
+    let error = io::copy(&mut metered, &mut io::sink()).unwrap_err();
+    assert!(error.to_string().contains("unpacks to more"), "{error}");
 }

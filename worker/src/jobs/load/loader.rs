@@ -100,8 +100,8 @@ impl<'a, E: Engine> Loader<'a, E> {
         Ok(())
     }
 
-    /// Records that the load whose sandbox has started replaces the old one. None if the contract is
-    /// not this worker's any more.
+    /// Records that the load whose sandbox has started replaces the old one. None if the contract
+    /// is not this worker's any more.
     async fn switch(
         &self,
         old: &ContractHandle,

@@ -86,8 +86,8 @@ pub(crate) async fn load_new(
     reply_to(load, outcome)
 }
 
-/// Takes a contract over whose owner is gone. It has run before, so a sandbox that does not start at
-/// once is retried.
+/// Takes a contract over whose owner is gone. It has run before, so a sandbox that does not start
+/// at once is retried.
 pub(crate) async fn take_over(
     worker: &Arc<Worker>,
     address: &ContractAddress,

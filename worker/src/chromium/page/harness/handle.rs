@@ -5,23 +5,22 @@
 
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::page::{
+use chromiumoxide_cdp::cdp::browser_protocol::page::{
     SetWebLifecycleStateParams, SetWebLifecycleStateState,
 };
-use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, TerminateExecutionParams};
+use chromiumoxide_cdp::cdp::js_protocol::runtime::{EvaluateParams, TerminateExecutionParams};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::protocol;
 use crate::chromium::cdp::client::{ClientError, PageSession};
-use crate::chromium::cdp::commands::CallFunction;
-use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError, execute, within};
+use crate::chromium::cdp::commands::{CallFunction, Place};
+use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError};
 
 /// The harness of one page. Clones are handles on the same harness.
 #[derive(Debug, Clone)]
 pub(crate) struct Harness {
-    pub(crate) page: chromiumoxide::Page,
-    session: PageSession,
+    pub(crate) session: PageSession,
     object_id: String,
 }
 
@@ -32,31 +31,43 @@ pub(crate) type PendingReply = BoxFuture<'static, Result<String, String>>;
 impl Harness {
     /// Evaluates the harness in a page that shows the document at `url`.
     pub(crate) async fn create(
-        page: chromiumoxide::Page,
         session: PageSession,
         url: &str,
         result_limit: u32,
     ) -> Result<Self, CdpError> {
         let evaluate = EvaluateParams::new(protocol::expression(url, result_limit));
-        let evaluating = session.send(&evaluate);
-        let object = within(COMMAND_LIMIT, "the harness", evaluating)
-            .await?
-            .result;
+        let object = session.execute(COMMAND_LIMIT, &evaluate).await?.result;
         let Some(object_id) = object.object_id else {
             let reason = "the page shows another document".to_owned();
             return Err(CdpError::Refused("the harness".into(), reason));
         };
         Ok(Self {
-            page,
             session,
             object_id: object_id.into(),
         })
     }
 
-    /// Starts the calls of a batch, written by `protocol::encode`. `wake` unfreezes the page first.
-    pub(crate) fn run(&self, batch: String, wake: bool) -> PendingReply {
+    /// Starts the calls of a message, written by `protocol::encode`. `wake` unfreezes the page
+    /// first.
+    pub(crate) fn run(&self, message: String, wake: bool) -> PendingReply {
         let function = "function(a){\"use strict\";return this.run(a)}";
-        let reply = self.call(&self.function(function).argument(batch));
+        self.waking(wake, self.call(&self.function(function).argument(message)))
+    }
+
+    /// Sends the next piece of a message. The reply to the last piece says that it is parsed.
+    pub(crate) fn take(&self, piece: &str, is_last: bool, wake: bool) -> PendingReply {
+        let function = "function(a,b){\"use strict\";return this.take(a,b)}";
+        let take = self.function(function).argument(piece).argument(is_last);
+        self.waking(wake, self.call(&take))
+    }
+
+    /// Starts the calls of the message that was sent in pieces.
+    pub(crate) fn run_taken(&self) -> PendingReply {
+        self.call(&self.function("function(){\"use strict\";return this.run()}"))
+    }
+
+    /// Unfreezes the page beside a command, if `wake` is set.
+    fn waking(&self, wake: bool, reply: PendingReply) -> PendingReply {
         if !wake {
             return reply;
         }
@@ -73,11 +84,11 @@ impl Harness {
         &self,
         state: SetWebLifecycleStateState,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let page = self.page.clone();
+        let command = SetWebLifecycleStateParams::new(state);
+        let setting = self.session.execute(COMMAND_LIMIT, &command);
         async move {
             // A page that does not wake up lets its calls run into their time limit.
-            let command = SetWebLifecycleStateParams::new(state);
-            if let Err(error) = execute(&page, COMMAND_LIMIT, command).await {
+            if let Err(error) = setting.await {
                 tracing::debug!(%error, "page could not be frozen or woken");
             }
         }
@@ -100,6 +111,19 @@ impl Harness {
         self.call(&self.function(function).argument(piece))
     }
 
+    /// Compiles the executable that was sent without running it; returns where its syntax error is,
+    /// if it has one.
+    pub(crate) fn compile(&self, is_literal: bool) -> BoxFuture<'static, Option<Place>> {
+        let function = "function(a){\"use strict\";return this.compile(a)}";
+        let call = self.function(function).argument(is_literal);
+        let reply = self.session.send(&call);
+        async move {
+            let place = reply.await.ok()?.syntax_error()?;
+            protocol::place_in_source(place, is_literal)
+        }
+        .boxed()
+    }
+
     /// Evaluates the executable that was sent.
     pub(crate) fn load(&self, is_literal: bool) -> PendingReply {
         let function = "function(a){\"use strict\";return this.load(a)}";
@@ -108,9 +132,8 @@ impl Harness {
 
     /// Terminates the JavaScript that runs; works on a page that replies to no other command.
     pub(crate) async fn terminate(&self, limit: Duration) -> Result<(), CdpError> {
-        execute(&self.page, limit, TerminateExecutionParams::default())
-            .await
-            .map(drop)
+        let command = TerminateExecutionParams::default();
+        self.session.execute(limit, &command).await.map(drop)
     }
 
     fn function(&self, declaration: &'static str) -> CallFunction {

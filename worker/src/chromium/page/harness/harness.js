@@ -1,6 +1,6 @@
 // Makes the calls of one contract, inside its page. The worker evaluates this function before the
-// contract's code. It holds the returned object by a debugger handle only: no name in the page leads
-// to it.
+// contract's code. It holds the returned object by a debugger handle only: no name in the page
+// leads to it.
 //
 // The contract may later change every built-in object. So the built-ins that are needed are saved
 // here at the start, and language features that look up built-ins implicitly are not used: no
@@ -21,26 +21,30 @@
 //     toolarge   the result is over the limit
 //     unknown    the contract has no such endpoint
 //     later      the call's promise is pending
+//     settled    the call's promise has settled; its result follows in a later reply
 //     skipped    the call was not started
 //
-// JSON text written by `stringify` has no line breaks.
+// JSON text written by `stringify` has no line breaks. A reply is bounded: once it has `REPLY`
+// characters, only the result that is being written is added.
 (function (resultLimit) {
   "use strict";
 
   const SLICE = 5; // `run` starts no further call after so many milliseconds.
-  const REPLY = 1 << 20; // `run` starts no further call once its reply has so many characters.
+  const REPLY = 1 << 20; // A reply takes no further result once it has so many characters.
   const TEXT = 2000; // Most characters of an error's text.
+  const READABLE = 1 << 24; // A longer text is not read: copying it could exhaust the heap.
   const ENDPOINTS = 1000; // Most endpoints of a contract.
   const NAME = 256; // Most characters of an endpoint's name.
+  const NAMES = 1 << 16; // Most characters of all names of endpoints.
   const NONE = -1;
   const TOO_LARGE = { __proto__: null };
 
   const { apply, ownKeys } = Reflect;
-  const { create, defineProperty, freeze } = Object;
+  const { create, defineProperty, freeze, getOwnPropertyDescriptor, hasOwn } = Object;
   const { isArray } = Array;
-  const { parse, stringify } = JSON;
+  const { isRawJSON, parse, stringify } = JSON;
   const { now } = performance;
-  const { slice, toWellFormed } = String.prototype;
+  const { isWellFormed, slice, toWellFormed, valueOf } = String.prototype;
   const { then } = Promise.prototype;
   const { isPrototypeOf } = Object.prototype;
   const clock = performance;
@@ -50,11 +54,15 @@
   const promisePrototype = Promise.prototype;
 
   let source = ""; // The pieces of the executable that have arrived.
+  let incoming = ""; // The pieces of a message that have arrived.
+  let taken; // The calls of the message that arrived in pieces.
   let contract; // `this` of every call.
   let endpoints = create(null); // Name to function.
   let running = NONE;
   let pending = 0;
   let ready = ""; // Lines for the next reply.
+  let first; // Settled promises whose results wait for room in a reply: a linked list.
+  let last;
   let budget = 0; // Characters left for the result that is being written.
   let deliver; // Resolves the promise of `collect`.
   // The lines of the last replies: `status` repeats them, in case one did not arrive.
@@ -97,41 +105,108 @@
     } catch {
       text = "Error: something was thrown that cannot be read";
     }
+    if (text.length > READABLE) text = "Error: a text of " + text.length + " characters";
     return apply(toWellFormed, apply(slice, text, [0, TEXT]), []);
   }
 
-  // Stops values that are small in memory but huge as text, such as an array whose elements are all
-  // one other array, whose elements are all a third. Counts less than is really written.
-  function count(key, value) {
-    const type = typeof value;
-    if (type !== "undefined" && type !== "function" && type !== "symbol") {
-      budget -= isArray(this) ? 1 : key.length + 1;
-      if (type === "string") budget -= value.length;
-      if (budget < 0) throw TOO_LARGE;
+  // Whether an object holds a string, as `new String("x")` does. The first two checks only avoid
+  // the exception for nearly all other objects: the length of a boxed string is not configurable.
+  function isBoxedString(object) {
+    if (!hasOwn(object, "length")) return false;
+    if (getOwnPropertyDescriptor(object, "length").configurable) return false;
+    try {
+      apply(valueOf, object, []);
+      return true;
+    } catch {
+      return false;
     }
+  }
+
+  // Stops values that are small in memory but huge as text, such as an array whose elements are all
+  // one other array, whose elements are all a third. Called for every value that is about to be
+  // written. Counts at least a seventh of what is written, and never more.
+  function count(key, value) {
+    const inList = isArray(this);
+    let type = typeof value;
+    let length = 1;
+    if (type === "object") {
+      if (value === null) {
+        length = 4;
+      } else if (isArray(value)) {
+        // Each element has more than one character. The engine itself refuses the longest lists.
+        if (value.length > budget) throw TOO_LARGE;
+      } else if (isRawJSON(value)) {
+        length = value.rawJSON.length;
+      } else if (isBoxedString(value)) {
+        value = toText(value);
+        type = "string";
+      }
+    } else if (type === "number") {
+      if ((value | 0) !== value) length = 3;
+    } else if (type === "undefined" || type === "function" || type === "symbol") {
+      if (!inList) return value; // Left out.
+      length = 4;
+    }
+    if (type === "string") length = value.length + 2;
+    budget -= length + (inList ? 1 : key.length + 4);
+    if (budget < 0) throw TOO_LARGE;
     return value;
+  }
+
+  // Returns the JSON text of a result; undefined if it has none.
+  function write(value, type) {
+    if (type === "string") {
+      if (value.length > resultLimit) throw TOO_LARGE;
+      return stringify(value);
+    }
+    // Functions and BigInts may have a `toJSON`, too.
+    if (value === null || (type !== "object" && type !== "function" && type !== "bigint")) {
+      return stringify(value);
+    }
+    budget = resultLimit + 4; // The value itself has no key.
+    return stringify(value, count);
   }
 
   function finish(id, value) {
     const type = typeof value;
     let json;
     try {
-      if (type === "string" && value.length > resultLimit) throw TOO_LARGE;
-      budget = resultLimit;
-      json = type === "object" && value !== null ? stringify(value, count) : stringify(value);
+      json = write(value, type);
     } catch (thrown) {
       if (thrown === TOO_LARGE) report(id, "toolarge");
       else report(id, "notjson", stringify(describe(thrown)));
       return;
     }
     if (json !== undefined) {
-      // Counts UTF-16 units. A text has at most as many units as bytes, and the worker counts bytes.
+      // Counts UTF-16 units. A text has at most as many units as bytes, which the worker counts.
       if (json.length > resultLimit) report(id, "toolarge");
+      // Only raw JSON can have a lone surrogate that is not escaped. No message could carry it.
+      else if (!apply(isWellFormed, json, [])) report(id, "notjson", '"it is not well-formed"');
       else report(id, "ok", json);
     } else if (type === "function" || type === "symbol") {
       report(id, "notjson", stringify("a " + type + " has no JSON form"));
     } else {
       report(id, "ok", "null");
+    }
+  }
+
+  // Writes the outcome of a promise.
+  function conclude(id, fulfilled, value) {
+    // A promise may settle after another call was terminated; `running` must keep naming that call.
+    const before = running;
+    running = id;
+    if (fulfilled) finish(id, value);
+    else report(id, "failed", stringify(describe(value)));
+    running = before;
+  }
+
+  // Writes the results that wait, as long as the reply has room.
+  function flush() {
+    while (first !== undefined && ready.length < REPLY) {
+      const settled = first;
+      first = settled.next;
+      if (first === undefined) last = undefined;
+      conclude(settled.id, settled.fulfilled, settled.value);
     }
   }
 
@@ -142,22 +217,24 @@
 
   // `await` looks up no method of a native promise. A thenable's `then` is the contract's own code.
   async function settle(id, value) {
-    let result;
-    let thrown;
+    let outcome;
     let fulfilled = false;
     try {
-      result = await value;
+      outcome = await value;
       fulfilled = true;
     } catch (reason) {
-      thrown = reason;
+      outcome = reason;
     }
-    // A promise may settle after another call was terminated; `running` must keep naming that call.
-    const before = running;
-    running = id;
-    if (fulfilled) finish(id, result);
-    else report(id, "failed", stringify(describe(thrown)));
-    running = before;
     pending -= 1;
+    if (first === undefined && ready.length < REPLY) {
+      conclude(id, fulfilled, outcome);
+    } else {
+      const settled = { id, fulfilled, value: outcome, next: undefined };
+      if (first === undefined) first = settled;
+      else last.next = settled;
+      last = settled;
+      report(id, "settled");
+    }
     if (deliver !== undefined) {
       const resolve = deliver;
       deliver = undefined;
@@ -198,9 +275,22 @@
     running = NONE;
   }
 
-  // Calls: [[id, method], [id, method, argument], ...].
+  // Appends the next piece of a message. With its last piece the message is parsed.
+  function take(piece, isLast) {
+    incoming += piece;
+    if (isLast) {
+      const text = incoming;
+      incoming = "";
+      taken = parse(text);
+    }
+    return "";
+  }
+
+  // Starts the calls of a message: [[id, method], [id, method, argument], ...]. Without a text it
+  // is the one that was taken.
   function run(text) {
-    const calls = parse(text);
+    const calls = text === undefined ? taken : parse(text);
+    taken = undefined;
     const end = apply(now, clock, []) + SLICE;
     const terminated = running !== NONE; // A call was terminated: this page is not used any more.
     for (let i = 0; i < calls.length; i += 1) {
@@ -214,10 +304,11 @@
     return reply();
   }
 
-  // Returns the results of promises that have settled since the last reply; waits for the first one
-  // if there is none. The own properties protect the promise: the debugger, which awaits it, finds
-  // them instead of the contract's.
+  // Returns results of promises that have settled since the last reply, as many as a reply may
+  // hold; waits for the first one if there is none. The own properties protect the promise: the
+  // debugger, which awaits it, finds them instead of the contract's.
   function collect() {
+    flush();
     if (ready !== "" || pending === 0) return reply();
     const promise = new NativePromise((resolve) => {
       deliver = resolve;
@@ -235,6 +326,7 @@
   }
 
   // Takes the own functions of the contract's object as endpoints: "endpoints [NAMES]" or "none".
+  // Further ones are ignored once the limits are reached.
   function adopt(object) {
     if (typeof object !== "object" || object === null) return "none";
     const table = create(null);
@@ -247,6 +339,7 @@
       if (apply(toWellFormed, name, []) !== name) continue;
       const endpoint = object[name];
       if (typeof endpoint !== "function") continue;
+      if (names.length + name.length > NAMES) break;
       table[name] = endpoint;
       names += (found > 0 ? "," : "") + stringify(name);
       found += 1;
@@ -268,8 +361,8 @@
   // inside the eval, where a `const` is visible, too.
   function load(isLiteral) {
     try {
-      // After the comma a brace starts an object instead of a block. Nothing is added at the end, so
-      // the source may end with a semicolon or a comment.
+      // After the comma a brace starts an object instead of a block. Nothing is added at the end,
+      // so the source may end with a semicolon or a comment.
       if (isLiteral) return adopt(evaluate("0," + source));
       const init = evaluate(source + '\n;[typeof init === "function" ? init : undefined]')[0];
       return init === undefined ? "none" : adopt(apply(init, undefined, []));
@@ -278,5 +371,11 @@
     }
   }
 
-  return freeze({ __proto__: null, run, collect, status, feed, load });
+  // Compiles the executable that was sent, and runs none of it: what is put before it throws first.
+  // Nothing is caught, because only the debugger learns where a syntax error is.
+  function compile(isLiteral) {
+    evaluate("throw 0;" + (isLiteral ? "0," : "") + source);
+  }
+
+  return freeze({ __proto__: null, take, run, collect, status, feed, compile, load });
 })

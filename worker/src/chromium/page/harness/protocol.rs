@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use serde_json::value::RawValue;
 use shared::protocol::reply::{Failure, FailureCode};
 
+use crate::chromium::cdp::commands::Place;
 use crate::sandbox::{CallId, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
@@ -44,6 +45,24 @@ pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     text
 }
 
+/// The length of what the harness' `compile` puts before an executable.
+fn prefix(is_literal: bool) -> u32 {
+    if is_literal { 10 } else { 8 }
+}
+
+/// A place in the executable, from the place in what the harness' `compile` compiles.
+pub(crate) fn place_in_source(place: Place, is_literal: bool) -> Option<Place> {
+    let indent = if place.line == 0 {
+        prefix(is_literal)
+    } else {
+        0
+    };
+    Some(Place {
+        line: place.line,
+        column: place.column.checked_sub(indent)?,
+    })
+}
+
 /// A reply of the harness' `run`, `collect` or `status`.
 #[derive(Debug)]
 pub(crate) struct HarnessReply {
@@ -60,6 +79,8 @@ pub(crate) enum CallUpdate {
     Ended(Result<Box<RawValue>, Failure>),
     /// The call was started; its promise is pending.
     Pending,
+    /// The call's promise has settled; its outcome follows.
+    Settled,
     /// The call was not started.
     NotStarted,
 }
@@ -69,8 +90,8 @@ pub(crate) enum CallUpdate {
 #[error("the page sent a malformed reply")]
 pub(crate) struct MalformedReply;
 
-/// Reads a reply. A result must be valid JSON; one of more than `result_limit` bytes becomes a
-/// failure.
+/// Reads a reply. A result that is not JSON, or of more than `result_limit` bytes, becomes a
+/// failure of its call.
 pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
     let mut lines = reply.split('\n');
     let running: i64 = lines
@@ -98,9 +119,10 @@ fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), Mal
     let update = match kind {
         "ok" if json.len() as u64 > u64::from(result_limit) => too_large(),
         // Checks with one scan, and without a tree, that only JSON leaves the sandbox.
-        "ok" => CallUpdate::Ended(Ok(
-            RawValue::from_string(json.to_owned()).map_err(|_| MalformedReply)?
-        )),
+        "ok" => match RawValue::from_string(json.to_owned()) {
+            Ok(json) => CallUpdate::Ended(Ok(json)),
+            Err(_) => failed(FailureCode::ResultNotJson, "it is not JSON text".to_owned()),
+        },
         "failed" => failed(FailureCode::ExecutionFailed, text(json)?),
         "notjson" => failed(FailureCode::ResultNotJson, text(json)?),
         "toolarge" => too_large(),
@@ -109,6 +131,7 @@ fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), Mal
             "The contract has no such endpoint",
         ))),
         "later" => CallUpdate::Pending,
+        "settled" => CallUpdate::Settled,
         "skipped" => CallUpdate::NotStarted,
         _ => return Err(MalformedReply),
     };
@@ -165,6 +188,7 @@ pub(crate) fn looks_like_literal(source: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::protocol::reply::MESSAGE_LIMIT;
 
     use super::*;
 
@@ -219,13 +243,25 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_reply_is_refused() {
-        let forged = [
+    fn a_result_that_is_not_json_fails_only_its_call() {
+        for line in [
             "1 ok",
             "1 ok ",
             "1 ok {",
             "1 ok 1 2",
             "1 ok \u{1}",
+            "1 ok \"\u{1}\"",
+        ] {
+            let failure = outcome(line).unwrap().unwrap_err();
+            assert_eq!(failure.code, FailureCode::ResultNotJson, "{line:?}");
+        }
+        let reply = parse("-1\n1 ok {\n2 ok 7", 10).unwrap();
+        assert!(matches!(&reply.updates[1].1, CallUpdate::Ended(Ok(json)) if json.get() == "7"));
+    }
+
+    #[test]
+    fn a_forged_reply_is_refused() {
+        let forged = [
             "1 failed x",
             "1 failed",
             "1",
@@ -234,7 +270,6 @@ mod tests {
             "1 nonsense 1",
             "",
             "1  ok 1",
-            "1 ok \"\u{1}\"",
         ];
         for line in forged {
             assert!(outcome(line).is_err(), "{line:?}");
@@ -251,6 +286,14 @@ mod tests {
             let failure = outcome(line).unwrap().unwrap_err();
             assert_eq!(failure.code, FailureCode::ResultTooLarge, "{line}");
         }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let line = format!("1 failed \"a{}\"", "\u{e9}".repeat(10_000));
+        let message = outcome(&line).unwrap().unwrap_err().message;
+        assert_eq!(message.len(), MESSAGE_LIMIT - 1);
+        assert!(message.ends_with('\u{e9}'));
     }
 
     #[test]

@@ -2,17 +2,22 @@
 //!
 //! This is the only module that chooses a failure's status.
 
+mod reasons;
+mod text;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::header::RETRY_AFTER;
+use http::header::{CONNECTION, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
 use utoipa::ToSchema;
+
+pub(crate) use self::text::cut;
 
 /// The invalid fields of a request, each with the reason.
 pub(crate) type Fields = BTreeMap<&'static str, String>;
@@ -35,6 +40,11 @@ pub(crate) enum ApiError {
     UnsupportedMediaType,
     #[error("The request body did not arrive in time. Send the request again")]
     RequestTimeout,
+    #[error(
+        "The request body arrived too slowly while other requests waited for its place. \
+        Send the request again"
+    )]
+    BodyTooSlow,
     #[error("The request body is larger than the limit of {0} bytes")]
     PayloadTooLarge(usize),
     #[error("{0}")]
@@ -97,50 +107,10 @@ pub(crate) struct ErrorBody<'a> {
     /// The invalid fields, each with the reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
-    fields: BTreeMap<&'a str, &'a str>,
+    fields: BTreeMap<&'a str, Cow<'a, str>>,
 }
 
 impl ApiError {
-    /// A request with one invalid field.
-    pub(crate) fn field(name: &'static str, reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self::InvalidRequest(format!("{name} {reason}"), Fields::from([(name, reason)]))
-    }
-
-    /// The queue cannot be reached at the moment.
-    pub(crate) fn queue_unavailable() -> Self {
-        Self::QueueUnavailable("The queue is unavailable. Try again later".to_owned())
-    }
-
-    /// This process has reached its limit of requests in progress.
-    pub(crate) fn too_many_requests() -> Self {
-        Self::Overloaded("Too many requests are in progress. Try again later".to_owned())
-    }
-
-    /// The contract is loaded, but is not assigned to a worker.
-    pub(crate) fn no_owner() -> Self {
-        Self::NoCapacity("No worker runs the contract at the moment. Try again later".to_owned())
-    }
-
-    /// None of `workers` can take another contract of this kind.
-    pub(crate) fn no_room(workers: usize, engine: EngineKind) -> Self {
-        Self::NoCapacity(format!(
-            "None of {workers} workers has room for another {engine} contract. \
-            Unload a contract or add a worker"
-        ))
-    }
-
-    /// No worker is alive.
-    pub(crate) fn no_live_worker() -> Self {
-        Self::NoCapacity("No worker is running. Start one".to_owned())
-    }
-
-    /// The deadline passed without a reply.
-    pub(crate) fn no_reply() -> Self {
-        let message = "No reply arrived before the deadline. The request may still run";
-        Self::ExecutionTimeout(message.to_owned())
-    }
-
     /// A command that changes what Redis stores has failed. Unlike a command that only reads, it
     /// may have been carried out.
     pub(crate) fn write_failed(error: QueueError) -> Self {
@@ -162,7 +132,9 @@ impl ApiError {
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
             }
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::RequestTimeout | Self::BodyTooSlow => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout")
+            }
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::InvalidExecutable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_executable"),
             Self::ExecutionFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "execution_failed"),
@@ -221,6 +193,7 @@ impl ApiError {
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType
             | Self::RequestTimeout
+            | Self::BodyTooSlow
             | Self::PayloadTooLarge(_)
             | Self::Overloaded(_)
             | Self::NoCapacity(_)
@@ -243,14 +216,13 @@ impl ApiError {
     /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
         let fields = match self {
-            Self::InvalidRequest(_, fields) => fields
-                .iter()
-                .map(|(name, why)| (*name, why.as_str()))
-                .collect(),
+            Self::InvalidRequest(_, fields) => {
+                fields.iter().map(|(name, why)| (*name, cut(why))).collect()
+            }
             _ => BTreeMap::new(),
         };
         ErrorBody {
-            error: self.to_string(),
+            error: cut(&self.to_string()).into_owned(),
             code: self.code(),
             request_id,
             started: self.never_started().then_some(false),
@@ -264,6 +236,11 @@ impl ApiError {
         let mut response = (self.status(), body).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status() == StatusCode::REQUEST_TIMEOUT {
+            // The rest of the body is not read.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
         response
     }
@@ -333,6 +310,18 @@ mod tests {
             let response = error.render("id");
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert!(response.headers().contains_key(RETRY_AFTER), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn every_text_of_a_failure_is_cut() {
+        let long = "ü".repeat(5_000_000);
+        for error in [
+            ApiError::InvalidExecutable(long.clone()),
+            ApiError::field("limits", long),
+        ] {
+            let body = serde_json::to_vec(&error.body("id")).unwrap();
+            assert!(body.len() < 10_000, "{}", body.len());
         }
     }
 

@@ -2,12 +2,12 @@
 
 use tempfile::TempDir;
 
-use super::Redis;
 use super::server::Server;
+use super::{Deployment, Kind};
 
-pub(super) fn start(folder: TempDir) -> Redis {
+pub(crate) fn start(folder: TempDir) -> Deployment {
     let primary = Server::on_port(folder.path(), &[]);
-    let port = primary.port.to_string();
+    let port = primary.port().to_string();
     let replica = Server::on_port(folder.path(), &["--replicaof", "127.0.0.1", &port]);
     let configuration = format!(
         "sentinel monitor farm 127.0.0.1 {port} 2\n\
@@ -19,8 +19,16 @@ pub(super) fn start(folder: TempDir) -> Redis {
         .collect();
     let hosts: Vec<_> = sentinels
         .iter()
-        .map(|sentinel| format!("127.0.0.1:{}", sentinel.port))
+        .map(|sentinel| format!("127.0.0.1:{}", sentinel.port()))
         .collect();
+    replica.wait_for(&["INFO", "replication"], &["master_link_status:up"]);
+    for sentinel in &sentinels {
+        // They can agree on a failover: each knows the others and the replica.
+        sentinel.wait_for(&["INFO", "sentinel"], &["slaves=1,sentinels=3"]);
+    }
     let url = format!("redis+sentinel://{}/farm", hosts.join(","));
-    Redis::new(folder, url, vec![primary, replica], sentinels)
+    let servers = vec![primary, replica];
+    let mut deployment = Deployment::new(Kind::Sentinel, folder, url, servers);
+    deployment.sentinels = sentinels;
+    deployment
 }

@@ -9,10 +9,10 @@ use redis::{ClientTlsConfig, TlsCertificates};
 use shared::queue::RedisFiles;
 use tempfile::TempDir;
 
-use super::Redis;
 use super::server::Server;
+use super::{Deployment, Kind};
 
-pub(super) fn start(folder: TempDir) -> Redis {
+pub(crate) fn start(folder: TempDir) -> Deployment {
     let authority = Authority::new(folder.path());
     let (certificate, key) = authority.issue(folder.path(), "server");
     let (own_certificate, own_key) = authority.issue(folder.path(), "client");
@@ -35,14 +35,14 @@ pub(super) fn start(folder: TempDir) -> Redis {
             &text(&key),
         ],
     );
-    let url = format!("rediss://localhost:{}", server.port);
-    let mut redis = Redis::new(folder, url, vec![server], Vec::new());
-    redis.config.files = files;
-    redis
+    let url = format!("rediss://localhost:{}", server.port());
+    let mut deployment = Deployment::new(Kind::Tls, folder, url, vec![server]);
+    deployment.config.files = files;
+    deployment
 }
 
 /// What a client needs of the files.
-pub(super) fn trust(files: &RedisFiles) -> TlsCertificates {
+pub(crate) fn trust(files: &RedisFiles) -> TlsCertificates {
     let read = |path: &Option<PathBuf>| std::fs::read(path.as_ref().unwrap()).unwrap();
     TlsCertificates {
         client_tls: Some(ClientTlsConfig {
@@ -54,13 +54,15 @@ pub(super) fn trust(files: &RedisFiles) -> TlsCertificates {
 }
 
 /// Signs the certificates of one test.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    pub(crate) file: PathBuf,
+    /// Its own certificate.
+    pub file: PathBuf,
 }
 
 impl Authority {
-    pub(crate) fn new(folder: &Path) -> Self {
+    /// A new authority, whose certificate is `ca.pem` in a folder.
+    pub fn new(folder: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -73,7 +75,7 @@ impl Authority {
     }
 
     /// A certificate for `localhost` and its key, as files.
-    pub(crate) fn issue(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    pub fn issue(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
