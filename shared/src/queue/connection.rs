@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use redis::aio::MultiplexedConnection;
 use secrecy::ExposeSecret;
 
 use super::QueueError;
@@ -13,7 +12,7 @@ use super::clock::Clock;
 use super::config::RedisConfig;
 use super::counts::{Counts, Observed};
 use super::keys::Keys;
-use super::nodes::{Address, Connection, Node, Nodes, Presence};
+use super::nodes::{Address, Blocking, Connection, Node, Nodes, Presence};
 use super::timing::{
     ANSWERS_WITHIN, CONNECT_TIMEOUT, RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT,
 };
@@ -171,26 +170,18 @@ impl Queue {
 
     /// A separate connection for one reader of the stream `key`, which blocks up to
     /// [`BLOCK`](super::timing::BLOCK).
-    pub(super) async fn blocking(
-        &self,
-        key: &str,
-    ) -> Result<Observed<MultiplexedConnection>, QueueError> {
-        let connecting = async { self.nodes.of(key).await?.blocking().await };
-        let connection = connecting.await;
+    pub(super) async fn blocking(&self, key: &str) -> Result<Observed<Blocking>, QueueError> {
+        let connection = self.nodes.blocking(key).await;
         if connection.is_err() {
             self.counts.not_connected();
         }
         Ok(self.counts.observed(connection?))
     }
 
-    /// Says why a reader of the stream `key` gives its connection up. The next one is made to the
-    /// server that has the stream then. Returns whether the reader may connect at once.
-    pub(super) async fn connection_lost(&self, key: &str, error: &QueueError) -> bool {
-        let QueueError::Redis(error) = error else {
-            return false;
-        };
-        self.nodes.lost(key, error).await;
-        error.code() == Some("MOVED")
+    /// Finds out again which server has what. To be done when a connection is given up, so that the
+    /// next one is made to the server that has the key then.
+    pub(super) async fn find_servers(&self) {
+        self.nodes.refresh().await;
     }
 }
 

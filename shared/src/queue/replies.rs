@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
 
 use super::counts::Observed;
+use super::nodes::Blocking;
 use super::stream::{EntryId, GROUP, parse_read};
 use super::timing::{ACKNOWLEDGE_AFTER, BLOCK, millis};
 use super::{EntryRef, Queue, QueueError};
@@ -144,7 +144,7 @@ impl Settlement {
 pub struct Reader {
     queue: Queue,
     stream: String,
-    connection: Option<Observed<MultiplexedConnection>>,
+    connection: Option<Observed<Blocking>>,
     last: String,
     /// Whether the stream may have been lost and created again since the last read.
     may_be_new: bool,
@@ -177,10 +177,9 @@ impl Reader {
             }
             Err(error) => {
                 self.connection = None;
-                if !self.queue.connection_lost(&self.stream, &error).await {
-                    tracing::warn!(%error, "cannot read the replies");
-                    self.backoff.wait().await;
-                }
+                tracing::warn!(%error, "cannot read the replies");
+                self.queue.find_servers().await;
+                self.backoff.wait().await;
                 Vec::new()
             }
         }
@@ -231,7 +230,7 @@ impl Reader {
 /// Whether a stream has never reached the entry `last`, or does not exist. Then Redis has lost it,
 /// and if its clock went back, new entries have lower ids than the ones that were read.
 async fn is_behind(
-    connection: &mut Observed<MultiplexedConnection>,
+    connection: &mut Observed<Blocking>,
     stream: &str,
     last: &str,
 ) -> Result<bool, QueueError> {

@@ -108,6 +108,8 @@ async fn a_password_that_was_rotated_is_read_again() {
     close_connections(&redis).await;
     assert!(!is_usable(&queue).await);
     assert!(Queue::connect(&config).await.is_err());
+    std::fs::write(&file, "second").unwrap();
+    becomes_usable(&queue).await;
 }
 
 /// Row 38: another authority signs for both sides.

@@ -179,8 +179,22 @@ impl Redis {
         &self.deployment().sentinels
     }
 
-    fn primaries(&self) -> &[Server] {
-        &self.servers()[..self.deployment().primaries]
+    /// The primaries. Only a test that has the servers for itself can have changed which those are.
+    async fn primaries(&self) -> Vec<&Server> {
+        if self.is_passed_on {
+            let count = self.deployment().primaries;
+            return self.servers().iter().take(count).collect();
+        }
+        let mut primaries = Vec::new();
+        for server in self.servers().iter().filter(|server| server.runs()) {
+            let role = server.try_command::<Value>(&["ROLE"]).await;
+            if let Ok(Value::Array(role)) = role
+                && role.first() == Some(&Value::BulkString(b"master".to_vec()))
+            {
+                primaries.push(server);
+            }
+        }
+        primaries
     }
 
     /// The test itself uses the certificates that the files hold now.
@@ -206,7 +220,7 @@ impl Redis {
     /// sent to all primaries, and the answers are joined.
     pub async fn command<T: redis::FromRedisValue>(&self, parts: &[&str]) -> T {
         let mut joined: Option<Value> = None;
-        for server in self.primaries() {
+        for server in self.primaries().await {
             match server.try_command::<Value>(parts).await {
                 Err(error) if error.code() == Some("MOVED") => {}
                 answer => joined = Some(join(joined, answer.unwrap())),
@@ -217,8 +231,9 @@ impl Redis {
 
     /// The primary that has a key, by its place in [`Self::servers`].
     pub async fn server_of(&self, key: &str) -> usize {
-        for (index, server) in self.primaries().iter().enumerate() {
-            if server.try_command::<bool>(&["EXISTS", key]).await.is_ok() {
+        for (index, server) in self.servers().iter().enumerate() {
+            // A replica redirects as well.
+            if server.runs() && server.try_command::<bool>(&["EXISTS", key]).await.is_ok() {
                 return index;
             }
         }

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 /// Starts the program and kills it when the standard input ends, which the test process holds open.
-const GUARD: &str = r#""$@" >/dev/null & echo $!; exec 2>/dev/null; read -r _; kill -KILL $!; wait $!"#;
+const GUARD: &str =
+    r#""$@" >/dev/null & echo $!; exec 2>/dev/null; read -r _; kill -KILL $!; wait $!"#;
 
 /// A guarded process. It is killed when the value is dropped.
 pub(crate) struct Guarded {

@@ -97,6 +97,11 @@ impl Server {
         drop(self.process.take());
     }
 
+    /// Whether it was not killed.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Sends a signal, by its name without `SIG`.
     pub fn signal(&self, name: &str) {
         let process = self.process.as_ref();

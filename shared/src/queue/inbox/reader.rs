@@ -1,11 +1,11 @@
 //! Reading an inbox.
 
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 
 use crate::protocol::id::WorkerId;
 use crate::queue::counts::Observed;
 use crate::queue::in_hand::{CatchUp, CatchUpRequest, EntryRef, InHand, Pending};
+use crate::queue::nodes::Blocking;
 use crate::queue::stream::{CONSUMER, Entry, GROUP, PendingEntries, parse_pending, remove_deleted};
 use crate::queue::timing::{BLOCK, millis};
 use crate::queue::{Queue, QueueError};
@@ -31,7 +31,7 @@ pub struct Received {
 pub struct Reader {
     queue: Queue,
     inbox: String,
-    connection: Option<Observed<MultiplexedConnection>>,
+    connection: Option<Observed<Blocking>>,
     in_hand: InHand,
     catch_up: CatchUp,
     backoff: Backoff,
@@ -84,10 +84,9 @@ impl Reader {
             }
             Err(error) => {
                 self.connection = None;
-                if !self.queue.connection_lost(&self.inbox, &error).await {
-                    tracing::warn!(%error, "cannot read the inbox");
-                    self.backoff.wait().await;
-                }
+                tracing::warn!(%error, "cannot read the inbox");
+                self.queue.find_servers().await;
+                self.backoff.wait().await;
                 Vec::new()
             }
         }
@@ -135,7 +134,7 @@ fn received(reference: EntryRef, entry: Entry, returned_before: bool) -> Receive
 }
 
 async fn read_group(
-    connection: &mut Observed<MultiplexedConnection>,
+    connection: &mut Observed<Blocking>,
     inbox: &str,
     from: &str,
 ) -> Result<PendingEntries, QueueError> {

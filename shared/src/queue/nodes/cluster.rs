@@ -1,8 +1,10 @@
 //! A Redis Cluster: its nodes, and which of them serves which slot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use redis::aio::ConnectionLike;
 use redis::cluster_routing::Slot;
 use redis::{RedisError, RedisResult};
@@ -11,7 +13,6 @@ use tokio::time::{Instant, timeout};
 
 use super::Node;
 use super::address::{Address, Endpoint};
-use super::route::Redirect;
 use super::slots::{self, Range};
 use crate::queue::timing::{CONNECT_TIMEOUT, REFRESH_PAUSE};
 
@@ -73,16 +74,6 @@ impl Cluster {
         map.owners.insert(slot, node);
     }
 
-    /// Notes why the connection to the node of a slot is given up.
-    pub(super) async fn lost(&self, slot: Slot, error: &RedisError) {
-        let from = self.owner(slot).map(|node| node.endpoint().clone());
-        let redirect = from.and_then(|from| Redirect::of_transaction(error, &from));
-        match redirect {
-            Some(Redirect::Moved(slot, to)) => self.moved(slot, &to),
-            _ => self.refresh().await,
-        }
-    }
-
     /// Reads again which node serves which slot, unless that was just done or is being done.
     pub(super) async fn refresh(&self) {
         let Ok(mut refreshed) = self.0.refreshed.try_lock() else {
@@ -97,14 +88,17 @@ impl Cluster {
         *refreshed = Some(Instant::now());
     }
 
-    /// Asks one node after the other, those first that answered last time.
+    /// Asks all nodes at once and takes the first answer, because some of them may be away.
     async fn read_map(&self) -> RedisResult<()> {
-        let mut known: Vec<_> = self.map().nodes.keys().cloned().collect();
+        let mut known: BTreeSet<_> = self.map().nodes.keys().cloned().collect();
         known.extend(self.0.seeds.iter().cloned());
+        let asked = known
+            .iter()
+            .map(|endpoint| timeout(CONNECT_TIMEOUT, self.ask(endpoint)));
+        let mut asked: FuturesUnordered<_> = asked.collect();
         let mut failure: Option<RedisError> = None;
-        for endpoint in known {
-            let asked = timeout(CONNECT_TIMEOUT, self.ask(&endpoint)).await;
-            match asked {
+        while let Some(answer) = asked.next().await {
+            match answer {
                 Ok(Ok(ranges)) if !ranges.is_empty() => {
                     self.0.apply(&mut self.map_mut(), &ranges);
                     return Ok(());

@@ -6,12 +6,14 @@
 //! | `address` | what `REDIS_URL` names, with certificates and password |
 //! | `node` | one server: the connections to it by use |
 //! | `shared_connection` | the connection for frequent commands, which reconnects by itself |
+//! | `blocking` | the connection of one reader, which follows its stream |
 //! | `pool` | the connections for patient commands |
 //! | `presence` | the subscription by which a worker shows that it is connected |
 //! | `cluster`, `slots` | the nodes of a cluster, and which of them serves which slot |
 //! | `router`, `route` | sends each command to the node of its key |
 
 mod address;
+mod blocking;
 mod cluster;
 mod node;
 mod pool;
@@ -36,6 +38,7 @@ use self::shared_connection::SharedHandle;
 
 pub(super) use self::address::Address;
 pub use self::address::Files;
+pub(super) use self::blocking::Blocking;
 pub(super) use self::node::Node;
 pub(super) use self::pool::PoolError;
 pub use self::presence::Presence;
@@ -118,11 +121,19 @@ impl Nodes {
         })
     }
 
-    /// Notes why a connection to the server of `key` is given up, so that the next one is made to
-    /// the server that has the key then.
-    pub(super) async fn lost(&self, key: &str, error: &redis::RedisError) {
+    /// A separate connection for one reader of the stream `key`.
+    pub(super) async fn blocking(&self, key: &str) -> RedisResult<Blocking> {
+        let node = self.of(key).await?;
+        match self {
+            Self::One(_) => Blocking::to(&node).await,
+            Self::Cluster(cluster) => Blocking::routed(cluster, &node).await,
+        }
+    }
+
+    /// Finds out again which server has which key.
+    pub(super) async fn refresh(&self) {
         if let Self::Cluster(cluster) = self {
-            cluster.lost(Slot::for_key(key), error).await;
+            cluster.refresh().await;
         }
     }
 }

@@ -117,11 +117,18 @@ impl SharedHandle {
         let Attempt {
             number, connection, ..
         } = self.shared.current().clone();
-        let command = async { commands(connection.await?).await };
+        let mut is_connected = false;
+        let command = async {
+            let connection = connection.await?;
+            is_connected = true;
+            commands(connection).await
+        };
         let answer = tokio::time::timeout(self.limit, command)
             .await
             .unwrap_or_else(|_| Err(std::io::Error::from(ErrorKind::TimedOut).into()));
-        if is_lost(&answer) {
+        // Whatever prevented a connection, for example sentinels that know no primary yet or a
+        // password that cannot be read, may be over at the next attempt.
+        if !is_connected || is_lost(&answer) {
             self.shared.replace(number);
         }
         answer
