@@ -65,9 +65,16 @@ test-openapi: build-tests ## Test the documented HTTP interface with schemathesi
 	@scripts/schemathesis
 	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
-bench: build-tests ## Benchmark the farm beside its limiting parts; write bench/report.md (QUICK=1: 3 minutes)
+bench: build-tests target/peers/node_modules ## Benchmark the farm beside its limits and its peers; write bench/report.md (QUICK=1: 3 minutes)
 	@scripts/setup --bench
 	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
+
+# What the benchmarks compare the farm with. The scripts of the packages are not run.
+target/peers/node_modules: $(wildcard tests/bench/peers/*)
+	@scripts/setup --bench
+	mkdir -p target/peers && cp tests/bench/peers/* target/peers/
+	cd target/peers && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
 
 bench-frames: setup ## Benchmark encoding and decoding of frames
 	$(BENCH_CARGO) --bench frames

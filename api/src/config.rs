@@ -9,6 +9,8 @@ use shared::service::config::{Group, Program, Reader, Setting};
 use shared::service::process::{PROCESS_SETTINGS, shutdown_grace};
 use shared::service::telemetry::traces::{TRACE_SETTINGS, TraceConfig};
 
+use crate::edge::Origins;
+
 const MIB: usize = 1024 * 1024;
 
 const HOST: Setting = Setting::new(
@@ -22,11 +24,17 @@ const PORT: Setting = Setting::new(
     "9000",
     "The port to listen on; 0 takes a free one.",
 );
-// As in Node.js, the server of the original service.
+// Longer than the 60 s after which common load balancers close idle connections: a server that is
+// first may close one just when a request is sent on it.
 const HEADERS_TIMEOUT_MS: Setting = Setting::new(
     "HEADERS_TIMEOUT_MS",
-    "60000",
+    "75000",
     "How long a connection may be idle, or take to send the head of a request.",
+);
+const CORS_ORIGINS: Setting = Setting::optional(
+    "CORS_ORIGINS",
+    "none",
+    "The web origins whose pages may use the api, such as https://console.example, separated by commas.",
 );
 const BODY_TIMEOUT_MS: Setting = Setting::new(
     "BODY_TIMEOUT_MS",
@@ -98,6 +106,7 @@ const HTTP_SETTINGS: Group = Group {
         PORT,
         HEADERS_TIMEOUT_MS,
         BODY_TIMEOUT_MS,
+        CORS_ORIGINS,
         MAX_CONNECTIONS,
         MAX_BODY_BYTES_IN_FLIGHT,
     ],
@@ -165,6 +174,8 @@ pub struct Config {
     pub load_body_limit: usize,
     /// `HEADERS_TIMEOUT_MS`.
     pub headers_timeout: Duration,
+    /// `CORS_ORIGINS`.
+    pub cors_origins: Origins,
     /// `BODY_TIMEOUT_MS`.
     pub body_timeout: Duration,
     /// `MAX_CONNECTIONS`.
@@ -211,6 +222,7 @@ impl Config {
             host: reader.string(&HOST),
             port: reader.parse(&PORT),
             headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),
+            cors_origins: reader.parse_optional(&CORS_ORIGINS).unwrap_or_default(),
             body_timeout: reader.millis(&BODY_TIMEOUT_MS, 100..=600_000),
             engine: reader.parse(&ENGINE),
             execute_deadline: reader.millis(&EXECUTE_DEADLINE_MS, 100..=600_000),

@@ -37,7 +37,7 @@ use crate::admission::{Admission, InFlightLimits};
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
-use crate::edge::{BodyPool, Connections};
+use crate::edge::{BodyPool, Connections, Heads};
 use crate::inboxes::Inboxes;
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
@@ -167,6 +167,10 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
+        heads: Heads {
+            origins: config.cors_origins.clone(),
+            is_open: true,
+        },
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         config,
         queue,

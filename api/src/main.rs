@@ -9,8 +9,7 @@ use shared::service::probe;
 use shared::service::process::Settings;
 use tokio::net::TcpListener;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let task = cli::task(&PROGRAM);
     let settings = match Settings::read(Config::read) {
         Ok(settings) => settings,
@@ -22,7 +21,7 @@ async fn main() -> ExitCode {
     if task == Task::Healthcheck {
         return probe::run(&settings.config.host, settings.config.port);
     }
-    match serve(settings.start(&PROGRAM)).await {
+    match serve(settings.start(&PROGRAM)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "execution-api cannot run");
@@ -31,6 +30,7 @@ async fn main() -> ExitCode {
     }
 }
 
+#[tokio::main]
 async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let signals = Signals::listen()?;
     let listener = TcpListener::bind((config.host.as_str(), config.port))

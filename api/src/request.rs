@@ -1,4 +1,5 @@
-//! What all requests have in common: an id, a trace, a log line, and a body within limits.
+//! What all requests have in common: an acceptable head, an id, a trace, a log line, and a body
+//! within limits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
@@ -33,7 +34,8 @@ const HEADER_LIMIT: usize = 128;
 /// closed.
 const DISCARD_LIMIT: usize = 256 * 1024 * 1024;
 
-/// The outermost layer: assigns the request id, renders failures, counts, traces and logs.
+/// The outermost layer: assigns the request id, checks the head, renders failures, counts, traces
+/// and logs.
 pub(crate) async fn observe(
     State(state): State<AppState>,
     mut request: Request,
@@ -46,7 +48,12 @@ pub(crate) async fn observe(
     let id = request_id(request.headers());
     let span = trace(&state.tracer, &mut request);
     let log = RequestLog::of(&request);
-    let mut response = next.run(request).await;
+    let connection = request.extensions().get::<Arc<Connection>>();
+    let at_loopback = connection.is_some_and(|connection| connection.is_at_loopback());
+    let mut response = match state.heads.check(&request, at_loopback) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    };
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
         response = render_failure(error, &id, response);

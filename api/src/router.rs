@@ -13,7 +13,7 @@ use crate::state::AppState;
 
 /// Builds the application.
 pub(crate) fn router(state: AppState) -> Router {
-    Router::new()
+    let routes = Router::new()
         // The original service's interface.
         .route("/loadSmartContract", post(load::load))
         .route(
@@ -40,7 +40,13 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/openapi.json", get(docs::document))
         .route("/documentation/swagger.json", get(docs::document))
         .fallback(|| async { ApiError::RouteNotFound })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
+    // Inside of the outermost layer, which refuses other origins where no key is needed.
+    let routes = match state.heads.origins.layer() {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
         // Outermost, so that it also covers the fallbacks: assigns the request id, renders every
         // failure, and counts, traces and logs the request.
         .layer(from_fn_with_state(state.clone(), observe))

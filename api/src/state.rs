@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::edge::Connections;
+use crate::edge::{Connections, Heads};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
 use crate::request::BodyRules;
@@ -25,6 +25,8 @@ pub(crate) struct Services {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
     pub(crate) connections: Arc<Connections>,
+    /// Which heads of requests are acceptable.
+    pub(crate) heads: Heads,
     /// For the bodies of calls and unloads.
     pub(crate) call_bodies: BodyRules,
     /// For the bodies of loads.

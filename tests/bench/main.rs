@@ -6,7 +6,7 @@
 //!   figures).
 //! - `BENCH_ROUNDS` is how many times everything is measured. `BENCH_SECONDS` is how long each load
 //!   lasts.
-//! - `BENCH_ONLY` names groups: memory, javascript, workers, docker.
+//! - `BENCH_ONLY` names groups: memory, javascript, workers, docker, peers.
 //!
 //! It is a target of `cargo bench` and not a test, because tests are compiled for fast builds, and
 //! here the ceiling and one of the load generators are measured too.
@@ -21,6 +21,7 @@ mod latencies;
 mod memory;
 mod names;
 mod open_loop;
+mod peer;
 mod plan;
 mod plots;
 mod processor;

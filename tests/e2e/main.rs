@@ -9,6 +9,7 @@ mod contracts;
 mod docker;
 mod docs;
 mod documentation;
+mod edge;
 mod errors;
 mod faults;
 mod headers;

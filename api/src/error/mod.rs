@@ -27,6 +27,13 @@ pub(crate) type Fields = BTreeMap<&'static str, String>;
 pub(crate) enum ApiError {
     #[error("{0}")]
     InvalidRequest(String, Fields),
+    #[error(
+        "The request comes from a web page of another origin. \
+        The setting CORS_ORIGINS lists the origins whose pages may use this service"
+    )]
+    ForeignOrigin,
+    #[error("The Host header does not name this machine. Use localhost or 127.0.0.1")]
+    ForeignHost,
     // The original service's text: its clients may match it.
     #[error("Contract not loaded. Call /loadSmartContract and then try again")]
     ContractNotLoaded,
@@ -125,6 +132,8 @@ impl ApiError {
     fn parts(&self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidRequest(..) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign_origin"),
+            Self::ForeignHost => (StatusCode::FORBIDDEN, "foreign_host"),
             Self::ContractNotLoaded => (StatusCode::NOT_FOUND, "contract_not_loaded"),
             Self::EndpointNotFound(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
             Self::RouteNotFound => (StatusCode::NOT_FOUND, "route_not_found"),
@@ -187,6 +196,8 @@ impl ApiError {
             | Self::OutcomeUnknown
             | Self::MayHaveRun(_) => false,
             Self::InvalidRequest(..)
+            | Self::ForeignOrigin
+            | Self::ForeignHost
             | Self::ContractNotLoaded
             | Self::EndpointNotFound(_)
             | Self::RouteNotFound

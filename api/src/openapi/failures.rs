@@ -19,18 +19,22 @@ use crate::error::{ApiError, Fields};
 
 /// Documents the failures of a route.
 macro_rules! failures {
-    ($(#[$doc:meta])* $name:ident: $($failure:expr),+ $(,)?) => {
+    ($(#[$doc:meta])* $name:ident: $($failure:expr),* $(,)?) => {
         $(#[$doc])*
         pub(crate) struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                responses(vec![$($failure),+])
+                responses(vec![$($failure),*])
             }
         }
     };
 }
 
+failures!(
+    /// Failures of routes that have none of their own.
+    HeadFailures:
+);
 failures!(
     /// Failures of `POST /loadSmartContract`.
     LoadFailures:
@@ -134,6 +138,18 @@ failures!(
         ApiError::no_live_worker(),
 );
 
+/// The failures of every route: its request is refused because of its head.
+fn of_heads() -> [ApiError; 3] {
+    [
+        ApiError::InvalidRequest(
+            "The request must have exactly one Host header".into(),
+            Fields::new(),
+        ),
+        ApiError::ForeignOrigin,
+        ApiError::ForeignHost,
+    ]
+}
+
 fn wrong_path() -> ApiError {
     ApiError::field("contractAddress", InvalidAddress.to_string())
 }
@@ -145,7 +161,7 @@ fn wrong_id() -> ApiError {
 /// Builds one response per status: its error codes, each with an example.
 fn responses(failures: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status = BTreeMap::<_, Vec<_>>::new();
-    for failure in failures {
+    for failure in failures.into_iter().chain(of_heads()) {
         by_status.entry(failure.status()).or_default().push(failure);
     }
     by_status
@@ -211,7 +227,7 @@ mod tests {
         assert_eq!(
             statuses,
             [
-                "400", "404", "408", "413", "415", "500", "502", "503", "504"
+                "400", "403", "404", "408", "413", "415", "500", "502", "503", "504"
             ]
         );
         let response = serde_json::to_value(&described["500"]).unwrap();

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::admission::RequestKind;
 use crate::error::ApiError;
-use crate::openapi::failures::ReadyFailures;
+use crate::openapi::failures::{HeadFailures, ReadyFailures};
 use crate::state::AppState;
 
 /// The process is alive.
@@ -38,7 +38,7 @@ pub(crate) struct Ready {
     path = "/healthz",
     tag = "Process",
     operation_id = "alive",
-    responses((status = 200, body = Alive)),
+    responses((status = 200, body = Alive), HeadFailures),
 )]
 pub(crate) async fn alive() -> Json<Alive> {
     Json(Alive { status: "ok" })

@@ -6,6 +6,7 @@ use http::header::CONTENT_TYPE;
 use shared::service::telemetry::metrics;
 
 use crate::metrics::Snapshot;
+use crate::openapi::failures::HeadFailures;
 use crate::state::AppState;
 
 /// Show the metrics of this process
@@ -14,12 +15,15 @@ use crate::state::AppState;
     path = "/metrics",
     tag = "Process",
     operation_id = "metrics",
-    responses((
-        status = 200,
-        description = "In Prometheus' text format",
-        body = String,
-        content_type = "text/plain",
-    )),
+    responses(
+        (
+            status = 200,
+            description = "In Prometheus' text format",
+            body = String,
+            content_type = "text/plain",
+        ),
+        HeadFailures,
+    ),
 )]
 pub(crate) async fn show(State(state): State<AppState>) -> Response {
     let now = Snapshot {

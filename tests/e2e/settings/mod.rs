@@ -29,20 +29,23 @@ async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> S
 }
 
 /// Invalid values of settings of both programs.
-const WRONG_FOR_BOTH: [(&str, &str); 9] = [
+const WRONG_FOR_BOTH: [(&str, &str); 10] = [
     ("REDIS_URL", "nonsense"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
     ("REDIS_PREFIX", "a*"),
     ("SHUTDOWN_GRACE_MS", "-1"),
     ("REAP_GRACE_MS", "never"),
     ("QUARANTINE_MS", "1"),
+    ("SCHEDULING", "realtime"),
     ("RUST_LOG", "info,=loud"),
     ("LOG_FORMAT", "xml"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
 ];
 
 /// Invalid values of settings of the api.
-const WRONG_FOR_API: [(&str, &str); 12] = [
+const WRONG_FOR_API: [(&str, &str); 14] = [
+    ("CORS_ORIGINS", "*"),
+    ("CORS_ORIGINS", "https://a.example/path"),
     ("EXECUTION_API_PORT", "80a"),
     ("EXECUTION_API_PORT", "65536"),
     ("EXECUTION_API_HOST", "not a host"),
