@@ -16,8 +16,8 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-redis attack test-compose test-kubernetes test-openapi faults model soak upgrade bench bench-frames \
-	profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
+.PHONY: help run test test-redis attack test-compose test-kubernetes test-openapi faults model soak upgrade bench \
+	bench-frames profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -83,7 +83,7 @@ impl RedisConfig {
         let url = reader.string(&REDIS_URL);
         let files = read_files(reader);
         if let Err(error) = Address::parse(&url, files.clone()) {
-            reader.refuse(&REDIS_URL, &url, &error.to_string());
+            reader.refuse(&REDIS_URL, &url, error.to_string());
         }
         let prefix = reader.string(&REDIS_PREFIX);
         if prefix.contains(['{', '}', '*', '?', '[', ']', ' ']) {

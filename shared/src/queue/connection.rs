@@ -86,7 +86,7 @@ impl Queue {
         let servers = self.nodes.all();
         let pings = servers.iter().map(async |server| {
             let mut connection = server.shared(RESPONSE_TIMEOUT);
-            let ping = redis::cmd("PING").to_owned();
+            let ping = redis::cmd("PING");
             let answer = tokio::time::timeout(ANSWERS_WITHIN, ping.exec_async(&mut connection));
             matches!(answer.await, Ok(Ok(()))).then(|| server.name().to_owned())
         });

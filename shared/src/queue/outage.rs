@@ -23,14 +23,13 @@ impl Outages {
     pub(super) fn record_responses(&mut self, servers: &[String], now: Moment) {
         let is_start = self.0.is_empty();
         for server in servers {
-            match self.0.get_mut(server) {
-                Some(detector) => detector.record_response(now),
-                None => {
-                    let mut detector = OutageDetector::new(now);
-                    detector.recovered = (!is_start).then_some(now);
-                    self.0.insert(server.clone(), detector);
-                }
+            if let Some(detector) = self.0.get_mut(server) {
+                detector.record_response(now);
+                continue;
             }
+            let mut detector = OutageDetector::new(now);
+            detector.recovered = (!is_start).then_some(now);
+            self.0.insert(server.clone(), detector);
         }
         // What is forgotten counts as new when it comes back.
         self.0

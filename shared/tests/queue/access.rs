@@ -83,11 +83,11 @@ async fn the_documented_rights_are_enough() {
     // A reaper needs more than a worker.
     queue.abandon_worker(worker).await.unwrap();
     let life = Lifecycle::new();
-    let reaper = ReaperConfig {
+    let config = ReaperConfig {
         grace: Duration::ZERO,
         quarantine: LONG,
     };
-    life.spawn("reaper", reaper::run(queue.clone(), reaper, life.clone()));
+    life.spawn("reaper", reaper::run(queue.clone(), config, life.clone()));
     while !queue.owned_by(worker).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -12,17 +12,13 @@ pub(crate) fn take(kind: Kind) -> Deployment {
     let index = passed_on.iter().position(|each| each.kind == kind);
     let found = index.map(|index| passed_on.swap_remove(index));
     drop(passed_on);
-    match found {
-        Some(deployment) => {
-            reset(&deployment);
-            deployment
-        }
-        None => {
-            let deployment = Deployment::start(kind);
-            prevent_failovers(&deployment);
-            deployment
-        }
-    }
+    let Some(deployment) = found else {
+        let deployment = Deployment::start(kind);
+        prevent_failovers(&deployment);
+        return deployment;
+    };
+    reset(&deployment);
+    deployment
 }
 
 /// A test may stop the servers for some seconds. That must not move the data.

@@ -118,12 +118,11 @@ impl Cluster {
     async fn ask(&self, endpoint: &Endpoint) -> RedisResult<Vec<Range>> {
         let command = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
         let connected = self.map().nodes.get(endpoint).and_then(|node| node.peek());
-        let mut connection = match connected {
-            Some(connection) => connection,
-            None => {
-                let connector = self.0.address.connector_to(endpoint);
-                connector.connect(CONNECT_TIMEOUT).await?
-            }
+        let mut connection = if let Some(connection) = connected {
+            connection
+        } else {
+            let connector = self.0.address.connector_to(endpoint);
+            connector.connect(CONNECT_TIMEOUT).await?
         };
         let answer = connection.req_packed_command(&command).await?;
         Ok(slots::parse(&answer.extract_error()?, endpoint))

@@ -77,13 +77,11 @@ impl Router {
 
     /// The node for a slot, or for a command without one.
     async fn target(&self, slot: Option<Slot>) -> RedisResult<Target> {
-        let find = || match slot {
-            Some(slot) => self.cluster.owner(slot),
-            None => {
-                let any = || self.cluster.primaries().into_iter().next();
-                self.last.clone().or_else(any)
-            }
+        let any = || {
+            let last = self.last.clone();
+            last.or_else(|| self.cluster.primaries().into_iter().next())
         };
+        let find = || slot.map_or_else(any, |slot| self.cluster.owner(slot));
         if let Some(node) = find() {
             return Ok(Target::of(node));
         }
