@@ -16,9 +16,9 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-alerts test-production test-openapi faults model \
-	soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release setup \
-	build build-tests contract-server
+.PHONY: help run test test-redis attack test-compose test-kubernetes test-alerts test-production test-openapi faults \
+	model soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release \
+	setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,13 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
 		--skip faults:: --skip production:: --skip schemathesis:: --skip upgrade::
+	@$(MAKE) --no-print-directory test-redis
+
+# The failovers in these tests name the kind of Redis that they need, so they run only once.
+test-redis: build-tests ## Run the tests of the queue on Redis with TLS, Sentinel and Cluster (2 minutes)
+	for kind in tls sentinel cluster; do \
+		QUEUE_REDIS=$$kind $(CARGO) test --locked --release --workspace --test queue -- --skip failover:: || exit 1; \
+	done
 
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"

@@ -5,6 +5,7 @@
 //! programs must have been built before: `make test` does both.
 
 mod access;
+mod any_redis;
 mod contracts;
 mod docker;
 mod docs;

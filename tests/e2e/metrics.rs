@@ -166,7 +166,7 @@ async fn an_outage_is_counted() {
     let (mut farm, worker) = farm(&[]).await;
     let ready = worker.get("/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
-    farm.redis.process.kill().await;
+    farm.redis.process().kill().await;
     wait::until_true("the outage to be counted", DEFAULT_LIMIT, async || {
         let api = Scrape::of(farm.client()).await;
         let errors = api.count("execution_redis_errors_total{kind=\"connection\"}");

@@ -12,7 +12,7 @@ async fn a_call_during_a_redis_outage_is_refused_and_can_be_retried() {
     let mut farm = Farm::start().await;
     let client = farm.client().clone();
     client.must_load("abcd", CONTRACT).await;
-    farm.redis.process.kill().await;
+    farm.redis.process().kill().await;
     client
         .call("abcd", "echo")
         .await

@@ -12,6 +12,7 @@ use std::time::Instant;
 use shared::protocol::frame::{Item, Reply, encode_item, has_room, pack_replies};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::reply::{Failure, FailureCode, Output};
+use shared::queue::replies::Settlement;
 use shared::queue::{EntryRef, Queue};
 use shared::service::backoff::Backoff;
 use shared::service::batch::join_batch;
@@ -166,7 +167,7 @@ impl Settler {
                 life,
             },
             SettleTask {
-                queue,
+                settlement: Settlement::new(queue),
                 identity,
                 settled,
             },
@@ -220,7 +221,7 @@ impl Settler {
 /// The task behind a [`Settler`].
 #[derive(Debug)]
 pub(crate) struct SettleTask {
-    queue: Queue,
+    settlement: Settlement,
     identity: Arc<Identity>,
     settled: mpsc::UnboundedReceiver<Settled>,
 }
@@ -232,7 +233,7 @@ impl SettleTask {
     /// While the `fence` is closed, nothing is sent: another worker may have the jobs by now.
     pub(crate) async fn run(mut self, fence: Arc<Fence>, life: Lifecycle) {
         let mut batch = Vec::with_capacity(BATCH);
-        while self.settled.recv_many(&mut batch, BATCH).await > 0 {
+        while self.next(&mut batch).await {
             let room = BATCH - batch.len();
             join_batch(&mut batch, room, || self.settled.try_recv().ok()).await;
             tokio::select! {
@@ -242,7 +243,7 @@ impl SettleTask {
             let worker = self.identity.id();
             let (frames, entries) = pack(worker, batch.drain(..));
             let mut backoff = Backoff::redis();
-            while let Err(error) = self.queue.settle(worker, &frames, &entries).await {
+            while let Err(error) = self.settlement.settle(worker, &frames, &entries).await {
                 tracing::warn!(%error, "jobs not settled yet");
                 tokio::select! {
                     () = backoff.wait() => {}
@@ -250,6 +251,26 @@ impl SettleTask {
                 }
             }
         }
+    }
+
+    /// Waits for settled jobs. Acknowledges meanwhile what the last batch has left. False if there
+    /// will be no more jobs.
+    async fn next(&mut self, batch: &mut Vec<Settled>) -> bool {
+        let mut backoff = Backoff::redis();
+        while let Some(span) = self.settlement.is_due_after() {
+            let more = self.settled.recv_many(batch, BATCH);
+            if let Ok(1..) = tokio::time::timeout(span, more).await {
+                return true;
+            }
+            if let Err(error) = self.settlement.acknowledge().await {
+                tracing::warn!(%error, "jobs not acknowledged yet");
+                backoff.wait().await;
+            }
+            if self.settled.is_closed() && self.settled.is_empty() {
+                break;
+            }
+        }
+        self.settled.recv_many(batch, BATCH).await > 0
     }
 }
 

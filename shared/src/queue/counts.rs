@@ -163,7 +163,7 @@ impl Errors {
 fn is_expected(code: Option<&str>) -> bool {
     matches!(
         code,
-        Some("NOGROUP" | "BUSYGROUP" | "NOSCRIPT" | "UNBLOCKED")
+        Some("NOGROUP" | "BUSYGROUP" | "NOSCRIPT" | "UNBLOCKED" | "MOVED" | "ASK" | "TRYAGAIN")
     )
 }
 
@@ -171,7 +171,16 @@ fn is_expected(code: Option<&str>) -> bool {
 fn is_refusal(code: Option<&str>) -> bool {
     matches!(
         code,
-        Some("OOM" | "READONLY" | "LOADING" | "MISCONF" | "MASTERDOWN" | "NOAUTH" | "NOPERM")
+        Some(
+            "OOM"
+                | "READONLY"
+                | "LOADING"
+                | "MISCONF"
+                | "MASTERDOWN"
+                | "CLUSTERDOWN"
+                | "NOAUTH"
+                | "NOPERM"
+        )
     )
 }
 

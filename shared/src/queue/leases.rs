@@ -4,12 +4,11 @@
 //! to *fence* the worker, which renames the inbox. A fenced worker goes on under a new id.
 
 use redis::Script;
-use redis::aio::PubSub;
 
 use super::stream::GROUP;
 use super::timing::{API_KEYS, LEASE, RENEW_WITHIN, WORKER_KEYS, millis};
 pub use super::worker_info::WorkerInfo;
-use super::{Queue, QueueError};
+use super::{Presence, Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
 
 /// The answer to a renewal.
@@ -230,12 +229,8 @@ impl Queue {
 
     /// Shows that a worker is connected, for as long as the subscription exists. See
     /// [`Self::missing_workers`].
-    pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<PubSub, QueueError> {
-        let mut subscription = self.subscriber().await?;
-        subscription
-            .subscribe(self.keys().alive_channel(worker))
-            .await?;
-        Ok(subscription)
+    pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<Presence, QueueError> {
+        self.subscribe(&self.keys().alive_channel(worker)).await
     }
 
     /// Those of `workers` whose connection is gone. They may be dead, but only a lapsed lease is
@@ -248,13 +243,30 @@ impl Queue {
             .iter()
             .map(|id| self.keys().alive_channel(*id))
             .collect();
-        let counts: Vec<(String, u64)> = redis::cmd("PUBSUB")
-            .arg("NUMSUB")
-            .arg(&channels)
-            .query_async(&mut self.shared())
-            .await?;
+        let counts = if self.is_cluster() {
+            self.subscribers_of_each(&channels).await?
+        } else {
+            redis::cmd("PUBSUB")
+                .arg("NUMSUB")
+                .arg(&channels)
+                .query_async(&mut self.shared())
+                .await?
+        };
         let missing = |(id, (_, count)): (&WorkerId, &(String, u64))| (*count == 0).then_some(*id);
         Ok(workers.iter().zip(&counts).filter_map(missing).collect())
+    }
+
+    /// How many are subscribed to channels that are on different nodes of a cluster.
+    async fn subscribers_of_each(
+        &self,
+        channels: &[String],
+    ) -> Result<Vec<(String, u64)>, QueueError> {
+        let mut pipeline = redis::pipe();
+        for channel in channels {
+            pipeline.cmd("PUBSUB").arg("SHARDNUMSUB").arg(channel);
+        }
+        let counts: Vec<(String, u64)> = pipeline.query_async(&mut self.shared()).await?;
+        Ok(counts)
     }
 
     /// The living workers.

@@ -92,6 +92,11 @@ pub const REAP_GRACE: Duration = Duration::from_secs(10);
 /// After an outage a reaper waits for [`LEASE`] before it acts, because nobody could renew a lease.
 pub const OUTAGE_AFTER: Duration = Duration::from_secs(2);
 
+/// How soon a server of Redis must answer a reaper: 500 ms.
+///
+/// While one server of a cluster does not answer, the others must not seem to pause.
+pub const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+
 /// How often a process tries to sweep the registry: 1 min.
 ///
 /// The sweep removes what dead processes left behind: entries without a contract, references to
@@ -150,6 +155,11 @@ pub const RESEND_FOR: Duration = Duration::from_secs(10);
 /// them. The last attempt starts up to [`RESEND_FOR`] after the first one and may take some
 /// seconds.
 pub const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
+
+/// How long a worker may leave an entry of its inbox unacknowledged whose replies are stored: 20 ms.
+///
+/// Applies to a cluster, where both cannot be one transaction. It usually comes with the next batch.
+pub const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
 
 /// How long an api waits for the reaper to report on jobs whose inbox is gone: 5 s.
 ///
@@ -241,8 +251,11 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause before a process tries Redis again: 2 s.
 pub const RECONNECT_LONGEST: Duration = Duration::from_secs(2);
 
-/// The longest pause of the shared connection, which tries to reconnect once: 200 ms.
-pub const SHARED_RECONNECT_LONGEST: Duration = Duration::from_millis(200);
+/// The shortest time between two looks at which node of a cluster serves which slot: 100 ms.
+pub const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+
+/// The pause before a command is sent again whose keys are moving between two nodes: 20 ms.
+pub const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// How long sent bytes may stay unacknowledged before the connection counts as broken: 5 s.
 ///
@@ -295,7 +308,7 @@ const _: () = assert!(ms(HEARTBEAT_RETRY) < ms(HEARTBEAT));
 const _: () = assert!(ms(OUTAGE_AFTER) + ms(HEARTBEAT) < ms(LEASE));
 
 // The pause between two looks, with 20 % of jitter, does not itself count as an outage.
-const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 < ms(OUTAGE_AFTER));
+const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 + ms(ANSWERS_WITHIN) < ms(OUTAGE_AFTER));
 
 // After a restart of Redis the slowest worker has reconnected and renewed its lease in time.
 const _: () = assert!(

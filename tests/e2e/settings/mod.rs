@@ -137,7 +137,7 @@ async fn a_browser_that_cannot_be_started_is_named() {
         assert!(log.contains(name), "{name}={value}: {log}");
         assert_eq!(redis.workers("exec:").await, Vec::<String>::new());
     }
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn a_redis_that_would_evict_calls_is_refused() {
         let log = refuses(command, &env, folder.path()).await;
         assert!(log.contains("noeviction"), "{log}");
     }
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn a_port_that_is_taken_is_named() {
     let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
     let log = refuses(programs::api(), &env, folder.path()).await;
     assert!(log.contains(&port), "{log}");
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use redis::Script;
 use self::record::running_contracts;
 use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
-use super::outage::OutageDetector;
+use super::outage::Outages;
 use super::ownership::{Failover, Standing};
 use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, millis};
 use super::{Queue, QueueError};
@@ -27,7 +27,7 @@ use crate::service::moment::Moment;
 
 /// Cleans up after dead workers until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
-    let mut outages = OutageDetector::new(Moment::now());
+    let mut outages = Outages::default();
     loop {
         // Jitter keeps the processes from looking at the same moment.
         let pause = REAP_INTERVAL.mul_f64(rand::random_range(0.8..1.2));
@@ -44,28 +44,38 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
 async fn reap_expired(
     queue: &Queue,
     config: ReaperConfig,
-    outages: &mut OutageDetector,
+    outages: &mut Outages,
 ) -> Result<(), QueueError> {
     queue.remove_expired_apis().await?;
-    outages.record_response(Moment::now());
-    let suspects = queue.expired_workers().await?;
-    if suspects.is_empty()
-        || outages.is_recovering(Moment::now())
-        || queue.uptime().await? < config.grace
+    outages.record_responses(&queue.servers_that_answer().await, Moment::now());
+    for worker in queue.expired_workers().await? {
+        // In a cluster, one server may be away while the others answer.
+        if let Err(error) = reap(queue, worker, config, outages).await {
+            tracing::debug!(%worker, %error, "cannot clean up after a dead worker yet");
+        }
+    }
+    Ok(())
+}
+
+async fn reap(
+    queue: &Queue,
+    worker: WorkerId,
+    config: ReaperConfig,
+    outages: &Outages,
+) -> Result<(), QueueError> {
+    let server = queue.server_of(&queue.keys().lease(worker)).await?;
+    if outages.is_recovering(server.name(), Moment::now())
+        || queue.uptime(&server).await? < config.grace
+        || !queue.fence_worker(worker).await?
     {
         return Ok(());
     }
-    for worker in suspects {
-        if !queue.fence_worker(worker).await? {
-            continue;
-        }
-        let lock = queue.keys().reap_lock(worker);
-        if let Some(lock) = queue.try_lock(lock, REAP_LOCK).await? {
-            tracing::warn!(%worker, "worker dead: cleaning up");
-            let cleaned = clean_up(queue, worker, config).await;
-            queue.unlock(lock).await?;
-            cleaned?;
-        }
+    let lock = queue.keys().reap_lock(worker);
+    if let Some(lock) = queue.try_lock(lock, REAP_LOCK).await? {
+        tracing::warn!(%worker, "worker dead: cleaning up");
+        let cleaned = clean_up(queue, worker, config).await;
+        queue.unlock(lock).await?;
+        cleaned?;
     }
     Ok(())
 }
