@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use shared::queue::reaper::Presence;
+use shared::queue::reaper::WorkerPresence;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -114,7 +114,7 @@ async fn inspect(state: &AppState) -> Result<Ready, ApiError> {
         return Err(ApiError::QueueUnavailable(message.to_owned()));
     }
     let inspecting = timeout(LIST_WITHIN, state.queue.presence(state.config.reaper)).await;
-    let Presence {
+    let WorkerPresence {
         connected,
         recovery,
     } = inspecting.map_err(|_| ApiError::queue_unavailable())??;

@@ -65,6 +65,15 @@ impl Queue {
         Ok(Duration::from_secs(seconds))
     }
 
+    /// The same of the server that was started last.
+    pub(super) async fn shortest_uptime(&self) -> Result<Duration, QueueError> {
+        let mut shortest = Duration::MAX;
+        for server in self.servers() {
+            shortest = shortest.min(self.uptime(&server).await?);
+        }
+        Ok(shortest)
+    }
+
     async fn info(&self, server: &Node, section: &str) -> Result<String, QueueError> {
         let mut connection = self.counts().observed(server.shared(RESPONSE_TIMEOUT));
         Ok(redis::cmd("INFO")

@@ -1,6 +1,6 @@
 //! The keys of callers: what changed since a version.
 
-use super::redis::Redis;
+use super::Redis;
 use shared::queue::key_store::{Added, KeyRecord, KeyStore};
 
 fn record(name: &str) -> KeyRecord {

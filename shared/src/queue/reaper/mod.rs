@@ -140,7 +140,7 @@ async fn fail_over(
 
 /// Which workers of the farm are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Presence {
+pub struct WorkerPresence {
     /// How many are connected to Redis.
     pub connected: usize,
     /// How long reapers still wait for workers that were alive before Redis started. None if all
@@ -150,7 +150,7 @@ pub struct Presence {
 
 impl Queue {
     /// Counts the workers that are connected, and those that reapers wait for.
-    pub async fn presence(&self, config: ReaperConfig) -> Result<Presence, QueueError> {
+    pub async fn presence(&self, config: ReaperConfig) -> Result<WorkerPresence, QueueError> {
         let ids: Vec<_> = self
             .workers()
             .await?
@@ -165,9 +165,9 @@ impl Queue {
             .await?;
         let mut recovery = None;
         if known > connected {
-            recovery = config.grace.checked_sub(self.uptime().await?);
+            recovery = config.grace.checked_sub(self.shortest_uptime().await?);
         }
-        Ok(Presence {
+        Ok(WorkerPresence {
             connected,
             recovery: recovery.filter(|left| !left.is_zero()),
         })
