@@ -173,7 +173,7 @@ async fn a_proxy_with_tls_serves_callers_and_operators() {
     tokio::join!(calls, farm.apis[1].terminate());
 
     // Without Redis the api answers, not the proxy.
-    farm.redis.process.kill().await;
+    farm.redis.process().kill().await;
     wait::until_true("the api to notice", DEFAULT_LIMIT, async || {
         farm.client().farm_status().await.as_deref() == Some("unavailable")
     })

@@ -212,7 +212,9 @@ async fn nothing_is_decided_by_old_keys() {
     let mut farm = start(Farm::builder().workers(0)).await;
     let client = caller(farm.client(), &["farm:read"]).await;
     assert_eq!(client.get(PROBE).await.status, 200);
-    farm.redis.process.signal(nix::sys::signal::Signal::SIGSTOP);
+    farm.redis
+        .process()
+        .signal(nix::sys::signal::Signal::SIGSTOP);
     let begun = Instant::now();
     wait::until_true("the api to refuse to decide", DEFAULT_LIMIT, async || {
         let answer = client.get(PROBE).await;
@@ -224,7 +226,9 @@ async fn nothing_is_decided_by_old_keys() {
         true
     })
     .await;
-    farm.redis.process.signal(nix::sys::signal::Signal::SIGCONT);
+    farm.redis
+        .process()
+        .signal(nix::sys::signal::Signal::SIGCONT);
     wait::until_true("the api to decide again", DEFAULT_LIMIT, async || {
         client.get(PROBE).await.status == 200
     })

@@ -29,7 +29,7 @@ async fn a_restart_of_the_whole_machine() {
     let mut farm = Farm::builder().workers(3).start().await;
     farm.enable_append_only_file().await;
     let addresses = load_recorders(farm.client(), 6).await;
-    farm.redis.process.kill().await;
+    farm.redis.process().kill().await;
     for process in farm.apis.iter_mut().chain(&mut farm.workers) {
         process.kill().await;
     }
