@@ -16,8 +16,9 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-alerts test-production test-openapi faults model soak upgrade bench bench-frames \
-	profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
+.PHONY: help run test attack test-compose test-kubernetes test-alerts test-production test-openapi faults model \
+	soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release setup \
+	build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +78,10 @@ target/peers/node_modules: $(wildcard tests/bench/peers/*)
 	mkdir -p target/peers && cp tests/bench/peers/* target/peers/
 	cd target/peers && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
+
+bench-guard: build-tests ## Compare with an earlier version (FROM=revision), in turns; a regression of 5 % fails (10 minutes)
+	@scripts/setup --bench
+	BENCH_FROM=$$(scripts/earlier-programs '$(FROM)') && export BENCH_FROM && BENCH=guard $(BENCH_CARGO) --bench farm
 
 bench-frames: setup ## Benchmark encoding and decoding of frames
 	$(BENCH_CARGO) --bench frames

@@ -9,6 +9,7 @@ use shared::service::config::{Group, Program, Reader, Setting};
 use shared::service::process::{PROCESS_SETTINGS, shutdown_grace};
 use shared::service::telemetry::traces::{TRACE_SETTINGS, TraceConfig};
 
+use crate::access::{ACCESS_SETTINGS, AccessConfig};
 use crate::edge::Origins;
 
 const MIB: usize = 1024 * 1024;
@@ -162,6 +163,7 @@ pub const PROGRAM: Program = Program {
     commit: env!("COMMIT"),
     groups: &[
         HTTP_SETTINGS,
+        ACCESS_SETTINGS,
         CALL_SETTINGS,
         QUEUE_SETTINGS,
         PROCESS_SETTINGS,
@@ -175,6 +177,8 @@ pub const PROGRAM: Program = Program {
 pub struct Config {
     /// `REDIS_URL`, `REDIS_PREFIX`.
     pub redis: RedisConfig,
+    /// `AUTH`, `ADMIN_KEY_FILE`.
+    pub access: AccessConfig,
     /// `EXECUTION_API_HOST`.
     pub host: String,
     /// `EXECUTION_API_PORT`.
@@ -224,6 +228,7 @@ pub struct Config {
 impl Config {
     /// Reads the settings.
     pub fn read(reader: &mut Reader) -> Self {
+        let host = reader.string(&HOST);
         let execute_body_limit = reader.number(&EXECUTE_BODY_LIMIT_BYTES, 1..=256 * MIB);
         let load_body_limit = reader.number(&LOAD_BODY_LIMIT_BYTES, 1..=512 * MIB);
         let in_flight = body_bytes(reader, execute_body_limit.max(load_body_limit));
@@ -236,7 +241,8 @@ impl Config {
             max_connections: reader.number(&MAX_CONNECTIONS, 16..=1_000_000),
             max_loads_in_flight: reader.number(&MAX_LOADS_IN_FLIGHT, 1..=1_000_000),
             executables_limit: reader.number(&EXECUTABLES_LIMIT_BYTES, 1_024..=1 << 40),
-            host: reader.string(&HOST),
+            access: AccessConfig::read(reader, &host),
+            host,
             port: reader.parse(&PORT),
             metrics_host: reader.string(&METRICS_HOST),
             metrics_port: reader.parse_optional(&METRICS_PORT),

@@ -3,7 +3,9 @@
 //! An api process holds only caches and its own pending requests, so any number of processes are
 //! interchangeable. It never runs contract code.
 
+pub mod access;
 mod admission;
+mod audit;
 mod breaker;
 pub mod config;
 mod dispatch;
@@ -28,6 +30,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
+use shared::queue::key_store::KeyStore;
 use shared::queue::{Queue, QueueError, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
@@ -35,6 +38,8 @@ use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::access::first_key::{self, FirstKeyError};
+use crate::access::{Access, Auth};
 use crate::admission::{Admission, InFlightLimits};
 use crate::breaker::Breaker;
 use crate::config::Config;
@@ -57,6 +62,9 @@ pub enum ServeError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The first key cannot be registered.
+    #[error(transparent)]
+    FirstKey(#[from] FirstKeyError),
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
@@ -93,10 +101,15 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
+    let access = Access::new(config.access.auth, KeyStore::new(queue.clone()));
+    if let Some(file) = &config.access.admin_key_file {
+        first_key::register(&access.keys, file).await?;
+    }
     let state = start(
         Parts {
             config,
             queue: queue.clone(),
+            access,
             api,
             farm,
             telemetry,
@@ -104,6 +117,9 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
+    if state.config.access.auth == Auth::Keys {
+        life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     if let Some(listener) = metrics_listener {
         let (router, ending) = (router::metrics_router(state.clone()), life.clone());
@@ -135,6 +151,7 @@ struct Telemetry {
 struct Parts {
     config: Config,
     queue: Queue,
+    access: Access,
     api: ApiId,
     farm: Farm,
     telemetry: Telemetry,
@@ -145,6 +162,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     let Parts {
         config,
         queue,
+        access,
         api,
         farm,
         telemetry: Telemetry { registry, tracer },
@@ -190,13 +208,11 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
-        heads: Heads {
-            origins: config.cors_origins.clone(),
-            is_open: true,
-        },
+        heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         config,
         queue,
+        access,
         dispatcher,
         reader_health,
         metrics,
@@ -204,6 +220,13 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         tracer,
         life,
     })
+}
+
+fn heads(config: &Config) -> Heads {
+    Heads {
+        origins: config.cors_origins.clone(),
+        is_open: config.access.auth == Auth::Off,
+    }
 }
 
 /// Opens the listener for metrics, if one is configured.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::ArgMatches;
+use execution_api::access::first_key;
 use execution_api::config::{Config, PROGRAM};
 use shared::service::cli::{self, Task};
 use shared::service::lifecycle::{Lifecycle, Signals};
@@ -10,7 +12,7 @@ use shared::service::process::Settings;
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
-    let task = cli::task(&PROGRAM);
+    let arguments = cli::arguments(&PROGRAM, [first_key::command()]);
     let settings = match Settings::read(Config::read) {
         Ok(settings) => settings,
         Err(error) => {
@@ -18,7 +20,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if task == Task::Healthcheck {
+    if let Some(("keys", keys)) = arguments.subcommand() {
+        return manage_keys(&settings.config, keys);
+    }
+    if cli::task_of(&arguments) == Task::Healthcheck {
         return probe::run(&settings.config.host, settings.config.port);
     }
     match serve(settings.start(&PROGRAM)) {
@@ -28,6 +33,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main]
+async fn manage_keys(config: &Config, keys: &ArgMatches) -> ExitCode {
+    first_key::run(&config.redis, keys).await
 }
 
 #[tokio::main]

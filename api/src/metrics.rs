@@ -14,7 +14,7 @@ use crate::breaker::QueueState;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 18] = [
+const ROUTES: [(&str, StatusCode); 20] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
     ("/unloadSmartContract", StatusCode::NO_CONTENT),
@@ -24,6 +24,8 @@ const ROUTES: [(&str, StatusCode); 18] = [
     ("/workers/{id}/drain", StatusCode::ACCEPTED),
     ("/dead-letters", StatusCode::OK),
     ("/dead-letters/{id}", StatusCode::NO_CONTENT),
+    ("/keys", StatusCode::OK),
+    ("/keys/{id}", StatusCode::OK),
     ("/healthz", StatusCode::OK),
     ("/readyz", StatusCode::OK),
     ("/metrics", StatusCode::OK),
@@ -288,14 +290,17 @@ fn requests(
 fn status_text(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",
+        201 => "201",
         202 => "202",
         204 => "204",
         308 => "308",
         400 => "400",
+        401 => "401",
         403 => "403",
         404 => "404",
         405 => "405",
         408 => "408",
+        409 => "409",
         413 => "413",
         415 => "415",
         422 => "422",

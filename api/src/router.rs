@@ -4,16 +4,18 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 
+use crate::access::guard;
 use crate::error::ApiError;
 use crate::request::observe;
 use crate::routes::{
-    contracts, dead_letters, docs, execute, health, load, metrics, unload, workers,
+    contracts, dead_letters, docs, execute, health, keys, load, metrics, unload, workers,
 };
 use crate::state::AppState;
 
-/// The routes for monitoring, on a listener of their own.
+/// The routes for monitoring, on a listener of their own, where nobody needs a key.
 pub(crate) fn metrics_router(state: AppState) -> Router {
-    finish(monitoring().route("/metrics", get(metrics::show)), state)
+    let routes = monitoring().route("/metrics", get(metrics::show));
+    observed(with_fallbacks(routes), state)
 }
 
 /// The routes for callers. `/metrics` is one of them unless it has a listener of its own.
@@ -34,6 +36,9 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/workers/{id}/drain", post(workers::drain))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", delete(dead_letters::remove))
+        // Who may use it.
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{id}", get(keys::show).delete(keys::revoke))
         // Documentation.
         .route("/", get(docs::enter))
         .route("/docs", get(docs::enter))
@@ -44,7 +49,14 @@ pub(crate) fn router(state: AppState) -> Router {
     if state.config.metrics_port.is_none() {
         routes = routes.route("/metrics", get(metrics::show));
     }
-    finish(routes, state)
+    let guarded = with_fallbacks(routes).layer(from_fn_with_state(state.clone(), guard));
+    // Around the layer that asks for a key: browsers ask without one, and pages may read refusals.
+    // Inside of the outermost layer, which refuses other origins where no key is needed.
+    let routes = match state.heads.origins.layer() {
+        Some(cors) => guarded.layer(cors),
+        None => guarded,
+    };
+    observed(routes, state)
 }
 
 fn monitoring() -> Router<AppState> {
@@ -53,18 +65,16 @@ fn monitoring() -> Router<AppState> {
         .route("/readyz", get(health::ready))
 }
 
-fn finish(routes: Router<AppState>, state: AppState) -> Router {
-    let routes = routes
-        .fallback(|| async { ApiError::RouteNotFound })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed });
-    // Inside of the outermost layer, which refuses other origins where no key is needed.
-    let routes = match state.heads.origins.layer() {
-        Some(cors) => routes.layer(cors),
-        None => routes,
-    };
+fn with_fallbacks(routes: Router<AppState>) -> Router<AppState> {
     routes
-        // Outermost, so that it also covers the fallbacks: assigns the request id, renders every
-        // failure, and counts, traces and logs the request.
+        .fallback(|| async { ApiError::RouteNotFound })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+}
+
+/// Adds the outermost layer, which also covers the fallbacks: it assigns the request id, renders
+/// every failure, and counts, traces and logs the request.
+fn observed(routes: Router<AppState>, state: AppState) -> Router {
+    routes
         .layer(from_fn_with_state(state.clone(), observe))
         .with_state(state)
 }

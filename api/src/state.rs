@@ -7,6 +7,7 @@ use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Tracer;
 use tokio::sync::Semaphore;
 
+use crate::access::Access;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
@@ -23,6 +24,7 @@ pub(crate) struct AppState(Arc<Services>);
 pub(crate) struct Services {
     pub(crate) config: Config,
     pub(crate) queue: Queue,
+    pub(crate) access: Access,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
     pub(crate) connections: Arc<Connections>,

@@ -43,9 +43,13 @@ impl Project {
         }
     }
 
-    /// A client of each api of the project.
+    /// A client of each api of the project, with a new key that permits everything. An api must run.
     pub(crate) fn clients(&self) -> Vec<Client> {
-        self.ports().map(Client::new).collect()
+        let create = "exec -T api execution-api keys create --admin";
+        let create: Vec<_> = create.split(' ').collect();
+        let key = self.compose(&create);
+        let client = |port| Client::new(port).as_caller(key.trim());
+        self.ports().map(client).collect()
     }
 
     fn ports(&self) -> std::ops::Range<u16> {

@@ -4,6 +4,7 @@
 //! farm and ends it with [`support::farm::Farm::stop`], which fails if anything is left. The
 //! programs must have been built before: `make test` does both.
 
+mod access;
 mod contracts;
 mod docker;
 mod docs;

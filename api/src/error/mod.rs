@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, RETRY_AFTER};
+use http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
+use shared::queue::key_store::KEYS_KEPT;
 use shared::queue::timing::RETRY_IMAGE;
 use utoipa::ToSchema;
 
@@ -35,6 +36,12 @@ pub(crate) enum ApiError {
     ForeignOrigin,
     #[error("The Host header does not name this machine. Use localhost or 127.0.0.1")]
     ForeignHost,
+    /// Says what is wrong with the key, if there is one.
+    #[error("{}", .0.unwrap_or("This request needs a key: Authorization: Bearer KEY"))]
+    Unauthenticated(Option<&'static str>),
+    /// Names the scope.
+    #[error("The key does not permit this. It needs the scope {0}")]
+    InsufficientScope(String),
     // The original service's text: its clients may match it.
     #[error("Contract not loaded. Call /loadSmartContract and then try again")]
     ContractNotLoaded,
@@ -88,6 +95,10 @@ pub(crate) enum ApiError {
     OutcomeUnknown,
     #[error("No such worker. GET /workers lists the workers")]
     WorkerNotFound,
+    #[error("No such key. GET /keys lists them")]
+    KeyNotFound,
+    #[error("There are {KEYS_KEPT} keys, those included that were revoked within 30 days")]
+    TooManyKeys,
     #[error("No such dead letter. GET /dead-letters lists them")]
     DeadLetterNotFound,
     #[error("This process is shutting down. Send requests to another one")]
@@ -135,6 +146,10 @@ impl ApiError {
     fn parts(&self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidRequest(..) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+            Self::InsufficientScope(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),
+            Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys"),
             Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign_origin"),
             Self::ForeignHost => (StatusCode::FORBIDDEN, "foreign_host"),
             Self::ContractNotLoaded => (StatusCode::NOT_FOUND, "contract_not_loaded"),
@@ -201,6 +216,10 @@ impl ApiError {
             | Self::MayHaveRun(_) => false,
             Self::InvalidRequest(..)
             | Self::ForeignOrigin
+            | Self::Unauthenticated(_)
+            | Self::InsufficientScope(_)
+            | Self::KeyNotFound
+            | Self::TooManyKeys
             | Self::ForeignHost
             | Self::ContractNotLoaded
             | Self::EndpointNotFound(_)
@@ -240,6 +259,22 @@ impl ApiError {
         }
     }
 
+    /// What `WWW-Authenticate` says (RFC 6750), for failures that another key may cure.
+    pub(crate) fn challenge(&self) -> Option<HeaderValue> {
+        let realm = "Bearer realm=\"execution\"";
+        let text = match self {
+            Self::Unauthenticated(None) => realm.to_owned(),
+            Self::Unauthenticated(Some(why)) => {
+                format!("{realm}, error=\"invalid_token\", error_description=\"{why}\"")
+            }
+            Self::InsufficientScope(scope) => {
+                format!("{realm}, error=\"insufficient_scope\", scope=\"{scope}\"")
+            }
+            _ => return None,
+        };
+        HeaderValue::try_from(text).ok()
+    }
+
     /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
         let fields = match self {
@@ -263,6 +298,9 @@ impl ApiError {
         let mut response = (self.status(), body).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = self.challenge() {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         if self.status() == StatusCode::REQUEST_TIMEOUT {
             // The rest of the body is not read.

@@ -18,6 +18,7 @@ use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::listing::{InvalidPosition, ListedContract, Position};
 
+use crate::access::{By, Caller};
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::{ContractFailures, ContractListFailures};
 use crate::routes::{address, path};
@@ -100,15 +101,19 @@ type NextPage = Option<[(HeaderName, String); 1]>;
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
+    By(caller): By,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<(NextPage, Json<Vec<ContractStatus>>), ApiError> {
     let Query(query) = query
         .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
     let (limit, after) = (query.limit()?, query.after()?);
     if let Some(by) = query.sort()? {
-        return Ok((None, Json(ranked(&state, Top { by, count: limit }).await?)));
+        return Ok((None, Json(ranked(&state, &caller, by, limit).await?)));
     }
-    let page = state.queue.list_contracts(after.as_ref(), limit).await?;
+    let page = state
+        .queue
+        .list_visible_contracts(after.as_ref(), limit, |address| caller.sees(address))
+        .await?;
     let next = page.next.map(|position| {
         let link = format!("</contracts?limit={limit}&after={position}>; rel=\"next\"");
         [(LINK, link)]
@@ -123,20 +128,30 @@ pub(crate) async fn list(
     Ok((next, Json(statuses)))
 }
 
-/// The first contracts of a ranking, from the workers that own them.
-async fn ranked(state: &AppState, top: Top) -> Result<Vec<ContractStatus>, ApiError> {
+/// The first contracts of a ranking that the caller may see, from the workers that own them.
+async fn ranked(
+    state: &AppState,
+    caller: &Caller,
+    by: Rank,
+    limit: usize,
+) -> Result<Vec<ContractStatus>, ApiError> {
     let workers = state.queue.workers().await?;
     let workers = workers.into_iter().map(|(id, _)| id);
+    // The workers do not know which ones the caller may see.
+    let count = MAX_LIMIT;
     let mut merged = BTreeMap::<ContractAddress, ContractStatus>::new();
-    for mut status in state.dispatcher.top(workers, top).await {
+    for mut status in state.dispatcher.top(workers, Top { by, count }).await {
         status.contract_address = status.contract_address.replica(1);
+        if !caller.sees(&status.contract_address) {
+            continue;
+        }
         match merged.entry(status.contract_address.clone()) {
             Entry::Vacant(place) => drop(place.insert(status)),
             Entry::Occupied(mut place) => merge(place.get_mut(), status),
         }
     }
     let mut contracts: Vec<_> = merged.into_values().collect();
-    top.by.keep_first(&mut contracts, top.count);
+    by.keep_first(&mut contracts, limit);
     Ok(contracts)
 }
 
@@ -179,9 +194,13 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
 )]
 pub(crate) async fn show(
     State(state): State<AppState>,
+    By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ContractStatus>, ApiError> {
     let contract = address(&path(parts)?)?;
+    if !caller.sees(&contract) {
+        return Err(ApiError::ContractNotLoaded);
+    }
     let Some(mut status) = status(&state, &contract).await? else {
         return Err(ApiError::ContractNotLoaded);
     };

@@ -17,6 +17,7 @@ use shared::protocol::job::{Argument, Execute, Job};
 use shared::protocol::reply::Output;
 use utoipa::ToSchema;
 
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
 use crate::dispatch::{Answer, Ticket};
 use crate::edge::Connection;
@@ -74,12 +75,14 @@ struct ExecuteResponse {
 pub(crate) async fn execute(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     parts: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let (contract, method) = path(parts)?;
     let address = address(&contract)?;
+    caller.may_for(Permission::ContractsExecute, &address)?;
     state.admission.check(RequestKind::Call)?;
     let Received { bytes, held } =
         read_body(&headers, body, &state.call_bodies, &connection).await?;

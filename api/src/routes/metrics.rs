@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use shared::service::telemetry::metrics;
 
 use crate::metrics::Snapshot;
-use crate::openapi::failures::HeadFailures;
+use crate::openapi::failures::CallerFailures;
 use crate::state::AppState;
 
 /// Show the metrics of this process
@@ -24,7 +24,7 @@ use crate::state::AppState;
             body = String,
             content_type = "text/plain",
         ),
-        HeadFailures,
+        CallerFailures,
     ),
 )]
 pub(crate) async fn show(State(state): State<AppState>) -> Response {

@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::audit::{self, Action};
 use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
@@ -45,6 +47,7 @@ struct UnloadRequest {
 pub(crate) async fn unload(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -58,6 +61,7 @@ pub(crate) async fn unload(
         _ => return Err(ApiError::field("contractAddress", "must be a string")),
     };
     let address = address(&given)?;
+    caller.may_for(Permission::ContractsUnload, &address)?;
 
     let _permit = state.admission.admit(RequestKind::Unload)?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
@@ -69,5 +73,6 @@ pub(crate) async fn unload(
         request: request.clone(),
     };
     let unloaded = state.dispatcher.unload(&address, tickets).await;
+    let unloaded = audit::record(&caller, Action::Unload, address.as_str(), None, unloaded);
     Ok(about(&address, unloaded.map(|()| StatusCode::NO_CONTENT)))
 }

@@ -114,6 +114,7 @@ pub mod failover;
 pub mod farm;
 mod in_hand;
 pub mod inbox;
+pub mod key_store;
 pub mod keys;
 pub mod leases;
 pub mod listing;

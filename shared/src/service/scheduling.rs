@@ -8,23 +8,24 @@ use super::config::{Reader, Setting};
 
 pub(super) const SCHEDULING: Setting = Setting::new(
     "SCHEDULING",
-    "batch",
-    "batch or normal: whether a thread that wakes up waits for the end of the running one's time slice.",
+    "normal",
+    "normal or batch: with batch, a thread that wakes up waits until the running one's time slice ends.",
 );
 
 /// A policy of the kernel's scheduler. Children inherit it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduling {
-    /// `SCHED_BATCH`: a thread that wakes up does not interrupt the running one. The messages of a
-    /// farm that is busy gather meanwhile, which saves more than the wait costs.
-    Batch,
     /// Whatever the process was started with.
     Normal,
+    /// `SCHED_BATCH`: a thread that wakes up does not interrupt the running one. The messages of a
+    /// busy farm gather meanwhile, which saves more than the wait costs. But where anything else
+    /// computes, a contract's loop included, each step of a call waits for some milliseconds.
+    Batch,
 }
 
 /// A text names no scheduling.
 #[derive(Debug, thiserror::Error)]
-#[error("must be batch or normal, not \"{0}\"")]
+#[error("must be normal or batch, not \"{0}\"")]
 pub struct UnknownScheduling(String);
 
 impl FromStr for Scheduling {
@@ -32,8 +33,8 @@ impl FromStr for Scheduling {
 
     fn from_str(text: &str) -> Result<Self, UnknownScheduling> {
         match text {
-            "batch" => Ok(Self::Batch),
             "normal" => Ok(Self::Normal),
+            "batch" => Ok(Self::Batch),
             _ => Err(UnknownScheduling(text.to_owned())),
         }
     }
@@ -42,8 +43,8 @@ impl FromStr for Scheduling {
 impl fmt::Display for Scheduling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Batch => "batch",
             Self::Normal => "normal",
+            Self::Batch => "batch",
         })
     }
 }

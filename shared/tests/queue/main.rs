@@ -8,6 +8,7 @@ mod deaths;
 mod delivery;
 mod epochs;
 mod executables;
+mod keys;
 mod memory;
 mod ownership;
 mod redis;

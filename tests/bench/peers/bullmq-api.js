@@ -6,6 +6,9 @@
 import { Queue, QueueEvents } from "bullmq";
 import express from "express";
 
+// A job that is removed at once may be gone before its end is noticed, which fails the call.
+const KEPT = { removeOnComplete: { count: 10_000 }, removeOnFail: { count: 10_000 } };
+
 const [port, redisPort] = process.argv.slice(2);
 const connection = { host: "127.0.0.1", port: Number(redisPort) };
 const queue = new Queue("contracts", { connection });
@@ -16,7 +19,7 @@ const app = express();
 app.use(express.json({ strict: false, limit: "64mb" }));
 
 async function ask(name, data) {
-  const job = await queue.add(name, data, { removeOnComplete: true, removeOnFail: true });
+  const job = await queue.add(name, data, KEPT);
   return job.waitUntilFinished(events);
 }
 

@@ -14,6 +14,9 @@ const READ_BY_THE_SDK: [&str; 6] = [
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 ];
 
+/// The only variable of one word; other words in capitals are none.
+const ONE_WORD: &str = "AUTH";
+
 /// Variables that a compose service does not pass on, by the start of their name, with the reason.
 const NOT_PASSED_ON: [(&str, &str, &str); 13] = [
     (
@@ -197,7 +200,7 @@ pub(super) fn variables(text: &str) -> BTreeSet<String> {
 fn is_variable(word: &str) -> bool {
     let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     word.starts_with(|c: char| c.is_ascii_uppercase())
-        && word.contains('_')
+        && (word.contains('_') || word == ONE_WORD)
         && word.chars().all(is_part)
 }
 

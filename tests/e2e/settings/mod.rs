@@ -43,7 +43,8 @@ const WRONG_FOR_BOTH: [(&str, &str); 10] = [
 ];
 
 /// Invalid values of settings of the api.
-const WRONG_FOR_API: [(&str, &str); 14] = [
+const WRONG_FOR_API: [(&str, &str); 15] = [
+    ("AUTH", "on"),
     ("CORS_ORIGINS", "*"),
     ("CORS_ORIGINS", "https://a.example/path"),
     ("EXECUTION_API_PORT", "80a"),

@@ -31,9 +31,7 @@ impl RedisServer {
     }
 
     async fn launch(port: u16, policy: &str, appendonly: &str, folder: &Path) -> Self {
-        // Scheduled as the programs of the farm are.
-        let mut command = Command::new("chrt");
-        command.args(["--batch", "0", "redis-server"]);
+        let mut command = Command::new("redis-server");
         command
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .args([

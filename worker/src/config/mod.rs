@@ -73,7 +73,9 @@ const CONTRACT_SETTINGS: Group = Group {
 };
 
 /// The variables of the api, and of the attack suite, which may share the environment.
-const OTHER_VARIABLES: [&str; 16] = [
+const OTHER_VARIABLES: [&str; 18] = [
+    "AUTH",
+    "ADMIN_KEY_FILE",
     "CORS_ORIGINS",
     "EXECUTION_API_",
     "EXECUTION_ENGINE",

@@ -13,7 +13,9 @@ use http::{HeaderMap, StatusCode};
 use shared::protocol::job::Load;
 
 use self::request::{LoadRequest, parse};
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::audit::{self, Action};
 use crate::dispatch::Ticket;
 use crate::edge::{Connection, HeldBytes};
 use crate::error::ApiError;
@@ -46,6 +48,7 @@ pub(crate) const CHECK_PARTS: u32 = 64;
 pub(crate) async fn load(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -56,6 +59,7 @@ pub(crate) async fn load(
     let _load_permit = state.admission.admit_load()?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
     let (load, executable) = check(&state, bytes).await?;
+    caller.may_for(Permission::ContractsLoad, &load.address)?;
     let executable = Executable {
         text: executable,
         _held: held,
@@ -68,6 +72,8 @@ pub(crate) async fn load(
         request: request.clone(),
     };
     let loaded = state.dispatcher.load(&load, executable, tickets).await;
+    let (address, digest) = (load.address.as_str(), load.spec.digest.as_str());
+    let loaded = audit::record(&caller, Action::Load, address, Some(digest), loaded);
     Ok(about(
         &load.address,
         loaded.map(|()| StatusCode::NO_CONTENT),
