@@ -33,8 +33,11 @@ SCALED_OBJECT = {
         "cooldownPeriod": int,
         "minReplicaCount": int,
         "maxReplicaCount": int,
+        "fallback": {"failureThreshold": int, "replicas": int},
         "advanced": {"horizontalPodAutoscalerConfig": {"behavior": dict}},
-        "triggers": [{"type": str, "name": str, "metadata": dict, "authenticationRef": {"name": str}}],
+        "triggers": [
+            {"type": str, "name": str, "metricType": str, "metadata": dict, "authenticationRef": {"name": str}}
+        ],
     },
 }
 TRIGGER_AUTHENTICATION = {
@@ -55,6 +58,7 @@ PROMETHEUS_RULE = {"apiVersion": str, "kind": str, "metadata": dict, "spec": {"g
 TRIGGERS = {
     "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS"}),
     "prometheus": ({"serverAddress", "query", "threshold"}, {"activationThreshold"}),
+    "cpu": ({"value"}, set()),
 }
 
 problems = []
@@ -107,6 +111,9 @@ def check_scaled_object(obj, where, find):
         expect(all(isinstance(value, str) for value in given.values()), where, "metadata must contain only strings")
         if trigger["type"] == "redis-streams":
             check_redis_trigger(obj, trigger, where, find)
+        elif trigger["type"] == "cpu":
+            requests = pod_of(find(target["kind"], target["name"]))["spec"]["containers"][0]["resources"]["requests"]
+            expect("cpu" in requests, where, "a cpu trigger needs a request for cpu")
         else:
             check_capacity_trigger(obj, given, where, find)
 
@@ -222,7 +229,9 @@ def check_container(container, volumes, where):
     expect(context["readOnlyRootFilesystem"] is True, where, "has a writable root file system")
     expect(context["capabilities"] == {"drop": ["ALL"]}, where, "does not drop all capabilities")
     expect(":" in container["image"], where, f"image without a version: {container['image']}")
-    expect("memory" in container["resources"]["limits"], where, "has no memory limit")
+    resources = container["resources"]
+    expect("memory" in resources["limits"], where, "has no memory limit")
+    expect("ephemeral-storage" in resources["limits"], where, "has no limit for its log")
     ports = {port["name"] for port in container.get("ports", ())}
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         referenced = container.get(probe, {})
@@ -235,6 +244,8 @@ def check_container(container, volumes, where):
 def check_graces(pods, config):
     """SIGKILL comes after a program's own limits. A worker takes up to 15 s more to end what is left."""
     grace = int(config["SHUTDOWN_GRACE_MS"]) / 1000
+    load_deadline = int(config.get("LOAD_DEADLINE_MS", 30_000)) / 1000
+    expect(grace > load_deadline, "execution-config", f"SHUTDOWN_GRACE_MS cuts off loads of {load_deadline} s")
     for name, more in (("execution-api", 0), ("execution-worker", 15)):
         spec = pods[name]["spec"]
         sleep = spec["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {})
@@ -251,6 +262,26 @@ def check_worker(spec):
     profile = context["seccompProfile"]
     wanted = {"type": "Localhost", "localhostProfile": "execution/chromium.json"}
     expect(profile == wanted, where, f"wrong seccomp profile {profile}")
+
+
+def check_room(pods, find):
+    """Apis and Redis outlive workers, and the memory that workers and Redis may use is reserved."""
+    values = {}
+    for name, pod in pods.items():
+        spec = pod["spec"]
+        found = find("PriorityClass", spec.get("priorityClassName"))
+        expect(found, name, f"its priority class does not exist: {spec.get('priorityClassName')}")
+        values[name] = found["value"] if found else 0
+        resources = spec["containers"][0]["resources"]
+        if name != "execution-api":
+            reserved = resources["requests"]["memory"] == resources["limits"]["memory"]
+            expect(reserved, name, "requests less memory than it may use")
+        if name != "execution-redis":
+            keys = {constraint["topologyKey"] for constraint in spec["topologySpreadConstraints"]}
+            wanted = {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+            expect(keys == wanted, name, f"is spread over {sorted(keys)} only")
+    core = [value for name, value in values.items() if name != "execution-worker"]
+    expect(min(core) > values["execution-worker"], "execution-worker", "its priority is not the lowest")
 
 
 def check_policies(objects, pods, config):
@@ -337,6 +368,7 @@ def check_target(target):
         [config] = [obj["data"] for kind, obj in table.items() if kind[1].startswith("execution-config-")]
         check_graces(pods, config)
         check_worker(pods["execution-worker"]["spec"])
+        check_room(pods, find)
         check_policies(objects, pods, config)
     return len(objects)
 

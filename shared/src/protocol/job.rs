@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::{ContractAddress, JobId};
+use crate::protocol::rank::Top;
 
 /// The kind of sandbox that runs a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -241,6 +242,9 @@ pub struct Unload {
 pub struct Inspect {
     /// One contract, or none for all contracts.
     pub address: Option<ContractAddress>,
+    /// Only the first contracts of a ranking. Older workers report all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<Top>,
 }
 
 /// Cancels a job that was sent before and has not started, because its caller has disconnected.

@@ -205,4 +205,12 @@ pub struct ContractStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub errors: Option<u64>,
+    /// How long the completed calls ran, in milliseconds. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub ran_ms: Option<u64>,
+    /// Sandboxes that were lost since this worker became the owner. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub losses: Option<u64>,
 }

@@ -64,6 +64,7 @@ impl<E: Engine> ContractTask<E> {
                 }
                 ServeEnd::SandboxLost(cause) => {
                     self.metrics().lost(cause);
+                    self.ends.status.sandbox_lost();
                     self.ends.status.enter(ContractState::Restarting);
                     let running = calls.running.len();
                     self.crashes.record(cause, running, Instant::now());

@@ -91,7 +91,7 @@ impl<E: Engine> ContractTask<E> {
         outcome: Result<Output, Failure>,
         time: Option<Duration>,
     ) {
-        self.ends.status.call_ended(outcome.is_err());
+        self.ends.status.call_ended(outcome.is_err(), time);
         self.metrics().answered(&outcome, time);
         let info = RunInfo {
             generation: Some(self.tenure.generation()),

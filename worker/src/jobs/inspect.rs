@@ -1,6 +1,7 @@
 //! Reports the contracts that this worker owns.
 
 use shared::protocol::job::Inspect;
+use shared::protocol::rank::Top;
 use shared::protocol::reply::{ContractStatus, Output};
 
 use crate::settle::{Delivery, RunInfo};
@@ -11,7 +12,7 @@ pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
     if let Some(address) = &inspect.address {
         contracts.retain(|(owned, _)| owned == address);
     }
-    let report = contracts
+    let mut report: Vec<_> = contracts
         .into_iter()
         .map(|(address, contract)| {
             let spec = &contract.spec;
@@ -21,5 +22,8 @@ pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
             }
         })
         .collect();
+    if let Some(Top { by, count }) = inspect.top {
+        by.keep_first(&mut report, count);
+    }
     delivery.settle(Ok(Output::Contracts(report)), RunInfo::default());
 }

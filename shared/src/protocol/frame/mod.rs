@@ -15,7 +15,7 @@
 //!     attempt: 1,
 //!     trace: None,
 //!     request: None,
-//!     job: Job::Inspect(Inspect { address: None }),
+//!     job: Job::Inspect(Inspect { address: None, top: None }),
 //! };
 //! let api = ApiId::random();
 //! let frame = pack_jobs(Some(api), [encode_item(&job)]);

@@ -67,7 +67,8 @@ fn job() -> impl Strategy<Value = Job> {
             }
         ),
         address().prop_map(|address| Job::Unload(Unload { address })),
-        prop::option::of(address()).prop_map(|address| Job::Inspect(Inspect { address })),
+        prop::option::of(address())
+            .prop_map(|address| Job::Inspect(Inspect { address, top: None })),
     ]
 }
 
