@@ -137,7 +137,7 @@ build: setup
 
 # The tests run the programs that this target builds.
 build-tests: setup contract-server
-	@scripts/setup --docker
+	@scripts/setup --tests
 	$(CARGO) build --locked --release --workspace --all-targets
 
 # The program in the tests' container images. It is static, and built for the target of this machine.

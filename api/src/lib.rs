@@ -21,6 +21,7 @@ mod request_log;
 mod router;
 mod routes;
 mod server;
+mod source_maps;
 mod state;
 mod unanswered;
 
@@ -50,6 +51,7 @@ use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
+use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
 use crate::unanswered::UnansweredContracts;
 
@@ -210,6 +212,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
+        source_maps: SourceMaps::new(queue.clone()),
         config,
         queue,
         access,

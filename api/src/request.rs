@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use shared::service::telemetry::traces::{Span, Tracer, is_traceparent};
@@ -181,7 +181,6 @@ pub(crate) async fn read_body(
     rules: &BodyRules,
     connection: &Arc<Connection>,
 ) -> Result<Received, ApiError> {
-    check_content_type(headers)?;
     let mut incoming = Incoming {
         body,
         reading: rules.pool.read(connection),
@@ -217,6 +216,10 @@ impl Incoming {
         }
         let mut collected = BytesMut::new();
         while let Some(data) = self.next().await? {
+            // Clients name a type for a body that they do not send.
+            if collected.is_empty() && !data.is_empty() {
+                check_content_type(headers)?;
+            }
             if collected.len() + data.len() > limit {
                 drop(collected);
                 self.discard().await?;
@@ -273,7 +276,20 @@ fn ended_early(error: &axum::Error) -> ApiError {
     )
 }
 
-/// Accepts JSON types and a missing type, because many clients send none.
+/// The types that HTTP clients give to a text if they are told none.
+const DEFAULT_TYPES: [&str; 3] = [
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "application/octet-stream",
+];
+
+/// The headers that only browsers send, and that no page can leave out.
+const OF_BROWSERS: [HeaderName; 2] = [ORIGIN, HeaderName::from_static("sec-fetch-site")];
+
+/// Accepts JSON types, a missing type, and what clients send by default.
+///
+/// A browser must name a JSON type. It asks before it sends one to another site, while any page can
+/// post a form or a text to an api in the network of its reader.
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(());
@@ -285,7 +301,10 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    if essence == "application/json" || essence.ends_with("+json") {
+    let is_json = essence == "application/json" || essence.ends_with("+json");
+    let is_default = essence.is_empty() || DEFAULT_TYPES.contains(&essence.as_str());
+    let by_browser = OF_BROWSERS.iter().any(|name| headers.contains_key(name));
+    if is_json || is_default && !by_browser {
         return Ok(());
     }
     Err(ApiError::UnsupportedMediaType)
@@ -329,8 +348,34 @@ mod tests {
             assert_eq!(read(&headers(name), "1").await.unwrap(), "1");
         }
         assert_eq!(read(&HeaderMap::new(), "1").await.unwrap(), "1");
-        let refused = read(&headers("text/plain"), "1").await.unwrap_err();
+        let refused = read(&headers("text/html"), "1").await.unwrap_err();
         assert!(matches!(refused, ApiError::UnsupportedMediaType));
+    }
+
+    #[tokio::test]
+    async fn what_clients_send_by_default_is_accepted_unless_a_page_sends_it() {
+        for name in [
+            "",
+            "text/plain;charset=UTF-8",
+            "application/x-www-form-urlencoded",
+            "application/octet-stream",
+        ] {
+            assert_eq!(read(&headers(name), "1").await.unwrap(), "1");
+            for of_browser in OF_BROWSERS {
+                let mut of_page = headers(name);
+                of_page.insert(of_browser, HeaderValue::from_static("null"));
+                let refused = read(&of_page, "1").await;
+                assert!(matches!(refused, Err(ApiError::UnsupportedMediaType)));
+            }
+        }
+        let mut json = headers("application/json");
+        json.insert(ORIGIN, HeaderValue::from_static("https://example.com"));
+        assert_eq!(read(&json, "1").await.unwrap(), "1");
+    }
+
+    #[tokio::test]
+    async fn the_type_of_an_empty_body_does_not_matter() {
+        assert_eq!(read(&headers("text/html"), "").await.unwrap(), "");
     }
 
     #[tokio::test]

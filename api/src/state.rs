@@ -15,6 +15,7 @@ use crate::edge::{Connections, Heads};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
 use crate::request::BodyRules;
+use crate::source_maps::SourceMaps;
 use crate::unanswered::UnansweredContracts;
 
 /// Shared by all requests; cheap to clone.
@@ -36,6 +37,7 @@ pub(crate) struct Services {
     pub(crate) load_bodies: BodyRules,
     /// Places for checking loads.
     pub(crate) load_checks: Semaphore,
+    pub(crate) source_maps: SourceMaps,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) unanswered: UnansweredContracts,

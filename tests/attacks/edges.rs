@@ -123,6 +123,25 @@ async fn bodies(target: &mut AttackFarm) {
         })
         .await;
     target
+        .case(
+            "E1",
+            "a form of another site",
+            Browser::Stays,
+            async |farm| {
+                let request = farm
+                    .client()
+                    .request(Method::POST, "/execute/neighbour/ping");
+                let request = request
+                    .header("content-type", "text/plain")
+                    .header("origin", "https://example.com");
+                let answer = send(request.body("1")).await;
+                Fails(415, "unsupported_media_type")
+                    .mismatch(&answer)
+                    .map_or(Ok(shown(&answer)), Err)
+            },
+        )
+        .await;
+    target
         .case("E1", "a compressed bomb", Browser::Stays, async |farm| {
             let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
             std::io::Write::write_all(&mut packed, &vec![b'1'; 64 << 20])

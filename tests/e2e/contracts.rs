@@ -118,12 +118,12 @@ async fn any_json_value_is_an_argument() {
 }
 
 #[tokio::test]
-async fn a_call_without_an_argument_receives_undefined() {
+async fn a_call_without_a_body_receives_an_empty_object() {
     let farm = Farm::start().await;
     let client = farm.client();
     client.must_load("echo", ECHO).await;
-    assert_eq!(client.call("echo", "kind").await.data(), "undefined");
-    assert_eq!(client.call("echo", "given").await.data(), 0);
+    assert_eq!(client.call("echo", "echo").await.data(), json!({}));
+    assert_eq!(client.call("echo", "given").await.data(), 1);
     assert_eq!(
         client.execute("echo", "kind", &Value::Null).await.data(),
         "object"
@@ -132,12 +132,17 @@ async fn a_call_without_an_argument_receives_undefined() {
         client.execute("echo", "given", &Value::Null).await.data(),
         1
     );
-    assert_eq!(client.post_text("/execute/echo/given", "").await.data(), 0);
+    let empty = client.post_text("/execute/echo/echo", "").await;
+    assert_eq!(empty.data(), json!({}));
+    client
+        .must_load("apart", "{ greet: ({ name = 'you' }) => `hello ${name}` }")
+        .await;
+    assert_eq!(client.call("apart", "greet").await.data(), "hello you");
     farm.stop().await;
 }
 
 #[tokio::test]
-async fn a_result_is_converted_as_by_json_stringify() {
+async fn a_result_is_converted_to_json() {
     let farm = Farm::start().await;
     let client = farm.client();
     let executable = "{
@@ -146,6 +151,11 @@ async fn a_result_is_converted_as_by_json_stringify() {
         date: () => new Date(0),
         sparse: () => ({ a: undefined, b: () => 1, c: [undefined] }),
         own: () => ({ toJSON: () => 'mine' }),
+        big: async () => ({ a: [2n ** 64n] }),
+        map: () => new Map([['a', new Set([1])]]),
+        bytes: () => new Uint8Array([1, 2]),
+        generated: function* () { yield 1; yield 2 },
+        streamed: async function* () { yield 1; yield 2 },
     }";
     client.must_load("results", executable).await;
     let expected = [
@@ -154,6 +164,11 @@ async fn a_result_is_converted_as_by_json_stringify() {
         ("date", json!("1970-01-01T00:00:00.000Z")),
         ("sparse", json!({"c": [null]})),
         ("own", json!("mine")),
+        ("big", json!({"a": ["18446744073709551616"]})),
+        ("map", json!([["a", [1]]])),
+        ("bytes", json!([1, 2])),
+        ("generated", json!([1, 2])),
+        ("streamed", json!([1, 2])),
     ];
     for (method, data) in expected {
         assert_eq!(

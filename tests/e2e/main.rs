@@ -6,6 +6,7 @@
 
 mod access;
 mod any_redis;
+mod bundles;
 mod contracts;
 mod docker;
 mod docs;
@@ -14,6 +15,7 @@ mod edge;
 mod errors;
 mod faults;
 mod headers;
+mod http_clients;
 mod lifecycle;
 mod limits;
 mod local_farm;
@@ -27,6 +29,7 @@ mod replicas;
 mod scale;
 mod schemathesis;
 mod settings;
+mod stacks;
 mod support;
 mod timeouts;
 mod traces;

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode, StackEntry};
 use shared::queue::QueueError;
 use shared::queue::key_store::KEYS_KEPT;
 use shared::queue::timing::RETRY_IMAGE;
@@ -64,8 +64,9 @@ pub(crate) enum ApiError {
     PayloadTooLarge(usize),
     #[error("{0}")]
     InvalidExecutable(String),
+    /// Holds the calls in the contract's executable, if they are known.
     #[error("{0}")]
-    ExecutionFailed(String),
+    ExecutionFailed(String, Vec<StackEntry>),
     #[error("{0}")]
     ResultTooLarge(String),
     #[error("{0}")]
@@ -129,6 +130,11 @@ pub(crate) struct ErrorBody<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]
     fields: BTreeMap<&'a str, Cow<'a, str>>,
+    /// Where the contract threw: the calls in its executable, innermost first, at most 20. With a
+    /// source map they are places in its sources.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<StackEntry>, required = false)]
+    stack: &'a [StackEntry],
 }
 
 impl ApiError {
@@ -164,7 +170,7 @@ impl ApiError {
             }
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::InvalidExecutable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_executable"),
-            Self::ExecutionFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "execution_failed"),
+            Self::ExecutionFailed(..) => (StatusCode::INTERNAL_SERVER_ERROR, "execution_failed"),
             Self::ResultTooLarge(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_too_large"),
             Self::ResultNotJson(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_not_json"),
             Self::ContractCrashed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "contract_crashed"),
@@ -205,7 +211,7 @@ impl ApiError {
     /// Whether the request certainly had no effect, so that repeating it is safe.
     pub(crate) fn never_started(&self) -> bool {
         match self {
-            Self::ExecutionFailed(_)
+            Self::ExecutionFailed(..)
             | Self::ResultTooLarge(_)
             | Self::ResultNotJson(_)
             | Self::ContractCrashed(_)
@@ -245,7 +251,7 @@ impl ApiError {
     pub(crate) fn is_by_contract_or_caller(&self) -> bool {
         match self {
             Self::MayHaveRun(error) => error.is_by_contract_or_caller(),
-            Self::ExecutionFailed(_) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
+            Self::ExecutionFailed(..) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
             other => other.status().is_client_error(),
         }
     }
@@ -283,7 +289,12 @@ impl ApiError {
             }
             _ => BTreeMap::new(),
         };
+        let stack = match self {
+            Self::ExecutionFailed(_, stack) => stack.as_slice(),
+            _ => &[],
+        };
         ErrorBody {
+            stack,
             error: cut(&self.to_string()).into_owned(),
             code: self.code(),
             request_id,
@@ -334,12 +345,15 @@ impl From<Failure> for ApiError {
             code,
             message,
             started,
+            stack,
         } = failure;
         let error = match code {
             FailureCode::NotHosted => Self::ContractNotLoaded,
             FailureCode::EndpointNotFound => Self::EndpointNotFound(message),
             FailureCode::InvalidExecutable => Self::InvalidExecutable(message),
-            FailureCode::ExecutionFailed => Self::ExecutionFailed(message),
+            FailureCode::ExecutionFailed => {
+                Self::ExecutionFailed(message, stack.unwrap_or_default().entries)
+            }
             FailureCode::ExecutionTimeout => Self::ExecutionTimeout(message),
             FailureCode::ResultTooLarge => Self::ResultTooLarge(message),
             FailureCode::ResultNotJson => Self::ResultNotJson(message),

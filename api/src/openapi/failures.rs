@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use shared::protocol::id::InvalidAddress;
 use shared::protocol::job::EngineKind;
+use shared::protocol::reply::StackEntry;
 use utoipa::IntoResponses;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
@@ -78,7 +79,10 @@ failures!(
         ApiError::BodyTooSlow,
         ApiError::PayloadTooLarge(1024 * 1024),
         ApiError::UnsupportedMediaType,
-        ApiError::ExecutionFailed("Error: not enough funds".into()),
+        ApiError::ExecutionFailed(
+            "Error: not enough funds".into(),
+            vec![StackEntry::new(Some("withdraw".into()), 12, 11)],
+        ),
         ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
         ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
         ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),

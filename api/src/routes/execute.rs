@@ -8,13 +8,12 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use shared::protocol::frame::Reply;
 use shared::protocol::job::{Argument, Execute, Job};
-use shared::protocol::reply::Output;
+use shared::protocol::reply::{Output, Stack};
 use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
@@ -44,7 +43,7 @@ struct ExecuteResponse {
 
 /// Call a method of a contract
 ///
-/// The body is the argument: any JSON value. An empty body means no argument.
+/// The body is the argument: any JSON value. An empty body means `{}`.
 #[utoipa::path(
     post,
     path = "/execute/{contractAddress}/{method}",
@@ -111,19 +110,33 @@ pub(crate) async fn execute(
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);
     state.metrics.queue_wait.record(waited);
-    let mut response = respond(reply, waited, ran);
+    let mut response = respond(with_sources(&state, reply).await, waited, ran);
     if let Some(worker) = worker {
         response.extensions_mut().insert(AnsweredBy(worker));
     }
     Ok(response)
 }
 
-/// Accepts any JSON value. This is the only place that checks it: from here on it stays text. An
-/// empty body means no argument.
-fn argument(body: &Bytes) -> Result<Argument, ApiError> {
-    if body.is_empty() {
-        return Ok(Argument::None);
+/// The reply with the places in the contract's sources, if it failed and has a source map.
+async fn with_sources(state: &AppState, mut reply: Reply) -> Reply {
+    if let Err(failure) = &mut reply.outcome
+        && let Some(stack) = failure.stack.take()
+    {
+        failure.stack = Some(Stack {
+            entries: state.source_maps.apply(stack).await,
+            source_map: None,
+        });
     }
+    reply
+}
+
+/// The argument of a call without a body, as in the original service: a method may take its
+/// argument apart, as `({ name }) => ...` does, and gets no field.
+const NO_BODY: &[u8] = b"{}";
+
+/// Accepts any JSON value. This is the only place that checks it: from here on it stays text.
+fn argument(body: &[u8]) -> Result<Argument, ApiError> {
+    let body = if body.is_empty() { NO_BODY } else { body };
     let invalid = |reason: &dyn std::fmt::Display| {
         ApiError::InvalidRequest(
             format!("The request body is not JSON: {reason}"),
@@ -188,12 +201,16 @@ mod tests {
     fn any_json_value_is_an_argument() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         for text in ["null", "1e999", r#""\ud800""#, r#" {"a":1,"a":2} "#, &deep] {
-            let Ok(Argument::Json(raw)) = argument(&Bytes::copy_from_slice(text.as_bytes())) else {
+            let Ok(Argument::Json(raw)) = argument(text.as_bytes()) else {
                 panic!("{text:.50} was refused");
             };
             assert_eq!(raw.get(), text.trim());
         }
-        assert!(matches!(argument(&Bytes::new()), Ok(Argument::None)));
+    }
+
+    #[test]
+    fn a_call_without_a_body_has_an_empty_object_as_its_argument() {
+        assert!(matches!(argument(b""), Ok(Argument::Json(raw)) if raw.get() == "{}"));
     }
 
     #[test]
@@ -205,7 +222,7 @@ mod tests {
     #[test]
     fn a_body_that_is_not_json_is_refused() {
         for text in [&b"{"[..], b"1 2", b"undefined", b"\xff", b"'a'", b" "] {
-            let refused = argument(&Bytes::copy_from_slice(text));
+            let refused = argument(text);
             assert!(
                 matches!(refused, Err(ApiError::InvalidRequest(..))),
                 "{text:?}"

@@ -9,3 +9,4 @@ pub mod image;
 pub mod job;
 pub mod rank;
 pub mod reply;
+pub mod source_map;

@@ -45,6 +45,63 @@ pub struct Failure {
     pub message: String,
     /// False if the job was certainly never started, so that repeating it is safe.
     pub started: bool,
+    /// Where in its executable the contract threw, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Stack>,
+}
+
+/// The calls in a contract's executable during which an error was thrown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Innermost first; at most [`Stack::MOST_ENTRIES`].
+    pub entries: Vec<StackEntry>,
+    /// The name of the executable in the store, if it has a source map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_map: Option<String>,
+}
+
+/// One call in a contract's executable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StackEntry {
+    /// The function's name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub function: Option<String>,
+    /// The line, counted from 1.
+    pub line: u32,
+    /// The column, counted from 1 in UTF-16 units.
+    pub column: u32,
+    /// The source that a source map names. The place is in it, not in the executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub source: Option<String>,
+}
+
+impl Stack {
+    /// The most entries of a stack.
+    pub const MOST_ENTRIES: usize = 20;
+}
+
+impl StackEntry {
+    /// The most bytes of a name, of a function or of a source.
+    pub const NAME_LIMIT: usize = 100;
+
+    /// An entry in the executable. A longer name is cut.
+    pub fn new(function: Option<String>, line: u32, column: u32) -> Self {
+        Self {
+            function: function.map(Self::cut),
+            line,
+            column,
+            source: None,
+        }
+    }
+
+    /// Cuts a name to its limit.
+    pub fn cut(mut name: String) -> String {
+        name.truncate(name.floor_char_boundary(Self::NAME_LIMIT));
+        name
+    }
 }
 
 /// The most bytes of a failure's message. A contract's error text has at most 2,000 characters,
@@ -62,6 +119,13 @@ impl Failure {
         Self::new(code, message.into(), false)
     }
 
+    /// The same failure, with the place where it happened.
+    #[must_use]
+    pub fn at(self, stack: Stack) -> Self {
+        let stack = (!stack.entries.is_empty()).then_some(stack);
+        Self { stack, ..self }
+    }
+
     /// Makes every failure. Cuts the message, whatever it consists of.
     fn new(code: FailureCode, mut message: String, started: bool) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
@@ -69,6 +133,7 @@ impl Failure {
             code,
             message,
             started,
+            stack: None,
         }
     }
 }

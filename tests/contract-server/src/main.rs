@@ -19,6 +19,8 @@ use nix::sys::signal::{SigSet, Signal};
 /// The state of the contract.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Requests that are still answered 503.
+static COLD: AtomicU64 = AtomicU64::new(0);
 /// Calls in flight in `sleep`, and their maximum so far.
 static ASLEEP: AtomicU64 = AtomicU64::new(0);
 static MOST_ASLEEP: AtomicU64 = AtomicU64::new(0);
@@ -26,6 +28,8 @@ static MOST_ASLEEP: AtomicU64 = AtomicU64::new(0);
 /// Runs in one of these modes:
 ///
 /// - `serve [PORT]` serves the contract.
+/// - `inside` serves it on the loopback address only.
+/// - `warming COUNT` answers so many requests with 503 before it serves.
 /// - `stubborn` serves, and SIGTERM does not end it.
 /// - `away` starts a child that serves, and ends.
 /// - `exit CODE` ends at once.
@@ -53,18 +57,23 @@ fn main() {
         Some("stubborn") => {
             // Every thread inherits the blocked signal.
             let _ = SigSet::from(Signal::SIGTERM).thread_block();
-            serve(8080);
+            serve(Ipv4Addr::UNSPECIFIED, 8080);
         }
-        _ => serve(
-            argument(1)
-                .and_then(|port| port.parse().ok())
-                .unwrap_or(8080),
-        ),
+        Some("inside") => serve(Ipv4Addr::LOCALHOST, 8080),
+        Some("warming") => {
+            let count = argument(1).and_then(|count| count.parse().ok());
+            COLD.store(count.unwrap_or(u64::MAX), Ordering::SeqCst);
+            serve(Ipv4Addr::UNSPECIFIED, 8080);
+        }
+        _ => {
+            let port = argument(1).and_then(|port| port.parse().ok());
+            serve(Ipv4Addr::UNSPECIFIED, port.unwrap_or(8080));
+        }
     }
 }
 
-fn serve(port: u16) {
-    let listener = match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+fn serve(address: Ipv4Addr, port: u16) {
+    let listener = match TcpListener::bind((address, port)) {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("cannot listen: {error}");
@@ -94,6 +103,10 @@ fn serve_connection(stream: &TcpStream) {
 
 fn answer(request: &Request, stream: &TcpStream) -> Reply {
     let body = request.body.as_str();
+    let is_cold = |left: u64| left.checked_sub(1);
+    if COLD.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_cold).is_ok() {
+        return Reply::status(503, "\"warming up\"");
+    }
     match (request.verb.as_str(), request.path.as_str()) {
         ("HEAD", _) => Reply::json("null"),
         ("GET", "/schema") => Reply::json(r#"{"schema":"by GET"}"#),

@@ -62,22 +62,33 @@ async fn docker_can_be_the_default_engine_and_a_reference_is_not_read_as_base64(
     farm.stop().await;
 }
 
+/// Loads each of the images. The error must have the words, and nothing may be left.
+async fn are_explained(cases: &[(TestImage, &[&str])]) {
+    let mut farm = DockerFarm::of(docker_builder().env("CONTAINER_LOAD_TIMEOUT_MS", "2500")).await;
+    for (test_image, words) in cases {
+        let image = farm.image(test_image.clone()).await;
+        let answer = farm.load("a", &image).await;
+        let text = answer.error_text(422, "invalid_executable");
+        for word in *words {
+            assert!(text.contains(word), "{word:?} is not in {text:?}");
+        }
+        assert_eq!(farm.resources().await, [""; 0], "{text}");
+    }
+    assert!(farm.client().contracts().await.is_empty());
+    farm.stop().await;
+}
+
 #[tokio::test]
 async fn a_container_that_cannot_serve_is_explained_and_removed() {
-    let mut farm = DockerFarm::of(docker_builder().env("CONTAINER_LOAD_TIMEOUT_MS", "2500")).await;
-    let cases = [
+    are_explained(&[
         (
             TestImage::command(&["exit", "3"]),
-            &["code 3", "about to end, as asked"][..],
+            &["code 3", "about to end, as asked"],
         ),
         (TestImage::command(&["exit", "0"]), &["code 0"]),
         (
             TestImage::command(&["silent"]),
             &["did not listen on port 8080", "printed nothing"],
-        ),
-        (
-            TestImage::command(&["serve", "9999"]),
-            &["did not listen on port 8080", "listening on 9999"],
         ),
         (
             TestImage::new().with("Entrypoint", json!(["/nothing"])),
@@ -93,17 +104,48 @@ async fn a_container_that_cannot_serve_is_explained_and_removed() {
             TestImage::new().with("User", json!("nobody-there")),
             &["nobody-there"],
         ),
-    ];
-    for (test_image, words) in cases {
-        let image = farm.image(test_image).await;
-        let answer = farm.load("a", &image).await;
-        let text = answer.error_text(422, "invalid_executable");
-        for word in words {
-            assert!(text.contains(word), "{word:?} is not in {text:?}");
-        }
-        assert_eq!(farm.resources().await, [""; 0], "{text}");
-    }
-    assert!(farm.client().contracts().await.is_empty());
+        (
+            TestImage::of_another_processor(),
+            &["The image is for a", "docker build --platform linux/"],
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_container_that_cannot_be_reached_is_explained_and_removed() {
+    are_explained(&[
+        (
+            TestImage::command(&["serve", "9999"]),
+            &[
+                "did not listen on port 8080",
+                "listens on port 9999",
+                "listening on 9999",
+            ],
+        ),
+        (
+            TestImage::command(&["inside"]),
+            &["loopback address only", "0.0.0.0:8080"],
+        ),
+        (
+            TestImage::command(&["silent"])
+                .with("ExposedPorts", json!({"3000/tcp": {}, "3001/tcp": {}})),
+            &["EXPOSEs the ports 3000, 3001"],
+        ),
+        (
+            TestImage::command(&["warming"]),
+            &["answered 503", "listening on 8080"],
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_contract_that_warms_up_is_waited_for() {
+    let mut farm = DockerFarm::start().await;
+    let image = farm.image(TestImage::command(&["warming", "4"])).await;
+    farm.load("a", &image).await.is_no_content();
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
     farm.stop().await;
 }
 

@@ -4,6 +4,7 @@
 //! one static program in `tests/contract-server`. A daemon must run: `scripts/setup --docker`
 //! ensures that.
 
+mod archives;
 mod calls;
 mod docker_farm;
 mod faults;

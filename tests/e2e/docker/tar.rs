@@ -86,6 +86,25 @@ fn with_entry(path: &[u8], kind: tar::EntryType) -> Vec<u8> {
     tar.into_inner().expect("a Vec takes every byte")
 }
 
+/// An image's tar with a link in it, in place of the file of this name if there is one.
+fn with_link(path: &str, target: &str, kind: tar::EntryType) -> Vec<u8> {
+    let mut files = TestImage::new().with_own_layer().files();
+    files.retain(|(name, _)| name != path);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    tar.append_link(&mut header, path, target)
+        .expect("a Vec takes every byte");
+    for (path, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, path, content.as_slice())
+            .expect("a Vec takes every byte");
+    }
+    tar.into_inner().expect("a Vec takes every byte")
+}
+
 fn without(path: &str) -> Vec<u8> {
     let mut files = TestImage::new().with_own_layer().files();
     files.retain(|(name, _)| name != path);
@@ -143,13 +162,41 @@ async fn a_tar_with_more_than_an_image_is_refused() {
             "leads out",
         ),
         (
-            "a symbolic link",
+            "a link to nothing",
             with_entry(b"link", Symlink),
-            "no plain file",
+            "to nothing",
         ),
-        ("a hard link", with_entry(b"link", Link), "no plain file"),
+        (
+            "a link that leads out",
+            with_link("layer/other.tar", "../../etc/shadow", Symlink),
+            "leads out",
+        ),
+        (
+            "a hard link that leads out",
+            with_link("layer/other.tar", "../etc/shadow", Link),
+            "leads out",
+        ),
+        (
+            "an absolute link",
+            with_link("layer/other.tar", "/etc/shadow", Symlink),
+            "leads out",
+        ),
+        (
+            "a link to itself",
+            with_link("layer/layer.tar", "layer.tar", Symlink),
+            "lead nowhere",
+        ),
+        (
+            "a link to a file that is not there",
+            with_link("layer/layer.tar", "other.tar", Symlink),
+            "does not contain",
+        ),
         ("a device", with_entry(b"device", Block), "no plain file"),
-        ("no manifest", without("manifest.json"), "no manifest.json"),
+        (
+            "no manifest",
+            without("manifest.json"),
+            "create the tar with `docker save`",
+        ),
         ("two images", two_images(), "2 images"),
         ("no layer", without("layer/layer.tar"), "does not contain"),
         (

@@ -13,6 +13,12 @@ pub(super) struct TestImage {
     tags: Vec<String>,
     /// A file in the layer besides the program.
     file: Option<String>,
+    /// How often the layer is in the image.
+    layers: usize,
+    /// The processor that the image is for.
+    architecture: &'static str,
+    /// What is in the place of the program.
+    program: Option<Vec<u8>>,
 }
 
 impl TestImage {
@@ -28,6 +34,9 @@ impl TestImage {
             }),
             tags: Vec::new(),
             file: None,
+            layers: 1,
+            architecture: architecture(),
+            program: None,
         }
     }
 
@@ -60,11 +69,37 @@ impl TestImage {
         self
     }
 
+    /// An image that has its layer twice, as one that copies a file twice.
+    pub(super) fn with_its_layer_twice(mut self) -> Self {
+        self.layers = 2;
+        self
+    }
+
+    /// An image for another processor than this machine's.
+    pub(super) fn of_another_processor() -> Self {
+        let (name, machine) = match architecture() {
+            "arm64" => ("amd64", 62),
+            _ => ("arm64", 183),
+        };
+        // The header of a program in the Executable and Linkable Format, and nothing else.
+        let mut header = vec![0; 64];
+        header[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+        header[16] = 2;
+        header[18] = machine;
+        Self {
+            architecture: name,
+            program: Some(header),
+            ..Self::new()
+        }
+    }
+
     /// The one layer, which contains little more than the program.
     fn layer(&self) -> Vec<u8> {
         let program = program();
-        let content = std::fs::read(&program).unwrap_or_else(|error| {
-            panic!("{}: {error}: `make test` builds it", program.display())
+        let content = self.program.clone().unwrap_or_else(|| {
+            std::fs::read(&program).unwrap_or_else(|error| {
+                panic!("{}: {error}: `make test` builds it", program.display())
+            })
         });
         let mut files = vec![("contract-server".to_owned(), content)];
         files.extend(self.file.iter().map(|file| (file.clone(), Vec::new())));
@@ -72,11 +107,12 @@ impl TestImage {
     }
 
     fn config_file(&self, layer: &[u8]) -> Vec<u8> {
+        let layer_digest = format!("sha256:{}", digest(layer));
         let file = json!({
-            "architecture": architecture(),
+            "architecture": self.architecture,
             "os": "linux",
             "config": self.config,
-            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))] },
+            "rootfs": { "type": "layers", "diff_ids": vec![layer_digest; self.layers] },
         });
         file.to_string().into_bytes()
     }
@@ -100,7 +136,7 @@ impl TestImage {
         let manifest = json!([{
             "Config": name,
             "RepoTags": self.tags,
-            "Layers": ["layer/layer.tar"],
+            "Layers": vec!["layer/layer.tar"; self.layers],
         }]);
         vec![
             (name, config),

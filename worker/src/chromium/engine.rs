@@ -82,7 +82,8 @@ impl Engine for Chromium {
     /// evaluate the executable. If the browser dies meanwhile, it takes the same time once more.
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
         let limits = &self.config.limits(&plan.spec.limits);
-        let load = |page| ContractPage::load(page, &self.config, limits, plan.executable);
+        let load =
+            |page| ContractPage::load(page, &self.config, plan.spec, limits, plan.executable);
         let mut outcome = load(self.page().await?).await;
         if let Err(LoadError::PageLost(error)) = &outcome {
             tracing::debug!(error, "page was lost during a load; trying another one");

@@ -22,7 +22,7 @@
 //!   `isolation/watchdog` limit it.
 //! - page to network: `isolation/interceptor` aborts every request but the one for the page's
 //!   `isolation/document`.
-//! - page to harness: `page/harness` puts `harness.js` into the page and calls it.
+//! - page to harness: `page/harness` puts its code into the page and calls it.
 //! - harness to contract: `page/loaded` evaluates the executable; `instance` sends the calls.
 //!
 //! `engine` puts these together. `config` and `isolation/layers` are at the bottom.

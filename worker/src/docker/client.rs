@@ -89,9 +89,10 @@ impl ContractClient {
         self.read(method, response).await
     }
 
-    /// Waits until the contract sends any response.
-    pub(super) async fn ping(&self) -> Result<(), CallError> {
-        self.send(Method::HEAD, "", Bytes::new()).await.map(drop)
+    /// Waits until the contract sends any response, and returns its status.
+    pub(super) async fn ping(&self) -> Result<StatusCode, CallError> {
+        let response = self.send(Method::HEAD, "", Bytes::new()).await?;
+        Ok(response.status())
     }
 
     async fn send(

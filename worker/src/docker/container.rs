@@ -1,6 +1,7 @@
 //! One container with its network: creates it, waits until it accepts connections, removes it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -9,18 +10,24 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder,
 };
 use futures::StreamExt;
+use http::StatusCode;
 use shared::service::backoff::Backoff;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client::ContractClient;
 use super::daemon::Docker;
 use super::death_watch::DeathWatch;
 use super::image::{self, Image};
-use super::{error, labels, privileges};
+use super::{error, labels, privileges, unreachable};
 use crate::sandbox::{Blueprint, StartError};
 
 /// How long one connection attempt may take. It is short because the container is on this host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a contract may take to answer whether it is warm. One that does not answer `HEAD` at all
+/// may serve its calls all the same.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How much of a failed container's output is reported: the last lines, and the last bytes of them.
 const LOG_LINES: &str = "10";
@@ -28,6 +35,14 @@ const LOG_BYTES: usize = 1500;
 
 /// How long the output of a failed container is read.
 const LOG_LIMIT: Duration = Duration::from_secs(2);
+
+/// A container that was started.
+struct Launched {
+    /// None if it has died already.
+    address: Option<IpAddr>,
+    /// Its first process, as the daemon's machine names it.
+    pid: Option<i64>,
+}
 
 /// A container that accepts connections. It must be ended with [`Container::remove`].
 #[derive(Debug)]
@@ -96,34 +111,57 @@ impl Docker {
         deadline: Instant,
         watch: &mut DeathWatch,
     ) -> Result<SocketAddr, StartError> {
-        let address = timeout_at(deadline, self.launch(name, image, plan)).await;
-        let address = address.map_err(|_| {
-            StartError::Unavailable("The container was not created in time; try again".to_owned())
-        })??;
-        let port = image.port;
-        let late = tokio::select! {
-            cause = watch.death() => {
-                let ended = format!("The container died: {cause}");
-                return Err(StartError::Invalid(self.with_last_output(ended, name).await));
+        let launched = timeout_at(deadline, self.launch(name, image, plan)).await;
+        let launched = match launched {
+            Err(_) => {
+                let late = "The container was not created in time; try again";
+                return Err(StartError::Unavailable(late.to_owned()));
             }
-            up = timeout_at(deadline, listens(address, port)) => match up {
-                Ok(address) => return Ok(address),
-                Err(_) => format!("The container did not listen on port {port} in time"),
-            },
+            Ok(Err(StartError::Invalid(reason))) => {
+                return Err(StartError::Invalid(
+                    reason + &self.platform_advice(image).await,
+                ));
+            }
+            Ok(launched) => launched?,
         };
-        // A slow start of the container, or what took the time before it, may be the cause.
-        Err(StartError::NotReady(
-            self.with_last_output(late, name).await,
-        ))
+        let (port, pid) = (image.port, self.visible(launched.pid));
+        let warming = AtomicBool::new(false);
+        let (reason, is_final) = tokio::select! {
+            cause = watch.death() => {
+                let platform = self.platform_advice(image).await;
+                (format!("The container died: {cause}{platform}"), true)
+            }
+            up = timeout_at(deadline, ready(launched.address, port, &warming)) => match up {
+                Ok(address) => return Ok(address),
+                Err(_) if warming.load(Ordering::Relaxed) => {
+                    ("The container answered 503 to HEAD / until its time was over".to_owned(), false)
+                }
+                Err(_) => {
+                    let advice = unreachable::advice(image, pid);
+                    (format!("The container did not listen on port {port} in time{advice}"), false)
+                }
+            },
+            () = unreachable::listens_only_inside(pid, port) => {
+                let advice = unreachable::advice(image, pid);
+                (format!("The container cannot be called on port {port}{advice}"), true)
+            }
+        };
+        let reason = reason + &self.last_output(name).await;
+        Err(if is_final {
+            StartError::Invalid(reason)
+        } else {
+            // A slow start of the container, or what took the time before it, may be the cause.
+            StartError::NotReady(reason)
+        })
     }
 
-    /// Creates and starts the container. Returns its address, or none if it has died already.
+    /// Creates and starts the container.
     async fn launch(
         &self,
         name: &str,
         image: &Image,
         plan: Blueprint<'_>,
-    ) -> Result<Option<IpAddr>, StartError> {
+    ) -> Result<Launched, StartError> {
         let egress = plan.spec.limits.network == Some(true);
         if egress && !self.config.allow_egress {
             return Err(StartError::Invalid(
@@ -141,24 +179,23 @@ impl Docker {
         made.map_err(|cause| refusal("create", &cause))?;
         let started = self.daemon.start_container(name, None).await;
         started.map_err(|cause| refusal("start", &cause))?;
-        self.find_address(name).await
+        self.find_launched(name).await
     }
 
-    async fn find_address(&self, name: &str) -> Result<Option<IpAddr>, StartError> {
+    async fn find_launched(&self, name: &str) -> Result<Launched, StartError> {
         let found = self.daemon.inspect_container(name, None).await;
         let found = found.map_err(|cause| error::unavailable("inspect a container", &cause))?;
         let mut networks = found
             .network_settings
             .and_then(|settings| settings.networks);
         let endpoint = networks.as_mut().and_then(|networks| networks.remove(name));
-        Ok(endpoint.and_then(|endpoint| endpoint.ip_address?.parse().ok()))
+        Ok(Launched {
+            address: endpoint.and_then(|endpoint| endpoint.ip_address?.parse().ok()),
+            pid: found.state.and_then(|state| state.pid),
+        })
     }
 
-    /// Adds the container's last output to what happened, for the caller of a failed load.
-    async fn with_last_output(&self, ended: String, name: &str) -> String {
-        ended + &self.last_output(name).await
-    }
-
+    /// The container's last output, for the caller of a failed load.
     async fn last_output(&self, name: &str) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
@@ -199,21 +236,31 @@ impl Docker {
     }
 }
 
-/// Waits until the contract accepts connections. Pending forever without an address: then the
-/// container has died, and its watch reports it.
-async fn listens(address: Option<IpAddr>, port: u16) -> SocketAddr {
+/// Waits until the contract accepts connections and is warm: some servers listen at once and answer
+/// 503 until they can serve. Pending forever without an address: then the container has died, and
+/// its watch reports it. `warming` tells that it accepts connections.
+async fn ready(address: Option<IpAddr>, port: u16, warming: &AtomicBool) -> SocketAddr {
     let Some(address) = address else {
         return std::future::pending().await;
     };
     let address = SocketAddr::new(address, port);
-    let mut backoff = Backoff::new(Duration::from_millis(4), Duration::from_millis(200));
+    let backoff = || Backoff::new(Duration::from_millis(4), Duration::from_millis(200));
+    listens(address, backoff()).await;
+    let (client, mut backoff) = (ContractClient::new(address, 0), backoff());
+    while let Ok(Ok(StatusCode::SERVICE_UNAVAILABLE)) = timeout(PROBE_LIMIT, client.ping()).await {
+        warming.store(true, Ordering::Relaxed);
+        backoff.wait().await;
+    }
+    address
+}
+
+async fn listens(address: SocketAddr, mut backoff: Backoff) {
     while !matches!(
         timeout(CONNECT_LIMIT, TcpStream::connect(address)).await,
         Ok(Ok(_))
     ) {
         backoff.wait().await;
     }
-    address
 }
 
 /// Tells an image that the daemon cannot run from a failure of the daemon itself.

@@ -30,6 +30,10 @@ pub(super) struct Image {
     pub(super) pin: PinnedImage,
     /// The port at which its contract listens.
     pub(super) port: u16,
+    /// The TCP ports that it exposes.
+    pub(super) exposed: Vec<u16>,
+    /// The processor that it is for, such as `amd64`.
+    pub(super) architecture: Option<String>,
     /// The folders that the image declares as volumes.
     pub(super) volumes: Vec<String>,
     /// Whether it was loaded from a tar. Then it has no name, and is removed with its last
@@ -245,12 +249,15 @@ fn is_named(image: &ImageInspect) -> bool {
 fn describe(found: ImageInspect, reference: Option<&str>) -> Image {
     let config = found.config.unwrap_or_default();
     let digests = found.repo_digests.unwrap_or_default();
+    let exposed = tcp_ports(&config.exposed_ports.unwrap_or_default());
     Image {
         pin: PinnedImage {
             id: found.id.unwrap_or_default(),
             source: reference.and_then(|reference| source(&digests, reference)),
         },
-        port: port(&config.exposed_ports.unwrap_or_default()),
+        port: port(&exposed),
+        exposed,
+        architecture: found.architecture.filter(|name| !name.is_empty()),
         volumes: config.volumes.unwrap_or_default(),
         from_tar: reference.is_none(),
     }
@@ -270,14 +277,19 @@ fn source(digests: &[String], reference: &str) -> Option<String> {
     Some(image::canonical(found))
 }
 
-/// The single exposed port, or 8080.
-fn port(exposed: &[String]) -> u16 {
+fn tcp_ports(exposed: &[String]) -> Vec<u16> {
     let tcp = |port: &String| {
         let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
         number.parse().ok().filter(|_| protocol == "tcp")
     };
-    let ports: Vec<u16> = exposed.iter().filter_map(tcp).collect();
-    if let [port] = *ports { port } else { PORT }
+    let mut ports: Vec<u16> = exposed.iter().filter_map(tcp).collect();
+    ports.sort_unstable();
+    ports
+}
+
+/// The single exposed port, or 8080.
+const fn port(exposed: &[u16]) -> u16 {
+    if let [port] = *exposed { port } else { PORT }
 }
 
 fn log(reference: &str, step: &CreateImageInfo) {
@@ -321,7 +333,10 @@ mod tests {
 
     #[test]
     fn single_exposed_port_is_the_port_of_the_contract() {
-        let port = |list: &[&str]| port(&list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let port = |list: &[&str]| {
+            let list: Vec<_> = list.iter().map(ToString::to_string).collect();
+            port(&tcp_ports(&list))
+        };
         assert_eq!(port(&[]), 8080);
         assert_eq!(port(&["3000/tcp"]), 3000);
         assert_eq!(port(&["3000/tcp", "53/udp"]), 3000);

@@ -202,7 +202,7 @@ impl ContractContainer {
 /// Asks the contract for any response, at most for `limit`.
 async fn probe(client: &ContractClient, limit: Duration) -> Probe {
     match timeout(limit, client.ping()).await {
-        Ok(Ok(())) => Probe::Responds,
+        Ok(Ok(_)) => Probe::Responds,
         Ok(Err(CallError::NoConnection(_))) | Err(_) => Probe::Silent,
         Ok(Err(CallError::NotSent(_) | CallError::Broken(_))) => Probe::Refuses,
     }

@@ -12,7 +12,8 @@
 //! - `labels`: which worker a container belongs to.
 //! - `allowed`, `image`, `tar`: the images that contracts run.
 //! - `network`, `subnets`, `firewall`, `privileges`: what a contract may do, which is little.
-//! - `container`: one container, from its creation to its removal.
+//! - `container`: one container, from its creation to its removal; `unreachable`: why one that
+//!   runs cannot be called.
 //! - `client`, `instance`: calls over HTTP, their time limits and their outcomes.
 //!
 //! This is the only module that uses Docker and bollard. The queue of a contract, its re-runs and
@@ -37,6 +38,7 @@ mod network;
 mod privileges;
 mod subnets;
 mod tar;
+mod unreachable;
 
 pub use self::allowed::AllowedImages;
 pub use self::config::{CONTAINER_SETTINGS, DOCKER_SETTINGS, DockerConfig, Privileges, Registry};

@@ -14,6 +14,7 @@ mod floods;
 mod forms;
 mod installation;
 mod isolation;
+mod names;
 mod own_engine;
 mod page_pool;
 mod processes;

@@ -31,6 +31,11 @@ const TAMPER: &[&str] = &[
     "eval = () => { throw 1 }; globalThis.undefined_ = 1",
     "Object.setPrototypeOf(Array.prototype, new Proxy({}, { get() { throw 1 }, has() { throw 1 } }))",
     "Object.setPrototypeOf(globalThis.Promise.prototype, null)",
+    "Map.prototype.forEach = Set.prototype.forEach = () => { throw 1 };
+        Object.defineProperty(Map.prototype, 'size', { get() { throw 1 } })",
+    "for (const k of ['length', 'buffer', 'byteLength', 'byteOffset'])
+        Object.defineProperty(Object.getPrototypeOf(Uint8Array.prototype), k, { get() { throw 1 } });
+        Uint8Array = ArrayBuffer = Map = undefined",
 ];
 
 #[test]
@@ -39,8 +44,9 @@ fn results_are_correct_whatever_a_contract_changes() {
         for change in TAMPER {
             // The contract makes the change in one of its calls, after it was loaded.
             let source = format!(
-                "{{ tamper: () => {{ {change}; return 1 }}, object: (a) => ({{ a }}), text: () => 'x',
-                    promise: async (a) => a, fail: () => null.x, list: () => [1, 2] }}"
+                "const map = new Map([[1, 2]]), bytes = new Uint8Array(2);
+                const init = () => ({{ tamper: () => {{ {change}; return 1 }}, object: (a) => ({{ a }}), text: () => 'x',
+                    promise: async (a) => a, fail: () => null.x, list: () => [1, 2], map: () => map, bytes: () => bytes }})"
             );
             let mut contract = Contract::load(&source).await;
             let tampered = contract.get("tamper").await;
@@ -57,11 +63,12 @@ fn results_are_correct_whatever_a_contract_changes() {
                     Ok("{\"a\":[1]}"),
                     "{change}"
                 );
-                assert_eq!(
-                    contract.get("list").await.as_deref(),
-                    Ok("[1,2]"),
-                    "{change}"
-                );
+                for (method, expected) in
+                    [("list", "[1,2]"), ("map", "[[1,2]]"), ("bytes", "[0,0]")]
+                {
+                    let found = contract.get(method).await;
+                    assert_eq!(found.as_deref(), Ok(expected), "{change}");
+                }
             }
             assert_eq!(
                 contract.get("text").await.as_deref(),

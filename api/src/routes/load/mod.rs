@@ -1,5 +1,6 @@
 //! `POST /loadSmartContract`: loads a contract.
 
+mod executable;
 mod request;
 
 use std::sync::Arc;

@@ -1,27 +1,15 @@
 //! The body of a load: checks every field and decodes the executable.
 
-use base64::Engine as _;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
-use shared::protocol::image::{is_id, is_reference};
 use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
 use shared::queue::blobs::digest;
 use utoipa::ToSchema;
 
+use super::executable;
 use crate::error::{ApiError, Fields};
-
-/// The standard alphabet. Padding is optional, because encoders differ in it.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// The length of the longest image reference in base64, with room for spaces around it. A longer
-/// text is a tar.
-const ENCODED_REFERENCE_LIMIT: usize = 2048;
+use crate::source_maps::MAP_LIMIT;
 
 /// The body of a load. Fields accept any value, so that every invalid one can be reported.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -38,6 +26,11 @@ pub(super) struct LoadRequest {
         examples("{ add: ({number1, number2}) => number1 + number2 }"))]
     #[serde(default)]
     executable: Value,
+    /// The source map of a JavaScript executable, as its compiler or bundler wrote it. The stacks
+    /// of errors then name places in the sources.
+    #[schema(value_type = Option<Object>)]
+    #[serde(default)]
+    source_map: Value,
     /// Defaults to the deployment's engine.
     #[schema(value_type = Option<EngineKind>)]
     #[serde(default)]
@@ -75,6 +68,9 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
         text(value)?.parse::<EngineKind>()
     });
     let engine = engine.unwrap_or(default);
+    let source_map = optional(&mut wrong, "sourceMap", request.source_map, |value| {
+        source_map_text(value, engine)
+    });
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
         limits_object(value, engine)
     });
@@ -94,8 +90,8 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
     let executable = match engine {
-        EngineKind::Javascript => plain(executable),
-        EngineKind::Docker => image(executable)?,
+        EngineKind::Javascript => executable::javascript(executable, source_map.as_deref())?,
+        EngineKind::Docker => executable::image(&executable)?,
     };
     let spec = ContractSpec {
         engine,
@@ -163,6 +159,22 @@ fn executable_text(value: Value) -> Result<String, String> {
     }
 }
 
+/// A source map is an object, or its text.
+fn source_map_text(value: Value, engine: EngineKind) -> Result<String, String> {
+    let text = match value {
+        Value::String(text) if text.trim_start().starts_with('{') => text,
+        value @ Value::Object(_) => value.to_string(),
+        _ => return Err("must be an object".to_owned()),
+    };
+    if engine != EngineKind::Javascript {
+        return Err("is only for javascript contracts".to_owned());
+    }
+    if text.len() > MAP_LIMIT {
+        return Err(format!("must have at most {MAP_LIMIT} bytes"));
+    }
+    Ok(text)
+}
+
 fn replica_count(value: &Value) -> Result<u32, String> {
     const MOST: u32 = ContractAddress::MAX_REPLICAS;
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -198,59 +210,6 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
     Ok(limits)
 }
 
-/// Normalises a docker executable: an image reference, plain or in base64, or a tar, which stays in
-/// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
-/// contains upper-case letters. Which references are allowed is the workers' decision; an id is
-/// none, wherever the contract is placed.
-fn image(executable: String) -> Result<String, ApiError> {
-    let trimmed = executable.trim();
-    if is_reference(trimmed) {
-        return reference(trimmed);
-    }
-    let mut text = executable;
-    text.retain(|c| !c.is_ascii_whitespace());
-    if text.len() > ENCODED_REFERENCE_LIMIT {
-        return Ok(text);
-    }
-    match BASE64.decode(&text).map(String::from_utf8) {
-        Ok(Ok(decoded)) if is_reference(decoded.trim()) => reference(decoded.trim()),
-        _ => Ok(text),
-    }
-}
-
-fn reference(text: &str) -> Result<String, ApiError> {
-    if is_id(text) {
-        return Err(ApiError::InvalidExecutable(format!(
-            "{text} is the id of an image. Use a reference, such as registry/name:tag"
-        )));
-    }
-    Ok(text.to_owned())
-}
-
-/// Decodes base64. No flag is needed: a JavaScript source always contains a character outside
-/// base64's alphabet.
-fn plain(executable: String) -> String {
-    // Nearly always, so that a large source is not copied.
-    if !executable
-        .bytes()
-        .all(|b| b.is_ascii_whitespace() || is_base64(b))
-    {
-        return executable;
-    }
-    let encoded: Vec<u8> = executable
-        .bytes()
-        .filter(|b| !b.is_ascii_whitespace())
-        .collect();
-    match BASE64.decode(encoded).map(String::from_utf8) {
-        Ok(Ok(decoded)) => decoded,
-        _ => executable,
-    }
-}
-
-fn is_base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -260,45 +219,6 @@ mod tests {
 
     fn request(body: &str) -> Result<(Load, String), ApiError> {
         parse(json(body.as_bytes())?, EngineKind::Javascript)
-    }
-
-    #[test]
-    fn base64_and_plain_are_the_same_contract() {
-        let source = "{ add: ({a, b}) => a + b, ü: () => 'ü' }";
-        let padded = base64::prelude::BASE64_STANDARD.encode(source);
-        let wrapped: String = padded.chars().flat_map(|c| [c, '\n']).collect();
-        for text in [&padded, padded.trim_end_matches('='), &wrapped, source] {
-            assert_eq!(plain(text.to_owned()), source);
-        }
-    }
-
-    #[test]
-    fn a_reference_is_not_decoded_as_base64() {
-        // Each of these is also valid base64.
-        for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
-            assert_eq!(image(reference.to_owned()).unwrap(), reference.trim());
-            let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
-            assert_eq!(image(encoded).unwrap(), reference.trim());
-        }
-    }
-
-    #[test]
-    fn an_id_is_not_a_reference() {
-        let whole = format!("sha256:{}", "0a".repeat(32));
-        for id in ["0123456789ab", &whole] {
-            let encoded = base64::prelude::BASE64_STANDARD.encode(id);
-            for text in [id.to_owned(), encoded] {
-                let refused = image(text.clone()).unwrap_err();
-                assert!(matches!(refused, ApiError::InvalidExecutable(_)), "{text}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_tar_stays_in_base64() {
-        let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
-        let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(image(wrapped).unwrap(), encoded);
     }
 
     #[test]
@@ -324,7 +244,7 @@ mod tests {
     #[test]
     fn every_invalid_field_is_reported() {
         let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
-                "limits":{"timeoutMs":0},"idempotent":"yes"}"#;
+                "limits":{"timeoutMs":0},"idempotent":"yes","sourceMap":1}"#;
         let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
             panic!()
         };
@@ -336,6 +256,7 @@ mod tests {
             "idempotent",
             "limits",
             "replicas",
+            "sourceMap",
         ];
         assert_eq!(names, all);
     }
@@ -373,6 +294,7 @@ mod tests {
             let request = LoadRequest {
                 contract_address: address,
                 executable,
+                source_map: more.clone(),
                 engine,
                 limits,
                 replicas: more.clone(),
@@ -384,10 +306,6 @@ mod tests {
             }
         }
 
-        #[test]
-        fn a_source_is_never_decoded_as_base64(source in "\\{.{0,200}\\}") {
-            prop_assert_eq!(plain(source.clone()), source);
-        }
     }
 
     #[test]

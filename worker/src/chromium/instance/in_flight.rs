@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::message::Message;
 use crate::chromium::page::harness::handle::Harness;
-use crate::chromium::page::harness::protocol::{self, CallUpdate, SLICE_MS};
+use crate::chromium::page::harness::protocol::{self, CallUpdate, ReplyRules, SLICE_MS};
 use crate::sandbox::{CallId, Event};
 
 /// How long a page may take to read one piece of a message, at least. It replies at once unless
@@ -66,7 +66,7 @@ struct Call {
 /// The calls in flight to one page.
 pub(super) struct InFlight {
     call_limit: Duration,
-    result_limit: u32,
+    rules: ReplyRules,
     /// Every call without an event.
     calls: HashMap<CallId, Call>,
     /// The sizes of their arguments together, in bytes.
@@ -85,10 +85,10 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    pub(super) fn new(call_limit: Duration, result_limit: u32) -> Self {
+    pub(super) fn new(call_limit: Duration, rules: ReplyRules) -> Self {
         Self {
             call_limit,
-            result_limit,
+            rules,
             calls: HashMap::new(),
             bytes: 0,
             messages: VecDeque::new(),
@@ -104,8 +104,8 @@ impl InFlight {
         self.call_limit
     }
 
-    pub(super) fn result_limit(&self) -> u32 {
-        self.result_limit
+    pub(super) fn rules(&self) -> &ReplyRules {
+        &self.rules
     }
 
     /// How many calls have no event yet.
@@ -276,7 +276,7 @@ impl InFlight {
 
     /// Turns a reply into events. A reply that names a call that is not in flight is forged.
     pub(super) fn read(&mut self, reply: &str, since: Instant) -> Result<Vec<Event>, String> {
-        let reply = protocol::parse(reply, self.result_limit).map_err(|e| e.to_string())?;
+        let reply = protocol::parse(reply, &self.rules).map_err(|e| e.to_string())?;
         let now = Instant::now();
         self.last_reply = now;
         let mut events = Vec::with_capacity(reply.updates.len());

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::protocol::job::EffectiveLimits;
+use shared::protocol::job::{ContractSpec, EffectiveLimits};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::browser::death_watch::PageDeath;
@@ -35,8 +35,8 @@ use super::config::ChromiumConfig;
 use super::page::blank::BlankPage;
 use super::page::harness::handle::PendingReply;
 use super::page::harness::pieces::PIECE;
-use super::page::harness::protocol;
-use super::page::loaded::{LoadError, LoadedPage};
+use super::page::harness::protocol::{self, ReplyRules};
+use super::page::loaded::{LoadError, Loaded, LoadedPage};
 use crate::sandbox::{Event, Instance, Invocation, LossCause, Room};
 use freeze::IdleState;
 use in_flight::{CallState, InFlight};
@@ -109,6 +109,7 @@ impl ContractPage {
     pub(super) async fn load(
         blank: BlankPage,
         config: &ChromiumConfig,
+        spec: &ContractSpec,
         limits: &EffectiveLimits,
         executable: &str,
     ) -> Result<Self, LoadError> {
@@ -116,12 +117,21 @@ impl ContractPage {
         let page = blank.dedicate(config, limits).await;
         let mut page = page.map_err(|error| LoadError::PageLost(error.to_string()))?;
         match page.load(executable, config.load_limit).await {
-            Ok(endpoints) => {
+            Ok(Loaded {
+                endpoints,
+                offsets,
+                has_source_map,
+            }) => {
                 page.activity.set(false);
+                let rules = ReplyRules {
+                    result_limit: limits.result_bytes,
+                    offsets,
+                    source_map: has_source_map.then(|| spec.digest.clone()),
+                };
                 Ok(Self {
                     page,
                     endpoints,
-                    in_flight: InFlight::new(call_limit, limits.result_bytes),
+                    in_flight: InFlight::new(call_limit, rules),
                     slot_request: SlotRequest::None,
                     collecting: None,
                     clock: Box::pin(sleep_until(Instant::now())),

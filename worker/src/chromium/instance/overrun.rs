@@ -78,7 +78,7 @@ pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Even
     let mut events = Vec::new();
     let mut running = None;
     let status = inspection.status.as_deref();
-    if let Some(Ok(reply)) = status.map(|text| protocol::parse(text, calls.result_limit())) {
+    if let Some(Ok(reply)) = status.map(|text| protocol::parse(text, calls.rules())) {
         running = reply.running;
         // Only the latest update of each call counts: a call that was handed back may have been
         // sent again since.

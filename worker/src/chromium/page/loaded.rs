@@ -1,15 +1,17 @@
 //! A page that is dedicated to one contract: turns an executable into endpoints.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 
+use super::harness::form::{Executable, Offsets};
 use super::harness::handle::Harness;
 use super::harness::pieces::Pieces;
-use super::harness::protocol::{LoadOutcome, looks_like_literal};
+use super::harness::thrown::LoadOutcome;
 use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
@@ -23,6 +25,21 @@ use crate::sandbox::StartError;
 /// part of the time. Otherwise the machine may have been too busy.
 const BLAMED_SHARE: u32 = 2;
 
+/// A page that replies within this time after the limit has passed was not computing.
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
+
+const NO_ENDPOINTS: &str = "The executable has no endpoints: it must be an object literal with \
+     functions in it, or define a function init that returns such an object";
+
+/// How V8 reports an executable that is a module.
+const MODULE_ERRORS: [&str; 3] = [
+    "Cannot use import statement outside a module",
+    "Cannot use 'import.meta' outside a module",
+    "Unexpected token 'export'",
+];
+const MODULE_CURE: &str = ". The executable must be a script. A bundler makes one of modules, as \
+     `esbuild --bundle --format=iife` does";
+
 /// Why an executable was not loaded into a page.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
@@ -32,6 +49,15 @@ pub(crate) enum LoadError {
     /// Another page is of no use.
     #[error(transparent)]
     Failed(#[from] StartError),
+}
+
+/// An executable that was evaluated.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) endpoints: Vec<String>,
+    /// Where the places in stacks are in the executable.
+    pub(crate) offsets: Offsets,
+    pub(crate) has_source_map: bool,
 }
 
 /// A page with its harness, dedicated to one contract.
@@ -58,20 +84,29 @@ impl LoadedPage {
         self.browser.stalls.between(start, end)
     }
 
-    /// Evaluates an executable; returns its endpoints.
+    /// Evaluates an executable, and waits for a promise that it returns; returns its endpoints.
     pub(crate) async fn load(
         &mut self,
         executable: &str,
         limit: Duration,
-    ) -> Result<Vec<String>, LoadError> {
-        let before = self.processor_time();
-        let evaluating = timeout(limit, evaluate(&self.harness, executable));
+    ) -> Result<Loaded, LoadError> {
+        let before = processor_time(&self.renderers);
+        let evaluating = async {
+            match timeout(limit, evaluate(&self.harness, executable)).await {
+                Ok(outcome) => outcome,
+                // A page that replies computes nothing: a promise of the executable is pending.
+                Err(_) if timeout(IDLE_LIMIT, self.harness.status()).await.is_ok() => {
+                    Err(StartError::Invalid(pending(limit)))
+                }
+                Err(_) => {
+                    let computed = processor_time(&self.renderers).saturating_sub(before);
+                    Err(overdue(limit, computed))
+                }
+            }
+        };
         tokio::select! {
             biased;
-            outcome = evaluating => Ok(outcome.unwrap_or_else(|_| {
-                let computed = self.processor_time().saturating_sub(before);
-                Err(overdue(limit, computed))
-            })?),
+            outcome = evaluating => Ok(outcome?),
             PageDeath { reason, .. } = &mut self.death => {
                 if self.browser.browser.dead().is_cancelled() {
                     return Err(LoadError::PageLost(reason));
@@ -82,15 +117,21 @@ impl LoadedPage {
         }
     }
 
-    /// The processor time that the page has used so far.
-    fn processor_time(&self) -> Duration {
-        self.renderers.iter().map(|renderer| renderer.cpu()).sum()
-    }
-
     /// Closes the page; returns when the page and its renderers are gone.
     pub(crate) async fn close(self) {
         self.slot.close().await;
     }
+}
+
+/// The processor time that a page has used so far.
+fn processor_time(renderers: &HashSet<Process>) -> Duration {
+    renderers.iter().map(|renderer| renderer.cpu()).sum()
+}
+
+/// The error of an executable whose promise was still pending after `limit`.
+fn pending(limit: Duration) -> String {
+    let millis = limit.as_millis();
+    format!("The promise that the executable returned was not settled within {millis} ms")
 }
 
 /// The error of an executable that was not evaluated within `limit`, while its page `computed`
@@ -107,44 +148,56 @@ fn overdue(limit: Duration, computed: Duration) -> StartError {
     ))
 }
 
-/// Tries the forms that an executable may have. Text that looks like an object literal may still be
-/// a script that begins with a block. If it is neither, the error is that of the form it looks
-/// like.
-async fn evaluate(harness: &Harness, source: &str) -> Result<Vec<String>, StartError> {
+/// Evaluates an executable once, in the form that it has.
+async fn evaluate(harness: &Harness, source: &str) -> Result<Loaded, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
-    let mut pieces = Pieces::of(source);
-    while let Some(piece) = pieces.next() {
-        harness.feed(piece).await.map_err(broken)?;
-    }
-    let is_literal = looks_like_literal(source);
-    // `eval` does not say where a syntax error is. So the executable is compiled before any of it
-    // runs: afterwards it could have prepared the page for this.
-    let place = harness.compile(is_literal);
-    let mut first = None;
-    for literal in [true, false] {
-        if literal && !is_literal {
-            continue;
-        }
-        let reply = harness.load(literal).await.map_err(broken)?;
-        match LoadOutcome::parse(&reply).map_err(|error| broken(error.to_string()))? {
-            LoadOutcome::Contract(endpoints) => return Ok(endpoints),
-            failed => first = first.or(Some(failed)),
+    let executable = Executable::of(source);
+    for (part, is_head) in [(executable.head.as_str(), true), (executable.body, false)] {
+        let mut pieces = Pieces::of(part);
+        while let Some(piece) = pieces.next() {
+            harness.feed(piece, is_head).await.map_err(broken)?;
         }
     }
-    Err(StartError::Invalid(match first {
-        Some(LoadOutcome::Threw(text)) => {
-            match place.await {
-                Some(Place { line, column }) => {
-                    format!("{text} (line {}, column {})", line + 1, column + 1)
-                }
-                None => text,
-            }
+    let may_be_expression = executable.may_be_expression();
+    let reply = harness.load(may_be_expression).await.map_err(broken)?;
+    let offsets = executable.offsets();
+    let outcome = LoadOutcome::parse(&reply, offsets).map_err(|error| broken(error.to_string()))?;
+    Err(StartError::Invalid(match outcome {
+        LoadOutcome::Contract(endpoints) => {
+            return Ok(Loaded {
+                endpoints,
+                offsets,
+                has_source_map: executable.has_source_map,
+            });
         }
-        _ => "The executable has no endpoints: it must be an object literal with functions in it, or \
-              define a function init that returns such an object"
-            .to_owned(),
+        LoadOutcome::Threw(text, None) => text,
+        LoadOutcome::Threw(text, Some(at)) => with_place(text, at.line, at.column),
+        LoadOutcome::Invalid(text) => {
+            let place = harness.locate(may_be_expression).await;
+            let place = place.and_then(|place| executable.place(place));
+            syntax_error(text, place)
+        }
+        LoadOutcome::NoEndpoints => NO_ENDPOINTS.to_owned(),
     }))
+}
+
+/// The error of an executable that does not compile: what is wrong, where, and what to do if it is
+/// of a kind that no page can run.
+fn syntax_error(text: String, place: Option<Place>) -> String {
+    let is_module = MODULE_ERRORS.iter().any(|error| text.ends_with(error));
+    let text = match place {
+        Some(Place { line, column }) => with_place(text, line + 1, column + 1),
+        None => text,
+    };
+    if is_module { text + MODULE_CURE } else { text }
+}
+
+/// An error's text with its place, both numbers counted from 1.
+fn with_place(mut text: String, line: u32, column: u32) -> String {
+    // Writing to a string cannot fail.
+    _ = write!(text, " (line {line}, column {column})");
+    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::layer::LayerError;
+use super::links::Links;
 use super::{TarError, inner_path, refused};
 
 /// The maximum size of an image's configuration in bytes. The daemon reads it as a whole.
@@ -39,16 +40,29 @@ impl Manifest {
             refused(format!("has a manifest.json that cannot be read: {error}"))
         })?;
         let count = all.len();
-        let [mut image] = <[Self; 1]>::try_from(all).map_err(|_| {
+        let [image] = <[Self; 1]>::try_from(all).map_err(|_| {
             refused(format!(
                 "contains {count} images; it must contain exactly one"
             ))
         })?;
-        image.config = inner_path(&image.config)?;
-        for layer in image.layers.iter_mut().flatten() {
-            *layer = inner_path(layer)?;
+        Self::of(&image.config, &image.layers.unwrap_or_default())
+    }
+
+    /// An image with these files.
+    pub(super) fn of(config: &str, layers: &[String]) -> Result<Self, TarError> {
+        let layers = layers.iter().map(|layer| inner_path(layer));
+        Ok(Self {
+            config: inner_path(config)?,
+            layers: Some(layers.collect::<Result<_, _>>()?),
+        })
+    }
+
+    /// Names the files themselves instead of links to them.
+    pub(super) fn resolve(&mut self, links: &Links) -> Result<(), TarError> {
+        for path in self.layers.iter_mut().flatten().chain([&mut self.config]) {
+            *path = links.resolve(path)?.to_owned();
         }
-        Ok(image)
+        Ok(())
     }
 
     /// The text for the daemon.

@@ -6,14 +6,17 @@
 //! this module is written anew: one manifest without tags, plain files only, and a bounded size.
 //!
 //! - `stream`: reading within limits, and sending to the daemon.
-//! - `manifest`: which files are loaded, and how often.
+//! - `manifest`: which files are loaded, and how often; `oci`: the same of an OCI archive.
+//! - `links`: what links among the entries stand for.
 //! - `content`: one file, compressed or not; `layer`, `header`, `pax`: what it takes on disk when
 //!   the daemon unpacks it.
 
 mod content;
 mod header;
 mod layer;
+mod links;
 mod manifest;
+mod oci;
 mod pax;
 mod stream;
 
@@ -29,7 +32,9 @@ use tar::{Archive, Builder, Entry, EntryType, Header};
 use tokio::sync::mpsc;
 
 use self::content::{Content, Metered};
+use self::links::Links;
 use self::manifest::{File, Files, Manifest};
+use self::oci::Notes;
 use self::stream::{Bounded, Budget, ChunkWriter, Exceeded};
 
 /// The maximum number of entries in a tar. An image has at most some hundred layers, with three
@@ -56,7 +61,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The files that can name images, besides the manifest's own tags.
+/// The file that says which others are loaded.
+const MANIFEST: &str = "manifest.json";
+
+/// The files that can name images, besides the manifest's own tags. They are not passed on.
 const NAMING_FILES: [&str; 3] = ["repositories", "index.json", "oci-layout"];
 
 /// Why a tar is refused. The caller gets this text.
@@ -119,8 +127,7 @@ fn copy<R: Read, W: Write>(
     out: &mut Builder<W>,
     limit: u64,
 ) -> Result<(), TarError> {
-    let mut manifest = None;
-    let mut files = Files::new();
+    let mut found = Found::default();
     let mut left = limit;
     let mut entries = archive.entries()?;
     for count in 0.. {
@@ -131,44 +138,101 @@ fn copy<R: Read, W: Write>(
             return Err(refused(format!("has more than {MAX_ENTRIES} entries")));
         }
         let mut entry = entry?;
-        let is_folder = entry.header().entry_type() == EntryType::Directory;
-        let path = checked_path(&entry)?;
-        if is_folder {
-            // With another size in its header, the daemon would read the next entries as its
-            // content.
-            append(out, &path, EntryType::Directory, 0, io::empty())?;
-        } else if NAMING_FILES.contains(&path.as_str()) {
-            // Not passed on.
-        } else if path == "manifest.json" {
-            let read = read_manifest(&mut entry)?;
-            let text = read.text()?;
-            append(out, &path, EntryType::Regular, text.len(), text.as_slice())?;
-            if manifest.replace(read).is_some() {
-                return Err(refused("has several manifests"));
-            }
-        } else {
-            let file = copy_file(&mut entry, &path, out, left)?;
-            left = left.saturating_sub(file.unpacked.unwrap_or(file.size));
-            if files.insert(path.clone(), file).is_some() {
-                return Err(refused(format!("has two files {path:?}")));
-            }
-        }
+        found.take(&mut entry, out, &mut left)?;
         // What is left of it must not count as a header.
         io::copy(&mut entry, &mut io::sink())?;
     }
-    let manifest = manifest
-        .ok_or_else(|| refused("has no manifest.json; create the tar with `docker save`"))?;
-    manifest.check(&files, limit)
+    let text = found.manifest(limit)?;
+    let size = text.len();
+    append(out, MANIFEST, EntryType::Regular, size, text.as_slice())?;
+    Ok(())
 }
 
-/// The entry's path, if the entry is a file or directory within the archive.
+/// What the entries of a tar have shown so far.
+#[derive(Debug, Default)]
+struct Found {
+    manifest: Option<Manifest>,
+    files: Files,
+    links: Links,
+    notes: Notes,
+}
+
+impl Found {
+    /// Takes the next entry, and passes it on if it is a folder or a file. `left` is what the
+    /// layers may still take on disk.
+    fn take<R: Read, W: Write>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        out: &mut Builder<W>,
+        left: &mut u64,
+    ) -> Result<(), TarError> {
+        let kind = entry.header().entry_type();
+        let path = checked_path(entry)?;
+        if kind == EntryType::Directory {
+            // With another size in its header, the daemon would read the next entries as its
+            // content.
+            append(out, &path, EntryType::Directory, 0, io::empty())?;
+            return Ok(());
+        }
+        if self.files.contains_key(&path) || self.links.has(&path) {
+            return Err(refused(format!("has two files {path:?}")));
+        }
+        if Links::is_link(kind) {
+            return self.links.add(entry, &path);
+        }
+        if path == MANIFEST {
+            let read = read_manifest(entry)?;
+            if self.manifest.replace(read).is_some() {
+                return Err(refused("has several manifests"));
+            }
+            return Ok(());
+        }
+        let is_naming = NAMING_FILES.contains(&path.as_str());
+        let file = if Notes::wants(&path, entry.size()) {
+            let mut text = Vec::new();
+            entry.read_to_end(&mut text)?;
+            self.notes.keep(&path, &text);
+            if is_naming {
+                return Ok(());
+            }
+            copy_file(text.as_slice(), entry.size(), &path, out, *left)?
+        } else if is_naming {
+            return Ok(());
+        } else {
+            let size = entry.size();
+            copy_file(entry, size, &path, out, *left)?
+        };
+        *left = left.saturating_sub(file.unpacked.unwrap_or(file.size));
+        self.files.insert(path, file);
+        Ok(())
+    }
+
+    /// The text of the manifest, once every entry was taken. The daemon reads it last.
+    fn manifest(self, limit: u64) -> Result<Vec<u8>, TarError> {
+        let manifest = match self.manifest {
+            Some(manifest) => Some(manifest),
+            None => self.notes.manifest()?,
+        };
+        let mut manifest = manifest.ok_or_else(|| {
+            refused(
+                "has no manifest.json and no index.json; create the tar with `docker save`, \
+                 `podman save` or `skopeo copy ... docker-archive:FILE`",
+            )
+        })?;
+        manifest.resolve(&self.links)?;
+        manifest.check(&self.files, limit)?;
+        manifest.text()
+    }
+}
+
+/// The entry's path, if the entry is a file, a directory or a link within the archive.
 fn checked_path<R: Read>(entry: &Entry<'_, R>) -> Result<String, TarError> {
     let bytes = entry.path_bytes();
     let path = std::str::from_utf8(&bytes).map_err(|_| refused("has a path that is not UTF-8"))?;
     let kind = entry.header().entry_type();
-    if !matches!(kind, EntryType::Regular | EntryType::Directory) {
+    if !matches!(kind, EntryType::Regular | EntryType::Directory) && !Links::is_link(kind) {
         return Err(refused(format!(
-            "has an entry that is no plain file or directory: {:?}",
+            "has an entry that is no plain file, directory or link: {:?}",
             shown(path)
         )));
     }
@@ -180,22 +244,16 @@ fn checked_path<R: Read>(entry: &Entry<'_, R>) -> Result<String, TarError> {
 
 /// The one form of a path within the archive.
 fn inner_path(path: &str) -> Result<String, TarError> {
-    let leads_out = || {
-        refused(format!(
-            "has a path that leads out of the archive: {:?}",
-            shown(path)
-        ))
-    };
     let mut parts = Vec::new();
     for part in Path::new(path).components() {
         match part {
             Component::CurDir => {}
             Component::Normal(part) => parts.extend(part.to_str()),
-            _ => return Err(leads_out()),
+            _ => return Err(leads_out(path)),
         }
     }
     if parts.is_empty() || path.contains('\0') {
-        return Err(leads_out());
+        return Err(leads_out(path));
     }
     let joined = parts.join("/");
     if joined.len() > MAX_PATH || parts.len() > MAX_PARTS {
@@ -205,6 +263,13 @@ fn inner_path(path: &str) -> Result<String, TarError> {
         )));
     }
     Ok(joined)
+}
+
+fn leads_out(path: &str) -> TarError {
+    refused(format!(
+        "has a path that leads out of the archive: {:?}",
+        shown(path)
+    ))
 }
 
 /// The beginning of a path, for an error text.
@@ -223,15 +288,15 @@ fn read_manifest<R: Read>(entry: &mut Entry<'_, R>) -> Result<Manifest, TarError
 }
 
 /// Copies a file. `limit` is for what it takes on disk if it is a layer, in bytes.
-fn copy_file<R: Read, W: Write>(
-    entry: &mut Entry<'_, R>,
+fn copy_file<W: Write>(
+    content: impl Read,
+    size: u64,
     path: &str,
     out: &mut Builder<W>,
     limit: u64,
 ) -> Result<File, TarError> {
-    let size = entry.size();
     let mut metered = Metered {
-        inner: entry,
+        inner: content,
         content: Content::new(limit),
         bytes: 0,
     };

@@ -106,28 +106,25 @@ impl Harness {
     }
 
     /// Sends the next piece of an executable.
-    pub(crate) fn feed(&self, piece: &str) -> PendingReply {
-        let function = "function(a){\"use strict\";return this.feed(a)}";
-        self.call(&self.function(function).argument(piece))
+    pub(crate) fn feed(&self, piece: &str, is_head: bool) -> PendingReply {
+        let function = "function(a,b){\"use strict\";return this.feed(a,b)}";
+        self.call(&self.function(function).argument(piece).argument(is_head))
     }
 
-    /// Compiles the executable that was sent without running it; returns where its syntax error is,
-    /// if it has one.
-    pub(crate) fn compile(&self, is_literal: bool) -> BoxFuture<'static, Option<Place>> {
-        let function = "function(a){\"use strict\";return this.compile(a)}";
-        let call = self.function(function).argument(is_literal);
+    /// Returns the place of the syntax error of the executable that was sent, in what the harness
+    /// compiles. None of it runs.
+    pub(crate) fn locate(&self, may_be_expression: bool) -> BoxFuture<'static, Option<Place>> {
+        let function = "function(a){\"use strict\";return this.locate(a)}";
+        let call = self.function(function).argument(may_be_expression);
         let reply = self.session.send(&call);
-        async move {
-            let place = reply.await.ok()?.syntax_error()?;
-            protocol::place_in_source(place, is_literal)
-        }
-        .boxed()
+        async move { reply.await.ok()?.syntax_error() }.boxed()
     }
 
-    /// Evaluates the executable that was sent.
-    pub(crate) fn load(&self, is_literal: bool) -> PendingReply {
+    /// Evaluates the executable that was sent, and waits for what it provides.
+    pub(crate) fn load(&self, may_be_expression: bool) -> PendingReply {
         let function = "function(a){\"use strict\";return this.load(a)}";
-        self.call(&self.function(function).argument(is_literal))
+        let load = self.function(function).argument(may_be_expression);
+        self.call(&load.awaiting())
     }
 
     /// Terminates the JavaScript that runs; works on a page that replies to no other command.

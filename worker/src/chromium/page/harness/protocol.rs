@@ -7,15 +7,25 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
-use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::reply::{Failure, FailureCode, Stack};
 
-use crate::chromium::cdp::commands::Place;
+use super::form::Offsets;
+use super::thrown::Thrown;
 use crate::sandbox::{CallId, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
 pub(crate) const SLICE_MS: u64 = 5;
 
-const SOURCE: &str = include_str!("harness.js");
+/// The harness: one function, in the order of its parts.
+const SOURCE: &str = concat!(
+    include_str!("page/begin.js"),
+    include_str!("page/builtins.js"),
+    include_str!("page/values.js"),
+    include_str!("page/errors.js"),
+    include_str!("page/calls.js"),
+    include_str!("page/source.js"),
+    include_str!("page/end.js"),
+);
 
 /// The expression that creates a harness with this result limit, in bytes. It is null in any
 /// document other than the one at `url`.
@@ -45,24 +55,6 @@ pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     text
 }
 
-/// The length of what the harness' `compile` puts before an executable.
-fn prefix(is_literal: bool) -> u32 {
-    if is_literal { 10 } else { 8 }
-}
-
-/// A place in the executable, from the place in what the harness' `compile` compiles.
-pub(crate) fn place_in_source(place: Place, is_literal: bool) -> Option<Place> {
-    let indent = if place.line == 0 {
-        prefix(is_literal)
-    } else {
-        0
-    };
-    Some(Place {
-        line: place.line,
-        column: place.column.checked_sub(indent)?,
-    })
-}
-
 /// A reply of the harness' `run`, `collect` or `status`.
 #[derive(Debug)]
 pub(crate) struct HarnessReply {
@@ -90,9 +82,33 @@ pub(crate) enum CallUpdate {
 #[error("the page sent a malformed reply")]
 pub(crate) struct MalformedReply;
 
-/// Reads a reply. A result that is not JSON, or of more than `result_limit` bytes, becomes a
-/// failure of its call.
-pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, MalformedReply> {
+/// What the replies of one contract are read by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReplyRules {
+    /// How many bytes a result may have.
+    pub(crate) result_limit: u32,
+    /// Where the places in stacks are in the executable.
+    pub(crate) offsets: Offsets,
+    /// The name of the executable in the store, if it has a source map.
+    pub(crate) source_map: Option<String>,
+}
+
+impl ReplyRules {
+    /// The failure of a call that threw.
+    fn thrown(&self, json: &str) -> Result<Failure, MalformedReply> {
+        let Thrown { text, entries } = Thrown::read(json, self.offsets)?;
+        let source_map = self.source_map.clone();
+        let stack = Stack {
+            entries,
+            source_map,
+        };
+        Ok(Failure::started(FailureCode::ExecutionFailed, text).at(stack))
+    }
+}
+
+/// Reads a reply. A result that is not JSON, or of more bytes than its limit, becomes a failure of
+/// its call.
+pub(crate) fn parse(reply: &str, rules: &ReplyRules) -> Result<HarnessReply, MalformedReply> {
     let mut lines = reply.split('\n');
     let running: i64 = lines
         .next()
@@ -100,13 +116,14 @@ pub(crate) fn parse(reply: &str, result_limit: u32) -> Result<HarnessReply, Malf
         .ok_or(MalformedReply)?;
     let running = u32::try_from(running).ok().map(CallId);
     let updates = lines
-        .map(|line| parse_line(line, result_limit))
+        .map(|line| parse_line(line, rules))
         .collect::<Result<_, _>>()?;
     Ok(HarnessReply { running, updates })
 }
 
 /// Reads `ID KIND` or `ID KIND JSON`.
-fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), MalformedReply> {
+fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), MalformedReply> {
+    let result_limit = rules.result_limit;
     let (id, rest) = line.split_once(' ').ok_or(MalformedReply)?;
     let (kind, json) = rest.split_once(' ').unwrap_or((rest, ""));
     let failed = |code, message: String| CallUpdate::Ended(Err(Failure::started(code, message)));
@@ -123,7 +140,7 @@ fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), Mal
             Ok(json) => CallUpdate::Ended(Ok(json)),
             Err(_) => failed(FailureCode::ResultNotJson, "it is not JSON text".to_owned()),
         },
-        "failed" => failed(FailureCode::ExecutionFailed, text(json)?),
+        "failed" => CallUpdate::Ended(Err(rules.thrown(json)?)),
         "notjson" => failed(FailureCode::ResultNotJson, text(json)?),
         "toolarge" => too_large(),
         "unknown" => CallUpdate::Ended(Err(Failure::not_started(
@@ -138,57 +155,14 @@ fn parse_line(line: &str, result_limit: u32) -> Result<(CallId, CallUpdate), Mal
     Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
 }
 
-fn text(json: &str) -> Result<String, MalformedReply> {
+pub(super) fn text(json: &str) -> Result<String, MalformedReply> {
     serde_json::from_str(json).map_err(|_| MalformedReply)
-}
-
-/// What the harness reports about an executable.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum LoadOutcome {
-    /// A contract with these endpoints.
-    Contract(Vec<String>),
-    /// The executable ran, but defined no endpoints.
-    NoEndpoints,
-    /// The executable does not compile, or threw this.
-    Threw(String),
-}
-
-impl LoadOutcome {
-    /// Reads the reply of the harness' `load`.
-    pub(crate) fn parse(reply: &str) -> Result<Self, MalformedReply> {
-        match reply.split_once(' ') {
-            None if reply == "none" => Ok(Self::NoEndpoints),
-            Some(("endpoints", names)) => serde_json::from_str(names)
-                .map(Self::Contract)
-                .map_err(|_| MalformedReply),
-            Some(("threw", text)) => self::text(text).map(Self::Threw),
-            _ => Err(MalformedReply),
-        }
-    }
-}
-
-/// Whether a source looks like an object literal rather than a script: whether its first character
-/// that is neither space nor comment is a brace or a parenthesis.
-pub(crate) fn looks_like_literal(source: &str) -> bool {
-    let mut rest = source;
-    loop {
-        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-        rest = if let Some(comment) = rest.strip_prefix("//") {
-            comment
-                .split_once(['\n', '\r', '\u{2028}', '\u{2029}'])
-                .map_or("", |(_, after)| after)
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            comment.split_once("*/").map_or("", |(_, after)| after)
-        } else {
-            return rest.starts_with(['{', '(']);
-        };
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shared::protocol::reply::MESSAGE_LIMIT;
+    use shared::protocol::reply::{MESSAGE_LIMIT, StackEntry};
 
     use super::*;
 
@@ -196,8 +170,19 @@ mod tests {
         RawValue::from_string(json.to_owned()).unwrap()
     }
 
+    fn rules(result_limit: u32) -> ReplyRules {
+        ReplyRules {
+            result_limit,
+            ..ReplyRules::default()
+        }
+    }
+
     fn outcome(line: &str) -> Result<Result<Box<RawValue>, Failure>, MalformedReply> {
-        match parse(&format!("-1\n{line}"), 10)?.updates.remove(0).1 {
+        match parse(&format!("-1\n{line}"), &rules(10))?
+            .updates
+            .remove(0)
+            .1
+        {
             CallUpdate::Ended(outcome) => Ok(outcome),
             other => panic!("{other:?}"),
         }
@@ -226,7 +211,7 @@ mod tests {
     #[test]
     fn a_reply_is_parsed() {
         let text = "3\n1 ok {\"a\":1}\n2 later\n4 skipped\n3 failed \"Error: a b\"";
-        let reply = parse(text, 100).unwrap();
+        let reply = parse(text, &rules(100)).unwrap();
         assert_eq!(reply.running, Some(CallId(3)));
         let ids: Vec<u32> = reply.updates.iter().map(|(id, _)| id.0).collect();
         assert_eq!(ids, [1, 2, 4, 3]);
@@ -239,7 +224,7 @@ mod tests {
             panic!()
         };
         assert_eq!(failure.message, "Error: a b");
-        assert_eq!(parse("-1", 1).unwrap().running, None);
+        assert_eq!(parse("-1", &rules(1)).unwrap().running, None);
     }
 
     #[test]
@@ -255,7 +240,7 @@ mod tests {
             let failure = outcome(line).unwrap().unwrap_err();
             assert_eq!(failure.code, FailureCode::ResultNotJson, "{line:?}");
         }
-        let reply = parse("-1\n1 ok {\n2 ok 7", 10).unwrap();
+        let reply = parse("-1\n1 ok {\n2 ok 7", &rules(10)).unwrap();
         assert!(matches!(&reply.updates[1].1, CallUpdate::Ended(Ok(json)) if json.get() == "7"));
     }
 
@@ -263,6 +248,9 @@ mod tests {
     fn a_forged_reply_is_refused() {
         let forged = [
             "1 failed x",
+            "1 failed [\"a\"]",
+            "1 failed [\"a\",\"b\",\"c\"]",
+            "1 failed [\"a\",1]",
             "1 failed",
             "1",
             "x ok 1",
@@ -275,7 +263,7 @@ mod tests {
             assert!(outcome(line).is_err(), "{line:?}");
         }
         for text in ["", "x", "\n1 ok 1", "-1 0"] {
-            assert!(parse(text, 10).is_err(), "{text:?}");
+            assert!(parse(text, &rules(10)).is_err(), "{text:?}");
         }
     }
 
@@ -297,67 +285,32 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_has_the_places_of_its_stack() {
+        let line =
+            r#"1 failed ["E: x","    at f (contract.js:4:2)\n    at run (<anonymous>:9:9)"]"#;
+        let failure = outcome(line).unwrap().unwrap_err();
+        assert_eq!(failure.message, "E: x");
+        let entries = failure.stack.unwrap().entries;
+        assert_eq!(entries, [StackEntry::new(Some("f".into()), 2, 2)]);
+        let without = outcome(r#"1 failed ["E: x","    at run (<anonymous>:9:9)"]"#);
+        assert_eq!(without.unwrap().unwrap_err().stack, None);
+    }
+
+    #[test]
     fn json_that_serde_cannot_represent_passes_as_text() {
         assert_eq!(
             outcome(r#"1 ok "\ud800""#).unwrap().unwrap().get(),
             r#""\ud800""#
         );
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        let reply = parse(&format!("-1\n1 ok {deep}"), 20_000).unwrap();
+        let reply = parse(&format!("-1\n1 ok {deep}"), &rules(20_000)).unwrap();
         assert!(matches!(&reply.updates[0].1, CallUpdate::Ended(Ok(json)) if json.get() == deep));
-    }
-
-    #[test]
-    fn the_reply_to_a_load_is_parsed() {
-        let contract = LoadOutcome::Contract(vec!["a".into(), "b".into()]);
-        assert_eq!(
-            LoadOutcome::parse(r#"endpoints ["a","b"]"#).unwrap(),
-            contract
-        );
-        assert_eq!(
-            LoadOutcome::parse("none").unwrap(),
-            LoadOutcome::NoEndpoints
-        );
-        assert_eq!(
-            LoadOutcome::parse(r#"threw "E: x""#).unwrap(),
-            LoadOutcome::Threw("E: x".into())
-        );
-        for text in ["", "endpoints", "endpoints [1]", "threw", "other 1"] {
-            assert!(LoadOutcome::parse(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_literal_is_distinguished_from_a_script() {
-        let literals = [
-            "{}",
-            " \u{feff}\n{",
-            "// a\n/* b { */ {}",
-            "(x)",
-            "//\r{",
-            "/**/{",
-        ];
-        for source in literals {
-            assert!(looks_like_literal(source), "{source:?}");
-        }
-        for source in [
-            "",
-            "function init(){}",
-            "// {",
-            "/* {",
-            "const a = {}",
-            "\"use strict\"; {",
-        ] {
-            assert!(!looks_like_literal(source), "{source:?}");
-        }
     }
 
     proptest! {
         #[test]
         fn no_reply_makes_the_parser_panic(text in ".{0,200}") {
-            drop(parse(&text, 100));
-            drop(LoadOutcome::parse(&text));
-            looks_like_literal(&text);
+            drop(parse(&text, &rules(100)));
         }
 
         /// Generates lines that are almost valid, which are the ones that could slip through.
@@ -366,7 +319,7 @@ mod tests {
             lines in prop::collection::vec("[0-9]{1,3} (ok|failed|later|x)( [\\[\\]{}\",:0-9a-z\\\\]{0,20})?", 0..5),
         ) {
             let text = format!("-1\n{}", lines.join("\n"));
-            if let Ok(reply) = parse(&text, 10) {
+            if let Ok(reply) = parse(&text, &rules(10)) {
                 for (_, update) in reply.updates {
                     if let CallUpdate::Ended(Ok(json)) = update {
                         prop_assert!(json.get().len() <= 10);

@@ -1,0 +1,2 @@
+return freeze({ __proto__: null, take, run, collect, status, feed, locate, load });
+})
