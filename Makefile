@@ -17,7 +17,7 @@ ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/adv
 
 .DEFAULT_GOAL := help
 .PHONY: help run test attack test-compose test-kubernetes test-openapi faults model soak upgrade bench bench-frames \
-	profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
+	bench-guard profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,9 +58,20 @@ test-openapi: build-tests ## Test the documented HTTP interface with schemathesi
 	@scripts/schemathesis
 	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
-bench: build-tests ## Benchmark the farm beside its limiting parts; write bench/report.md (QUICK=1: 3 minutes)
+bench: build-tests target/peers/node_modules ## Benchmark the farm beside its limits and its peers; write bench/report.md (QUICK=1: 3 minutes)
 	@scripts/setup --bench
 	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
+
+# What the benchmarks compare the farm with. The scripts of the packages are not run.
+target/peers/node_modules: $(wildcard tests/bench/peers/*)
+	@scripts/setup --bench
+	mkdir -p target/peers && cp tests/bench/peers/* target/peers/
+	cd target/peers && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+bench-guard: build-tests ## Compare with an earlier version (FROM=revision), in turns; a regression of 5 % fails (10 minutes)
+	@scripts/setup --bench
+	BENCH_FROM=$$(scripts/earlier-programs '$(FROM)') && export BENCH_FROM && BENCH=guard $(BENCH_CARGO) --bench farm
 
 bench-frames: setup ## Benchmark encoding and decoding of frames
 	$(BENCH_CARGO) --bench frames

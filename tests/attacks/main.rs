@@ -209,11 +209,12 @@ fn block_on<T>(shard: impl Future<Output = T>) -> T {
     runtime.block_on(shard)
 }
 
-/// A farm whose calls may take long enough for attacks that wait.
+/// A farm whose calls may take long enough for attacks that wait. An idle page is frozen after a
+/// second: what it may use is little enough for a page that gets a quarter of a core until then.
 fn farm() -> Builder {
     Farm::builder()
         .env("EXECUTE_TIMEOUT_MS", "2000")
-        .env("IDLE_CPU_MS", "300")
+        .env("IDLE_CPU_MS", "150")
 }
 
 /// N, and the controls of H and P, where only the packet monitor can be reached.

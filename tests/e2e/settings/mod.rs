@@ -29,13 +29,14 @@ async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> S
 }
 
 /// Invalid values of settings of both programs.
-const WRONG_FOR_BOTH: [(&str, &str); 9] = [
+const WRONG_FOR_BOTH: [(&str, &str); 10] = [
     ("REDIS_URL", "nonsense"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
     ("REDIS_PREFIX", "a*"),
     ("SHUTDOWN_GRACE_MS", "-1"),
     ("REAP_GRACE_MS", "never"),
     ("QUARANTINE_MS", "1"),
+    ("SCHEDULING", "realtime"),
     ("RUST_LOG", "info,=loud"),
     ("LOG_FORMAT", "xml"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),

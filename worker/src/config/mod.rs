@@ -187,6 +187,7 @@ fn engines(reader: &mut Reader) -> Vec<EngineKind> {
 #[cfg(test)]
 mod tests {
     use shared::service::config::Env;
+    use shared::service::scheduling::Scheduling;
     use shared::service::telemetry::LogConfig;
 
     use super::*;
@@ -197,6 +198,7 @@ mod tests {
             (name == "CHROMIUM_PATH").then(|| "/proc/self/exe".to_owned())
         }));
         LogConfig::read(&mut reader);
+        Scheduling::read(&mut reader);
         let config = Config::read(&mut reader);
         assert!(config.chromium.is_some() && config.docker.is_some());
         let effective = reader.effective();

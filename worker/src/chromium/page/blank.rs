@@ -264,6 +264,7 @@ async fn show_document(
         "document.URL === \"{}\" || new Promise(() => {{}})",
         create.url
     );
+    browser.traffic().add_page();
     let target = browser.execute(create).await?.target_id;
     let session = browser.attach(target.clone()).await?;
     let mut is_shown = EvaluateParams::new(is_shown);
