@@ -37,8 +37,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::access::first_key::{self, FirstKeyError};
-use crate::access::{Access, Auth};
+use crate::access::{Access, TokenKeysError};
 use crate::admission::{Admission, InFlightLimits};
+use crate::audit::Audit;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -59,6 +60,9 @@ pub enum ServeError {
     /// The first key cannot be registered.
     #[error(transparent)]
     FirstKey(#[from] FirstKeyError),
+    /// The keys of tokens cannot be read.
+    #[error(transparent)]
+    TokenKeys(#[from] TokenKeysError),
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
@@ -86,7 +90,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
-    let access = Access::new(config.access.auth, KeyStore::new(queue.clone()));
+    let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
     if let Some(file) = &config.access.admin_key_file {
         first_key::register(&access.keys, file).await?;
     }
@@ -102,7 +106,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
-    if state.config.access.auth == Auth::Keys {
+    if state.config.access.auth.keys {
         life.spawn("keys", state.access.keys.clone().run(life.clone()));
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
@@ -169,6 +173,8 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
+    let (audit, entries) = Audit::new();
+    life.spawn("audit", audit::write(queue.clone(), entries, life.clone()));
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -190,6 +196,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         config,
         queue,
         access,
+        audit,
         dispatcher,
         reader_health,
         metrics,
@@ -201,7 +208,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
 fn heads(config: &Config) -> Heads {
     Heads {
         origins: config.cors_origins.clone(),
-        is_open: config.access.auth == Auth::Off,
+        is_open: config.access.auth.is_off(),
     }
 }
 

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
-use crate::audit::{self, Action};
+use crate::audit::Action;
 use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
@@ -70,6 +70,8 @@ pub(crate) async fn unload(
         trace: trace.clone(),
     };
     let unloaded = state.dispatcher.unload(&address, tickets).await;
-    audit::record(&caller, Action::Unload, address.as_str(), None, unloaded)?;
+    state
+        .audit
+        .record(&caller, Action::Unload, address.as_str(), None, unloaded)?;
     Ok(StatusCode::NO_CONTENT)
 }
