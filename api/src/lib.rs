@@ -40,8 +40,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::access::first_key::{self, FirstKeyError};
-use crate::access::{Access, Auth};
+use crate::access::{Access, TokenKeysError};
 use crate::admission::{Admission, InFlightLimits};
+use crate::audit::Audit;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -67,6 +68,9 @@ pub enum ServeError {
     /// The first key cannot be registered.
     #[error(transparent)]
     FirstKey(#[from] FirstKeyError),
+    /// The keys of tokens cannot be read.
+    #[error(transparent)]
+    TokenKeys(#[from] TokenKeysError),
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
@@ -103,7 +107,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
-    let access = Access::new(config.access.auth, KeyStore::new(queue.clone()));
+    let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
     if let Some(file) = &config.access.admin_key_file {
         first_key::register(&access.keys, file).await?;
     }
@@ -119,7 +123,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
-    if state.config.access.auth == Auth::Keys {
+    if state.config.access.auth.keys {
         life.spawn("keys", state.access.keys.clone().run(life.clone()));
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
@@ -189,11 +193,11 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     let probing = breaker.clone().run(queue.clone(), life.clone());
     life.spawn("breaker", probing);
     life.spawn("worker connections", inboxes.clone().check_workers());
-    let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
-    life.spawn("reaper", reaper);
-    life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
+    maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
+    let (audit, entries) = Audit::new();
+    life.spawn("audit", audit::write(queue.clone(), entries, life.clone()));
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -216,6 +220,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         config,
         queue,
         access,
+        audit,
         dispatcher,
         reader_health,
         metrics,
@@ -225,10 +230,18 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     })
 }
 
+/// Starts what any process of the farm may do, one at a time: cleaning up after dead workers, and
+/// walking the registry.
+fn maintain(queue: &Queue, config: &Config, life: &Lifecycle) {
+    let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
+    life.spawn("reaper", reaper);
+    life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
+}
+
 fn heads(config: &Config) -> Heads {
     Heads {
         origins: config.cors_origins.clone(),
-        is_open: config.access.auth == Auth::Off,
+        is_open: config.access.auth.is_off(),
     }
 }
 

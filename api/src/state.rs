@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::access::Access;
 use crate::admission::Admission;
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::edge::{Connections, Heads};
@@ -26,6 +27,7 @@ pub(crate) struct Services {
     pub(crate) config: Config,
     pub(crate) queue: Queue,
     pub(crate) access: Access,
+    pub(crate) audit: Audit,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
     pub(crate) connections: Arc<Connections>,

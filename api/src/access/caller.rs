@@ -7,8 +7,8 @@ use http::request::Parts;
 use shared::protocol::id::ContractAddress;
 use shared::queue::key_store::KeyRecord;
 
-use super::scope::{Permission, Scope, Scopes};
-use crate::error::ApiError;
+use super::scope::{Permission, SCOPES_LIMIT, Scope, Scopes};
+use crate::error::{ApiError, cut};
 
 /// The sender of a request.
 #[derive(Debug)]
@@ -39,6 +39,17 @@ impl Caller {
         Self {
             name: format!("key:{id}"),
             scopes: record.scopes.iter().filter_map(scope).collect(),
+        }
+    }
+
+    /// Whom a token names. Scopes of other services may be among its own.
+    pub(crate) fn of_token(subject: &str, scope: &str) -> Self {
+        let scopes = scope
+            .split(' ')
+            .filter_map(|text| text.parse::<Scope>().ok());
+        Self {
+            name: format!("token:{}", cut(subject)),
+            scopes: scopes.take(SCOPES_LIMIT).collect(),
         }
     }
 

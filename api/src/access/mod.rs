@@ -8,6 +8,7 @@
 //! | `caller` | the sender of a request, as the handlers see it |
 //! | `token` | the form of a key, and its secret |
 //! | `table` | all keys in memory |
+//! | `tokens/` | tokens of an identity provider (JWT) |
 //! | `first_key` | the key with which others are made |
 //!
 //! Whether a caller may do something for some address is checked here, before the body is read.
@@ -20,6 +21,7 @@ mod needs;
 mod scope;
 mod table;
 mod token;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -40,6 +42,8 @@ pub(crate) use self::scope::{
 pub(crate) use self::table::{Key, KeyTable, Unknown};
 use self::token::Presented;
 pub(crate) use self::token::Token;
+use self::tokens::Tokens;
+pub use self::tokens::{TokenConfig, TokenKeysError};
 use crate::error::ApiError;
 use crate::state::AppState;
 
@@ -47,6 +51,7 @@ use crate::state::AppState;
 #[derive(Debug)]
 pub(crate) struct Access {
     auth: Auth,
+    tokens: Option<Tokens>,
     pub(crate) keys: Arc<KeyTable>,
     anybody: Arc<Caller>,
 }
@@ -72,12 +77,20 @@ pub(crate) async fn guard(
 }
 
 impl Access {
-    pub(crate) fn new(auth: Auth, store: KeyStore) -> Self {
-        Self {
-            auth,
+    pub(crate) async fn open(
+        config: &AccessConfig,
+        store: KeyStore,
+    ) -> Result<Self, TokenKeysError> {
+        let tokens = match &config.tokens {
+            Some(tokens) => Some(Tokens::open(tokens.clone()).await?),
+            None => None,
+        };
+        Ok(Self {
+            auth: config.auth,
+            tokens,
             keys: Arc::new(KeyTable::new(store)),
             anybody: Arc::new(Caller::anybody()),
-        }
+        })
     }
 
     /// The caller, if they may send the request. None if it needs nothing.
@@ -103,9 +116,16 @@ impl Access {
         headers: &HeaderMap,
         now: impl FnOnce() -> u64,
     ) -> Result<Arc<Caller>, ApiError> {
-        match self.auth {
-            Auth::Off => Ok(self.anybody.clone()),
-            Auth::Keys => self.by_key(bearer(headers)?, now()).await,
+        if self.auth.is_off() {
+            return Ok(self.anybody.clone());
+        }
+        let credential = bearer(headers)?;
+        match &self.tokens {
+            Some(tokens) if !self.auth.keys || !Presented::has_form(credential) => {
+                let recognised = tokens.recognise(credential).await;
+                recognised.map_err(|why| ApiError::Unauthenticated(Some(why)))
+            }
+            _ => self.by_key(credential, now()).await,
         }
     }
 

@@ -73,8 +73,9 @@ pub(crate) fn need(method: &Method, route: Option<&str>) -> Option<Need> {
     Some(needed.map_or(Nothing, |(.., need)| *need))
 }
 
-/// The name of the scheme in the document.
-const SCHEME: &str = "key";
+/// The names of the schemes in the document: keys, and tokens of an identity provider.
+const KEY: &str = "key";
+const TOKEN: &str = "token";
 
 /// Adds what the routes need to the document.
 pub(crate) struct Security;
@@ -95,17 +96,27 @@ impl Modify for Security {
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("esk_ID_SECRET")
             .description(Some(description));
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some(
+                "A token of the identity provider. Its claim `scope` has the scopes of a key.",
+            ));
         document
             .components
             .get_or_insert_with(Components::new)
-            .add_security_scheme(SCHEME, SecurityScheme::Http(scheme.build()));
+            .add_security_schemes_from_iter([
+                (KEY, SecurityScheme::Http(scheme.build())),
+                (TOKEN, SecurityScheme::Http(token.build())),
+            ]);
         for (path, item) in &mut document.paths.paths {
             for (method, operation) in operations(item) {
                 // An operation without the field is one that nobody has thought of.
                 operation.security = need(&method, Some(path)).map(|need| match need {
                     Nothing => Vec::new(),
                     Scope(permission) => {
-                        vec![SecurityRequirement::new(SCHEME, [permission.name()])]
+                        let by = |scheme| SecurityRequirement::new(scheme, [permission.name()]);
+                        vec![by(KEY), by(TOKEN)]
                     }
                 });
             }

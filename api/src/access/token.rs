@@ -93,6 +93,11 @@ impl Token {
 }
 
 impl<'a> Presented<'a> {
+    /// Whether a text looks like a key rather than a token.
+    pub(crate) fn has_form(text: &str) -> bool {
+        text.starts_with(PREFIX)
+    }
+
     /// Parses a key; `None` if the text has another form.
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use shared::queue::dead_letters::DeadLetter;
 
 use crate::access::By;
-use crate::audit::{self, Action};
+use crate::audit::Action;
 use crate::error::ApiError;
 use crate::openapi::failures::{DeadLetterFailures, ListFailures};
 use crate::routes::path;
@@ -46,5 +46,7 @@ pub(crate) async fn remove(
         Ok(false) => Err(ApiError::DeadLetterNotFound),
         Err(error) => Err(ApiError::write_failed(error)),
     };
-    audit::record(&caller, Action::RemoveDeadLetter, &id, None, removed)
+    state
+        .audit
+        .record(&caller, Action::RemoveDeadLetter, &id, None, removed)
 }

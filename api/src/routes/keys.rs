@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use crate::access::{By, Caller, InvalidScope, Key, SCOPES_LENGTH, SCOPES_LIMIT, Scope, Scopes};
 use crate::access::{Token, Unknown, first_key};
 use crate::admission::RequestKind;
-use crate::audit::{self, Action};
+use crate::audit::Action;
 use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::{CreateKeyFailures, KeyFailures, KeyListFailures};
@@ -191,7 +191,9 @@ pub(crate) async fn create(
         Ok(Added::IdTaken) => Err(ApiError::Ambiguous),
         Err(error) => Err(error),
     };
-    audit::record(&caller, Action::CreateKey, &token.id, None, added)?;
+    state
+        .audit
+        .record(&caller, Action::CreateKey, &token.id, None, added)?;
     let created = CreatedKey {
         key: token.text.expose_secret().to_owned(),
         status: KeyStatus::new(&token.id, &record, None, now),
@@ -282,7 +284,9 @@ pub(crate) async fn revoke(
         Ok(false) => Err(ApiError::KeyNotFound),
         Err(error) => Err(error),
     };
-    audit::record(&caller, Action::RevokeKey, &key.id, None, revoked)?;
+    state
+        .audit
+        .record(&caller, Action::RevokeKey, &key.id, None, revoked)?;
     // From now on this api refuses it.
     _ = state.access.keys.all().await;
     Ok(StatusCode::NO_CONTENT)

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
-use crate::audit::{self, Action};
+use crate::audit::Action;
 use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
@@ -73,6 +73,8 @@ pub(crate) async fn unload(
         request: request.clone(),
     };
     let unloaded = state.dispatcher.unload(&address, tickets).await;
-    let unloaded = audit::record(&caller, Action::Unload, address.as_str(), None, unloaded);
+    let unloaded = state
+        .audit
+        .record(&caller, Action::Unload, address.as_str(), None, unloaded);
     Ok(about(&address, unloaded.map(|()| StatusCode::NO_CONTENT)))
 }

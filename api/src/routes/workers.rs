@@ -11,7 +11,7 @@ use shared::protocol::job::{EngineKind, Job};
 use utoipa::ToSchema;
 
 use crate::access::By;
-use crate::audit::{self, Action};
+use crate::audit::Action;
 use crate::error::ApiError;
 use crate::openapi::failures::{DrainFailures, ListFailures};
 use crate::routes::path;
@@ -80,6 +80,8 @@ pub(crate) async fn drain(
     }
     let sent = state.dispatcher.send_to_worker(worker, Job::Drain).await;
     let drained = sent.and_then(|sent| sent.ok_or(ApiError::WorkerNotFound));
-    audit::record(&caller, Action::Drain, &worker.to_string(), None, drained)?;
+    state
+        .audit
+        .record(&caller, Action::Drain, &worker.to_string(), None, drained)?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -97,6 +97,11 @@ impl Keys {
         address.to_owned().try_into().ok()
     }
 
+    /// `audit`: stream, about 10,000 entries. Who changed what.
+    pub fn audit(&self) -> String {
+        format!("{}audit", self.prefix)
+    }
+
     /// `{keys}:all`, `:changed`, `:revoked`, `:used`: hash, sorted set, hash, hash, for ever. The
     /// keys of callers: records, the version in which each changed, revocations, last uses.
     pub fn caller_keys(&self) -> [String; 4] {

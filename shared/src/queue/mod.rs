@@ -101,6 +101,7 @@
 //!
 //! What a job means, and what happens when one cannot be delivered.
 
+pub mod audit;
 pub mod blobs;
 pub mod clock;
 mod config;

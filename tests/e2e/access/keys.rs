@@ -328,7 +328,7 @@ async fn an_api_that_others_reach_needs_a_decision() {
     let mut api = Process::start("open", command, farm.folder());
     let status = api.end(DEFAULT_LIMIT).await;
     assert!(
-        !status.success() && api.log().contains("AUTH=: must be set to keys or off"),
+        !status.success() && api.log().contains("AUTH=: must be set to keys, jwt or off"),
         "{}",
         api.log()
     );

@@ -4,6 +4,7 @@ mod audit;
 mod keys;
 mod matrix;
 mod secrets;
+mod tokens;
 
 use serde_json::{Value, json};
 

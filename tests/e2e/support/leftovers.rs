@@ -9,9 +9,9 @@ use super::redis_server::RedisServer;
 /// contract, and is kept.
 const PLACEMENT: &str = "place:";
 
-/// The keys of the farm as a whole, which are kept as well: its name, and that its registry is
-/// complete.
-const FARM: [&str; 2] = ["farm", "registry"];
+/// The keys of the farm as a whole, which are kept as well: who changed what, its name, and that
+/// its registry is complete.
+const FARM: [&str; 3] = ["audit", "farm", "registry"];
 
 /// The registry, and the sizes of executables. An entry of a load that failed stays until a sweep
 /// finds that it is old.

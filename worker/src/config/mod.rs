@@ -73,7 +73,8 @@ const CONTRACT_SETTINGS: Group = Group {
 };
 
 /// The variables of the api, and of the attack suite, which may share the environment.
-const OTHER_VARIABLES: [&str; 18] = [
+const OTHER_VARIABLES: [&str; 19] = [
+    "JWT_",
     "AUTH",
     "ADMIN_KEY_FILE",
     "CORS_ORIGINS",

@@ -16,7 +16,7 @@ use shared::protocol::job::Load;
 use self::request::{LoadRequest, parse};
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
-use crate::audit::{self, Action};
+use crate::audit::Action;
 use crate::dispatch::Ticket;
 use crate::edge::{Connection, HeldBytes};
 use crate::error::ApiError;
@@ -74,7 +74,9 @@ pub(crate) async fn load(
     };
     let loaded = state.dispatcher.load(&load, executable, tickets).await;
     let (address, digest) = (load.address.as_str(), load.spec.digest.as_str());
-    let loaded = audit::record(&caller, Action::Load, address, Some(digest), loaded);
+    let loaded = state
+        .audit
+        .record(&caller, Action::Load, address, Some(digest), loaded);
     Ok(about(
         &load.address,
         loaded.map(|()| StatusCode::NO_CONTENT),
