@@ -129,13 +129,15 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use utoipa::OpenApi as _;
 
     use super::*;
     use crate::openapi::Description;
 
     /// The routes of the router's source: axum does not list them.
-    fn routes() -> Vec<(String, &'static str)> {
+    fn routes() -> BTreeSet<(String, &'static str)> {
         let source = include_str!("../router.rs");
         let calls = source.split(".route(").skip(1);
         calls
