@@ -88,7 +88,7 @@ type NextPage = Option<[(HeaderName, String); 1]>;
             minimum = 1, maximum = 1000),
         ("after" = Option<String>, Query, description = "Where the page begins, as in the header \
             `Link` of the page before", pattern = "^[0-9]{1,15}-[A-Za-z0-9._:-]{1,128}$"),
-        ("sort" = Option<Rank>, Query, description = "List only the first contracts by this figure, \
+        ("sort" = Option<String>, Query, pattern = "^(losses|calls|errors|queueDepth|ranMs)$", description = "List only the first contracts by this figure, \
             the highest first, as their owners report them; not with `after`"),
     ),
     responses(
@@ -146,7 +146,9 @@ async fn ranked(
             continue;
         }
         match merged.entry(status.contract_address.clone()) {
-            Entry::Vacant(place) => drop(place.insert(status)),
+            Entry::Vacant(place) => {
+                place.insert(status);
+            }
             Entry::Occupied(mut place) => merge(place.get_mut(), status),
         }
     }

@@ -13,7 +13,6 @@ use super::reply::ContractStatus;
 
 /// By what contracts are ranked, the highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Rank {
     /// Sandboxes that were lost.
@@ -39,7 +38,7 @@ pub struct Top {
 
 impl Rank {
     /// All of them, with the names that callers use.
-    pub const ALL: [(&str, Self); 5] = [
+    pub const ALL: [(&'static str, Self); 5] = [
         ("losses", Self::Losses),
         ("calls", Self::Calls),
         ("errors", Self::Errors),
