@@ -16,8 +16,9 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-openapi faults model soak upgrade bench bench-frames \
-	profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
+.PHONY: help run test test-redis attack test-compose test-kubernetes test-alerts test-production test-openapi faults \
+	model soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release \
+	setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,10 +28,26 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
-		--skip faults:: --skip schemathesis:: --skip upgrade::
+		--skip faults:: --skip production:: --skip schemathesis:: --skip upgrade::
+	@$(MAKE) --no-print-directory test-redis
+
+# The failovers in these tests name the kind of Redis that they need, so they run only once.
+test-redis: build-tests ## Run the tests of the queue on Redis with TLS, Sentinel and Cluster (2 minutes)
+	for kind in tls sentinel cluster; do \
+		QUEUE_REDIS=$$kind $(CARGO) test --locked --release --workspace --test queue -- --skip failover:: || exit 1; \
+	done
 
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
+
+test-alerts: ## Test the alerts for Prometheus in recorded scenarios (installs Debian's prometheus)
+	@scripts/setup --alerts
+	promtool check rules deploy/prometheus/alerts.yml
+	promtool test rules tests/prometheus/alerts.yml
+
+test-production: build-tests ## Run the recipes of docs/production.md: HAProxy with TLS, Redis with users, systemd units
+	@scripts/setup --production
+	$(CARGO) test --locked --release --workspace --test e2e -- production::
 
 test-compose: build-tests ## Build the images, start the Compose project, inject failures (10 minutes)
 	@scripts/setup --compose
@@ -58,9 +75,20 @@ test-openapi: build-tests ## Test the documented HTTP interface with schemathesi
 	@scripts/schemathesis
 	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
-bench: build-tests ## Benchmark the farm beside its limiting parts; write bench/report.md (QUICK=1: 3 minutes)
+bench: build-tests target/peers/node_modules ## Benchmark the farm beside its limits and its peers; write bench/report.md (QUICK=1: 3 minutes)
 	@scripts/setup --bench
 	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
+
+# What the benchmarks compare the farm with. The scripts of the packages are not run.
+target/peers/node_modules: $(wildcard tests/bench/peers/*)
+	@scripts/setup --bench
+	mkdir -p target/peers && cp tests/bench/peers/* target/peers/
+	cd target/peers && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+bench-guard: build-tests ## Compare with an earlier version (FROM=revision), in turns; a regression of 5 % fails (10 minutes)
+	@scripts/setup --bench
+	BENCH_FROM=$$(scripts/earlier-programs '$(FROM)') && export BENCH_FROM && BENCH=guard $(BENCH_CARGO) --bench farm
 
 bench-frames: setup ## Benchmark encoding and decoding of frames
 	$(BENCH_CARGO) --bench frames

@@ -9,6 +9,9 @@ use shared::service::config::{Group, Program, Reader, Setting};
 use shared::service::process::{PROCESS_SETTINGS, shutdown_grace};
 use shared::service::telemetry::traces::{TRACE_SETTINGS, TraceConfig};
 
+use crate::access::{ACCESS_SETTINGS, AccessConfig};
+use crate::edge::Origins;
+
 const MIB: usize = 1024 * 1024;
 
 const HOST: Setting = Setting::new(
@@ -22,11 +25,28 @@ const PORT: Setting = Setting::new(
     "9000",
     "The port to listen on; 0 takes a free one.",
 );
-// As in Node.js, the server of the original service.
+const METRICS_HOST: Setting = Setting::new(
+    "EXECUTION_API_METRICS_HOST",
+    "127.0.0.1",
+    "The address of the listener that EXECUTION_API_METRICS_PORT opens.",
+);
+const METRICS_PORT: Setting = Setting::optional(
+    "EXECUTION_API_METRICS_PORT",
+    "none: /metrics is served to callers",
+    "The port of a listener for /metrics, /healthz and /readyz; 0 takes a free one. Callers cannot \
+     read /metrics then.",
+);
+// Longer than the 60 s after which common load balancers close idle connections: a server that is
+// first may close one just when a request is sent on it.
 const HEADERS_TIMEOUT_MS: Setting = Setting::new(
     "HEADERS_TIMEOUT_MS",
-    "60000",
+    "75000",
     "How long a connection may be idle, or take to send the head of a request.",
+);
+const CORS_ORIGINS: Setting = Setting::optional(
+    "CORS_ORIGINS",
+    "none",
+    "The web origins whose pages may use the api, such as https://console.example, separated by commas.",
 );
 const BODY_TIMEOUT_MS: Setting = Setting::new(
     "BODY_TIMEOUT_MS",
@@ -96,8 +116,11 @@ const HTTP_SETTINGS: Group = Group {
     settings: &[
         HOST,
         PORT,
+        METRICS_HOST,
+        METRICS_PORT,
         HEADERS_TIMEOUT_MS,
         BODY_TIMEOUT_MS,
+        CORS_ORIGINS,
         MAX_CONNECTIONS,
         MAX_BODY_BYTES_IN_FLIGHT,
     ],
@@ -140,6 +163,7 @@ pub const PROGRAM: Program = Program {
     commit: env!("COMMIT"),
     groups: &[
         HTTP_SETTINGS,
+        ACCESS_SETTINGS,
         CALL_SETTINGS,
         QUEUE_SETTINGS,
         PROCESS_SETTINGS,
@@ -153,10 +177,16 @@ pub const PROGRAM: Program = Program {
 pub struct Config {
     /// `REDIS_URL`, `REDIS_PREFIX`.
     pub redis: RedisConfig,
+    /// `AUTH`, `ADMIN_KEY_FILE`.
+    pub access: AccessConfig,
     /// `EXECUTION_API_HOST`.
     pub host: String,
     /// `EXECUTION_API_PORT`.
     pub port: u16,
+    /// `EXECUTION_API_METRICS_HOST`.
+    pub metrics_host: String,
+    /// `EXECUTION_API_METRICS_PORT`.
+    pub metrics_port: Option<u16>,
     /// `EXECUTION_ENGINE`.
     pub engine: EngineKind,
     /// `EXECUTE_BODY_LIMIT_BYTES`.
@@ -165,6 +195,8 @@ pub struct Config {
     pub load_body_limit: usize,
     /// `HEADERS_TIMEOUT_MS`.
     pub headers_timeout: Duration,
+    /// `CORS_ORIGINS`.
+    pub cors_origins: Origins,
     /// `BODY_TIMEOUT_MS`.
     pub body_timeout: Duration,
     /// `MAX_CONNECTIONS`.
@@ -196,6 +228,7 @@ pub struct Config {
 impl Config {
     /// Reads the settings.
     pub fn read(reader: &mut Reader) -> Self {
+        let host = reader.string(&HOST);
         let execute_body_limit = reader.number(&EXECUTE_BODY_LIMIT_BYTES, 1..=256 * MIB);
         let load_body_limit = reader.number(&LOAD_BODY_LIMIT_BYTES, 1..=512 * MIB);
         let in_flight = body_bytes(reader, execute_body_limit.max(load_body_limit));
@@ -208,9 +241,13 @@ impl Config {
             max_connections: reader.number(&MAX_CONNECTIONS, 16..=1_000_000),
             max_loads_in_flight: reader.number(&MAX_LOADS_IN_FLIGHT, 1..=1_000_000),
             executables_limit: reader.number(&EXECUTABLES_LIMIT_BYTES, 1_024..=1 << 40),
-            host: reader.string(&HOST),
+            access: AccessConfig::read(reader, &host),
+            host,
             port: reader.parse(&PORT),
+            metrics_host: reader.string(&METRICS_HOST),
+            metrics_port: reader.parse_optional(&METRICS_PORT),
             headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),
+            cors_origins: reader.parse_optional(&CORS_ORIGINS).unwrap_or_default(),
             body_timeout: reader.millis(&BODY_TIMEOUT_MS, 100..=600_000),
             engine: reader.parse(&ENGINE),
             execute_deadline: reader.millis(&EXECUTE_DEADLINE_MS, 100..=600_000),

@@ -3,7 +3,9 @@
 //! An api process holds only caches and its own pending requests, so any number of processes are
 //! interchangeable. It never runs contract code.
 
+pub mod access;
 mod admission;
+mod audit;
 mod breaker;
 pub mod config;
 mod dispatch;
@@ -15,11 +17,13 @@ mod metrics;
 mod openapi;
 mod reply_router;
 mod request;
+mod request_log;
 mod router;
 mod routes;
 mod server;
 mod source_maps;
 mod state;
+mod unanswered;
 
 use std::sync::Arc;
 
@@ -27,6 +31,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
+use shared::queue::key_store::KeyStore;
 use shared::queue::{Queue, QueueError, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics::Registry;
@@ -34,11 +39,14 @@ use shared::service::telemetry::traces::{TraceError, Tracer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::access::first_key::{self, FirstKeyError};
+use crate::access::{Access, TokenKeysError};
 use crate::admission::{Admission, InFlightLimits};
+use crate::audit::Audit;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
-use crate::edge::{BodyPool, Connections};
+use crate::edge::{BodyPool, Connections, Heads};
 use crate::inboxes::Inboxes;
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
@@ -46,6 +54,10 @@ use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
 use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
+use crate::unanswered::UnansweredContracts;
+
+/// The connections of the listener for metrics. Probes and a scraper need a few.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Why an api process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +65,23 @@ pub enum ServeError {
     /// The queue cannot be used.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The first key cannot be registered.
+    #[error(transparent)]
+    FirstKey(#[from] FirstKeyError),
+    /// The keys of tokens cannot be read.
+    #[error(transparent)]
+    TokenKeys(#[from] TokenKeysError),
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
+    /// The listener for metrics cannot be opened.
+    #[error("EXECUTION_API_METRICS_HOST:EXECUTION_API_METRICS_PORT {address}: {source}")]
+    MetricsListener {
+        /// The configured address.
+        address: String,
+        /// Why it cannot be opened.
+        source: std::io::Error,
+    },
 }
 
 /// Serves on `listener` until `life` drains and every request in progress is answered.
@@ -70,6 +96,7 @@ pub fn run(
 }
 
 async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
+    let metrics_listener = listen_for_metrics(&config).await?;
     let telemetry = Telemetry {
         registry: Registry::default(),
         tracer: Tracer::start(&config.traces, "execution-api")?,
@@ -80,10 +107,15 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
+    let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
+    if let Some(file) = &config.access.admin_key_file {
+        first_key::register(&access.keys, file).await?;
+    }
     let state = start(
         Parts {
             config,
             queue: queue.clone(),
+            access,
             api,
             farm,
             telemetry,
@@ -91,7 +123,18 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
+    if state.config.access.auth.keys {
+        life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
+    if let Some(listener) = metrics_listener {
+        let (router, ending) = (router::metrics_router(state.clone()), life.clone());
+        let serving = async move {
+            let connections = Connections::new(METRICS_CONNECTIONS);
+            server::serve(listener, router, connections, headers_timeout, &ending).await;
+        };
+        life.spawn("metrics listener", serving);
+    }
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
 
@@ -114,6 +157,7 @@ struct Telemetry {
 struct Parts {
     config: Config,
     queue: Queue,
+    access: Access,
     api: ApiId,
     farm: Farm,
     telemetry: Telemetry,
@@ -124,6 +168,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     let Parts {
         config,
         queue,
+        access,
         api,
         farm,
         telemetry: Telemetry { registry, tracer },
@@ -148,11 +193,11 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     let probing = breaker.clone().run(queue.clone(), life.clone());
     life.spawn("breaker", probing);
     life.spawn("worker connections", inboxes.clone().check_workers());
-    let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
-    life.spawn("reaper", reaper);
-    life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
+    maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
+    let (audit, entries) = Audit::new();
+    life.spawn("audit", audit::write(queue.clone(), entries, life.clone()));
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -169,16 +214,51 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
+        heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         source_maps: SourceMaps::new(queue.clone()),
         config,
         queue,
+        access,
+        audit,
         dispatcher,
         reader_health,
         metrics,
+        unanswered: UnansweredContracts::default(),
         tracer,
         life,
     })
+}
+
+/// Starts what any process of the farm may do, one at a time: cleaning up after dead workers, and
+/// walking the registry.
+fn maintain(queue: &Queue, config: &Config, life: &Lifecycle) {
+    let reaper = reaper::run(queue.clone(), config.reaper, life.clone());
+    life.spawn("reaper", reaper);
+    life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
+}
+
+fn heads(config: &Config) -> Heads {
+    Heads {
+        origins: config.cors_origins.clone(),
+        is_open: config.access.auth.is_off(),
+    }
+}
+
+/// Opens the listener for metrics, if one is configured.
+async fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(port) = config.metrics_port else {
+        return Ok(None);
+    };
+    let refused = |source| ServeError::MetricsListener {
+        address: format!("{}:{port}", config.metrics_host),
+        source,
+    };
+    let listener = TcpListener::bind((config.metrics_host.as_str(), port)).await;
+    let listener = listener.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    tracing::info!(%address, "listening for metrics");
+    Ok(Some(listener))
 }
 
 fn in_flight_limits(config: &Config) -> InFlightLimits {

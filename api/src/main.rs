@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::ArgMatches;
+use execution_api::access::first_key;
 use execution_api::config::{Config, PROGRAM};
 use shared::service::cli::{self, Task};
 use shared::service::lifecycle::{Lifecycle, Signals};
@@ -9,9 +11,8 @@ use shared::service::probe;
 use shared::service::process::Settings;
 use tokio::net::TcpListener;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let task = cli::task(&PROGRAM);
+fn main() -> ExitCode {
+    let arguments = cli::arguments(&PROGRAM, [first_key::command()]);
     let settings = match Settings::read(Config::read) {
         Ok(settings) => settings,
         Err(error) => {
@@ -19,10 +20,13 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if task == Task::Healthcheck {
+    if let Some(("keys", keys)) = arguments.subcommand() {
+        return manage_keys(&settings.config, keys);
+    }
+    if cli::task_of(&arguments) == Task::Healthcheck {
         return probe::run(&settings.config.host, settings.config.port);
     }
-    match serve(settings.start(&PROGRAM)).await {
+    match serve(settings.start(&PROGRAM)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "execution-api cannot run");
@@ -31,6 +35,12 @@ async fn main() -> ExitCode {
     }
 }
 
+#[tokio::main]
+async fn manage_keys(config: &Config, keys: &ArgMatches) -> ExitCode {
+    first_key::run(&config.redis, keys).await
+}
+
+#[tokio::main]
 async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let signals = Signals::listen()?;
     let listener = TcpListener::bind((config.host.as_str(), config.port))

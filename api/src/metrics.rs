@@ -14,7 +14,7 @@ use crate::breaker::QueueState;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 18] = [
+const ROUTES: [(&str, StatusCode); 20] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
     ("/unloadSmartContract", StatusCode::NO_CONTENT),
@@ -24,6 +24,8 @@ const ROUTES: [(&str, StatusCode); 18] = [
     ("/workers/{id}/drain", StatusCode::ACCEPTED),
     ("/dead-letters", StatusCode::OK),
     ("/dead-letters/{id}", StatusCode::NO_CONTENT),
+    ("/keys", StatusCode::OK),
+    ("/keys/{id}", StatusCode::OK),
     ("/healthz", StatusCode::OK),
     ("/readyz", StatusCode::OK),
     ("/metrics", StatusCode::OK),
@@ -54,6 +56,7 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     available: Gauge,
     connections: Gauge,
+    unanswered: Gauge,
     call_bytes: Gauge,
     load_bytes: Gauge,
     memory_used: Gauge,
@@ -83,6 +86,8 @@ pub(crate) struct Snapshot {
     pub(crate) unclaimed_replies: u64,
     /// Open connections.
     pub(crate) connections: usize,
+    /// Contracts whose calls ended lately without an answer of their own.
+    pub(crate) unanswered: usize,
     /// Bytes of the bodies of calls and unloads, and of loads.
     pub(crate) body_bytes: [usize; 2],
     /// Whether the queue takes requests.
@@ -165,6 +170,11 @@ impl Metrics {
                 "Open connections of clients.",
                 &[],
             ),
+            unanswered: registry.gauge(
+                "execution_api_contracts_unanswered",
+                "Contracts with a call within the last minute or two that ended without an answer of theirs.",
+                &[],
+            ),
             call_bytes: body_bytes("call"),
             load_bytes: body_bytes("load"),
             memory_used: registry.gauge(
@@ -229,6 +239,7 @@ impl Metrics {
         self.unclaimed_replies.absolute(now.unclaimed_replies);
         let [call_bytes, load_bytes] = now.body_bytes;
         self.connections.set(count(now.connections));
+        self.unanswered.set(count(now.unanswered));
         self.call_bytes.set(count(call_bytes));
         self.load_bytes.set(count(load_bytes));
         self.memory_used.set(bytes(now.memory.used));
@@ -279,13 +290,17 @@ fn requests(
 fn status_text(status: StatusCode) -> &'static str {
     match status.as_u16() {
         200 => "200",
+        201 => "201",
         202 => "202",
         204 => "204",
         308 => "308",
         400 => "400",
+        401 => "401",
+        403 => "403",
         404 => "404",
         405 => "405",
         408 => "408",
+        409 => "409",
         413 => "413",
         415 => "415",
         422 => "422",
@@ -338,6 +353,7 @@ mod tests {
             in_flight: 5,
             unclaimed_replies: 0,
             connections: 7,
+            unanswered: 2,
             body_bytes: [3, 4],
             queue: QueueState::Available(MemoryPressure::Calls),
             memory: Memory {
@@ -351,6 +367,7 @@ mod tests {
             "execution_api_requests_total{route=\"/loadSmartContract\",status=\"503\",code=\"overloaded\"} 2",
             "execution_api_requests_in_flight 5",
             "execution_api_queue_available 0",
+            "execution_api_contracts_unanswered 2",
             "execution_api_body_bytes{kind=\"load\"} 4",
             "execution_api_refuses{kind=\"call\"} 1",
             "execution_api_redis_memory_used_bytes 90",

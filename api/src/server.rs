@@ -83,6 +83,12 @@ impl Server {
     /// Serves the requests of one connection.
     async fn connection(self: Arc<Self>, stream: TcpStream, place: OpenConnection, end: Watcher) {
         let connection: &Arc<Connection> = &place;
+        if stream
+            .local_addr()
+            .is_ok_and(|address| address.ip().to_canonical().is_loopback())
+        {
+            connection.arrived_at_loopback();
+        }
         let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
             connection.request_begins();
             request.extensions_mut().insert(connection.clone());

@@ -7,14 +7,17 @@ use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::traces::Tracer;
 use tokio::sync::Semaphore;
 
+use crate::access::Access;
 use crate::admission::Admission;
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::edge::Connections;
+use crate::edge::{Connections, Heads};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
 use crate::request::BodyRules;
 use crate::source_maps::SourceMaps;
+use crate::unanswered::UnansweredContracts;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
@@ -23,9 +26,13 @@ pub(crate) struct AppState(Arc<Services>);
 pub(crate) struct Services {
     pub(crate) config: Config,
     pub(crate) queue: Queue,
+    pub(crate) access: Access,
+    pub(crate) audit: Audit,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
     pub(crate) connections: Arc<Connections>,
+    /// Which heads of requests are acceptable.
+    pub(crate) heads: Heads,
     /// For the bodies of calls and unloads.
     pub(crate) call_bodies: BodyRules,
     /// For the bodies of loads.
@@ -35,6 +42,7 @@ pub(crate) struct Services {
     pub(crate) source_maps: SourceMaps,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
+    pub(crate) unanswered: UnansweredContracts,
     pub(crate) tracer: Tracer,
     pub(crate) life: Lifecycle,
 }

@@ -302,7 +302,7 @@ async fn connections(target: &mut AttackFarm) {
     target
         .case("E4", "pipelined requests", Browser::Stays, async |farm| {
             let one =
-                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
             let heard = send_raw(farm, one.repeat(20).as_bytes()).await;
             let answers = heard.matches("{\"data\":1}").count();
             (answers == 20)
@@ -314,14 +314,14 @@ async fn connections(target: &mut AttackFarm) {
         .case("E4", "half-closed and reset connections", Browser::Stays, async |farm| {
             for _ in 0..50 {
                 let mut stream = connect(farm).await;
-                let half = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12";
+                let half = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n12";
                 stream.write_all(half).await.map_err(|error| error.to_string())?;
                 // Dropping the socket with unread data resets the connection.
                 stream.set_zero_linger().map_err(|error| error.to_string())?;
                 drop(stream);
             }
             let mut stream = connect(farm).await;
-            let whole = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+            let whole = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
             stream.write_all(whole).await.map_err(|error| error.to_string())?;
             stream.shutdown().await.map_err(|error| error.to_string())?;
             let heard = read_all(&mut stream).await;
@@ -332,10 +332,10 @@ async fn connections(target: &mut AttackFarm) {
     target
         .case("E4", "requests that contradict themselves", Browser::Stays, async |farm| {
             for request in [
-                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n11",
-                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999999\r\n\r\n",
-                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ntransfer-encoding: xchunked\r\n\r\n",
+                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n11",
+                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+                "POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: xchunked\r\n\r\n",
                 "POST /execute/neighbour/ping HTTP/9.9\r\n\r\n",
                 "\0\0\0\0\r\n\r\n",
             ] {
@@ -356,11 +356,11 @@ async fn headers(target: &mut AttackFarm) {
             let many = many.concat();
             let long = format!("x: {}\r\n", "x".repeat(2 << 20));
             let path = "x".repeat(200_000);
-            let start = "GET /healthz HTTP/1.1\r\nhost: x\r\n";
+            let start = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n";
             for request in [
                 format!("{start}{many}\r\n"),
                 format!("{start}{long}\r\n"),
-                format!("GET /{path} HTTP/1.1\r\nhost: x\r\n\r\n"),
+                format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
             ] {
                 let heard = send_raw(farm, request.as_bytes()).await;
                 if !(heard.is_empty() || heard.starts_with("HTTP/1.1 4")) {

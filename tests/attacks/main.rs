@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! attacks [WORD..] [--skip WORD..]
-//! shards: network, host, resources, shared, edges, crowding, docker
+//! shards: network, host, resources, shared, edges, browsers, crowding, docker
 //! ```
 //!
 //! - `ATTACKS=quick` skips the cases for which `make test` has no time.
@@ -17,6 +17,7 @@
 
 mod attack;
 mod attack_farm;
+mod browsers;
 mod crowding;
 mod docker;
 mod edges;
@@ -82,10 +83,11 @@ impl Wanted {
 /// and farm.
 type Shard = (&'static str, fn(&Wanted) -> Report);
 
-const SHARDS: [Shard; 7] = [
+const SHARDS: [Shard; 8] = [
     ("network", network_shard),
     ("host", |_| block_on(pages())),
     ("edges", |wanted| block_on(edges_shard(wanted.quick))),
+    ("browsers", |_| block_on(browsers::run())),
     ("resources", |wanted| {
         block_on(resources_shard(wanted.quick))
     }),
@@ -207,11 +209,12 @@ fn block_on<T>(shard: impl Future<Output = T>) -> T {
     runtime.block_on(shard)
 }
 
-/// A farm whose calls may take long enough for attacks that wait.
+/// A farm whose calls may take long enough for attacks that wait. An idle page is frozen after a
+/// second: what it may use is little enough for a page that gets a quarter of a core until then.
 fn farm() -> Builder {
     Farm::builder()
         .env("EXECUTE_TIMEOUT_MS", "2000")
-        .env("IDLE_CPU_MS", "300")
+        .env("IDLE_CPU_MS", "150")
 }
 
 /// N, and the controls of H and P, where only the packet monitor can be reached.

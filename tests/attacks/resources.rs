@@ -127,8 +127,8 @@ const ALL: &[Overuse] = &[
     overuse("R15", "traps of WebAssembly", "const m = new WebAssembly.Module(new Uint8Array([0,97,115,109,1,0,0,0,1,4,1,96,0,0,3,2,1,0,7,5,1,1,102,0,0,10,5,1,3,0,0,11])); new WebAssembly.Instance(m).exports.f()", THROWS, After::Kept),
 ];
 
-/// A thousand frames are a thousand navigations in the process that all pages share. This is the
-/// only case in which a neighbour waits longer. `docs/security.md` does not promise more.
+/// A thousand frames are a thousand navigations in the process that all pages share. Only here and
+/// beside floods may a neighbour wait longer. `docs/security.md` does not promise more.
 const FRAMES_BOUND: Duration = Duration::from_secs(1);
 
 /// How long the attacking contract may be without a page.

@@ -2,11 +2,11 @@
 //! container. `make bench` runs it; `make test` does not. `docs/benchmarks.md` explains each
 //! scenario and how to read the report.
 //!
-//! - `BENCH` is `full`, `quick` (within three minutes) or `profile` (flame graphs instead of
-//!   figures).
+//! - `BENCH` is `full`, `quick` (within three minutes), `profile` (flame graphs instead of figures)
+//!   or `guard` (a comparison with an earlier version).
 //! - `BENCH_ROUNDS` is how many times everything is measured. `BENCH_SECONDS` is how long each load
 //!   lasts.
-//! - `BENCH_ONLY` names groups: memory, javascript, workers, docker.
+//! - `BENCH_ONLY` names groups: memory, javascript, workers, docker, peers.
 //!
 //! It is a target of `cargo bench` and not a test, because tests are compiled for fast builds, and
 //! here the ceiling and one of the load generators are measured too.
@@ -17,10 +17,12 @@
 mod contracts;
 mod echo;
 mod figures;
+mod guard;
 mod latencies;
 mod memory;
 mod names;
 mod open_loop;
+mod peer;
 mod plan;
 mod plots;
 mod processor;
@@ -84,6 +86,9 @@ async fn run(plan: Plan) -> bool {
     if plan.mode == Mode::Profile {
         profile::run(&plan.folder).await;
         return true;
+    }
+    if plan.mode == Mode::Guard {
+        return guard::run().await;
     }
     let start = Start::now();
     let Bench { plan, figures, .. } = Bench::run(plan).await;

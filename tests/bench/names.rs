@@ -25,6 +25,24 @@ pub(crate) const CALL_MEMORY: &str = "api, for each call in flight beside its co
 pub(crate) const API_MEMORY: &str = "api (RSS)";
 pub(crate) const WORKER_MEMORY: &str = "worker without its browser (RSS)";
 
+/// The name of this system among its peers.
+pub(crate) const FARM: &str = "this farm";
+
+/// Calls of a system with so many contracts.
+pub(crate) fn peer(system: &str, contracts: usize, connections: u32) -> String {
+    format!("{system}, contracts: {contracts}, c={connections}")
+}
+
+/// Loads of a system's contracts, one after the other.
+pub(crate) fn peer_loads(system: &str, contracts: usize) -> String {
+    format!("{system}, contracts: {contracts}, loads")
+}
+
+/// The memory of all processes of a system.
+pub(crate) fn peer_memory(system: &str, contracts: usize) -> String {
+    format!("{system}, contracts: {contracts}, memory (PSS)")
+}
+
 pub(crate) fn bare(connections: u32) -> String {
     format!("bare echo, c={connections}")
 }

@@ -13,6 +13,8 @@ pub(crate) enum Mode {
     Quick,
     /// Flame graphs instead of figures.
     Profile,
+    /// A comparison with an earlier version.
+    Guard,
 }
 
 /// The parameters of a run.
@@ -36,8 +38,9 @@ impl Plan {
         let plan = match std::env::var("BENCH").as_deref() {
             Err(_) | Ok("full") => Self::full(Mode::Full),
             Ok("profile") => Self::full(Mode::Profile),
+            Ok("guard") => Self::full(Mode::Guard),
             Ok("quick") => Self::quick(),
-            Ok(other) => panic!("BENCH={other}: must be full, quick or profile"),
+            Ok(other) => panic!("BENCH={other}: must be full, quick, profile or guard"),
         };
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
         Self {

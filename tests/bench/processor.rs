@@ -22,16 +22,23 @@ impl Times {
     /// The processor time of each kind between two samples, in microseconds. Processes that started
     /// or ended between them do not count.
     pub(crate) fn until(&self, later: &Self) -> [f64; KINDS.len()] {
-        KINDS.map(|kind| {
-            let own = later.0.iter().filter(|(seen, _)| is_of(seen) == Some(kind));
-            let since = own.filter_map(|(seen, now)| {
-                let (_, before) = self.0.iter().find(|(earlier, _)| earlier.pid == seen.pid)?;
-                Some(now.saturating_sub(*before))
-            });
-            #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 of them")]
-            let ticks = since.sum::<u64>() as f64;
-            ticks * TICK_US
-        })
+        KINDS.map(|kind| self.of(later, |seen| is_of(seen) == Some(kind)))
+    }
+
+    /// The same for all processes together.
+    pub(crate) fn total_until(&self, later: &Self) -> f64 {
+        self.of(later, |_| true)
+    }
+
+    fn of(&self, later: &Self, counts: impl Fn(&ProcessInfo) -> bool) -> f64 {
+        let own = later.0.iter().filter(|(seen, _)| counts(seen));
+        let since = own.filter_map(|(seen, now)| {
+            let (_, before) = self.0.iter().find(|(earlier, _)| earlier.pid == seen.pid)?;
+            Some(now.saturating_sub(*before))
+        });
+        #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 of them")]
+        let ticks = since.sum::<u64>() as f64;
+        ticks * TICK_US
     }
 }
 

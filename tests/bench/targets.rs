@@ -2,6 +2,7 @@
 
 use crate::figures::{Figures, Metric, Spread};
 use crate::names;
+use crate::peer::Kind;
 
 /// On which side of a limit the median must be.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +103,29 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
             Bound::AtMost(2.0),
             &median(names::COLD, names::COLD_ALONE),
         ),
+        of(
+            "100 contracts, c=64: calls/s, of express + puppeteer-core's",
+            Bound::AtLeast(2.0),
+            &of_express(figures, 100, 64, Metric::Rate),
+        ),
+        of(
+            "one contract, c=1: p50, of express + puppeteer-core's",
+            Bound::AtMost(0.9),
+            &of_express(figures, 1, 1, Metric::P50),
+        ),
+        of(
+            "100 contracts, c=1: p50, of express + puppeteer-core's",
+            Bound::AtMost(0.9),
+            &of_express(figures, 100, 1, Metric::P50),
+        ),
     ]
+}
+
+/// A figure of the farm, divided by that of the architecture that it replaces.
+fn of_express(figures: &Figures, contracts: usize, connections: u32, metric: Metric) -> Vec<f64> {
+    let name = |system| names::peer(system, contracts, connections);
+    let express = Kind::Express.name();
+    ratio(figures, &name(names::FARM), &name(express), metric)
 }
 
 /// One figure divided by another, round by round.

@@ -4,20 +4,25 @@
 //! farm and ends it with [`support::farm::Farm::stop`], which fails if anything is left. The
 //! programs must have been built before: `make test` does both.
 
+mod access;
+mod any_redis;
 mod bundles;
 mod contracts;
 mod docker;
 mod docs;
 mod documentation;
+mod edge;
 mod errors;
 mod faults;
 mod headers;
 mod http_clients;
 mod lifecycle;
 mod limits;
+mod local_farm;
 mod logs;
 mod metrics;
 mod outage;
+mod production;
 mod registry;
 mod reload;
 mod replicas;

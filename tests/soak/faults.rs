@@ -85,14 +85,14 @@ pub(crate) async fn inject(fleet: &mut Fleet, fault: Fault, rng: &mut Rng) {
             fleet.apis[api].proxy.heal();
         }
         Fault::KillRedis => {
-            fleet.farm.redis.process.kill().await;
+            fleet.farm.redis.process().kill().await;
             wait::pass(rng.up_to(SHORT)).await;
             fleet.farm.restart_redis_with_data().await;
         }
         Fault::FreezeRedis => {
-            freeze(&mut fleet.farm.redis.process);
+            freeze(fleet.farm.redis.process());
             wait::pass(rng.up_to(SHORT)).await;
-            thaw(&mut fleet.farm.redis.process);
+            thaw(fleet.farm.redis.process());
         }
         Fault::KillClients => {
             fleet.farm.script_flush().await;

@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::frame::{Item, Reply, encode_item, has_room, pack_replies};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::reply::{Failure, FailureCode, Output};
+use shared::queue::replies::Settlement;
 use shared::queue::{EntryRef, Queue};
 use shared::service::backoff::Backoff;
 use shared::service::batch::join_batch;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::fence::Fence;
 use crate::identity::Identity;
+pub(crate) use crate::run_info::RunInfo;
 
 /// The maximum number of jobs settled in one round trip.
 const BATCH: usize = 1024;
@@ -49,42 +51,24 @@ pub(crate) struct Delivery {
     pub(crate) received: Instant,
     /// The job's span in the trace of its request.
     span: Span,
-}
-
-/// Facts about a job's run that its reply carries besides the outcome.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RunInfo {
-    /// The contract's generation.
-    pub(crate) generation: Option<u64>,
-    /// How long the job ran.
-    pub(crate) time: Option<Duration>,
-}
-
-impl RunInfo {
-    /// Records on a span how its job ended.
-    pub(crate) fn record<T>(self, span: &mut Span, outcome: &Result<T, Failure>) {
-        if !span.is_recording() {
-            return;
-        }
-        if let Some(generation) = self.generation {
-            span.set(
-                "execution.generation",
-                i64::try_from(generation).unwrap_or(i64::MAX),
-            );
-        }
-        if let Some(time) = self.time {
-            span.set("execution.run_ms", time.as_secs_f64() * 1000.0);
-        }
-        if let Err(failure) = outcome {
-            span.fail(failure.code.name());
-        }
-    }
+    /// The id of its request, for the log.
+    request: Option<String>,
 }
 
 impl Delivery {
     /// Traces the job from now on. The span ends when the job is settled.
     pub(crate) fn trace(&mut self, span: Span) {
         self.span = span;
+    }
+
+    /// Names the request that the job belongs to.
+    pub(crate) fn belongs_to(&mut self, request: Option<String>) {
+        self.request = request;
+    }
+
+    /// The id of the job's request, if the api has sent it.
+    pub(crate) fn request(&self) -> Option<&str> {
+        self.request.as_deref()
     }
 
     /// Replies to the job and acknowledges it.
@@ -147,7 +131,8 @@ impl Drop for Delivery {
         // A worker that stops before it is done leaves its jobs to the reaper: it answers only when
         // the contract may run elsewhere.
         if self.entry.is_some() && !self.settler.life.is_stopping() {
-            tracing::warn!(job = self.id.0, "job dropped without a reply");
+            let request = self.request();
+            tracing::warn!(job = self.id.0, request, "job dropped without a reply");
             self.reply_lost();
         }
     }
@@ -182,7 +167,7 @@ impl Settler {
                 life,
             },
             SettleTask {
-                queue,
+                settlement: Settlement::new(queue),
                 identity,
                 settled,
             },
@@ -213,6 +198,7 @@ impl Settler {
             deadline,
             received,
             span: Span::default(),
+            request: None,
         })
     }
 
@@ -235,7 +221,7 @@ impl Settler {
 /// The task behind a [`Settler`].
 #[derive(Debug)]
 pub(crate) struct SettleTask {
-    queue: Queue,
+    settlement: Settlement,
     identity: Arc<Identity>,
     settled: mpsc::UnboundedReceiver<Settled>,
 }
@@ -247,7 +233,7 @@ impl SettleTask {
     /// While the `fence` is closed, nothing is sent: another worker may have the jobs by now.
     pub(crate) async fn run(mut self, fence: Arc<Fence>, life: Lifecycle) {
         let mut batch = Vec::with_capacity(BATCH);
-        while self.settled.recv_many(&mut batch, BATCH).await > 0 {
+        while self.next(&mut batch).await {
             let room = BATCH - batch.len();
             join_batch(&mut batch, room, || self.settled.try_recv().ok()).await;
             tokio::select! {
@@ -257,7 +243,7 @@ impl SettleTask {
             let worker = self.identity.id();
             let (frames, entries) = pack(worker, batch.drain(..));
             let mut backoff = Backoff::redis();
-            while let Err(error) = self.queue.settle(worker, &frames, &entries).await {
+            while let Err(error) = self.settlement.settle(worker, &frames, &entries).await {
                 tracing::warn!(%error, "jobs not settled yet");
                 tokio::select! {
                     () = backoff.wait() => {}
@@ -265,6 +251,26 @@ impl SettleTask {
                 }
             }
         }
+    }
+
+    /// Waits for settled jobs. Acknowledges meanwhile what the last batch has left. False if there
+    /// will be no more jobs.
+    async fn next(&mut self, batch: &mut Vec<Settled>) -> bool {
+        let mut backoff = Backoff::redis();
+        while let Some(span) = self.settlement.is_due_after() {
+            let more = self.settled.recv_many(batch, BATCH);
+            if let Ok(1..) = tokio::time::timeout(span, more).await {
+                return true;
+            }
+            if let Err(error) = self.settlement.acknowledge().await {
+                tracing::warn!(%error, "jobs not acknowledged yet");
+                backoff.wait().await;
+            }
+            if self.settled.is_closed() && self.settled.is_empty() {
+                break;
+            }
+        }
+        self.settled.recv_many(batch, BATCH).await > 0
     }
 }
 

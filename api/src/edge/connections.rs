@@ -44,6 +44,7 @@ struct Open {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(super) id: u64,
+    at_loopback: AtomicBool,
     phase: AtomicU8,
     pace: Pace,
     evicted: CancellationToken,
@@ -141,6 +142,7 @@ impl Connection {
     fn new(id: u64) -> Self {
         Self {
             id,
+            at_loopback: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::New as u8),
             pace: Pace::new(),
             evicted: CancellationToken::new(),
@@ -157,6 +159,16 @@ impl Connection {
     #[cfg(test)]
     pub(super) fn lapse(&self) {
         self.pace.lapse();
+    }
+
+    /// The client has connected to a loopback address of this machine.
+    pub(crate) fn arrived_at_loopback(&self) {
+        self.at_loopback.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has connected to a loopback address.
+    pub(crate) fn is_at_loopback(&self) -> bool {
+        self.at_loopback.load(Ordering::Relaxed)
     }
 
     /// The head of a request has arrived.

@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, RETRY_AFTER};
+use http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shared::protocol::reply::{Failure, FailureCode, StackEntry};
 use shared::queue::QueueError;
+use shared::queue::key_store::KEYS_KEPT;
+use shared::queue::timing::RETRY_IMAGE;
 use utoipa::ToSchema;
 
 pub(crate) use self::text::cut;
@@ -27,6 +29,19 @@ pub(crate) type Fields = BTreeMap<&'static str, String>;
 pub(crate) enum ApiError {
     #[error("{0}")]
     InvalidRequest(String, Fields),
+    #[error(
+        "The request comes from a web page of another origin. \
+        The setting CORS_ORIGINS lists the origins whose pages may use this service"
+    )]
+    ForeignOrigin,
+    #[error("The Host header does not name this machine. Use localhost or 127.0.0.1")]
+    ForeignHost,
+    /// Says what is wrong with the key, if there is one.
+    #[error("{}", .0.unwrap_or("This request needs a key: Authorization: Bearer KEY"))]
+    Unauthenticated(Option<&'static str>),
+    /// Names the scope.
+    #[error("The key does not permit this. It needs the scope {0}")]
+    InsufficientScope(String),
     // The original service's text: its clients may match it.
     #[error("Contract not loaded. Call /loadSmartContract and then try again")]
     ContractNotLoaded,
@@ -63,6 +78,8 @@ pub(crate) enum ApiError {
     #[error("{0}")]
     NoCapacity(String),
     #[error("{0}")]
+    ImageUnavailable(String),
+    #[error("{0}")]
     QueueUnavailable(String),
     #[error(
         "The queue did not answer in time. The request may have been executed or may still run"
@@ -79,6 +96,10 @@ pub(crate) enum ApiError {
     OutcomeUnknown,
     #[error("No such worker. GET /workers lists the workers")]
     WorkerNotFound,
+    #[error("No such key. GET /keys lists them")]
+    KeyNotFound,
+    #[error("There are {KEYS_KEPT} keys, those included that were revoked within 30 days")]
+    TooManyKeys,
     #[error("No such dead letter. GET /dead-letters lists them")]
     DeadLetterNotFound,
     #[error("This process is shutting down. Send requests to another one")]
@@ -131,6 +152,12 @@ impl ApiError {
     fn parts(&self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidRequest(..) => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Self::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+            Self::InsufficientScope(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),
+            Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::TooManyKeys => (StatusCode::CONFLICT, "too_many_keys"),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, "foreign_origin"),
+            Self::ForeignHost => (StatusCode::FORBIDDEN, "foreign_host"),
             Self::ContractNotLoaded => (StatusCode::NOT_FOUND, "contract_not_loaded"),
             Self::EndpointNotFound(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
             Self::RouteNotFound => (StatusCode::NOT_FOUND, "route_not_found"),
@@ -149,6 +176,7 @@ impl ApiError {
             Self::ContractCrashed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "contract_crashed"),
             Self::Overloaded(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::NoCapacity(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_capacity"),
+            Self::ImageUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "image_unavailable"),
             Self::QueueUnavailable(_) | Self::Ambiguous => {
                 (StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable")
             }
@@ -193,6 +221,12 @@ impl ApiError {
             | Self::OutcomeUnknown
             | Self::MayHaveRun(_) => false,
             Self::InvalidRequest(..)
+            | Self::ForeignOrigin
+            | Self::Unauthenticated(_)
+            | Self::InsufficientScope(_)
+            | Self::KeyNotFound
+            | Self::TooManyKeys
+            | Self::ForeignHost
             | Self::ContractNotLoaded
             | Self::EndpointNotFound(_)
             | Self::RouteNotFound
@@ -203,6 +237,7 @@ impl ApiError {
             | Self::PayloadTooLarge(_)
             | Self::Overloaded(_)
             | Self::NoCapacity(_)
+            | Self::ImageUnavailable(_)
             | Self::QueueUnavailable(_)
             | Self::ContractQuarantined(_)
             | Self::WorkerNotFound
@@ -211,12 +246,39 @@ impl ApiError {
         }
     }
 
+    /// Whether the contract has answered, or the caller's request was wrong. Otherwise the farm, or
+    /// the lack of an answer, is what the caller learns about.
+    pub(crate) fn is_by_contract_or_caller(&self) -> bool {
+        match self {
+            Self::MayHaveRun(error) => error.is_by_contract_or_caller(),
+            Self::ExecutionFailed(..) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
+            other => other.status().is_client_error(),
+        }
+    }
+
     /// The seconds of `Retry-After`, for failures that may pass.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::ContractQuarantined(left) => Some(left.as_secs().max(1)),
+            Self::ImageUnavailable(_) => Some(RETRY_IMAGE.as_secs()),
             other => (other.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
+    }
+
+    /// What `WWW-Authenticate` says (RFC 6750), for failures that another key may cure.
+    pub(crate) fn challenge(&self) -> Option<HeaderValue> {
+        let realm = "Bearer realm=\"execution\"";
+        let text = match self {
+            Self::Unauthenticated(None) => realm.to_owned(),
+            Self::Unauthenticated(Some(why)) => {
+                format!("{realm}, error=\"invalid_token\", error_description=\"{why}\"")
+            }
+            Self::InsufficientScope(scope) => {
+                format!("{realm}, error=\"insufficient_scope\", scope=\"{scope}\"")
+            }
+            _ => return None,
+        };
+        HeaderValue::try_from(text).ok()
     }
 
     /// Builds the response's body.
@@ -247,6 +309,9 @@ impl ApiError {
         let mut response = (self.status(), body).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = self.challenge() {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         if self.status() == StatusCode::REQUEST_TIMEOUT {
             // The rest of the body is not read.

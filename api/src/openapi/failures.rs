@@ -2,7 +2,7 @@
 //!
 //! Handlers import this file, so it must not import from `routes`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,20 +18,36 @@ use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
 
 use crate::error::{ApiError, Fields};
 
-/// Documents the failures of a route.
+/// Documents the failures of a route. Those of an `open` one, which needs no key, do not include
+/// that there is none.
 macro_rules! failures {
-    ($(#[$doc:meta])* $name:ident: $($failure:expr),+ $(,)?) => {
+    (open $($rest:tt)+) => {
+        failures!(@with of_heads; $($rest)+);
+    };
+    (@with $common:path; $(#[$doc:meta])* $name:ident: $($failure:expr),* $(,)?) => {
         $(#[$doc])*
         pub(crate) struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                responses(vec![$($failure),+])
+                responses(vec![$($failure),*], $common())
             }
         }
     };
+    ($($rest:tt)+) => {
+        failures!(@with of_callers; $($rest)+);
+    };
 }
 
+failures!(
+    open
+    /// Failures of open routes that have none of their own.
+    HeadFailures:
+);
+failures!(
+    /// Failures of other routes that have none of their own.
+    CallerFailures:
+);
 failures!(
     /// Failures of `POST /loadSmartContract`.
     LoadFailures:
@@ -75,6 +91,7 @@ failures!(
         ApiError::too_many_bytes(),
         ApiError::low_memory(),
         ApiError::no_owner(),
+        ApiError::image_missing(),
         ApiError::queue_unavailable(),
         ApiError::Ambiguous,
         ApiError::ContractQuarantined(Duration::from_mins(10)),
@@ -123,6 +140,33 @@ failures!(
         ApiError::no_reply(),
 );
 failures!(
+    /// Failures of `GET /keys`.
+    KeyListFailures: ApiError::field("limit", "must be 1 to 1000"), ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `POST /keys`.
+    CreateKeyFailures:
+        ApiError::field("scopes", "must be 1 to 32 scopes"),
+        ApiError::RequestTimeout,
+        ApiError::BodyTooSlow,
+        ApiError::PayloadTooLarge(1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::TooManyKeys,
+        ApiError::too_many_requests(),
+        ApiError::too_many_bytes(),
+        ApiError::low_memory(),
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+);
+failures!(
+    /// Failures of `GET /keys/{id}` and `DELETE /keys/{id}`.
+    KeyFailures:
+        wrong_id(),
+        ApiError::KeyNotFound,
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+);
+failures!(
     /// Failures of `DELETE /dead-letters/{id}`.
     DeadLetterFailures:
         wrong_id(),
@@ -131,12 +175,34 @@ failures!(
         ApiError::Ambiguous,
 );
 failures!(
+    open
     /// Failures of `GET /readyz`: why the process is not ready.
-    ReadyFailures:
-        ApiError::Draining,
-        ApiError::queue_unavailable(),
-        ApiError::no_live_worker(),
+    ReadyFailures: ApiError::Draining
 );
+
+/// The failures of every route: its request is refused because of its head.
+fn of_heads() -> Vec<ApiError> {
+    vec![
+        ApiError::InvalidRequest(
+            "The request must have exactly one Host header".into(),
+            Fields::new(),
+        ),
+        ApiError::ForeignOrigin,
+        ApiError::ForeignHost,
+    ]
+}
+
+/// The failures of every route that needs a key.
+fn of_callers() -> Vec<ApiError> {
+    let mut failures = of_heads();
+    failures.extend([
+        ApiError::Unauthenticated(None),
+        ApiError::Unauthenticated(Some("The key is unknown, or its secret is wrong")),
+        ApiError::InsufficientScope("contracts:execute".into()),
+        ApiError::queue_unavailable(),
+    ]);
+    failures
+}
 
 fn wrong_path() -> ApiError {
     ApiError::field("contractAddress", InvalidAddress.to_string())
@@ -147,9 +213,9 @@ fn wrong_id() -> ApiError {
 }
 
 /// Builds one response per status: its error codes, each with an example.
-fn responses(failures: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
+fn responses(failures: Vec<ApiError>, common: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status = BTreeMap::<_, Vec<_>>::new();
-    for failure in failures {
+    for failure in failures.into_iter().chain(common) {
         by_status.entry(failure.status()).or_default().push(failure);
     }
     by_status
@@ -160,7 +226,8 @@ fn responses(failures: Vec<ApiError>) -> BTreeMap<String, RefOr<Response>> {
 
 fn response(failures: &[ApiError]) -> Response {
     let mut codes: Vec<_> = failures.iter().map(ApiError::code).collect();
-    codes.dedup();
+    let mut known = HashSet::new();
+    codes.retain(|code| known.insert(*code));
     let code = ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(codes.iter().copied()));
@@ -185,6 +252,10 @@ fn response(failures: &[ApiError]) -> Response {
             "X-Request-Id",
             text_header("The request's id, also in the logs"),
         );
+    if failures.iter().any(|failure| failure.challenge().is_some()) {
+        let header = text_header("What the key lacks, as RFC 6750 defines it");
+        response = response.header("WWW-Authenticate", header);
+    }
     if failures
         .iter()
         .any(|failure| failure.retry_after().is_some())
@@ -215,7 +286,7 @@ mod tests {
         assert_eq!(
             statuses,
             [
-                "400", "404", "408", "413", "415", "500", "502", "503", "504"
+                "400", "401", "403", "404", "408", "413", "415", "500", "502", "503", "504"
             ]
         );
         let response = serde_json::to_value(&described["500"]).unwrap();

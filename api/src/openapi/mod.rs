@@ -7,8 +7,11 @@ pub(crate) mod failures;
 
 use utoipa::OpenApi;
 
+use crate::access::Security;
 use crate::error::ErrorBody;
-use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unload, workers};
+use crate::routes::{
+    contracts, dead_letters, execute, health, keys, load, metrics, unload, workers,
+};
 
 /// The document as it is served.
 #[derive(OpenApi)]
@@ -29,14 +32,20 @@ use crate::routes::{contracts, dead_letters, execute, health, load, metrics, unl
         workers::drain,
         dead_letters::list,
         dead_letters::remove,
+        keys::create,
+        keys::list,
+        keys::show,
+        keys::revoke,
         health::alive,
         health::ready,
         metrics::show,
     ),
+    modifiers(&Security),
     components(schemas(ErrorBody<'static>)),
     tags(
         (name = "Contracts", description = "Load, call and unload contracts"),
         (name = "Farm", description = "Operate the farm"),
+        (name = "Keys", description = "Who may use the service"),
         (name = "Process", description = "Monitor this process"),
     ),
 )]

@@ -7,6 +7,8 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use shared::queue::dead_letters::DeadLetter;
 
+use crate::access::By;
+use crate::audit::Action;
 use crate::error::ApiError;
 use crate::openapi::failures::{DeadLetterFailures, ListFailures};
 use crate::routes::path;
@@ -35,12 +37,16 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Json<Vec<DeadL
 )]
 pub(crate) async fn remove(
     State(state): State<AppState>,
+    By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let removed = state.queue.remove_dead_letter(&path(parts)?).await;
-    if removed.map_err(ApiError::write_failed)? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(ApiError::DeadLetterNotFound)
-    }
+    let id: String = path(parts)?;
+    let removed = match state.queue.remove_dead_letter(&id).await {
+        Ok(true) => Ok(StatusCode::NO_CONTENT),
+        Ok(false) => Err(ApiError::DeadLetterNotFound),
+        Err(error) => Err(ApiError::write_failed(error)),
+    };
+    state
+        .audit
+        .record(&caller, Action::RemoveDeadLetter, &id, None, removed)
 }

@@ -16,17 +16,18 @@ use shared::protocol::job::{Argument, Execute, Job};
 use shared::protocol::reply::{Output, Stack};
 use utoipa::ToSchema;
 
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
-use crate::dispatch::Ticket;
+use crate::dispatch::{Answer, Ticket};
 use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::ExecuteFailures;
-use crate::request::{Received, read_body, trace_context};
+use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request_log::{AnsweredBy, GENERATION};
 use crate::routes::{address, path};
 use crate::state::AppState;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
 /// The response of a call.
 #[derive(ToSchema)]
@@ -73,12 +74,14 @@ struct ExecuteResponse {
 pub(crate) async fn execute(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     parts: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let (contract, method) = path(parts)?;
     let address = address(&contract)?;
+    caller.may_for(Permission::ContractsExecute, &address)?;
     state.admission.check(RequestKind::Call)?;
     let Received { bytes, held } =
         read_body(&headers, body, &state.call_bodies, &connection).await?;
@@ -97,16 +100,21 @@ pub(crate) async fn execute(
         job: Job::Execute(job),
         deadline,
         trace: trace_context(&headers),
+        request: request_id(&headers),
     };
     // The argument counts until the reply is there: in this process, or in Redis for it.
     let reply = state.dispatcher.call(&address, ticket).await;
     drop(held);
-    let reply = reply?;
+    let Answer { reply, worker } = reply?;
     let took = accepted.elapsed();
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);
     state.metrics.queue_wait.record(waited);
-    Ok(respond(with_sources(&state, reply).await, waited, ran))
+    let mut response = respond(with_sources(&state, reply).await, waited, ran);
+    if let Some(worker) = worker {
+        response.extensions_mut().insert(AnsweredBy(worker));
+    }
+    Ok(response)
 }
 
 /// The reply with the places in the contract's sources, if it failed and has a source map.

@@ -7,6 +7,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod docs;
 pub(crate) mod execute;
 pub(crate) mod health;
+pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod metrics;
 pub(crate) mod unload;

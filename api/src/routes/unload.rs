@@ -5,17 +5,21 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::audit::Action;
 use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::UnloadFailures;
-use crate::request::{read_body, trace_context};
+use crate::request::{read_body, request_id, trace_context};
+use crate::request_log::about;
 use crate::routes::{address, json};
 use crate::state::AppState;
 
@@ -43,9 +47,10 @@ struct UnloadRequest {
 pub(crate) async fn unload(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     state.admission.check(RequestKind::Unload)?;
     let received = read_body(&headers, body, &state.call_bodies, &connection).await?;
     let request: UnloadRequest = json(&received.bytes)?;
@@ -56,15 +61,20 @@ pub(crate) async fn unload(
         _ => return Err(ApiError::field("contractAddress", "must be a string")),
     };
     let address = address(&given)?;
+    caller.may_for(Permission::ContractsUnload, &address)?;
 
     let _permit = state.admission.admit(RequestKind::Unload)?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
-    let trace = trace_context(&headers);
+    let (trace, request) = (trace_context(&headers), request_id(&headers));
     let tickets = |job| Ticket {
         job,
         deadline,
         trace: trace.clone(),
+        request: request.clone(),
     };
-    state.dispatcher.unload(&address, tickets).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let unloaded = state.dispatcher.unload(&address, tickets).await;
+    let unloaded = state
+        .audit
+        .record(&caller, Action::Unload, address.as_str(), None, unloaded);
+    Ok(about(&address, unloaded.map(|()| StatusCode::NO_CONTENT)))
 }

@@ -10,6 +10,8 @@ use shared::protocol::id::WorkerId;
 use shared::protocol::job::{EngineKind, Job};
 use utoipa::ToSchema;
 
+use crate::access::By;
+use crate::audit::Action;
 use crate::error::ApiError;
 use crate::openapi::failures::{DrainFailures, ListFailures};
 use crate::routes::path;
@@ -69,14 +71,17 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn drain(
     State(state): State<AppState>,
+    By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let worker: WorkerId = path(parts)?.parse().map_err(|_| ApiError::WorkerNotFound)?;
     if !state.queue.is_alive(worker).await? {
         return Err(ApiError::WorkerNotFound);
     }
-    match state.dispatcher.send_to_worker(worker, Job::Drain).await? {
-        Some(_) => Ok(StatusCode::ACCEPTED),
-        None => Err(ApiError::WorkerNotFound),
-    }
+    let sent = state.dispatcher.send_to_worker(worker, Job::Drain).await;
+    let drained = sent.and_then(|sent| sent.ok_or(ApiError::WorkerNotFound));
+    state
+        .audit
+        .record(&caller, Action::Drain, &worker.to_string(), None, drained)?;
+    Ok(StatusCode::ACCEPTED)
 }

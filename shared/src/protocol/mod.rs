@@ -7,5 +7,6 @@ pub mod frame;
 pub mod id;
 pub mod image;
 pub mod job;
+pub mod rank;
 pub mod reply;
 pub mod source_map;

@@ -1,9 +1,11 @@
 //! The settings of the queue.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::nodes::{Address, Files as RedisFiles};
 use super::timing::millis;
 use crate::service::config::{Group, Reader, Setting};
 
@@ -13,6 +15,26 @@ const REDIS_URL: Setting = Setting::new(
     "Redis 7.0 or later. Its maxmemory-policy must be noeviction.",
 )
 .url();
+const REDIS_PASSWORD_FILE: Setting = Setting::optional(
+    "REDIS_PASSWORD_FILE",
+    "none",
+    "File with the password for Redis, instead of one in REDIS_URL.",
+);
+const REDIS_CA_FILE: Setting = Setting::optional(
+    "REDIS_CA_FILE",
+    "those of the system",
+    "PEM file of the authorities to trust with rediss://.",
+);
+const REDIS_CERT_FILE: Setting = Setting::optional(
+    "REDIS_CERT_FILE",
+    "none",
+    "PEM file of the certificate to show to Redis, if it asks for one.",
+);
+const REDIS_KEY_FILE: Setting = Setting::optional(
+    "REDIS_KEY_FILE",
+    "none",
+    "PEM file of the key of REDIS_CERT_FILE.",
+);
 const REDIS_PREFIX: Setting = Setting::new(
     "REDIS_PREFIX",
     "exec:",
@@ -20,7 +42,7 @@ const REDIS_PREFIX: Setting = Setting::new(
 );
 const REAP_GRACE_MS: Setting = Setting::new(
     "REAP_GRACE_MS",
-    "15000",
+    "10000",
     "How long Redis must have been up before a worker without a lease counts as dead.",
 );
 const QUARANTINE_MS: Setting = Setting::new(
@@ -32,7 +54,16 @@ const QUARANTINE_MS: Setting = Setting::new(
 /// The settings of the queue.
 pub const QUEUE_SETTINGS: Group = Group {
     title: "Queue",
-    settings: &[REDIS_URL, REDIS_PREFIX, REAP_GRACE_MS, QUARANTINE_MS],
+    settings: &[
+        REDIS_URL,
+        REDIS_PASSWORD_FILE,
+        REDIS_CA_FILE,
+        REDIS_CERT_FILE,
+        REDIS_KEY_FILE,
+        REDIS_PREFIX,
+        REAP_GRACE_MS,
+        QUARANTINE_MS,
+    ],
 };
 
 /// How to reach Redis. Both programs use the same settings.
@@ -40,6 +71,8 @@ pub const QUEUE_SETTINGS: Group = Group {
 pub struct RedisConfig {
     /// `REDIS_URL`. It may contain a password.
     pub url: SecretString,
+    /// What is not in the URL.
+    pub files: RedisFiles,
     /// `REDIS_PREFIX`.
     pub prefix: String,
 }
@@ -48,8 +81,9 @@ impl RedisConfig {
     /// Reads the settings.
     pub fn read(reader: &mut Reader) -> Self {
         let url = reader.string(&REDIS_URL);
-        if redis::parse_redis_url(&url).is_none() {
-            reader.refuse(&REDIS_URL, &url, "is not a redis:// or rediss:// URL");
+        let files = read_files(reader);
+        if let Err(error) = Address::parse(&url, files.clone()) {
+            reader.refuse(&REDIS_URL, &url, error.to_string());
         }
         let prefix = reader.string(&REDIS_PREFIX);
         if prefix.contains(['{', '}', '*', '?', '[', ']', ' ']) {
@@ -57,9 +91,25 @@ impl RedisConfig {
         }
         Self {
             url: url.into(),
+            files,
             prefix,
         }
     }
+}
+
+fn read_files(reader: &mut Reader) -> RedisFiles {
+    let mut file = |setting| reader.text(setting).map(PathBuf::from);
+    let files = RedisFiles {
+        ca: file(&REDIS_CA_FILE),
+        certificate: file(&REDIS_CERT_FILE),
+        key: file(&REDIS_KEY_FILE),
+        password: file(&REDIS_PASSWORD_FILE),
+    };
+    if files.certificate.is_some() != files.key.is_some() {
+        let text = "needs REDIS_KEY_FILE, and the other way round";
+        reader.refuse(&REDIS_CERT_FILE, "", text);
+    }
+    files
 }
 
 /// When failover happens, and what follows it.

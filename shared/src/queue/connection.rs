@@ -1,11 +1,10 @@
-//! The connections to Redis: one shared, a pool, and one per blocking reader or subscription.
+//! The connections to Redis: a shared one, a pool, and one per blocking reader or subscription. To
+//! which server a command goes is decided in [`nodes`](super::nodes).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, Runtime};
-use redis::aio::{ConnectionManagerConfig, MultiplexedConnection, PubSub};
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
+use futures::future::{join_all, try_join_all};
 use secrecy::ExposeSecret;
 
 use super::QueueError;
@@ -13,24 +12,17 @@ use super::clock::Clock;
 use super::config::RedisConfig;
 use super::counts::{Counts, Observed};
 use super::keys::Keys;
-use super::shared_connection::{SharedConnection, SharedHandle};
+use super::nodes::{Address, Blocking, Connection, Node, Nodes, Presence};
 use super::timing::{
-    BLOCKING_RESPONSE_TIMEOUT, CONNECT_TIMEOUT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL,
-    PATIENT_RESPONSE_TIMEOUT, RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT,
-    SHARED_RECONNECT_LONGEST, UNACKNOWLEDGED,
+    ANSWERS_WITHIN, CONNECT_TIMEOUT, RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT,
 };
 use crate::service::backoff::Backoff;
 use crate::service::telemetry::metrics::Registry;
 
-/// Connections in the pool, for commands that are not part of every call.
-const POOL_SIZE: usize = 16;
-
 /// A process's access to the queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Queue {
-    client: Client,
-    shared: SharedConnection,
-    pool: Pool,
+    nodes: Nodes,
     keys: Keys,
     clock: Clock,
     counts: Counts,
@@ -55,32 +47,16 @@ impl Queue {
         config: &RedisConfig,
         registry: &Registry,
     ) -> Result<Self, QueueError> {
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(3);
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive)
-            .set_user_timeout(UNACKNOWLEDGED);
-        let info = config
-            .url
-            .expose_secret()
-            .into_connection_info()?
-            .set_tcp_settings(tcp);
-        let client = Client::open(info.clone())?;
-        let shared = SharedConnection::connect(client.clone(), shared_config()).await?;
-        let pool = patient_pool(Manager::new_with_config(info, patient_config())?);
+        let address = Address::parse(config.url.expose_secret(), config.files.clone())
+            .map_err(|error| QueueError::Settings(format!("REDIS_URL {error}")))?;
         let queue = Self {
-            client,
-            shared,
-            pool,
+            nodes: Nodes::connect(&address).await?,
             keys: Keys::new(&config.prefix),
             clock: Clock::default(),
             counts: Counts::new(registry),
         };
         queue.clock.synchronise(&mut queue.shared()).await?;
-        queue.check_settings().await?;
+        queue.check_servers().await?;
         Ok(queue)
     }
 
@@ -94,21 +70,54 @@ impl Queue {
         &self.clock
     }
 
-    /// Checks that Redis answers.
+    /// Checks that Redis answers: every server of it.
     pub async fn ping(&self) -> Result<(), QueueError> {
-        Ok(redis::cmd("PING").query_async(&mut self.shared()).await?)
+        let servers = self.nodes.all();
+        let pings = servers.iter().map(async |server| {
+            let mut connection = self.counts.observed(server.shared(RESPONSE_TIMEOUT));
+            redis::cmd("PING").exec_async(&mut connection).await
+        });
+        try_join_all(pings).await?;
+        Ok(())
+    }
+
+    /// The names of the servers that answer soon.
+    pub(super) async fn servers_that_answer(&self) -> Vec<String> {
+        let servers = self.nodes.all();
+        let pings = servers.iter().map(async |server| {
+            let mut connection = server.shared(RESPONSE_TIMEOUT);
+            let ping = redis::cmd("PING");
+            let answer = tokio::time::timeout(ANSWERS_WITHIN, ping.exec_async(&mut connection));
+            matches!(answer.await, Ok(Ok(()))).then(|| server.name().to_owned())
+        });
+        join_all(pings).await.into_iter().flatten().collect()
+    }
+
+    /// The server of a key.
+    pub(super) async fn server_of(&self, key: &str) -> Result<Arc<Node>, QueueError> {
+        Ok(self.nodes.of(key).await?)
+    }
+
+    /// The servers of Redis that may write.
+    pub(super) fn servers(&self) -> Vec<Arc<Node>> {
+        self.nodes.all()
+    }
+
+    /// Whether Redis is a cluster, where keys with different tags are on different servers.
+    pub fn is_cluster(&self) -> bool {
+        self.nodes.is_cluster()
     }
 
     /// The one multiplexed connection that all frequent commands share. Commands of concurrent
     /// callers are pipelined in the order in which they are sent. It reconnects by itself.
-    pub(super) fn shared(&self) -> Observed<SharedHandle> {
+    pub(super) fn shared(&self) -> Observed<Connection> {
         self.shared_within(RESPONSE_TIMEOUT)
     }
 
     /// As [`Self::shared`], for a command that is of no use if its answer takes longer than
     /// `limit`.
-    pub(super) fn shared_within(&self, limit: Duration) -> Observed<SharedHandle> {
-        self.counts.observed(self.shared.handle(limit))
+    pub(super) fn shared_within(&self, limit: Duration) -> Observed<Connection> {
+        self.counts.observed(self.nodes.shared(limit))
     }
 
     /// The metrics of the queue.
@@ -117,16 +126,20 @@ impl Queue {
     }
 
     /// A connection of the pool, for commands that may take longer than a call may wait.
-    pub(super) async fn pooled(&self) -> Result<Observed<deadpool_redis::Connection>, QueueError> {
-        let connection = self.pool.get().await;
+    pub(super) async fn pooled(&self) -> Result<Observed<Connection>, QueueError> {
+        let connection = self.nodes.pooled().await;
         if connection.is_err() {
             self.counts.not_connected();
         }
         Ok(self.counts.observed(connection?))
     }
 
-    /// All keys that match a pattern, sorted. Walks the whole key space.
+    /// All keys that match a pattern, sorted. Walks the whole key space, except that of a cluster:
+    /// no version that needed this could run on one.
     pub(super) async fn scan(&self, pattern: &str) -> Result<Vec<String>, QueueError> {
+        if self.is_cluster() {
+            return Ok(Vec::new());
+        }
         let mut connection = self.pooled().await?;
         let mut all = Vec::new();
         let mut cursor = 0_u64;
@@ -146,24 +159,29 @@ impl Queue {
         }
     }
 
-    /// A separate connection for a subscription.
-    pub(super) async fn subscriber(&self) -> Result<PubSub, QueueError> {
-        Ok(self.client.get_async_pubsub().await?)
+    /// A subscription to `channel`, on a connection of its own.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<Presence, QueueError> {
+        let node = self.nodes.of(channel).await?;
+        let subscribing = node.subscribe(channel, self.nodes.is_cluster());
+        let subscribed = tokio::time::timeout(CONNECT_TIMEOUT, subscribing).await;
+        let timed_out = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+        Ok(subscribed.unwrap_or_else(timed_out)?)
     }
 
-    /// A separate connection for one reader that blocks up to [`BLOCK`](super::timing::BLOCK).
-    pub(super) async fn blocking(&self) -> Result<Observed<MultiplexedConnection>, QueueError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(BLOCKING_RESPONSE_TIMEOUT));
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await;
+    /// A separate connection for one reader of the stream `key`, which blocks up to
+    /// [`BLOCK`](super::timing::BLOCK).
+    pub(super) async fn blocking(&self, key: &str) -> Result<Observed<Blocking>, QueueError> {
+        let connection = self.nodes.blocking(key).await;
         if connection.is_err() {
             self.counts.not_connected();
         }
         Ok(self.counts.observed(connection?))
+    }
+
+    /// Finds out again which server has what. To be done when a connection is given up, so that the
+    /// next one is made to the server that has the key then.
+    pub(super) async fn find_servers(&self) {
+        self.nodes.refresh().await;
     }
 }
 
@@ -172,32 +190,4 @@ impl Backoff {
     pub fn redis() -> Self {
         Self::new(RECONNECT_FIRST, RECONNECT_LONGEST)
     }
-}
-
-/// By default the connection manager delays commands while it tries to reconnect. Here a command
-/// fails soon instead, and its sender decides what to do.
-fn shared_config() -> ConnectionManagerConfig {
-    ConnectionManagerConfig::new()
-        .set_number_of_retries(1)
-        .set_max_delay(SHARED_RECONNECT_LONGEST)
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
-}
-
-/// The library's own limit for an answer is 500 ms, less than the frequent commands get.
-fn patient_config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(PATIENT_RESPONSE_TIMEOUT))
-}
-
-fn patient_pool(manager: Manager) -> Pool {
-    Pool::builder(manager)
-        .max_size(POOL_SIZE)
-        .runtime(Runtime::Tokio1)
-        .create_timeout(Some(CONNECT_TIMEOUT))
-        .wait_timeout(Some(RESPONSE_TIMEOUT))
-        .recycle_timeout(Some(RESPONSE_TIMEOUT))
-        .build()
-        .expect("a pool with timeouts has a runtime")
 }

@@ -8,7 +8,7 @@ pub enum QueueError {
     Redis(#[from] redis::RedisError),
     /// No pooled connection became free in time.
     #[error("Redis connection pool: {0}")]
-    Pool(#[from] deadpool_redis::PoolError),
+    Pool(#[from] super::nodes::PoolError),
     /// Redis is configured in a way that loses data.
     #[error("Redis settings: {0}")]
     Settings(String),

@@ -97,6 +97,17 @@ impl Keys {
         address.to_owned().try_into().ok()
     }
 
+    /// `audit`: stream, about 10,000 entries. Who changed what.
+    pub fn audit(&self) -> String {
+        format!("{}audit", self.prefix)
+    }
+
+    /// `{keys}:all`, `:changed`, `:revoked`, `:used`: hash, sorted set, hash, hash, for ever. The
+    /// keys of callers: records, the version in which each changed, revocations, last uses.
+    pub fn caller_keys(&self) -> [String; 4] {
+        ["all", "changed", "revoked", "used"].map(|part| format!("{}{{keys}}:{part}", self.prefix))
+    }
+
     /// `{blob:SHA256}`: list, while a load refers to it and 600 s longer. The pieces of an
     /// executable, stored once per content.
     pub fn blob(&self, digest: &str) -> String {
@@ -226,6 +237,9 @@ mod tests {
             keys.blob_refs("ab"),
         ] {
             assert_eq!(slot_tag(&key), Some("blob:ab"));
+        }
+        for key in keys.caller_keys() {
+            assert_eq!(slot_tag(&key), Some("keys"));
         }
     }
 

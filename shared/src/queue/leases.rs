@@ -4,29 +4,12 @@
 //! to *fence* the worker, which renames the inbox. A fenced worker goes on under a new id.
 
 use redis::Script;
-use redis::aio::PubSub;
-use serde::{Deserialize, Serialize};
 
 use super::stream::GROUP;
 use super::timing::{API_KEYS, LEASE, RENEW_WITHIN, WORKER_KEYS, millis};
-use super::{Queue, QueueError};
+pub use super::worker_info::WorkerInfo;
+use super::{Presence, Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
-use crate::protocol::job::EngineKind;
-
-/// What a worker reports about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerInfo {
-    /// The sandboxes it offers.
-    pub engines: Vec<EngineKind>,
-    /// How many contracts it may own.
-    pub capacity: usize,
-    /// How many it owns.
-    pub used: usize,
-    /// Whether it is draining.
-    pub draining: bool,
-    /// The version of its program.
-    pub version: String,
-}
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,16 +37,6 @@ impl Fate {
     /// Whether another worker may claim the worker's contracts. Once this is true, it stays true.
     pub fn may_be_replaced(self) -> bool {
         matches!(self, Self::Fenced | Self::Cleared)
-    }
-}
-
-impl WorkerInfo {
-    /// How many more contracts of `engine` it would accept.
-    pub fn free(&self, engine: EngineKind) -> usize {
-        if self.draining || !self.engines.contains(&engine) {
-            return 0;
-        }
-        self.capacity.saturating_sub(self.used)
     }
 }
 
@@ -256,12 +229,8 @@ impl Queue {
 
     /// Shows that a worker is connected, for as long as the subscription exists. See
     /// [`Self::missing_workers`].
-    pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<PubSub, QueueError> {
-        let mut subscription = self.subscriber().await?;
-        subscription
-            .subscribe(self.keys().alive_channel(worker))
-            .await?;
-        Ok(subscription)
+    pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<Presence, QueueError> {
+        self.subscribe(&self.keys().alive_channel(worker)).await
     }
 
     /// Those of `workers` whose connection is gone. They may be dead, but only a lapsed lease is
@@ -274,13 +243,30 @@ impl Queue {
             .iter()
             .map(|id| self.keys().alive_channel(*id))
             .collect();
-        let counts: Vec<(String, u64)> = redis::cmd("PUBSUB")
-            .arg("NUMSUB")
-            .arg(&channels)
-            .query_async(&mut self.shared())
-            .await?;
+        let counts = if self.is_cluster() {
+            self.subscribers_of_each(&channels).await?
+        } else {
+            redis::cmd("PUBSUB")
+                .arg("NUMSUB")
+                .arg(&channels)
+                .query_async(&mut self.shared())
+                .await?
+        };
         let missing = |(id, (_, count)): (&WorkerId, &(String, u64))| (*count == 0).then_some(*id);
         Ok(workers.iter().zip(&counts).filter_map(missing).collect())
+    }
+
+    /// How many are subscribed to channels that are on different nodes of a cluster.
+    async fn subscribers_of_each(
+        &self,
+        channels: &[String],
+    ) -> Result<Vec<(String, u64)>, QueueError> {
+        let mut pipeline = redis::pipe();
+        for channel in channels {
+            pipeline.cmd("PUBSUB").arg("SHARDNUMSUB").arg(channel);
+        }
+        let counts: Vec<(String, u64)> = pipeline.query_async(&mut self.shared()).await?;
+        Ok(counts)
     }
 
     /// The living workers.

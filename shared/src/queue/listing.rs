@@ -7,6 +7,9 @@ use super::registry::Entry;
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 
+/// How many entries are read at once at least: most of them may be replicas or invisible.
+const READ_AT_ONCE: usize = 101;
+
 /// A place in the list of contracts: behind the last one of a page.
 ///
 /// A contract that is loaded again moves to the end. So it may be listed twice, but no contract
@@ -75,7 +78,18 @@ impl Queue {
         after: Option<&Position>,
         limit: usize,
     ) -> Result<ContractPage, QueueError> {
-        let mut entries = self.first_replicas(after, limit.saturating_add(1)).await?;
+        self.list_visible_contracts(after, limit, |_| true).await
+    }
+
+    /// As [`Self::list_contracts`], of the `visible` contracts only: no position names another one.
+    pub async fn list_visible_contracts(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+        visible: impl Fn(&ContractAddress) -> bool,
+    ) -> Result<ContractPage, QueueError> {
+        let count = limit.saturating_add(1);
+        let mut entries = self.first_replicas(after, count, visible).await?;
         let more = entries.len() > limit;
         entries.truncate(limit);
         let next = entries.last().filter(|_| more).cloned();
@@ -101,26 +115,28 @@ impl Queue {
     }
 
     /// The first `count` contracts after a position. Further replicas have entries of their own,
-    /// which are left out.
+    /// which are left out, and so are contracts that are not `visible`.
     async fn first_replicas(
         &self,
         after: Option<&Position>,
         count: usize,
+        visible: impl Fn(&ContractAddress) -> bool,
     ) -> Result<Vec<Position>, QueueError> {
         let mut after = after.map(|position| Entry {
             loaded_at: position.loaded_at,
             name: position.address.as_str().to_owned(),
         });
         let mut found = Vec::new();
+        let read_at_once = count.max(READ_AT_ONCE);
         loop {
             let page = self
-                .entries(&self.keys().contracts(), after.as_ref(), count)
+                .entries(&self.keys().contracts(), after.as_ref(), read_at_once)
                 .await?;
-            let is_last = page.len() < count;
+            let is_last = page.len() < read_at_once;
             after = page.last().cloned().or(after);
             found.extend(page.into_iter().filter_map(|entry| {
                 // Replicas cannot be parsed as the address that a caller names.
-                let address = entry.name.parse().ok()?;
+                let address = entry.name.parse().ok().filter(&visible)?;
                 Some(Position {
                     loaded_at: entry.loaded_at,
                     address,

@@ -101,6 +101,7 @@
 //!
 //! What a job means, and what happens when one cannot be delivered.
 
+pub mod audit;
 pub mod blobs;
 pub mod clock;
 mod config;
@@ -114,10 +115,12 @@ pub mod failover;
 pub mod farm;
 mod in_hand;
 pub mod inbox;
+pub mod key_store;
 pub mod keys;
 pub mod leases;
 pub mod listing;
 mod lock;
+mod nodes;
 mod offers;
 mod outage;
 pub mod ownership;
@@ -127,14 +130,15 @@ mod redis_info;
 pub mod references;
 pub mod registry;
 pub mod replies;
-mod shared_connection;
 mod stream;
 mod surplus;
 pub mod sweeper;
 pub mod timing;
+mod worker_info;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 pub use connection::Queue;
 pub use error::QueueError;
 pub use in_hand::{CatchUpRequest, EntryRef};
+pub use nodes::{Files as RedisFiles, Presence};
 pub use redis_info::Memory;

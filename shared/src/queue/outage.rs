@@ -1,15 +1,52 @@
-//! Detects outages of Redis, after which lapsed leases prove nothing yet.
+//! Detects outages of the servers of Redis, after which lapsed leases prove nothing yet.
 //!
 //! While Redis is frozen or unreachable, no worker can renew its lease. When Redis answers again,
 //! some leases have lapsed although their workers live. They count only after the workers had the
 //! time to renew them.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use super::timing::{LEASE, OUTAGE_AFTER};
 use crate::service::moment::Moment;
 
-/// Tracks whether Redis has answered this process without a pause.
+/// After how long a server that is gone is forgotten: 10 min.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
+
+/// Tracks for each server of Redis whether it has answered this process without a pause.
+#[derive(Debug, Default)]
+pub(super) struct Outages(HashMap<String, OutageDetector>);
+
+impl Outages {
+    /// Records which servers have answered. A server that was not there at first counts as if it
+    /// had just had an outage: it may have taken the place of one that was away.
+    pub(super) fn record_responses(&mut self, servers: &[String], now: Moment) {
+        let is_start = self.0.is_empty();
+        for server in servers {
+            if let Some(detector) = self.0.get_mut(server) {
+                detector.record_response(now);
+                continue;
+            }
+            let mut detector = OutageDetector::new(now);
+            detector.recovered = (!is_start).then_some(now);
+            self.0.insert(server.clone(), detector);
+        }
+        // What is forgotten counts as new when it comes back.
+        self.0
+            .retain(|_, detector| now - detector.last_response < FORGOTTEN_AFTER);
+    }
+
+    /// Whether no worker with a lease on this server may be declared dead: it does not answer, or
+    /// its last outage ended less than a lease ago.
+    pub(super) fn is_recovering(&self, server: &str, now: Moment) -> bool {
+        let detector = self.0.get(server);
+        detector.is_none_or(|detector| detector.is_recovering(now))
+    }
+}
+
+/// Tracks whether one server has answered this process without a pause.
 #[derive(Debug)]
-pub(super) struct OutageDetector {
+struct OutageDetector {
     last_response: Moment,
     /// When Redis answered again after an outage.
     recovered: Option<Moment>,
@@ -17,7 +54,7 @@ pub(super) struct OutageDetector {
 
 impl OutageDetector {
     /// Starts with a first response of Redis at `now`.
-    pub(super) fn new(now: Moment) -> Self {
+    fn new(now: Moment) -> Self {
         Self {
             last_response: now,
             recovered: None,
@@ -25,7 +62,7 @@ impl OutageDetector {
     }
 
     /// Records that Redis has answered.
-    pub(super) fn record_response(&mut self, now: Moment) {
+    fn record_response(&mut self, now: Moment) {
         if now - self.last_response > OUTAGE_AFTER {
             self.recovered = Some(now);
         }
@@ -33,16 +70,35 @@ impl OutageDetector {
     }
 
     /// Whether the last outage ended less than a lease ago. Then no worker may be declared dead.
-    pub(super) fn is_recovering(&self, now: Moment) -> bool {
+    fn is_recovering(&self, now: Moment) -> bool {
         self.recovered.is_some_and(|moment| now - moment < LEASE)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn servers_are_judged_one_by_one() {
+        let mut now = Moment::now();
+        let [one, other] = ["one", "other"].map(str::to_owned);
+        let mut outages = Outages::default();
+        outages.record_responses(&[one.clone(), other.clone()], now);
+        assert!(!outages.is_recovering("one", now));
+        for _ in 0..6 {
+            now += Duration::from_secs(1);
+            outages.record_responses(std::slice::from_ref(&one), now);
+        }
+        outages.record_responses(&[one, other, "new".to_owned()], now);
+        assert!(!outages.is_recovering("one", now));
+        assert!(outages.is_recovering("other", now), "it was away");
+        assert!(
+            outages.is_recovering("new", now),
+            "it may replace one that was away"
+        );
+        assert!(outages.is_recovering("unknown", now));
+    }
 
     #[test]
     fn after_an_outage_workers_have_the_time_of_a_lease_to_renew() {

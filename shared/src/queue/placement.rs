@@ -2,10 +2,10 @@
 //! has room.
 
 use redis::Script;
-use redis::aio::MultiplexedConnection;
 
 use super::counts::Observed;
 use super::in_hand::{CatchUp, InHand, Pending};
+use super::nodes::Blocking;
 use super::stream::{
     Entry, PendingEntries, is_busy_group, parse_pending, parse_range, read_range, remove_deleted,
 };
@@ -149,7 +149,7 @@ pub struct Reader {
     stream: String,
     engine: EngineKind,
     worker: WorkerId,
-    connection: Option<Observed<MultiplexedConnection>>,
+    connection: Option<Observed<Blocking>>,
     in_hand: InHand,
     catch_up: CatchUp,
     backoff: Backoff,
@@ -207,8 +207,9 @@ impl Reader {
                 received
             }
             Err(error) => {
-                tracing::warn!(engine = %self.engine, %error, "cannot read placements");
                 self.connection = None;
+                tracing::warn!(engine = %self.engine, %error, "cannot read placements");
+                self.queue.find_servers().await;
                 self.backoff.wait().await;
                 None
             }
@@ -230,7 +231,7 @@ impl Reader {
 
     async fn read_from(
         &mut self,
-        connection: &mut Observed<MultiplexedConnection>,
+        connection: &mut Observed<Blocking>,
     ) -> Result<Option<Received>, QueueError> {
         while let Some(from) = self.catch_up.position() {
             let in_hand = self.in_hand.now();
@@ -260,7 +261,7 @@ impl Reader {
 
     async fn read_group(
         &self,
-        connection: &mut Observed<MultiplexedConnection>,
+        connection: &mut Observed<Blocking>,
         from: &str,
     ) -> Result<PendingEntries, QueueError> {
         let reply = redis::cmd("XREADGROUP")
@@ -278,7 +279,7 @@ impl Reader {
     /// is never taken, however old it is.
     async fn take_abandoned(
         &self,
-        connection: &mut Observed<MultiplexedConnection>,
+        connection: &mut Observed<Blocking>,
     ) -> Result<Option<Entry>, QueueError> {
         let (keys, stream) = (self.queue.keys(), &self.stream);
         let old: Vec<(String, String, u64, u64)> = redis::cmd("XPENDING")
@@ -322,8 +323,8 @@ fn received(reference: EntryRef, entry: Entry, returned_before: bool) -> Receive
 }
 
 /// Connects, and creates the consumer group if it does not exist yet.
-async fn join(queue: &Queue, stream: &str) -> Result<Observed<MultiplexedConnection>, QueueError> {
-    let mut connection = queue.blocking().await?;
+async fn join(queue: &Queue, stream: &str) -> Result<Observed<Blocking>, QueueError> {
+    let mut connection = queue.blocking(stream).await?;
     let created = redis::cmd("XGROUP")
         .arg(&["CREATE", stream, WORKERS, "0", "MKSTREAM"])
         .query_async::<()>(&mut connection)

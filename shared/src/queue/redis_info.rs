@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::nodes::Node;
+use super::timing::RESPONSE_TIMEOUT;
 use super::{Queue, QueueError};
 
 /// The memory of Redis, in bytes.
@@ -24,59 +26,109 @@ impl Memory {
 }
 
 impl Queue {
-    /// Refuses a Redis that evicts keys when memory is short.
-    pub(super) async fn check_settings(&self) -> Result<(), QueueError> {
-        let policy: Result<(String, String), _> = redis::cmd("CONFIG")
-            .arg(&["GET", "maxmemory-policy"])
-            .query_async(&mut self.pooled().await?)
-            .await;
-        match policy {
-            Ok((_, policy)) if policy != "noeviction" => Err(QueueError::Settings(format!(
-                "maxmemory-policy is {policy}: Redis would drop calls and contracts when memory is \
-                 short; set it to noeviction"
-            ))),
-            Ok(_) => Ok(()),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read maxmemory-policy of Redis; it must be noeviction");
-                Ok(())
+    /// Refuses a Redis that is too old, or evicts keys when memory is short. Warns if it would lose
+    /// data at a restart.
+    pub(super) async fn check_servers(&self) -> Result<(), QueueError> {
+        for server in self.servers() {
+            let name = server.name();
+            check_version(name, &self.info(&server, "server").await?)?;
+            check_eviction(name, &self.info(&server, "memory").await?)?;
+            if text(&self.info(&server, "persistence").await?, "aof_enabled") == Some("0") {
+                tracing::warn!(
+                    server = name,
+                    "redis has no append-only file: a restart loses calls and contracts"
+                );
             }
         }
+        Ok(())
     }
 
-    /// How much memory Redis uses.
+    /// How much memory Redis uses: of several servers, the one that has least left.
     pub async fn memory(&self) -> Result<Memory, QueueError> {
-        let info = self.info("memory").await?;
-        let read = |name| field(&info, name).unwrap_or_default();
-        Ok(Memory {
-            used: read("used_memory"),
-            limit: read("maxmemory"),
-        })
+        let mut all = Vec::new();
+        for server in self.servers() {
+            let info = self.info(&server, "memory").await?;
+            let read = |name| field(&info, name).unwrap_or_default();
+            all.push(Memory {
+                used: read("used_memory"),
+                limit: read("maxmemory"),
+            });
+        }
+        let fullest = all.into_iter().max_by_key(|memory| memory.percent());
+        fullest.ok_or_else(|| QueueError::Unexpected("no server of Redis is known".to_owned()))
     }
 
-    /// How long Redis has been running.
-    pub async fn uptime(&self) -> Result<Duration, QueueError> {
-        let info = self.info("server").await?;
+    /// How long a server has been running.
+    pub(super) async fn uptime(&self, server: &Node) -> Result<Duration, QueueError> {
+        let info = self.info(server, "server").await?;
         let seconds = field(&info, "uptime_in_seconds").unwrap_or_default();
         Ok(Duration::from_secs(seconds))
     }
 
-    async fn info(&self, section: &str) -> Result<String, QueueError> {
+    /// The same of the server that was started last.
+    pub(super) async fn shortest_uptime(&self) -> Result<Duration, QueueError> {
+        let mut shortest = Duration::MAX;
+        for server in self.servers() {
+            shortest = shortest.min(self.uptime(&server).await?);
+        }
+        Ok(shortest)
+    }
+
+    async fn info(&self, server: &Node, section: &str) -> Result<String, QueueError> {
+        let mut connection = self.counts().observed(server.shared(RESPONSE_TIMEOUT));
         Ok(redis::cmd("INFO")
             .arg(section)
-            .query_async(&mut self.shared())
+            .query_async(&mut connection)
             .await?)
+    }
+}
+
+/// The oldest version that has every command that the queue uses.
+const OLDEST: (u32, u32) = (7, 0);
+
+fn check_version(server: &str, info: &str) -> Result<(), QueueError> {
+    // Valkey states here the version of Redis that it is compatible with.
+    let version = text(info, "redis_version").unwrap_or_default();
+    let mut parts = version.split('.').map_while(|part| part.parse().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(QueueError::Settings(
+            format!("{server} has version {version}; version 7.0 or later is needed"),
+        )),
+        (Some(_), Some(_)) => Ok(()),
+        _ => {
+            tracing::warn!(server, version, "cannot read the version of redis");
+            Ok(())
+        }
+    }
+}
+
+/// `INFO` states the policy also where a managed service hides `CONFIG`.
+fn check_eviction(server: &str, info: &str) -> Result<(), QueueError> {
+    match text(info, "maxmemory_policy") {
+        Some("noeviction") => Ok(()),
+        Some(policy) => Err(QueueError::Settings(format!(
+            "maxmemory-policy of {server} is {policy}: Redis would drop calls and contracts when \
+             memory is short; set it to noeviction"
+        ))),
+        None => {
+            tracing::warn!(
+                server,
+                "cannot read maxmemory-policy of redis; it must be noeviction"
+            );
+            Ok(())
+        }
     }
 }
 
 /// One number in the reply of `INFO`.
 fn field(info: &str, name: &str) -> Option<u64> {
-    info.lines().find_map(|line| {
-        line.strip_prefix(name)?
-            .strip_prefix(':')?
-            .trim()
-            .parse()
-            .ok()
-    })
+    text(info, name)?.parse().ok()
+}
+
+/// One value in the reply of `INFO`.
+fn text<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }
 
 #[cfg(test)]
@@ -96,5 +148,29 @@ mod tests {
         assert_eq!(memory(800, 1000).percent(), 80);
         assert_eq!(memory(801, 1000).percent(), 81);
         assert_eq!(memory(801, 0).percent(), 0, "no limit");
+    }
+
+    #[test]
+    fn an_old_version_is_refused() {
+        let check = |version: &str| check_version("r", &format!("redis_version:{version}\r\n"));
+        assert!(check("7.0.15").is_ok() && check("10.2.0").is_ok());
+        let error = check("6.2.14").unwrap_err().to_string();
+        assert!(error.contains("6.2.14"), "{error}");
+        assert!(check("unstable").is_ok(), "nobody knows");
+    }
+
+    #[test]
+    fn every_policy_that_evicts_is_refused() {
+        let check = |policy: &str| check_eviction("r", &format!("maxmemory_policy:{policy}\r\n"));
+        assert!(check("noeviction").is_ok());
+        for policy in [
+            "allkeys-lru",
+            "allkeys-random",
+            "volatile-lru",
+            "volatile-ttl",
+        ] {
+            let error = check(policy).unwrap_err().to_string();
+            assert!(error.contains(policy), "{error}");
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! The reply stream of an api: workers append frames of replies, only the api reads and trims it.
 
-use redis::Value;
-use redis::aio::MultiplexedConnection;
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
 
 use super::counts::Observed;
+use super::nodes::Blocking;
 use super::stream::{EntryId, GROUP, parse_read};
-use super::timing::{BLOCK, millis};
+use super::timing::{ACKNOWLEDGE_AFTER, BLOCK, millis};
 use super::{EntryRef, Queue, QueueError};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::service::backoff::Backoff;
@@ -36,9 +38,21 @@ impl Queue {
             return Ok(());
         }
         let mut pipe = redis::pipe();
+        self.add_replies(&mut pipe, replies);
         if !replies.is_empty() && !acknowledge.is_empty() {
-            pipe.atomic();
+            if self.is_cluster() {
+                // There is no transaction over two servers, so the replies come first.
+                pipe.query_async::<()>(&mut self.shared()).await?;
+                pipe.clear();
+            } else {
+                pipe.atomic();
+            }
         }
+        self.add_acknowledgement(&mut pipe, worker, acknowledge);
+        Ok(pipe.query_async(&mut self.shared()).await?)
+    }
+
+    fn add_replies(&self, pipe: &mut Pipeline, replies: &[(ApiId, Vec<u8>)]) {
         for (api, frame) in replies {
             pipe.cmd("XADD")
                 .arg(self.keys().replies(*api))
@@ -48,13 +62,16 @@ impl Queue {
                 .arg(frame)
                 .ignore();
         }
-        if !acknowledge.is_empty() {
-            let inbox = self.keys().inbox(worker);
-            let ids: Vec<_> = acknowledge.iter().map(EntryRef::id).collect();
-            pipe.cmd("XACK").arg(&inbox).arg(GROUP).arg(&ids).ignore();
-            pipe.cmd("XDEL").arg(&inbox).arg(&ids).ignore();
+    }
+
+    fn add_acknowledgement(&self, pipe: &mut Pipeline, worker: WorkerId, entries: &[EntryRef]) {
+        if entries.is_empty() {
+            return;
         }
-        Ok(pipe.query_async(&mut self.shared()).await?)
+        let inbox = self.keys().inbox(worker);
+        let ids: Vec<_> = entries.iter().map(EntryRef::id).collect();
+        pipe.cmd("XACK").arg(&inbox).arg(GROUP).arg(&ids).ignore();
+        pipe.cmd("XDEL").arg(&inbox).arg(&ids).ignore();
     }
 
     /// Removes the entries of a reply stream before `last`, which was read.
@@ -67,12 +84,67 @@ impl Queue {
     }
 }
 
+/// Settles the jobs of a worker, batch after batch.
+///
+/// In a cluster, replies and inbox are on different servers. An entry is then acknowledged with the
+/// next batch, or when [`Self::acknowledge`] is called: its replies are stored by then, and nobody
+/// waits for it.
+#[derive(Debug)]
+pub struct Settlement {
+    queue: Queue,
+    /// Entries that are to be acknowledged, in the inbox of that worker.
+    owed: Option<(WorkerId, Vec<EntryRef>)>,
+}
+
+impl Settlement {
+    /// Settles nothing yet.
+    pub fn new(queue: Queue) -> Self {
+        Self { queue, owed: None }
+    }
+
+    /// When [`Self::acknowledge`] should be called at the latest, counted from the last batch.
+    pub fn is_due_after(&self) -> Option<Duration> {
+        self.owed.is_some().then_some(ACKNOWLEDGE_AFTER)
+    }
+
+    /// As [`Queue::settle`]. It may be repeated after an error.
+    pub async fn settle(
+        &mut self,
+        worker: WorkerId,
+        replies: &[(ApiId, Vec<u8>)],
+        acknowledge: &[EntryRef],
+    ) -> Result<(), QueueError> {
+        if !self.queue.is_cluster() {
+            return self.queue.settle(worker, replies, acknowledge).await;
+        }
+        let mut pipe = redis::pipe();
+        self.queue.add_replies(&mut pipe, replies);
+        // What is owed to the inbox of an earlier id is not acknowledged: that inbox is gone.
+        let owed = self.owed.as_ref().filter(|(owner, _)| *owner == worker);
+        let owed = owed.map_or(&[][..], |(_, entries)| entries);
+        self.queue.add_acknowledgement(&mut pipe, worker, owed);
+        if !pipe.is_empty() {
+            pipe.query_async::<()>(&mut self.queue.shared()).await?;
+        }
+        self.owed = (!acknowledge.is_empty()).then(|| (worker, acknowledge.to_vec()));
+        Ok(())
+    }
+
+    /// Acknowledges what is still owed.
+    pub async fn acknowledge(&mut self) -> Result<(), QueueError> {
+        match self.owed {
+            Some((worker, _)) => self.settle(worker, &[], &[]).await,
+            None => Ok(()),
+        }
+    }
+}
+
 /// Reads the reply stream of one api over a connection of its own.
 #[derive(Debug)]
 pub struct Reader {
     queue: Queue,
     stream: String,
-    connection: Option<Observed<MultiplexedConnection>>,
+    connection: Option<Observed<Blocking>>,
     last: String,
     /// Whether the stream may have been lost and created again since the last read.
     may_be_new: bool,
@@ -104,8 +176,9 @@ impl Reader {
                 frames
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot read the replies");
                 self.connection = None;
+                tracing::warn!(%error, "cannot read the replies");
+                self.queue.find_servers().await;
                 self.backoff.wait().await;
                 Vec::new()
             }
@@ -127,7 +200,7 @@ impl Reader {
             Some(connection) => connection,
             none => {
                 self.may_be_new = true;
-                none.insert(self.queue.blocking().await?)
+                none.insert(self.queue.blocking(&self.stream).await?)
             }
         };
         if self.may_be_new && self.last != START {
@@ -157,7 +230,7 @@ impl Reader {
 /// Whether a stream has never reached the entry `last`, or does not exist. Then Redis has lost it,
 /// and if its clock went back, new entries have lower ids than the ones that were read.
 async fn is_behind(
-    connection: &mut Observed<MultiplexedConnection>,
+    connection: &mut Observed<Blocking>,
     stream: &str,
     last: &str,
 ) -> Result<bool, QueueError> {

@@ -80,16 +80,22 @@ pub const REAP_INTERVAL: Duration = Duration::from_millis(500);
 /// A reaper whose clean-up fails removes the lock, so the next attempt need not wait for it.
 pub const REAP_LOCK: Duration = Duration::from_secs(10);
 
-/// How long Redis must have been running before a reaper acts: 15 s, three leases.
+/// How long Redis must have been running before a reaper acts: 10 s, two leases.
 ///
-/// After a restart of Redis every lease has lapsed, although the workers live. This is the default
-/// of `REAP_GRACE_MS`.
-pub const REAP_GRACE: Duration = Duration::from_secs(15);
+/// After a restart of Redis every lease has lapsed, although the workers live. After a restart of
+/// the whole machine they are dead, and calls wait for this time: it is no longer than the default
+/// of `EXECUTE_DEADLINE_MS`. This is the default of `REAP_GRACE_MS`.
+pub const REAP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long Redis may leave a process without an answer before that counts as an outage: 2 s.
 ///
 /// After an outage a reaper waits for [`LEASE`] before it acts, because nobody could renew a lease.
 pub const OUTAGE_AFTER: Duration = Duration::from_secs(2);
+
+/// How soon a server of Redis must answer a reaper: 500 ms.
+///
+/// While one server of a cluster does not answer, the others must not seem to pause.
+pub const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
 /// How often a process tries to sweep the registry: 1 min.
 ///
@@ -150,6 +156,11 @@ pub const RESEND_FOR: Duration = Duration::from_secs(10);
 /// seconds.
 pub const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
 
+/// How long a worker may leave an entry of its inbox unacknowledged whose replies are stored: 20 ms.
+///
+/// Applies to a cluster, where both cannot be one transaction. It usually comes with the next batch.
+pub const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
+
 /// How long an api waits for the reaper to report on jobs whose inbox is gone: 5 s.
 ///
 /// Applies to jobs that may have been in the inbox. Without a report their outcome is unknown.
@@ -189,6 +200,11 @@ pub const PLACEMENT_BLOCK: Duration = Duration::from_millis(500);
 ///
 /// A worker with room takes an offer sooner.
 pub const OFFER_AGAIN: Duration = Duration::from_secs(3);
+
+/// After how long a contract whose image its worker could not get may be offered again: 10 s.
+///
+/// Each attempt may ask a registry, so they are fewer than those of other contracts.
+pub const RETRY_IMAGE: Duration = Duration::from_secs(10);
 
 /// After how long a load that a worker received and did not settle goes to another worker: 1 min.
 ///
@@ -235,8 +251,11 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 /// The longest pause before a process tries Redis again: 2 s.
 pub const RECONNECT_LONGEST: Duration = Duration::from_secs(2);
 
-/// The longest pause of the shared connection, which tries to reconnect once: 200 ms.
-pub const SHARED_RECONNECT_LONGEST: Duration = Duration::from_millis(200);
+/// The shortest time between two looks at which node of a cluster serves which slot: 100 ms.
+pub const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+
+/// The pause before a command is sent again whose keys are moving between two nodes: 20 ms.
+pub const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// How long sent bytes may stay unacknowledged before the connection counts as broken: 5 s.
 ///
@@ -289,13 +308,13 @@ const _: () = assert!(ms(HEARTBEAT_RETRY) < ms(HEARTBEAT));
 const _: () = assert!(ms(OUTAGE_AFTER) + ms(HEARTBEAT) < ms(LEASE));
 
 // The pause between two looks, with 20 % of jitter, does not itself count as an outage.
-const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 < ms(OUTAGE_AFTER));
+const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 + ms(ANSWERS_WITHIN) < ms(OUTAGE_AFTER));
 
 // After a restart of Redis the slowest worker has reconnected and renewed its lease in time.
 const _: () = assert!(
     ms(LEASE) + ms(RECONNECT_LONGEST) + ms(CONNECT_TIMEOUT) + ms(HEARTBEAT) < ms(REAP_GRACE)
 );
-const _: () = assert!(ms(REAP_GRACE) == 3 * ms(LEASE));
+const _: () = assert!(ms(REAP_GRACE) == 2 * ms(LEASE));
 
 // The inbox still exists when a reaper may act, and the clean-up has time to read it.
 const _: () = assert!(ms(LEASE) + ms(REAP_GRACE) + ms(REAP_LOCK) < ms(WORKER_KEYS));

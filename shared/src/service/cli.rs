@@ -29,7 +29,13 @@ pub fn task(program: &Program) -> Task {
     task_of(&command(program).get_matches())
 }
 
-fn task_of(arguments: &ArgMatches) -> Task {
+/// The same for a program with subcommands of its own: its arguments, for [`task_of`] and the rest.
+pub fn arguments(program: &Program, more: impl IntoIterator<Item = Command>) -> ArgMatches {
+    command(program).subcommands(more).get_matches()
+}
+
+/// What a program was started for, unless it is one of its own subcommands.
+pub fn task_of(arguments: &ArgMatches) -> Task {
     match arguments.subcommand_name() {
         Some(HEALTHCHECK) => Task::Healthcheck,
         _ => Task::Serve,

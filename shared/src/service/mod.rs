@@ -8,4 +8,5 @@ pub mod lifecycle;
 pub mod moment;
 pub mod probe;
 pub mod process;
+pub mod scheduling;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::config::{ConfigErrors, Env, Group, Program, Reader, Setting, unknown};
+use super::scheduling::{SCHEDULING, Scheduling};
 use super::telemetry::{LOG_FORMAT, LogConfig, RUST_LOG};
 
 const SHUTDOWN_GRACE_MS: Setting = Setting::new(
@@ -14,7 +15,7 @@ const SHUTDOWN_GRACE_MS: Setting = Setting::new(
 /// The settings that every program has.
 pub const PROCESS_SETTINGS: Group = Group {
     title: "Process",
-    settings: &[SHUTDOWN_GRACE_MS, LOG_FORMAT, RUST_LOG],
+    settings: &[SHUTDOWN_GRACE_MS, SCHEDULING, LOG_FORMAT, RUST_LOG],
 };
 
 /// Reads `SHUTDOWN_GRACE_MS`.
@@ -28,6 +29,7 @@ pub struct Settings<C> {
     /// The program's own configuration.
     pub config: C,
     log: LogConfig,
+    scheduling: Scheduling,
     effective: String,
 }
 
@@ -36,19 +38,25 @@ impl<C> Settings<C> {
     pub fn read(read: impl FnOnce(&mut Reader) -> C) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(Env::process());
         let log = LogConfig::read(&mut reader);
+        let scheduling = Scheduling::read(&mut reader);
         let config = read(&mut reader);
         let effective = reader.effective();
         reader.finish()?;
         Ok(Self {
             config,
             log,
+            scheduling,
             effective,
         })
     }
 
     /// Starts the log; its first line has the version, the commit and the effective settings.
+    /// Called before the process has other threads, which inherit their scheduling from this one.
     pub fn start(self, program: &Program) -> C {
         self.log.start();
+        if let Err(error) = self.scheduling.apply() {
+            tracing::warn!(%error, "SCHEDULING has no effect");
+        }
         tracing::info!(
             program = program.name,
             version = program.version,

@@ -15,13 +15,6 @@ mod farm;
 mod faults;
 mod loads;
 mod real;
-#[path = "../queue/redis.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "it belongs to the tests of the queue, which use the rest"
-)]
-mod redis;
 mod references;
 mod rules;
 mod script;

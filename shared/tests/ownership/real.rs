@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use redis_servers::Redis;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{ContractSpec, EngineKind, Limits};
 use shared::queue::Queue;
 use shared::queue::ownership::{ChangeId, Failover, Host, LoadId, Outcome, Sandbox, Standing};
 use shared::queue::references::Reference;
 
-use crate::redis::Redis;
 use crate::references::References;
 use crate::rules::Rules;
 use crate::script::{Answer, Contract, Generation, Id, Load, Name};

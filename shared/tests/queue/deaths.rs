@@ -212,7 +212,7 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
     );
     let stream = queue.keys().placement(EngineKind::Javascript);
     let members = redis
-        .command::<Vec<std::collections::HashMap<String, ::redis::Value>>>(&[
+        .command::<Vec<std::collections::HashMap<String, redis::Value>>>(&[
             "XINFO",
             "CONSUMERS",
             &stream,

@@ -10,8 +10,8 @@ use shared::protocol::job::{EngineKind, Job, Load};
 use shared::queue::blobs::digest;
 use shared::queue::{CatchUpRequest, Queue, inbox, placement, replies};
 
-use super::redis::Redis;
 use super::{LONG, address, read, read_replies, reply_frame, send, spec, worker};
+use redis_servers::Redis;
 
 async fn drop_connections(redis: &Redis) {
     redis
@@ -127,6 +127,7 @@ async fn place(queue: &Queue, id: u64) {
         deadline: queue.clock().after(LONG),
         attempt: 1,
         trace: None,
+        request: None,
         job: Job::Load(load),
     };
     let placed = queue.place(EngineKind::Javascript, Some(ApiId::random()), &envelope);
@@ -216,6 +217,8 @@ async fn a_patient_command_outlasts_a_slow_redis() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
+    // The pool has a connection before Redis becomes slow.
+    assert_eq!(queue.owned_by(worker).await.unwrap(), []);
     redis.signal("STOP");
     let looking = tokio::spawn(async move { queue.owned_by(worker).await });
     // Longer than a command on the way of a call may take.
@@ -236,6 +239,6 @@ async fn a_key_and_its_expiry_are_one_transaction() {
     queue.stage_blob(&digest, &content, LONG).await.unwrap();
     assert!(redis.expires(&queue.keys().blob(&digest)).await);
     // The reply stream, three pieces of the executable, and its name.
-    let stats: String = redis.command(&["INFO", "commandstats"]).await;
-    assert!(stats.contains("cmdstat_multi:calls=5"), "{stats}");
+    let counts = redis.command_counts().await;
+    assert_eq!(counts["multi"], 5, "{counts:?}");
 }

@@ -2,21 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod access;
 mod blobs;
 mod contracts;
 mod deaths;
 mod delivery;
 mod epochs;
 mod executables;
+mod failover;
+mod keys;
 mod memory;
 mod ownership;
-mod redis;
 mod registry;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use self::redis::Redis;
+use redis_servers::{Kind, Redis};
 use shared::protocol::frame::{
     Envelope, Reply, encode_item, pack_replies, unpack_jobs, unpack_replies,
 };
@@ -54,6 +56,7 @@ fn info() -> WorkerInfo {
         used: 0,
         draining: false,
         version: "1".to_owned(),
+        highest_limits: Vec::new(),
     }
 }
 
@@ -68,6 +71,7 @@ fn call(id: u64, deadline: u64) -> Envelope {
         deadline,
         attempt: 1,
         trace: None,
+        request: None,
         job: Job::Execute(execute),
     }
 }
@@ -235,7 +239,7 @@ async fn a_new_connection_finds_a_lost_entry_after_many_pending_ones() {
     send(&queue, ApiId::random(), worker, 1).await;
     let inbox = queue.keys().inbox(worker);
     let lost = ["XREADGROUP", "GROUP", "g", "c", "STREAMS", &inbox, ">"];
-    redis.command::<::redis::Value>(&lost).await;
+    redis.command::<redis::Value>(&lost).await;
     redis
         .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
         .await;
@@ -339,6 +343,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
             deadline,
             attempt: 1,
             trace: None,
+            request: None,
             job,
         };
         queue

@@ -7,8 +7,8 @@ use shared::queue::inbox;
 use shared::queue::inbox::Undelivered;
 use shared::queue::replies;
 
-use super::redis::Redis;
 use super::{read, read_replies, reply_frame, send, worker};
+use redis_servers::Redis;
 
 async fn set_limit(redis: &Redis, bytes: &str) {
     redis

@@ -20,7 +20,8 @@ use crate::support::wait::{self, DEFAULT_LIMIT};
 /// The beginning of a request whose body does not follow.
 async fn unfinished(farm: &Farm, path: &str, length: usize, sent: &[u8]) -> TcpStream {
     let mut stream = connect(farm).await;
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
     // The api may refuse the request while it is being sent.
     _ = stream.write_all(&[head.as_bytes(), sent].concat()).await;
     stream
@@ -134,7 +135,8 @@ async fn crowd(farm: &Farm, open: impl AsyncFn() -> TcpStream) -> Result<String,
         slow.push(open().await);
     }
     let mut fresh = connect(farm).await;
-    let request = b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    let request =
+        b"POST /execute/neighbour/ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
     fresh
         .write_all(request)
         .await

@@ -9,6 +9,7 @@ mod memory;
 mod neighbours;
 mod pace;
 mod payloads;
+pub(crate) mod peers;
 mod timer;
 mod workers;
 
@@ -63,6 +64,9 @@ impl Bench {
         }
         if bench.plan.has("docker") {
             docker::run(&mut bench).await;
+        }
+        if bench.plan.has("peers") {
+            peers::run(&mut bench).await;
         }
         bench
     }

@@ -8,6 +8,7 @@ mod archives;
 mod calls;
 mod docker_farm;
 mod faults;
+mod images;
 mod isolation;
 mod limits;
 mod load;

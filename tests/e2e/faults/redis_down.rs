@@ -36,7 +36,7 @@ async fn fault_18_kill_redis_for_2_s() {
     load.full_pace().await;
     let pending = pending_call(&client, &addresses[0], 4_000).await;
     let killed = Instant::now();
-    farm.redis.process.kill().await;
+    farm.redis.process().kill().await;
     let open = is_refused_at_once(&client, &addresses[0]).await;
     eprintln!(
         "kill of Redis until calls are refused at once: {:.2?}",
@@ -168,7 +168,7 @@ async fn fault_20_redis_down_for_60_s() {
         generations(&client, &addresses).await,
         owners(&client, &addresses).await,
     );
-    farm.redis.process.kill().await;
+    farm.redis.process().kill().await;
     let killed = Instant::now();
     let open = is_refused_at_once(&client, &addresses[0]).await;
     assert!(open - killed < OUTAGE_DETECTION);

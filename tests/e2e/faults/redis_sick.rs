@@ -27,11 +27,11 @@ async fn fault_21_freeze_redis_for_3_s() {
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.full_pace().await;
     let frozen = Instant::now();
-    freeze(&mut farm.redis.process);
+    freeze(farm.redis.process());
     let opened = is_refused_at_once(&client, &addresses[0]).await - frozen;
     eprintln!("freeze of Redis until calls are refused at once: {opened:.2?}");
     wait::pass(Duration::from_secs(3).saturating_sub(frozen.elapsed())).await;
-    thaw(&mut farm.redis.process);
+    thaw(farm.redis.process());
     eprintln!("thaw to full pace: {:.2?}", load.full_pace().await);
     load.end()
         .await
@@ -57,10 +57,10 @@ async fn fault_21_freeze_redis_for_longer_than_a_lease() {
     let before = generations(&client, &addresses).await;
     let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
     load.full_pace().await;
-    freeze(&mut farm.redis.process);
+    freeze(farm.redis.process());
     wait::pass(Duration::from_secs(6)).await;
     farm.workers.iter_mut().for_each(freeze);
-    thaw(&mut farm.redis.process);
+    thaw(farm.redis.process());
     wait::pass(Duration::from_secs(2)).await;
     farm.workers.iter_mut().for_each(thaw);
     eprintln!(
@@ -244,5 +244,5 @@ async fn fault_24_a_wrong_eviction_policy() {
         assert!(!log.contains("panicked"), "{log}");
     }
     assert_eq!(redis.keys().await, Vec::<String>::new());
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }

@@ -29,20 +29,25 @@ async fn refuses(mut command: Command, env: &[(&str, &str)], folder: &Path) -> S
 }
 
 /// Invalid values of settings of both programs.
-const WRONG_FOR_BOTH: [(&str, &str); 9] = [
+const WRONG_FOR_BOTH: [(&str, &str); 10] = [
     ("REDIS_URL", "nonsense"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
     ("REDIS_PREFIX", "a*"),
     ("SHUTDOWN_GRACE_MS", "-1"),
     ("REAP_GRACE_MS", "never"),
     ("QUARANTINE_MS", "1"),
+    ("SCHEDULING", "realtime"),
     ("RUST_LOG", "info,=loud"),
     ("LOG_FORMAT", "xml"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
 ];
 
 /// Invalid values of settings of the api.
-const WRONG_FOR_API: [(&str, &str); 12] = [
+const WRONG_FOR_API: [(&str, &str); 16] = [
+    ("AUTH", "keys,none"),
+    ("AUTH", "on"),
+    ("CORS_ORIGINS", "*"),
+    ("CORS_ORIGINS", "https://a.example/path"),
     ("EXECUTION_API_PORT", "80a"),
     ("EXECUTION_API_PORT", "65536"),
     ("EXECUTION_API_HOST", "not a host"),
@@ -133,7 +138,7 @@ async fn a_browser_that_cannot_be_started_is_named() {
         assert!(log.contains(name), "{name}={value}: {log}");
         assert_eq!(redis.workers("exec:").await, Vec::<String>::new());
     }
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }
 
 #[tokio::test]
@@ -158,7 +163,7 @@ async fn a_redis_that_would_evict_calls_is_refused() {
         let log = refuses(command, &env, folder.path()).await;
         assert!(log.contains("noeviction"), "{log}");
     }
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }
 
 #[tokio::test]
@@ -174,7 +179,7 @@ async fn a_port_that_is_taken_is_named() {
     let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
     let log = refuses(programs::api(), &env, folder.path()).await;
     assert!(log.contains(&port), "{log}");
-    redis.process.terminate().await;
+    redis.process().terminate().await;
 }
 
 #[tokio::test]

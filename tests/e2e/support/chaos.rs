@@ -92,20 +92,14 @@ impl Farm {
 
     /// Restarts Redis on the same port with the data of its append-only file.
     pub(crate) async fn restart_redis_with_data(&mut self) {
-        self.redis.process.kill().await;
+        self.redis.process().kill().await;
         let port = self.redis.port();
         self.redis = RedisServer::start_with_data(port, self.folder()).await;
     }
 
     /// Sends one command to Redis.
     pub(crate) async fn redis_command<T: FromRedisValue>(&self, words: &[&str]) -> T {
-        let mut connection = self.redis.connection().await;
-        let mut command = redis::Cmd::new();
-        command.arg(words);
-        command
-            .query_async(&mut connection)
-            .await
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        self.redis.command(words).await
     }
 
     /// `CONFIG SET`

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -42,6 +42,23 @@ impl Client {
             http,
             port,
             base: format!("http://127.0.0.1:{port}"),
+        }
+    }
+
+    /// A client of the same api that sends a key.
+    pub(crate) fn as_caller(&self, key: &str) -> Self {
+        let value = format!("Bearer {key}")
+            .parse()
+            .expect("a key is a header's value");
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(LIMIT)
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+            .build()
+            .expect("a client without TLS can always be made");
+        Self {
+            http,
+            ..self.clone()
         }
     }
 
@@ -164,6 +181,14 @@ impl Client {
             .as_array()
             .expect("a list is an array")
             .clone()
+    }
+
+    /// What `GET /readyz` says about the farm: `ready`, `degraded` or `unavailable`. None unless the
+    /// api answers with 200.
+    pub(crate) async fn farm_status(&self) -> Option<String> {
+        let answer = try_send(self.request(Method::GET, "/readyz")).await.ok()?;
+        let status = (answer.status == 200).then(|| answer.json()["status"].clone());
+        status?.as_str().map(str::to_owned)
     }
 
     /// Asks a worker to drain: to hand over its contracts and to end.

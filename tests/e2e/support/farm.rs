@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use redis_servers::Kind;
 use tempfile::TempDir;
 
 use super::client::Client;
@@ -21,9 +22,18 @@ pub(crate) struct Builder {
     prefix: String,
     programs: PathBuf,
     env: Vec<(String, String)>,
+    redis: Option<Kind>,
 }
 
 impl Builder {
+    /// How Redis is run; one server by default.
+    pub(crate) fn redis(self, kind: Kind) -> Self {
+        Self {
+            redis: Some(kind),
+            ..self
+        }
+    }
+
     /// The number of apis; 1 by default.
     pub(crate) fn apis(self, apis: usize) -> Self {
         Self { apis, ..self }
@@ -64,7 +74,10 @@ impl Builder {
         fs::create_dir(&profiles).expect("the farm's folder can be written");
         open_to_all(folder.path(), 0o755);
         open_to_all(&profiles, 0o1777);
-        let redis = RedisServer::start(folder.path()).await;
+        let redis = match self.redis {
+            Some(kind) => RedisServer::of_kind(kind).await,
+            None => RedisServer::start(folder.path()).await,
+        };
         let mut farm = Farm {
             redis,
             apis: Vec::new(),
@@ -116,6 +129,7 @@ impl Farm {
             prefix: "exec:".to_owned(),
             programs: programs::folder(),
             env: Vec::new(),
+            redis: None,
         }
     }
 
@@ -176,7 +190,7 @@ impl Farm {
 
     fn spawn(&self, name: &str, mut command: Command, env: &[(&str, &str)]) -> Process {
         command
-            .env("REDIS_URL", self.redis.url())
+            .envs(self.redis.env())
             .env("REDIS_PREFIX", &self.prefix)
             .env("TMPDIR", &self.profiles)
             .env("RUST_LOG", "info")
@@ -198,7 +212,7 @@ impl Farm {
 
     /// Restarts Redis on the same port, without data.
     pub(crate) async fn restart_redis(&mut self) {
-        self.redis.process.kill().await;
+        self.redis.process().kill().await;
         let port = self.redis.port();
         self.redis = RedisServer::start_on(port, "noeviction", self.folder.path()).await;
     }
@@ -210,13 +224,12 @@ impl Farm {
             self.redis.workers(&self.prefix).await.len() == workers
         })
         .await;
-        // Without a worker no api is ready.
-        let path = if workers == 0 { "/healthz" } else { "/readyz" };
+        // Without a worker an api says that it can run nothing.
+        let status = if workers == 0 { "unavailable" } else { "ready" };
         wait::until_true("the apis to serve", DEFAULT_LIMIT, async || {
             self.all_run();
             for client in &self.clients {
-                let answer = super::client::try_send(client.request(reqwest::Method::GET, path));
-                if !answer.await.is_ok_and(|answer| answer.status == 200) {
+                if client.farm_status().await.as_deref() != Some(status) {
                     return false;
                 }
             }
@@ -288,7 +301,7 @@ impl Farm {
     }
 
     async fn end(&mut self, seen: &[ProcessInfo]) {
-        self.redis.process.terminate().await;
+        self.redis.terminate().await;
         let processes = leftovers::processes(seen, self.folder.path());
         assert!(processes.is_empty(), "processes are left: {processes:#?}");
         let files = self.profiles();
@@ -306,14 +319,10 @@ impl Drop for Farm {
             process.kill();
         }
         if std::thread::panicking() {
-            for process in self
-                .apis
-                .iter()
-                .chain(&self.workers)
-                .chain([&self.redis.process])
-            {
+            for process in self.apis.iter().chain(&self.workers) {
                 eprintln!("--- {}\n{}", process.name(), process.log());
             }
+            eprintln!("--- redis\n{}", self.redis.log());
         } else {
             panic!("a farm was dropped without a call of stop()");
         }

@@ -9,13 +9,16 @@ use super::redis_server::RedisServer;
 /// contract, and is kept.
 const PLACEMENT: &str = "place:";
 
-/// The keys of the farm as a whole, which are kept as well: its name, and that its registry is
-/// complete.
-const FARM: [&str; 2] = ["farm", "registry"];
+/// The keys of the farm as a whole, which are kept as well: who changed what, its name, and that
+/// its registry is complete.
+const FARM: [&str; 3] = ["audit", "farm", "registry"];
 
 /// The registry, and the sizes of executables. An entry of a load that failed stays until a sweep
 /// finds that it is old.
 const REGISTRY: [&str; 3] = ["contracts", "blobs", "executables"];
+
+/// The start of the keys that hold the keys of callers.
+const CALLERS: &str = "{keys}:";
 
 /// The start of the key of a lock, which expires by itself.
 const LOCK: &str = "lock:";
@@ -53,7 +56,10 @@ pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     let mut left = Vec::new();
     for key in redis.keys().await {
         let name = key.strip_prefix(prefix).unwrap_or(&key);
-        let lasts = name.starts_with(PLACEMENT) || FARM.contains(&name) || REGISTRY.contains(&name);
+        let lasts = name.starts_with(PLACEMENT)
+            || name.starts_with(CALLERS)
+            || FARM.contains(&name)
+            || REGISTRY.contains(&name);
         let expires = name.starts_with(EXECUTABLE)
             || name.starts_with(LOCK)
             || name.contains(ARGUMENT)

@@ -1,19 +1,31 @@
-//! A Redis server for one farm.
+//! The Redis of one farm.
 
 use std::path::Path;
 use std::process::Command;
+
+use redis::FromRedisValue;
+use redis_servers::{Kind, Redis};
+use secrecy::ExposeSecret;
 
 use super::process::Process;
 use super::programs;
 use super::wait::{self, DEFAULT_LIMIT};
 
-/// A running redis-server. It stores nothing on disk unless configured to.
-pub(crate) struct RedisServer {
-    port: u16,
-    pub(crate) process: Process,
+/// A running Redis. It stores nothing on disk unless configured to.
+pub(crate) enum RedisServer {
+    /// One server.
+    One { port: u16, process: Process },
+    /// Servers with TLS, behind sentinels or of a cluster.
+    Several(Redis),
 }
 
 impl RedisServer {
+    /// Starts servers of this kind that no other test gets.
+    pub(crate) async fn of_kind(kind: Kind) -> Self {
+        let starting = tokio::task::spawn_blocking(move || Redis::exclusive(kind));
+        Self::Several(starting.await.expect("the servers start"))
+    }
+
     /// Starts a server on a free port that writes its files to `folder`.
     pub(crate) async fn start(folder: &Path) -> Self {
         Self::start_on(programs::free_port(), "noeviction", folder).await
@@ -44,31 +56,75 @@ impl RedisServer {
             ])
             .arg("--dir")
             .arg(folder);
-        let mut server = Self {
+        let mut server = Self::One {
             port,
             process: Process::start("redis", command, folder),
         };
         wait::until("Redis to answer", DEFAULT_LIMIT, async || {
-            let ended = server.process.ended();
-            assert!(
-                ended.is_none(),
-                "redis-server ended:\n{}",
-                server.process.log()
-            );
+            let process = server.process();
+            let ended = process.ended();
+            assert!(ended.is_none(), "redis-server ended:\n{}", process.log());
             server.try_connection().await
         })
         .await;
         server
     }
 
-    /// The value of `REDIS_URL` for a program.
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
+    /// The process of one server.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        match self {
+            Self::One { process, .. } => process,
+            Self::Several(_) => panic!("this Redis has several processes"),
+        }
     }
 
-    /// The port that it listens on.
+    /// Ends it. Servers of other kinds end with this value.
+    pub(crate) async fn terminate(&mut self) {
+        if let Self::One { process, .. } = self {
+            process.terminate().await;
+        }
+    }
+
+    /// What it has written, for a test that failed.
+    pub(crate) fn log(&self) -> String {
+        match self {
+            Self::One { process, .. } => process.log(),
+            Self::Several(_) => String::new(),
+        }
+    }
+
+    /// The value of `REDIS_URL` for a program.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::One { port, .. } => format!("redis://127.0.0.1:{port}/"),
+            Self::Several(redis) => redis.config().url.expose_secret().to_owned(),
+        }
+    }
+
+    /// The settings by which a program reaches it.
+    pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
+        let mut env = vec![("REDIS_URL", self.url())];
+        if let Self::Several(redis) = self {
+            let files = redis.config().files;
+            let named = [
+                ("REDIS_CA_FILE", files.ca),
+                ("REDIS_CERT_FILE", files.certificate),
+                ("REDIS_KEY_FILE", files.key),
+                ("REDIS_PASSWORD_FILE", files.password),
+            ];
+            for (name, file) in named {
+                env.extend(file.map(|file| (name, file.display().to_string())));
+            }
+        }
+        env
+    }
+
+    /// The port that one server listens on.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        match self {
+            Self::One { port, .. } => *port,
+            Self::Several(_) => panic!("this Redis has several ports"),
+        }
     }
 
     async fn try_connection(&self) -> Option<redis::aio::MultiplexedConnection> {
@@ -85,48 +141,40 @@ impl RedisServer {
             .expect("the farm's Redis answers")
     }
 
+    /// Sends a command to the server of its key and returns the answer. A command without a key
+    /// goes to every primary.
+    pub(crate) async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        if let Self::Several(redis) = self {
+            return redis.command(words).await;
+        }
+        let mut connection = self.connection().await;
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        let answer = command.query_async(&mut connection).await;
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
     /// Every key, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
-        let mut connection = self.connection().await;
         // A test's farm has at most some hundred keys, so paging is not needed.
-        let mut keys: Vec<String> = redis::cmd("KEYS")
-            .arg("*")
-            .query_async(&mut connection)
-            .await
-            .expect("the farm's Redis answers");
+        let mut keys: Vec<String> = self.command(&["KEYS", "*"]).await;
         keys.sort();
         keys
     }
 
     /// The value of a string key.
     pub(crate) async fn text(&self, key: &str) -> String {
-        let mut connection = self.connection().await;
-        let text = redis::cmd("GET")
-            .arg(key)
-            .query_async(&mut connection)
-            .await;
-        text.unwrap_or_else(|error| panic!("{key}: {error}"))
+        self.command(&["GET", key]).await
     }
 
     /// Whether the key has an expiry.
     pub(crate) async fn expires(&self, key: &str) -> bool {
-        let mut connection = self.connection().await;
-        let seconds: i64 = redis::cmd("TTL")
-            .arg(key)
-            .query_async(&mut connection)
-            .await
-            .expect("the farm's Redis answers");
-        seconds >= 0
+        self.command::<i64>(&["TTL", key]).await >= 0
     }
 
     /// The workers that have registered in the farm with this prefix.
     pub(crate) async fn workers(&self, prefix: &str) -> Vec<String> {
-        let mut connection = self.connection().await;
-        redis::cmd("ZRANGE")
-            .arg(format!("{prefix}workers"))
-            .arg(&[0, -1])
-            .query_async(&mut connection)
-            .await
-            .expect("the farm's Redis answers")
+        let key = format!("{prefix}workers");
+        self.command(&["ZRANGE", &key, "0", "-1"]).await
     }
 }

@@ -73,7 +73,11 @@ const CONTRACT_SETTINGS: Group = Group {
 };
 
 /// The variables of the api, and of the attack suite, which may share the environment.
-const OTHER_VARIABLES: [&str; 15] = [
+const OTHER_VARIABLES: [&str; 19] = [
+    "JWT_",
+    "AUTH",
+    "ADMIN_KEY_FILE",
+    "CORS_ORIGINS",
     "EXECUTION_API_",
     "EXECUTION_ENGINE",
     "EXECUTE_DEADLINE_MS",
@@ -184,6 +188,7 @@ fn engines(reader: &mut Reader) -> Vec<EngineKind> {
 #[cfg(test)]
 mod tests {
     use shared::service::config::Env;
+    use shared::service::scheduling::Scheduling;
     use shared::service::telemetry::LogConfig;
 
     use super::*;
@@ -194,6 +199,7 @@ mod tests {
             (name == "CHROMIUM_PATH").then(|| "/proc/self/exe".to_owned())
         }));
         LogConfig::read(&mut reader);
+        Scheduling::read(&mut reader);
         let config = Config::read(&mut reader);
         assert!(config.chromium.is_some() && config.docker.is_some());
         let effective = reader.effective();

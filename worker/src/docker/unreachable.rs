@@ -122,6 +122,8 @@ impl Docker {
 
 #[cfg(test)]
 mod tests {
+    use shared::protocol::image::PinnedImage;
+
     use super::*;
 
     #[test]
@@ -151,7 +153,13 @@ mod tests {
         let image = |exposed: &[u16]| Image {
             port: 8080,
             exposed: exposed.to_vec(),
-            ..Image::default()
+            pin: PinnedImage {
+                id: "sha256:0".to_owned(),
+                source: None,
+            },
+            architecture: None,
+            volumes: Vec::new(),
+            from_tar: false,
         };
         assert_eq!(advice(&image(&[]), None), "");
         assert_eq!(advice(&image(&[3000]), None), "");

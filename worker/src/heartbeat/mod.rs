@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use shared::queue::QueueError;
 use shared::queue::farm::Farm;
 use shared::queue::leases::Renewal;
@@ -158,12 +158,10 @@ pub(crate) async fn hold_subscription(worker: Arc<Worker>) {
     loop {
         let id = worker.id();
         match worker.queue.subscribe_alive(id).await {
-            Ok(mut subscription) => {
+            Ok(mut presence) => {
                 backoff.reset();
-                let mut messages = subscription.on_message();
                 tokio::select! {
-                    // No messages are published. The stream ends with the connection.
-                    () = async { while messages.next().await.is_some() {} } => {}
+                    () = presence.ended() => {}
                     () = worker.identity.changed_from(id) => continue,
                     () = worker.life.stopping() => return,
                 }

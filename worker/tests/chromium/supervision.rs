@@ -89,6 +89,7 @@ impl Redis {
             .spawn()
             .expect("redis-server is installed by scripts/setup");
         let config = RedisConfig {
+            files: shared::queue::RedisFiles::default(),
             url: format!("redis+unix://{}", socket.display()).into(),
             prefix: "test:".to_owned(),
         };

@@ -8,17 +8,21 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use shared::protocol::job::Load;
 
 use self::request::{LoadRequest, parse};
+use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::audit::Action;
 use crate::dispatch::Ticket;
 use crate::edge::{Connection, HeldBytes};
 use crate::error::ApiError;
 use crate::openapi::failures::LoadFailures;
-use crate::request::{Received, read_body, trace_context};
+use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request_log::about;
 use crate::routes::json;
 use crate::state::AppState;
 
@@ -45,9 +49,10 @@ pub(crate) const CHECK_PARTS: u32 = 64;
 pub(crate) async fn load(
     State(state): State<AppState>,
     Extension(connection): Extension<Arc<Connection>>,
+    By(caller): By,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     state.admission.check(RequestKind::Load)?;
     let Received { bytes, held } =
         read_body(&headers, body, &state.load_bodies, &connection).await?;
@@ -55,18 +60,27 @@ pub(crate) async fn load(
     let _load_permit = state.admission.admit_load()?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
     let (load, executable) = check(&state, bytes).await?;
+    caller.may_for(Permission::ContractsLoad, &load.address)?;
     let executable = Executable {
         text: executable,
         _held: held,
     };
-    let trace = trace_context(&headers);
+    let (trace, request) = (trace_context(&headers), request_id(&headers));
     let tickets = |job| Ticket {
         job,
         deadline,
         trace: trace.clone(),
+        request: request.clone(),
     };
-    state.dispatcher.load(&load, executable, tickets).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let loaded = state.dispatcher.load(&load, executable, tickets).await;
+    let (address, digest) = (load.address.as_str(), load.spec.digest.as_str());
+    let loaded = state
+        .audit
+        .record(&caller, Action::Load, address, Some(digest), loaded);
+    Ok(about(
+        &load.address,
+        loaded.map(|()| StatusCode::NO_CONTENT),
+    ))
 }
 
 /// An executable on its way to Redis, with the place of its body.

@@ -1,11 +1,11 @@
 //! Reading an inbox.
 
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 
 use crate::protocol::id::WorkerId;
 use crate::queue::counts::Observed;
 use crate::queue::in_hand::{CatchUp, CatchUpRequest, EntryRef, InHand, Pending};
+use crate::queue::nodes::Blocking;
 use crate::queue::stream::{CONSUMER, Entry, GROUP, PendingEntries, parse_pending, remove_deleted};
 use crate::queue::timing::{BLOCK, millis};
 use crate::queue::{Queue, QueueError};
@@ -31,7 +31,7 @@ pub struct Received {
 pub struct Reader {
     queue: Queue,
     inbox: String,
-    connection: Option<Observed<MultiplexedConnection>>,
+    connection: Option<Observed<Blocking>>,
     in_hand: InHand,
     catch_up: CatchUp,
     backoff: Backoff,
@@ -83,8 +83,9 @@ impl Reader {
                 entries
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot read the inbox");
                 self.connection = None;
+                tracing::warn!(%error, "cannot read the inbox");
+                self.queue.find_servers().await;
                 self.backoff.wait().await;
                 Vec::new()
             }
@@ -95,7 +96,7 @@ impl Reader {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let connection = none.insert(self.queue.blocking().await?);
+                let connection = none.insert(self.queue.blocking(&self.inbox).await?);
                 self.catch_up.connected(&mut self.in_hand);
                 connection
             }
@@ -133,7 +134,7 @@ fn received(reference: EntryRef, entry: Entry, returned_before: bool) -> Receive
 }
 
 async fn read_group(
-    connection: &mut Observed<MultiplexedConnection>,
+    connection: &mut Observed<Blocking>,
     inbox: &str,
     from: &str,
 ) -> Result<PendingEntries, QueueError> {

@@ -9,12 +9,14 @@
 mod record;
 mod verdicts;
 
+use std::time::Duration;
+
 use redis::Script;
 
 use self::record::running_contracts;
 use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
-use super::outage::OutageDetector;
+use super::outage::Outages;
 use super::ownership::{Failover, Standing};
 use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, millis};
 use super::{Queue, QueueError};
@@ -25,7 +27,7 @@ use crate::service::moment::Moment;
 
 /// Cleans up after dead workers until the process stops.
 pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
-    let mut outages = OutageDetector::new(Moment::now());
+    let mut outages = Outages::default();
     loop {
         // Jitter keeps the processes from looking at the same moment.
         let pause = REAP_INTERVAL.mul_f64(rand::random_range(0.8..1.2));
@@ -42,28 +44,38 @@ pub async fn run(queue: Queue, config: ReaperConfig, life: Lifecycle) {
 async fn reap_expired(
     queue: &Queue,
     config: ReaperConfig,
-    outages: &mut OutageDetector,
+    outages: &mut Outages,
 ) -> Result<(), QueueError> {
     queue.remove_expired_apis().await?;
-    outages.record_response(Moment::now());
-    let suspects = queue.expired_workers().await?;
-    if suspects.is_empty()
-        || outages.is_recovering(Moment::now())
-        || queue.uptime().await? < config.grace
+    outages.record_responses(&queue.servers_that_answer().await, Moment::now());
+    for worker in queue.expired_workers().await? {
+        // In a cluster, one server may be away while the others answer.
+        if let Err(error) = reap(queue, worker, config, outages).await {
+            tracing::debug!(%worker, %error, "cannot clean up after a dead worker yet");
+        }
+    }
+    Ok(())
+}
+
+async fn reap(
+    queue: &Queue,
+    worker: WorkerId,
+    config: ReaperConfig,
+    outages: &Outages,
+) -> Result<(), QueueError> {
+    let server = queue.server_of(&queue.keys().lease(worker)).await?;
+    if outages.is_recovering(server.name(), Moment::now())
+        || queue.uptime(&server).await? < config.grace
+        || !queue.fence_worker(worker).await?
     {
         return Ok(());
     }
-    for worker in suspects {
-        if !queue.fence_worker(worker).await? {
-            continue;
-        }
-        let lock = queue.keys().reap_lock(worker);
-        if let Some(lock) = queue.try_lock(lock, REAP_LOCK).await? {
-            tracing::warn!(%worker, "worker dead: cleaning up");
-            let cleaned = clean_up(queue, worker, config).await;
-            queue.unlock(lock).await?;
-            cleaned?;
-        }
+    let lock = queue.keys().reap_lock(worker);
+    if let Some(lock) = queue.try_lock(lock, REAP_LOCK).await? {
+        tracing::warn!(%worker, "worker dead: cleaning up");
+        let cleaned = clean_up(queue, worker, config).await;
+        queue.unlock(lock).await?;
+        cleaned?;
     }
     Ok(())
 }
@@ -126,7 +138,41 @@ async fn fail_over(
     queue.remove_owned(address, worker).await
 }
 
+/// Which workers of the farm are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerPresence {
+    /// How many are connected to Redis.
+    pub connected: usize,
+    /// How long reapers still wait for workers that were alive before Redis started. None if all
+    /// have returned, or if reapers do not wait any more.
+    pub recovery: Option<Duration>,
+}
+
 impl Queue {
+    /// Counts the workers that are connected, and those that reapers wait for.
+    pub async fn presence(&self, config: ReaperConfig) -> Result<WorkerPresence, QueueError> {
+        let ids: Vec<_> = self
+            .workers()
+            .await?
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect();
+        let missing = self.missing_workers(&ids).await?;
+        let connected = ids.len() - missing.len();
+        let known: usize = redis::cmd("ZCARD")
+            .arg(self.keys().workers())
+            .query_async(&mut self.shared())
+            .await?;
+        let mut recovery = None;
+        if known > connected {
+            recovery = config.grace.checked_sub(self.shortest_uptime().await?);
+        }
+        Ok(WorkerPresence {
+            connected,
+            recovery: recovery.filter(|left| !left.is_zero()),
+        })
+    }
+
     /// Workers whose last heartbeat is older than a lease.
     async fn expired_workers(&self) -> Result<Vec<WorkerId>, QueueError> {
         let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")

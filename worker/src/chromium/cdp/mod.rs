@@ -6,7 +6,7 @@
 //! - [`events`] are the few events that the worker needs, and only what it needs of them.
 //! - [`parts`] takes a message from the browser apart.
 //! - [`replies`] are the commands without a reply.
-//! - [`traffic`] counts what the connection has carried.
+//! - [`traffic`] tells how much of the browser's time the connection explains.
 //! - [`transport`] reads and writes messages; [`cbor`] is their form.
 //!
 //! What the commands are used for is decided by their callers. The types of the protocol's commands

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::protocol::job::ContractSpec;
+use shared::protocol::job::{ContractSpec, EffectiveLimits};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::browser::death_watch::PageDeath;
@@ -110,17 +110,11 @@ impl ContractPage {
         blank: BlankPage,
         config: &ChromiumConfig,
         spec: &ContractSpec,
+        limits: &EffectiveLimits,
         executable: &str,
     ) -> Result<Self, LoadError> {
-        let limits = &spec.limits;
-        let own = limits
-            .timeout_ms
-            .map(|ms| Duration::from_millis(ms.max(1).into()));
-        let call_limit = own.map_or(config.call_limit, |own| own.min(config.call_limit));
-        let own = limits.result_bytes;
-        let result_limit = own.map_or(config.result_limit, |own| own.min(config.result_limit));
-
-        let page = blank.dedicate(config, limits, result_limit).await;
+        let call_limit = Duration::from_millis(limits.timeout_ms.into());
+        let page = blank.dedicate(config, limits).await;
         let mut page = page.map_err(|error| LoadError::PageLost(error.to_string()))?;
         match page.load(executable, config.load_limit).await {
             Ok(Loaded {
@@ -130,7 +124,7 @@ impl ContractPage {
             }) => {
                 page.activity.set(false);
                 let rules = ReplyRules {
-                    result_limit,
+                    result_limit: limits.result_bytes,
                     offsets,
                     source_map: has_source_map.then(|| spec.digest.clone()),
                 };

@@ -8,7 +8,7 @@
 //! `browser::stalls`, so that no other page's call is blamed for it.
 //!
 //! The evidence is processor time, so it is the same on a busy machine. The time that the browser
-//! needs for large arguments and results is not evidence: the worker knows their size.
+//! needs for the worker's own commands is not evidence: `cdp::traffic` knows what it may be.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -22,22 +22,22 @@ use tokio::time::{Instant, sleep, timeout};
 use super::watchdog::WatchedPages;
 use crate::chromium::browser::Browser;
 use crate::chromium::browser::death_watch::DeathWatch;
-use crate::chromium::browser::stalls::{STALLED, Stalls};
+use crate::chromium::browser::stalls::Stalls;
 use crate::chromium::process::proc::{CpuTimes, Process};
 
 /// The time between a reply and the next question.
-const PERIOD: Duration = Duration::from_millis(50);
+const PERIOD: Duration = Duration::from_millis(25);
+/// A browser that has not replied by then is watched.
+const UNUSUAL: Duration = Duration::from_millis(25);
 /// The time between two checks of a browser that does not reply.
-const CHECK: Duration = Duration::from_millis(20);
+const CHECK: Duration = Duration::from_millis(10);
 /// How long a reply is awaited. The heartbeat ends a browser that takes as long.
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
-/// The processor time of the browser's thread without a reply that shows a flood.
-const FLOODED: Duration = Duration::from_millis(50);
-/// The processor time of the browser's thread that a KiB of commands and replies explains: three
-/// times what it takes.
-const MICROS_PER_KIB: u64 = 20;
+/// The processor time of the browser's thread, without a reply and without an explanation, that
+/// shows a flood.
+const FLOODED: Duration = Duration::from_millis(30);
 /// The processor time that the page must have used meanwhile.
-const SENDING: Duration = Duration::from_millis(40);
+const SENDING: Duration = Duration::from_millis(20);
 /// Processor time of the browser's thread after which the most active page is closed although
 /// another one is nearly as active.
 const UNCLEAR: Duration = Duration::from_millis(500);
@@ -77,7 +77,7 @@ impl FloodCloser {
 struct Usage {
     /// By the browser's main thread.
     browser: Duration,
-    /// What commands and replies explain of that.
+    /// What the worker's own commands explain of that.
     explained: Duration,
     pages: HashMap<TargetId, CpuTimes>,
 }
@@ -104,7 +104,7 @@ impl FloodWatch {
         self.stalls.ask(replied, Instant::now());
         let question = GetVersionParams::default();
         let mut reply = Box::pin(self.browser.execute_within(REPLY_LIMIT, question));
-        if timeout(STALLED, &mut reply).await.is_err() {
+        if timeout(UNUSUAL, &mut reply).await.is_err() {
             self.find(reply.as_mut()).await;
         }
         self.stalls.reply(Instant::now());
@@ -127,15 +127,10 @@ impl FloodWatch {
             browser: self
                 .process
                 .map_or(Duration::ZERO, Process::main_thread_cpu),
-            explained: explained(self.browser.traffic().bytes()),
+            explained: self.browser.traffic().explained(),
             pages: self.pages().cpu_times(),
         }
     }
-}
-
-/// The processor time of the browser's thread that so many bytes explain.
-fn explained(bytes: u64) -> Duration {
-    Duration::from_micros((bytes >> 10).saturating_mul(MICROS_PER_KIB))
 }
 
 /// The page to blame for what the browser did between two measurements, if there was a flood.
@@ -185,12 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn large_results_are_no_flood() {
+    fn what_the_worker_asked_for_is_no_flood() {
         let before = usage(1000, &[("a", 0, 0)]);
         let flood = [("a", 50, 50)];
         let mut after = usage(1100, &flood);
         assert!(suspect(&before, &after).is_some());
-        after.explained = explained(8 << 20);
+        after.explained = Duration::from_millis(160);
         assert!(suspect(&before, &after).is_none());
         after.browser *= 2;
         assert!(suspect(&before, &after).is_some());
@@ -206,8 +201,8 @@ mod tests {
         let flood = [("a", 500, 500), ("b", 900, 0), ("c", 100, 50)];
         assert_eq!(found(1060, &flood).as_deref(), Some("c"));
         // The browser has not computed enough, or no page has.
-        assert_eq!(found(1040, &flood), None);
-        assert_eq!(found(1060, &[("a", 520, 510), ("b", 10, 10)]), None);
+        assert_eq!(found(1029, &flood), None);
+        assert_eq!(found(1060, &[("a", 510, 500), ("b", 9, 10)]), None);
         // Two pages are as active: neither is closed at first.
         let unclear = [("b", 60, 50), ("c", 60, 40)];
         assert_eq!(found(1060, &unclear), None);

@@ -1,5 +1,7 @@
 //! The report of figures and targets, for readers.
 
+mod peers;
+
 use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Instant;
@@ -63,6 +65,7 @@ pub(crate) fn markdown(
         _ = write!(text, "\n![{plot}]({plot})\n");
     }
     text.push_str(&processor(plan, figures));
+    text.push_str(&peers::section(figures));
     text.push_str("\n## Figures\n\n| | | median | min | max |\n|---|---|---|---|---|\n");
     for figure in &figures.all {
         let (metric, seen) = (figure.metric.name(), cells(Spread::of(&figure.values)));
