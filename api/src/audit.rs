@@ -51,10 +51,11 @@ impl Action {
 pub(crate) struct Audit(Sender<AuditEntry>);
 
 impl Audit {
-    /// The log, and the entries that [`write()`] is to send to Redis.
-    pub(crate) fn new() -> (Self, Receiver<AuditEntry>) {
-        let (sender, receiver) = channel(WAITING);
-        (Self(sender), receiver)
+    /// Starts the task that sends the entries to Redis.
+    pub(crate) fn start(queue: Queue, life: &Lifecycle) -> Self {
+        let (sender, entries) = channel(WAITING);
+        life.spawn("audit", write(queue, entries, life.clone()));
+        Self(sender)
     }
 
     /// Records that `caller` did something to the contract, key, worker or dead letter `subject`,
@@ -93,7 +94,7 @@ impl Audit {
 }
 
 /// Sends the entries to Redis until the process stops.
-pub(crate) async fn write(queue: Queue, mut entries: Receiver<AuditEntry>, life: Lifecycle) {
+async fn write(queue: Queue, mut entries: Receiver<AuditEntry>, life: Lifecycle) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         tokio::select! {

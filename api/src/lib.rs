@@ -196,8 +196,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
-    let (audit, entries) = Audit::new();
-    life.spawn("audit", audit::write(queue.clone(), entries, life.clone()));
+    let audit = Audit::start(queue.clone(), &life);
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
