@@ -210,7 +210,8 @@ async fn contracts_are_ranked_by_what_their_owners_report() {
         .start()
         .await;
     let client = farm.client();
-    let executable = "{ one: () => 1, throws: () => { throw 1 }, spins: () => { for (;;); } }";
+    let executable =
+        "{ one: () => 1, throws: () => { throw new Error('no') }, spins: () => { for (;;); } }";
     for address in ["busy", "wrong", "loops", "quiet"] {
         client.must_load(address, executable).await;
     }
