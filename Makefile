@@ -16,8 +16,9 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test attack test-compose test-kubernetes test-openapi faults model soak upgrade bench bench-frames \
-	bench-guard profile lint lint-bench lint-dependencies fmt clean release setup build build-tests contract-server
+.PHONY: help run test attack test-compose test-kubernetes test-alerts test-production test-openapi faults model \
+	soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release setup \
+	build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,10 +28,19 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
-		--skip faults:: --skip schemathesis:: --skip upgrade::
+		--skip faults:: --skip production:: --skip schemathesis:: --skip upgrade::
 
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
+
+test-alerts: ## Test the alerts for Prometheus in recorded scenarios (installs Debian's prometheus)
+	@scripts/setup --alerts
+	promtool check rules deploy/prometheus/alerts.yml
+	promtool test rules tests/prometheus/alerts.yml
+
+test-production: build-tests ## Run the recipes of docs/production.md: HAProxy with TLS, Redis with users, systemd units
+	@scripts/setup --production
+	$(CARGO) test --locked --release --workspace --test e2e -- production::
 
 test-compose: build-tests ## Build the images, start the Compose project, inject failures (10 minutes)
 	@scripts/setup --compose

@@ -165,7 +165,19 @@ impl Breaker {
             let state = self.state();
             if state != before {
                 let Memory { used, limit } = self.memory();
-                tracing::warn!(?state, used, limit, "queue state changed");
+                let (answers, refuses_loads) = (
+                    state != QueueState::Unavailable,
+                    state.refuses(RequestKind::Load),
+                );
+                let refuses_calls = state.refuses(RequestKind::Call);
+                tracing::warn!(
+                    answers,
+                    refuses_loads,
+                    refuses_calls,
+                    used,
+                    limit,
+                    "queue state changed"
+                );
                 before = state;
             }
         }

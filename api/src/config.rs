@@ -25,6 +25,17 @@ const PORT: Setting = Setting::new(
     "9000",
     "The port to listen on; 0 takes a free one.",
 );
+const METRICS_HOST: Setting = Setting::new(
+    "EXECUTION_API_METRICS_HOST",
+    "127.0.0.1",
+    "The address of the listener that EXECUTION_API_METRICS_PORT opens.",
+);
+const METRICS_PORT: Setting = Setting::optional(
+    "EXECUTION_API_METRICS_PORT",
+    "none: /metrics is served to callers",
+    "The port of a listener for /metrics, /healthz and /readyz; 0 takes a free one. Callers cannot \
+     read /metrics then.",
+);
 // Longer than the 60 s after which common load balancers close idle connections: a server that is
 // first may close one just when a request is sent on it.
 const HEADERS_TIMEOUT_MS: Setting = Setting::new(
@@ -105,6 +116,8 @@ const HTTP_SETTINGS: Group = Group {
     settings: &[
         HOST,
         PORT,
+        METRICS_HOST,
+        METRICS_PORT,
         HEADERS_TIMEOUT_MS,
         BODY_TIMEOUT_MS,
         CORS_ORIGINS,
@@ -170,6 +183,10 @@ pub struct Config {
     pub host: String,
     /// `EXECUTION_API_PORT`.
     pub port: u16,
+    /// `EXECUTION_API_METRICS_HOST`.
+    pub metrics_host: String,
+    /// `EXECUTION_API_METRICS_PORT`.
+    pub metrics_port: Option<u16>,
     /// `EXECUTION_ENGINE`.
     pub engine: EngineKind,
     /// `EXECUTE_BODY_LIMIT_BYTES`.
@@ -227,6 +244,8 @@ impl Config {
             access: AccessConfig::read(reader, &host),
             host,
             port: reader.parse(&PORT),
+            metrics_host: reader.string(&METRICS_HOST),
+            metrics_port: reader.parse_optional(&METRICS_PORT),
             headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),
             cors_origins: reader.parse_optional(&CORS_ORIGINS).unwrap_or_default(),
             body_timeout: reader.millis(&BODY_TIMEOUT_MS, 100..=600_000),

@@ -209,6 +209,7 @@ impl Drop for CancelOnDrop {
             deadline: u64::MAX,
             attempt: 1,
             trace: None,
+            request: None,
             job: Job::Cancel(Cancel { job: self.job }),
         };
         let outgoing = Outgoing {

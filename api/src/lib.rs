@@ -17,10 +17,12 @@ mod metrics;
 mod openapi;
 mod reply_router;
 mod request;
+mod request_log;
 mod router;
 mod routes;
 mod server;
 mod state;
+mod unanswered;
 
 use std::sync::Arc;
 
@@ -50,6 +52,10 @@ use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
 use crate::state::{AppState, Services};
+use crate::unanswered::UnansweredContracts;
+
+/// The connections of the listener for metrics. Probes and a scraper need a few.
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Why an api process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +72,14 @@ pub enum ServeError {
     /// Traces cannot be exported.
     #[error(transparent)]
     Traces(#[from] TraceError),
+    /// The listener for metrics cannot be opened.
+    #[error("EXECUTION_API_METRICS_HOST:EXECUTION_API_METRICS_PORT {address}: {source}")]
+    MetricsListener {
+        /// The configured address.
+        address: String,
+        /// Why it cannot be opened.
+        source: std::io::Error,
+    },
 }
 
 /// Serves on `listener` until `life` drains and every request in progress is answered.
@@ -80,6 +94,7 @@ pub fn run(
 }
 
 async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result<(), ServeError> {
+    let metrics_listener = listen_for_metrics(&config).await?;
     let telemetry = Telemetry {
         registry: Registry::default(),
         tracer: Tracer::start(&config.traces, "execution-api")?,
@@ -110,6 +125,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         life.spawn("keys", state.access.keys.clone().run(life.clone()));
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
+    if let Some(listener) = metrics_listener {
+        let (router, ending) = (router::metrics_router(state.clone()), life.clone());
+        let serving = async move {
+            let connections = Connections::new(METRICS_CONNECTIONS);
+            server::serve(listener, router, connections, headers_timeout, &ending).await;
+        };
+        life.spawn("metrics listener", serving);
+    }
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
 
@@ -173,7 +196,6 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("sweeper", sweeper::run(queue.clone(), life.clone()));
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
-    let audit = Audit::start(queue.clone(), &life);
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -192,13 +214,14 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         load_bodies: bodies(&config, config.load_body_limit, config.load_bytes),
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
+        audit: Audit::start(queue.clone(), &life),
         config,
         queue,
         access,
-        audit,
         dispatcher,
         reader_health,
         metrics,
+        unanswered: UnansweredContracts::default(),
         tracer,
         life,
     })
@@ -209,6 +232,22 @@ fn heads(config: &Config) -> Heads {
         origins: config.cors_origins.clone(),
         is_open: config.access.auth.is_off(),
     }
+}
+
+/// Opens the listener for metrics, if one is configured.
+async fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(port) = config.metrics_port else {
+        return Ok(None);
+    };
+    let refused = |source| ServeError::MetricsListener {
+        address: format!("{}:{port}", config.metrics_host),
+        source,
+    };
+    let listener = TcpListener::bind((config.metrics_host.as_str(), port)).await;
+    let listener = listener.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    tracing::info!(%address, "listening for metrics");
+    Ok(Some(listener))
 }
 
 fn in_flight_limits(config: &Config) -> InFlightLimits {

@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     available: Gauge,
     connections: Gauge,
+    unanswered: Gauge,
     call_bytes: Gauge,
     load_bytes: Gauge,
     memory_used: Gauge,
@@ -85,6 +86,8 @@ pub(crate) struct Snapshot {
     pub(crate) unclaimed_replies: u64,
     /// Open connections.
     pub(crate) connections: usize,
+    /// Contracts whose calls ended lately without an answer of their own.
+    pub(crate) unanswered: usize,
     /// Bytes of the bodies of calls and unloads, and of loads.
     pub(crate) body_bytes: [usize; 2],
     /// Whether the queue takes requests.
@@ -167,6 +170,11 @@ impl Metrics {
                 "Open connections of clients.",
                 &[],
             ),
+            unanswered: registry.gauge(
+                "execution_api_contracts_unanswered",
+                "Contracts with a call within the last minute or two that ended without an answer of theirs.",
+                &[],
+            ),
             call_bytes: body_bytes("call"),
             load_bytes: body_bytes("load"),
             memory_used: registry.gauge(
@@ -231,6 +239,7 @@ impl Metrics {
         self.unclaimed_replies.absolute(now.unclaimed_replies);
         let [call_bytes, load_bytes] = now.body_bytes;
         self.connections.set(count(now.connections));
+        self.unanswered.set(count(now.unanswered));
         self.call_bytes.set(count(call_bytes));
         self.load_bytes.set(count(load_bytes));
         self.memory_used.set(bytes(now.memory.used));
@@ -344,6 +353,7 @@ mod tests {
             in_flight: 5,
             unclaimed_replies: 0,
             connections: 7,
+            unanswered: 2,
             body_bytes: [3, 4],
             queue: QueueState::Available(MemoryPressure::Calls),
             memory: Memory {
@@ -357,6 +367,7 @@ mod tests {
             "execution_api_requests_total{route=\"/loadSmartContract\",status=\"503\",code=\"overloaded\"} 2",
             "execution_api_requests_in_flight 5",
             "execution_api_queue_available 0",
+            "execution_api_contracts_unanswered 2",
             "execution_api_body_bytes{kind=\"load\"} 4",
             "execution_api_refuses{kind=\"call\"} 1",
             "execution_api_redis_memory_used_bytes 90",

@@ -1,5 +1,5 @@
-//! What all requests have in common: an acceptable head, an id, a trace, a log line, and a body
-//! within limits.
+//! What all requests have in common: an acceptable head, an id, a trace, a log line (see
+//! `request_log`), and a body within limits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,21 +11,22 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
-use shared::service::telemetry::traces::{Span, Tracer, is_traceparent, trace_id};
+use shared::service::telemetry::traces::{Span, Tracer, is_traceparent};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::edge::{BodyPool, Connection, HeldBytes, ReadingBody};
 use crate::error::{ApiError, Fields, cut};
+use crate::request_log::{End, RequestLog};
 use crate::state::AppState;
 
 /// The header with the request's id: propagated from the client, or generated.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The header with the client's trace context.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// How many bytes a client's request id or trace context may have. A longer one is ignored.
 const HEADER_LIMIT: usize = 128;
@@ -45,7 +46,7 @@ pub(crate) async fn observe(
     let route = state
         .metrics
         .route(request.extensions().get::<MatchedPath>());
-    let id = request_id(request.headers());
+    let id = assign_id(request.headers_mut());
     let span = trace(&state.tracer, &mut request);
     let log = RequestLog::of(&request);
     let connection = request.extensions().get::<Arc<Connection>>();
@@ -57,33 +58,51 @@ pub(crate) async fn observe(
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
         response = render_failure(error, &id, response);
+        if log.is_call()
+            && !error.is_by_contract_or_caller()
+            && let Some(contract) = log.contract()
+        {
+            state.unanswered.add(contract, begun);
+        }
     }
     let (status, took) = (response.status(), begun.elapsed());
     let code = error.as_ref().map(ApiError::code);
     state.metrics.answered(route, status, code, took);
     finish(span, status, code);
-    if let Some(log) = log {
-        log.write(&id, status, code, took);
-    }
+    log.write(&End {
+        id: &id,
+        response: &response,
+        error: error.as_ref(),
+        took,
+    });
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-/// The client's id for the request, or a generated one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+/// The client's id for the request, or a generated one, which is put in its place.
+fn assign_id(headers: &mut HeaderMap) -> HeaderValue {
     let given = headers
         .get(REQUEST_ID)
         .filter(|id| id.len() <= HEADER_LIMIT);
-    match given.filter(|id| !id.is_empty() && id.to_str().is_ok()) {
-        Some(id) => id.clone(),
-        None => generated_id(),
+    if let Some(id) = given.filter(|id| !id.is_empty() && id.to_str().is_ok()) {
+        return id.clone();
     }
+    let id = generated_id();
+    headers.insert(REQUEST_ID, id.clone());
+    id
 }
 
-/// Renders a failure. Headers that the handler has set stay: timings, the contract's generation.
+/// The id of a request, which is sent along with the job.
+pub(crate) fn request_id(headers: &HeaderMap) -> Option<String> {
+    headers.get(REQUEST_ID)?.to_str().ok().map(str::to_owned)
+}
+
+/// Renders a failure. What the handler has set stays: timings, the contract's generation, what the
+/// log tells.
 fn render_failure(error: &ApiError, id: &HeaderValue, mut response: Response) -> Response {
     let headers = std::mem::take(response.headers_mut());
     let mut rendered = error.render(id.to_str().unwrap_or_default());
+    *rendered.extensions_mut() = std::mem::take(response.extensions_mut());
     for (name, value) in &headers {
         rendered
             .headers_mut()
@@ -116,38 +135,6 @@ fn finish(mut span: Span, status: StatusCode, code: Option<&'static str>) {
     }
 }
 
-/// The log line of a request, if request logging is on.
-struct RequestLog {
-    method: Method,
-    path: String,
-    trace: Option<String>,
-}
-
-impl RequestLog {
-    fn of(request: &Request) -> Option<Self> {
-        // While request logging is off, this costs one comparison.
-        tracing::enabled!(target: "request", tracing::Level::DEBUG).then(|| Self {
-            method: request.method().clone(),
-            path: cut(request.uri().path()).into_owned(),
-            trace: trace_context(request.headers()),
-        })
-    }
-
-    fn write(self, id: &HeaderValue, status: StatusCode, code: Option<&str>, took: Duration) {
-        tracing::debug!(
-            target: "request",
-            id = id.to_str().unwrap_or_default(),
-            method = self.method.as_str(),
-            path = self.path,
-            status = status.as_u16(),
-            code = code.unwrap_or("ok"),
-            duration_ms = took.as_secs_f64() * 1000.0,
-            trace_id = self.trace.as_deref().and_then(trace_id),
-            "answered"
-        );
-    }
-}
-
 fn generated_id() -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let text = Uuid::new_v4().simple().encode_lower(&mut buffer);
@@ -156,8 +143,13 @@ fn generated_id() -> HeaderValue {
 
 /// The client's W3C trace context, which is sent along with the job.
 pub(crate) fn trace_context(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    (value.len() <= HEADER_LIMIT && is_traceparent(value)).then(|| value.to_owned())
+    trace_text(headers.get(TRACEPARENT)?).map(str::to_owned)
+}
+
+/// The text of a valid trace context.
+pub(crate) fn trace_text(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?;
+    (text.len() <= HEADER_LIMIT && is_traceparent(text)).then_some(text)
 }
 
 /// What holds for the bodies of one kind of request.

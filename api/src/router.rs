@@ -12,9 +12,15 @@ use crate::routes::{
 };
 use crate::state::AppState;
 
-/// Builds the application.
+/// The routes for monitoring, on a listener of their own, where nobody needs a key.
+pub(crate) fn metrics_router(state: AppState) -> Router {
+    let routes = monitoring().route("/metrics", get(metrics::show));
+    observed(with_fallbacks(routes), state)
+}
+
+/// The routes for callers. `/metrics` is one of them unless it has a listener of its own.
 pub(crate) fn router(state: AppState) -> Router {
-    let routes = Router::new()
+    let mut routes = monitoring()
         // The original service's interface.
         .route("/loadSmartContract", post(load::load))
         .route(
@@ -33,28 +39,42 @@ pub(crate) fn router(state: AppState) -> Router {
         // Who may use it.
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", get(keys::show).delete(keys::revoke))
-        // Monitor this process.
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(metrics::show))
         // Documentation.
+        .route("/", get(docs::enter))
         .route("/docs", get(docs::enter))
         .route("/docs/", get(docs::page))
         .route("/docs/{*file}", get(docs::file))
         .route("/openapi.json", get(docs::document))
-        .route("/documentation/swagger.json", get(docs::document))
-        .fallback(|| async { ApiError::RouteNotFound })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(from_fn_with_state(state.clone(), guard));
+        .route("/documentation/swagger.json", get(docs::document));
+    if state.config.metrics_port.is_none() {
+        routes = routes.route("/metrics", get(metrics::show));
+    }
+    let guarded = with_fallbacks(routes).layer(from_fn_with_state(state.clone(), guard));
     // Around the layer that asks for a key: browsers ask without one, and pages may read refusals.
     // Inside of the outermost layer, which refuses other origins where no key is needed.
     let routes = match state.heads.origins.layer() {
-        Some(cors) => routes.layer(cors),
-        None => routes,
+        Some(cors) => guarded.layer(cors),
+        None => guarded,
     };
+    observed(routes, state)
+}
+
+fn monitoring() -> Router<AppState> {
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+}
+
+fn with_fallbacks(routes: Router<AppState>) -> Router<AppState> {
     routes
-        // Outermost, so that it also covers the fallbacks: assigns the request id, renders every
-        // failure, and counts, traces and logs the request.
+        .fallback(|| async { ApiError::RouteNotFound })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+}
+
+/// Adds the outermost layer, which also covers the fallbacks: it assigns the request id, renders
+/// every failure, and counts, traces and logs the request.
+fn observed(routes: Router<AppState>, state: AppState) -> Router {
+    routes
         .layer(from_fn_with_state(state.clone(), observe))
         .with_state(state)
 }

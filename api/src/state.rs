@@ -16,6 +16,7 @@ use crate::edge::{Connections, Heads};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
 use crate::request::BodyRules;
+use crate::unanswered::UnansweredContracts;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
@@ -39,6 +40,7 @@ pub(crate) struct Services {
     pub(crate) load_checks: Semaphore,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
+    pub(crate) unanswered: UnansweredContracts,
     pub(crate) tracer: Tracer,
     pub(crate) life: Lifecycle,
 }

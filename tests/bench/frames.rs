@@ -84,6 +84,7 @@ fn envelope() -> Envelope {
         deadline: 1_700_000_000_000,
         attempt: 1,
         trace: None,
+        request: None,
         job: Job::Execute(Execute {
             address: "abcd".parse().expect("it is an address"),
             method: "add".to_owned(),

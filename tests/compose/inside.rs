@@ -210,7 +210,7 @@ pub(crate) async fn page_has_no_network(project: &Project) {
         let output = worker.run(&format!("exec 3<>/dev/tcp/{host}/{port}"));
         assert!(output.status.success(), "{target}: {output:?}");
     }
-    let client = project.client();
+    let client = project.clients().remove(0);
     client.must_load("prober", PROBER).await;
     let found = client.execute("prober", "reach", &json!(targets)).await;
     let found = found.data();

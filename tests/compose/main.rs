@@ -39,12 +39,15 @@ const PACE: Pace = Pace {
 async fn a_farm_starts_scales_survives_failures_and_leaves_nothing() {
     let start = Instant::now();
     let log = |what: &str| eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
-    let project = Project::new(&["docker-compose.yml"]);
-    project.up(3);
-    let client = project.client();
-    has_workers(&client, 3).await;
+    let project = Project::new(&["docker-compose.yml"], 2, 3);
+    project.build_and_start();
+    let clients = project.clients();
+    let client = clients[0].clone();
+    for client in &clients {
+        has_workers(client, 3).await;
+    }
     are_healthy(&project, &["redis", "api", "worker"]).await;
-    log("one api and three workers are up and healthy");
+    log("two apis and three workers are up and healthy");
     let addresses = load_contracts(&client).await;
     let owners = owners(&client, &addresses).await;
     assert_eq!(
@@ -55,12 +58,22 @@ async fn a_farm_starts_scales_survives_failures_and_leaves_nothing() {
 
     privileges(&project).await;
     log("containers and pages are confined");
-    scaling(&project, &client, &addresses).await;
+    starting_again(&project, &client, &addresses).await;
+    log("started again, which changed nothing");
+    scaling(&project, &clients, &addresses).await;
     log("scaled to one worker and back");
-    death(&project, &client, &addresses).await;
+    death(&project, &clients, &addresses).await;
     log("a worker was killed");
     restart(&project, &client, &addresses).await;
     log("Redis was restarted");
+    redis_away(&project, &clients, &addresses).await;
+    log("Redis was away");
+    power_loss(&project, &client, &addresses).await;
+    log("the whole machine was restarted");
+    rollback(&project, &client, &addresses).await;
+    log("another version was started, and the one before again");
+    backup(&project, &client, &addresses).await;
+    log("a backup was restored");
 
     end(&project);
     log("removed");
@@ -68,10 +81,11 @@ async fn a_farm_starts_scales_survives_failures_and_leaves_nothing() {
 
 #[tokio::test]
 async fn docker_contracts_have_a_separate_worker() {
-    let project = Project::new(&["docker-compose.yml", "docker-compose.docker.yml"]);
-    let image = contract_image();
-    project.up(1);
-    let client = project.client();
+    let files = ["docker-compose.yml", "docker-compose.docker.yml"];
+    let project = Project::new(&files, 1, 1);
+    let image = contract_image("first");
+    project.build_and_start();
+    let client = project.clients().remove(0);
     has_workers(&client, 2).await;
     are_healthy(&project, &["redis", "api", "worker", "worker-docker"]).await;
     let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
@@ -100,6 +114,7 @@ async fn docker_contracts_have_a_separate_worker() {
         client.execute("page", "add", &json!(1)).await.data()["count"],
         1
     );
+    rebuilt_tag(&project, &client, &image).await;
     end(&project);
     let mut docker = Command::new("docker");
     let contracts = docker.args(["ps", "--all", "--quiet", "--filter"]);
@@ -111,9 +126,7 @@ async fn docker_contracts_have_a_separate_worker() {
 /// Waits until the api is ready and exactly `count` workers are ready.
 async fn has_workers(client: &Client, count: usize) {
     wait::until_true("the api to listen", CONTAINERS, async || {
-        let request = client.request(reqwest::Method::GET, "/readyz");
-        let answer = support::client::try_send(request).await;
-        answer.is_ok_and(|answer| answer.status == 200)
+        client.farm_status().await.as_deref() == Some("ready")
     })
     .await;
     wait::until_true("the workers to be ready", CONTAINERS, async || {
@@ -201,9 +214,161 @@ fn is_confined(project: &Project, service: &str) {
     }
 }
 
+/// The generations of contracts.
+async fn generations(client: &Client, addresses: &[String]) -> Vec<u64> {
+    let mut generations = Vec::new();
+    for address in addresses {
+        generations.push(client.generation(address).await);
+    }
+    generations
+}
+
+/// A second `up` keeps the number of workers, and so the state of the contracts.
+async fn starting_again(project: &Project, client: &Client, addresses: &[String]) {
+    let containers = || {
+        let services = ["redis", "api", "worker"];
+        let all = services.iter().flat_map(|name| project.containers(name));
+        all.map(|container| container.id).collect::<BTreeSet<_>>()
+    };
+    let before = (containers(), generations(client, addresses).await);
+    project.start();
+    assert_eq!((containers(), generations(client, addresses).await), before);
+}
+
+/// A tag that is rebuilt is deployed by a load, and by nothing else.
+async fn rebuilt_tag(project: &Project, client: &Client, image: &str) {
+    let shown = async || client.contract("image").await["image"].clone();
+    let first = shown().await;
+    assert_eq!(contract_image("second"), image);
+    project.containers("worker-docker")[0].kill();
+    let before = client.generation("image").await;
+    project.start();
+    wait::until_true("another worker to run it", CONTAINERS, async || {
+        client.generation("image").await > before
+    })
+    .await;
+    assert_eq!(shown().await, first);
+    let body = json!({ "contractAddress": "image", "engine": "docker", "executable": image });
+    let loaded = client.post("/loadSmartContract", &body).await;
+    loaded.is_no_content();
+    assert_ne!(shown().await, first);
+    let answer = client.execute("image", "echo", &json!(2)).await;
+    assert_eq!(answer.data(), 2);
+    let old = first.as_str().expect("an id");
+    output_of(Command::new("docker").args(["image", "rm", old]));
+}
+
+/// While Redis is away, the apis stay in service and say what is wrong.
+async fn redis_away(project: &Project, clients: &[Client], addresses: &[String]) {
+    let before = generations(&clients[0], addresses).await;
+    project.compose(&["pause", "redis"]);
+    for client in clients {
+        wait::until_true("the api to notice", CONTAINERS, async || {
+            client.farm_status().await.as_deref() == Some("unavailable")
+        })
+        .await;
+        let answer = client.execute(&addresses[0], "add", &json!(1)).await;
+        answer.error(503, "queue_unavailable");
+    }
+    let probe = ["exec", "-T", "api", "execution-api", "healthcheck"];
+    project.compose(&probe);
+    project.compose(&["unpause", "redis"]);
+    for client in clients {
+        has_workers(client, 3).await;
+    }
+    assert_eq!(
+        generations(&clients[0], addresses).await,
+        before,
+        "contracts moved"
+    );
+}
+
+/// After a restart of everything at once, contracts answer within the deadline of a call.
+async fn power_loss(project: &Project, client: &Client, addresses: &[String]) {
+    let before = generations(client, addresses).await;
+    project.lose_power();
+    let restarted = Instant::now();
+    project.start();
+    wait::until_true("the api to listen", CONTAINERS, async || {
+        client.farm_status().await.is_some()
+    })
+    .await;
+    eprintln!("  an api answers after {:.1?}", restarted.elapsed());
+    let answer = client.execute(&addresses[0], "known", &json!([])).await;
+    eprintln!(
+        "  the first call: {} after {:.1?}",
+        answer.outcome(),
+        restarted.elapsed()
+    );
+    if answer.status != 200 {
+        assert!(answer.never_started(), "{answer:?}");
+    }
+    has_workers(client, 3).await;
+    for (address, before) in addresses.iter().zip(before) {
+        client.execute(address, "known", &json!([])).await.data();
+        assert!(client.generation(address).await > before, "{address}");
+    }
+    eprintln!("  all contracts answer after {:.1?}", restarted.elapsed());
+}
+
+/// Goes to another version of the images, and back to the one before.
+async fn rollback(project: &Project, client: &Client, addresses: &[String]) {
+    Project::release("next");
+    for version in ["next", "latest"] {
+        let before = generations(client, addresses).await;
+        project.use_version(version);
+        project.compose(&["up", "--detach", "--no-build"]);
+        has_workers(client, 3).await;
+        for (address, before) in addresses.iter().zip(before) {
+            wait::until_true("the contract to be called", CONTAINERS, async || {
+                client.execute(address, "known", &json!([])).await.status == 200
+            })
+            .await;
+            assert!(client.generation(address).await > before, "{address}");
+        }
+        for container in project.containers("worker") {
+            let image = container.inspect("Config.Image");
+            assert!(image.contains(version), "{image}");
+        }
+    }
+    Project::remove_release("next");
+}
+
+/// The commands of docs/operations.md: a backup, the loss of everything, a restore.
+async fn backup(project: &Project, client: &Client, addresses: &[String]) {
+    let copy =
+        "redis-cli --rdb /data/backup.rdb >&2 && cat /data/backup.rdb && rm /data/backup.rdb";
+    let saved = project.compose_with(&["exec", "-T", "redis", "sh", "-c", copy], b"");
+    assert!(saved.starts_with(b"REDIS"), "{} bytes", saved.len());
+    project.compose(&["down", "--volumes"]);
+    let restore = "mkdir appendonlydir
+        cat > appendonlydir/appendonly.aof.1.base.rdb
+        echo file appendonly.aof.1.base.rdb seq 1 type b > appendonlydir/appendonly.aof.manifest";
+    let run = [
+        "run",
+        "--rm",
+        "--no-deps",
+        "-T",
+        "redis",
+        "sh",
+        "-ec",
+        restore,
+    ];
+    project.compose_with(&run, &saved);
+    project.start();
+    has_workers(client, 3).await;
+    for address in addresses {
+        wait::until_true("the contract to be called", CONTAINERS, async || {
+            client.execute(address, "known", &json!([])).await.status == 200
+        })
+        .await;
+    }
+}
+
 /// No call fails while workers drain to the last one, or while new workers join.
-async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
-    let load = Load::start(std::slice::from_ref(client), addresses, PACE);
+async fn scaling(project: &Project, clients: &[Client], addresses: &[String]) {
+    let client = &clients[0];
+    let load = Load::start(clients, addresses, PACE);
     load.full_pace().await;
     project.scale(1);
     has_workers(client, 1).await;
@@ -216,8 +381,9 @@ async fn scaling(project: &Project, client: &Client, addresses: &[String]) {
 }
 
 /// A worker that is killed under load delays calls, but no call fails.
-async fn death(project: &Project, client: &Client, addresses: &[String]) {
-    let load = Load::retrying(1_000_000, std::slice::from_ref(client), addresses, PACE);
+async fn death(project: &Project, clients: &[Client], addresses: &[String]) {
+    let client = &clients[0];
+    let load = Load::retrying(1_000_000, clients, addresses, PACE);
     load.full_pace().await;
     let before = owners(client, addresses).await;
     // The worker that survived the scaling owns all contracts; it is the last one in the list.
@@ -266,8 +432,9 @@ fn end(project: &Project) {
     assert_eq!(project.leftovers(), [""; 0]);
 }
 
-/// Builds an image of the contract server that the tests use as a Docker contract.
-fn contract_image() -> String {
+/// Builds an image of the contract server that the tests use as a Docker contract. Another `version`
+/// is another image under the same name.
+fn contract_image(version: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contract-server/target");
     let targets = std::fs::read_dir(&folder).expect("run `make contract-server` first");
     let program: PathBuf = targets
@@ -276,8 +443,10 @@ fn contract_image() -> String {
         .expect("run `make contract-server` first");
     let context = tempfile::tempdir().expect("create a temporary folder");
     std::fs::copy(program, context.path().join("contract-server")).expect("copy the program");
-    let recipe =
-        "FROM scratch\nCOPY contract-server /\nENTRYPOINT [\"/contract-server\", \"serve\"]\n";
+    let recipe = format!(
+        "FROM scratch\nCOPY contract-server /\nLABEL version={version}\n\
+         ENTRYPOINT [\"/contract-server\", \"serve\"]\n"
+    );
     std::fs::write(context.path().join("Dockerfile"), recipe).expect("write the Dockerfile");
     let image = format!("execution-test/contract:{}", std::process::id());
     let mut docker = Command::new("docker");

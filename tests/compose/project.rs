@@ -1,10 +1,12 @@
 //! One Compose project with its own names, networks and volume, removed at the end of the test.
 
+use std::cell::Cell;
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::support::client::Client;
-use crate::support::programs::free_port;
 
 /// `no` skips the build of the images.
 const BUILD: &str = "COMPOSE_TEST_BUILD";
@@ -19,33 +21,39 @@ const WORKER: &str = "execution-test/worker";
 /// A Compose project. Dropping it removes its containers, networks and volumes.
 pub(crate) struct Project {
     name: String,
+    /// The port of the first api. The others have the ports after it.
     port: u16,
+    apis: u16,
+    workers: Cell<usize>,
+    /// The tag of the images, after their names.
+    version: Cell<&'static str>,
     files: Vec<&'static str>,
 }
 
 impl Project {
     /// Creates a project with a unique name. Nothing is started yet.
-    pub(crate) fn new(files: &[&'static str]) -> Self {
+    pub(crate) fn new(files: &[&'static str], apis: u16, workers: usize) -> Self {
         Self {
             name: format!("execution-test-{}", std::process::id()),
-            port: free_port(),
+            port: free_ports(apis),
+            apis,
+            workers: Cell::new(workers),
+            version: Cell::new("latest"),
             files: files.to_vec(),
         }
     }
 
-    /// A client of the project's api, with a new key that permits everything. The api must run.
-    pub(crate) fn client(&self) -> Client {
-        let create = [
-            "exec",
-            "-T",
-            "api",
-            "execution-api",
-            "keys",
-            "create",
-            "--admin",
-        ];
+    /// A client of each api of the project, with a new key that permits everything. An api must run.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        let create = "exec -T api execution-api keys create --admin";
+        let create: Vec<_> = create.split(' ').collect();
         let key = self.compose(&create);
-        Client::new(self.port).as_caller(key.trim())
+        let client = |port| Client::new(port).as_caller(key.trim());
+        self.ports().map(client).collect()
+    }
+
+    fn ports(&self) -> std::ops::Range<u16> {
+        self.port..self.port + self.apis
     }
 
     /// Runs docker-compose with these arguments.
@@ -62,9 +70,11 @@ impl Project {
         command
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
             .args(["--project-name", &self.name])
-            .env("EXECUTION_API_PORT", self.port.to_string())
-            .env("API_TAG", API)
-            .env("WORKER_TAG", WORKER)
+            .env("EXECUTION_API_PORT", self.port_setting())
+            .env("APIS", self.apis.to_string())
+            .env("WORKERS", self.workers.get().to_string())
+            .env("API_TAG", format!("{API}:{}", self.version.get()))
+            .env("WORKER_TAG", format!("{WORKER}:{}", self.version.get()))
             .env("DOCKER_GID", socket_group())
             .env("CONTAINER_IMAGES", "execution-test/*")
             .env("DOCKER_BUILDKIT", "0");
@@ -77,20 +87,97 @@ impl Project {
         command
     }
 
+    fn port_setting(&self) -> String {
+        match self.apis {
+            1 => self.port.to_string(),
+            _ => format!("{}-{}", self.port, self.port + self.apis - 1),
+        }
+    }
+
     /// Builds the images and starts all services.
-    pub(crate) fn up(&self, workers: usize) {
+    pub(crate) fn build_and_start(&self) {
         let build = match std::env::var(BUILD).as_deref() {
             Ok("no") => "--no-build",
             _ => "--build",
         };
-        let workers = format!("worker={workers}");
-        self.compose(&["up", "--detach", build, "--scale", &workers]);
+        self.compose(&["up", "--detach", build]);
+    }
+
+    /// Starts whatever does not run, as an operator does who is not sure.
+    pub(crate) fn start(&self) {
+        self.compose(&["up", "--detach"]);
+    }
+
+    /// Runs docker-compose with `input` for the command, and returns what it printed.
+    pub(crate) fn compose_with(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut command = self.command();
+        command.args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("docker-compose can be run");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // The commands read all of their input before they print.
+        stdin.write_all(input).expect("the command reads its input");
+        drop(stdin);
+        let output = child.wait_with_output().expect("docker-compose can be run");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {:?}",
+            output.status
+        );
+        output.stdout
+    }
+
+    /// Gives the images another version: the same programs under another tag and image id.
+    pub(crate) fn release(version: &'static str) {
+        for image in [API, WORKER] {
+            let mut build = Command::new("docker");
+            build
+                .env("DOCKER_BUILDKIT", "0")
+                .args([
+                    "build",
+                    "--quiet",
+                    "--tag",
+                    &format!("{image}:{version}"),
+                    "-",
+                ])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null());
+            let mut build = build.spawn().expect("docker can be run");
+            let recipe = format!("FROM {image}:latest\nLABEL version={version}\n");
+            let mut stdin = build.stdin.take().expect("it is piped");
+            stdin
+                .write_all(recipe.as_bytes())
+                .expect("docker reads the recipe");
+            drop(stdin);
+            assert!(
+                build.wait().is_ok_and(|status| status.success()),
+                "{image}:{version}"
+            );
+        }
+    }
+
+    /// Runs the images of a version from the next start on.
+    pub(crate) fn use_version(&self, version: &'static str) {
+        self.version.set(version);
+    }
+
+    /// Removes the images of a version.
+    pub(crate) fn remove_release(version: &str) {
+        for image in [API, WORKER] {
+            output_of(Command::new("docker").args(["image", "rm", &format!("{image}:{version}")]));
+        }
     }
 
     /// Sets the number of workers, without waiting until they are ready.
     pub(crate) fn scale(&self, workers: usize) {
-        let workers = format!("worker={workers}");
-        self.compose(&["up", "--detach", "--no-recreate", "--scale", &workers]);
+        self.workers.set(workers);
+        self.compose(&["up", "--detach", "--no-recreate"]);
+    }
+
+    /// Kills all containers at once, as the loss of power does.
+    pub(crate) fn lose_power(&self) {
+        let all = self.list(&["ps"], "com.docker.compose.service");
+        output_of(Command::new("docker").arg("kill").args(all));
     }
 
     /// The running containers of a service.
@@ -201,6 +288,17 @@ pub(crate) fn output_of(command: &mut Command) -> String {
 fn both_streams(output: Output) -> String {
     let both = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&both).into_owned()
+}
+
+/// The first of `count` ports in a row that are free.
+fn free_ports(count: u16) -> u16 {
+    // Below the range of ports that the system gives to clients.
+    let mut firsts = (20_000 + u16::try_from(std::process::id() % 5_000).unwrap_or(0)..32_000)
+        .step_by(usize::from(count));
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    firsts
+        .find(|first| (*first..first + count).all(is_free))
+        .expect("some ports are free")
 }
 
 /// The group of the Docker socket.

@@ -186,7 +186,6 @@ async fn missing_contracts_methods_and_paths_are_not_found() {
     }
 
     for path in [
-        "/",
         "/execute",
         "/execute/abcd",
         "/execute/abcd/echo/more",
@@ -210,6 +209,7 @@ async fn a_wrong_method_or_media_type_is_refused() {
         (Method::PUT, "/unloadSmartContract", "POST"),
         (Method::DELETE, "/contracts/abcd", "GET"),
         (Method::POST, "/contracts", "GET"),
+        (Method::POST, "/", "GET"),
     ] {
         let answer = send(client.request(method, path)).await;
         answer.error(405, "method_not_allowed");

@@ -187,9 +187,9 @@ async fn contracts_survive_the_end_of_the_last_worker() {
     let before = load_all(&client, &["abcd"]).await;
     farm.workers[0].terminate().await;
     wait::until_true(
-        "the api to say that it cannot serve",
+        "the api to say that it can run nothing",
         DEFAULT_LIMIT,
-        async || client.get("/readyz").await.status == 503,
+        async || client.farm_status().await.as_deref() == Some("unavailable"),
     )
     .await;
     assert_eq!(client.get("/healthz").await.status, 200);

@@ -57,6 +57,8 @@ async fn requests_and_calls_are_counted() {
 }
 
 fn check_api(api: &Scrape) {
+    // Only the overrun ended without an answer of the contract or a mistake of the caller.
+    assert_eq!(api.count("execution_api_contracts_unanswered"), 1);
     let execute = "/execute/{contractAddress}/{method}";
     for (route, status, code, count) in [
         ("/loadSmartContract", 204, "ok", 1),
@@ -130,6 +132,33 @@ fn check_worker(worker: &Scrape) {
             "{name}"
         );
     }
+}
+
+/// Callers need not see the metrics, and whoever scrapes them need not be able to call.
+#[tokio::test]
+async fn metrics_can_have_a_listener_of_their_own() {
+    let port = programs::free_port();
+    let builder = Farm::builder().env("EXECUTION_API_METRICS_PORT", &port.to_string());
+    let farm = builder.start().await;
+    let (client, metrics) = (farm.client(), Client::new(port));
+    client.get("/metrics").await.error(404, "route_not_found");
+    client.must_load("abcd", CONTRACT).await;
+    let scrape = Scrape::of(&metrics).await;
+    assert!(
+        scrape
+            .values
+            .keys()
+            .any(|name| name.contains("/loadSmartContract")),
+        "{scrape:?}"
+    );
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(metrics.get(path).await.status, 200, "{path}");
+        assert_eq!(client.get(path).await.status, 200, "{path}");
+    }
+    for path in ["/contracts", "/workers", "/docs"] {
+        metrics.get(path).await.error(404, "route_not_found");
+    }
+    farm.stop().await;
 }
 
 #[tokio::test]

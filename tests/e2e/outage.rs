@@ -1,6 +1,6 @@
 //! While Redis is down, nothing that was promised is lost, and callers receive an error.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::farm::Farm;
 use crate::support::wait::{self, DEFAULT_LIMIT};
@@ -28,18 +28,29 @@ async fn a_call_during_a_redis_outage_is_refused_and_can_be_retried() {
         .error(503, "queue_unavailable");
     assert_eq!(client.get("/healthz").await.status, 200);
     wait::until_true(
-        "the api to say that it cannot serve",
+        "the api to say that it can run nothing",
         DEFAULT_LIMIT,
-        async || client.get("/readyz").await.status == 503,
+        async || client.farm_status().await.as_deref() == Some("unavailable"),
     )
     .await;
+    // No load balancer may take it out of service: callers and operators would get no response.
+    let ready = client.get("/readyz").await;
+    assert_eq!(
+        (ready.status, &ready.json()["workers"]),
+        (200, &Value::Null)
+    );
+    let reason = ready.json()["reason"].as_str().map(str::to_owned);
+    assert!(
+        reason.is_some_and(|reason| reason.contains("queue")),
+        "{ready:?}"
+    );
 
     // Redis comes back empty. A contract that is loaded again is served again.
     farm.restart_redis().await;
     wait::until_true(
         "the api to say that it can serve",
         DEFAULT_LIMIT,
-        async || client.get("/readyz").await.status == 200,
+        async || client.farm_status().await.as_deref() == Some("ready"),
     )
     .await;
     client.must_load("again", CONTRACT).await;

@@ -200,3 +200,45 @@ async fn an_unload_that_redis_may_have_received_is_not_called_unstarted() {
     assert!(client.contracts().await.is_empty());
     farm.stop_ignoring_keys().await;
 }
+
+/// An operator finds the contract that causes trouble without a restart and without its name.
+#[tokio::test]
+async fn contracts_are_ranked_by_what_their_owners_report() {
+    let farm = Farm::builder()
+        .workers(2)
+        .env("EXECUTE_TIMEOUT_MS", "300")
+        .start()
+        .await;
+    let client = farm.client();
+    let executable = "{ one: () => 1, throws: () => { throw 1 }, spins: () => { for (;;); } }";
+    for address in ["busy", "wrong", "loops", "quiet"] {
+        client.must_load(address, executable).await;
+    }
+    for _ in 0..5 {
+        client.call("busy", "one").await.data();
+    }
+    for _ in 0..2 {
+        let thrown = client.call("wrong", "throws").await;
+        thrown.error(500, "execution_failed");
+    }
+    let overrun = client.call("loops", "spins").await;
+    overrun.error(504, "execution_timeout");
+    let first = async |sort: &str| {
+        let path = format!("/contracts?limit=2&sort={sort}");
+        let listed = client.get(&path).await.json();
+        let listed = listed.as_array().expect("a list is an array").clone();
+        assert_eq!(listed.len(), 2, "{sort}: {listed:?}");
+        let figure = |index: usize| listed[index][sort].as_u64().expect("a figure");
+        assert!(figure(0) >= figure(1), "{sort}: {listed:?}");
+        listed[0].clone()
+    };
+    assert_eq!(first("calls").await["contractAddress"], "busy");
+    assert_eq!(first("errors").await["contractAddress"], "wrong");
+    assert_eq!(first("losses").await["contractAddress"], "loops");
+    assert_eq!(first("ranMs").await["contractAddress"], "loops");
+    client
+        .get("/contracts?sort=name")
+        .await
+        .error(400, "invalid_request");
+    farm.stop().await;
+}

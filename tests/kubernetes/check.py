@@ -2,8 +2,8 @@
 """Renders the Kubernetes manifests and checks them: `make test-kubernetes`.
 
 Every object is validated against the Kubernetes API schemas of two releases: the oldest that has the
-features in use, and the newest known. Unknown fields are errors. KEDA's objects have no schema there, so
-their fields are compared with those in KEDA's documentation. Further checks cover what no schema
+features in use, and the newest known. Unknown fields are errors. Objects of KEDA and of the Prometheus
+Operator have no schema there, so their fields are compared with those in their documentation. Further checks cover what no schema
 expresses: references between objects, the confinement of pods, and grace periods.
 """
 
@@ -33,8 +33,11 @@ SCALED_OBJECT = {
         "cooldownPeriod": int,
         "minReplicaCount": int,
         "maxReplicaCount": int,
+        "fallback": {"failureThreshold": int, "replicas": int},
         "advanced": {"horizontalPodAutoscalerConfig": {"behavior": dict}},
-        "triggers": [{"type": str, "name": str, "metadata": dict, "authenticationRef": {"name": str}}],
+        "triggers": [
+            {"type": str, "name": str, "metricType": str, "metadata": dict, "authenticationRef": {"name": str}}
+        ],
     },
 }
 TRIGGER_AUTHENTICATION = {
@@ -43,10 +46,19 @@ TRIGGER_AUTHENTICATION = {
     "metadata": dict,
     "spec": {"secretTargetRef": [{"parameter": str, "name": str, "key": str}]},
 }
+# The fields of a PodMonitor and a PrometheusRule of the Prometheus Operator that the manifests use.
+POD_MONITOR = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": dict,
+    "spec": {"selector": {"matchLabels": dict}, "podMetricsEndpoints": [{"port": str, "interval": str}]},
+}
+PROMETHEUS_RULE = {"apiVersion": str, "kind": str, "metadata": dict, "spec": {"groups": list}}
 # Required and optional metadata. KEDA rejects a lagCount without an activationLagCount.
 TRIGGERS = {
     "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS"}),
     "prometheus": ({"serverAddress", "query", "threshold"}, {"activationThreshold"}),
+    "cpu": ({"value"}, set()),
 }
 
 problems = []
@@ -99,6 +111,9 @@ def check_scaled_object(obj, where, find):
         expect(all(isinstance(value, str) for value in given.values()), where, "metadata must contain only strings")
         if trigger["type"] == "redis-streams":
             check_redis_trigger(obj, trigger, where, find)
+        elif trigger["type"] == "cpu":
+            requests = pod_of(find(target["kind"], target["name"]))["spec"]["containers"][0]["resources"]["requests"]
+            expect("cpu" in requests, where, "a cpu trigger needs a request for cpu")
         else:
             check_capacity_trigger(obj, given, where, find)
 
@@ -123,6 +138,30 @@ def check_capacity_trigger(obj, given, where, find):
     expect(threshold * 4 == capacity * 3, where, f"threshold {threshold} is not 3/4 of the capacity {capacity}")
     namespace = f'namespace="{obj["metadata"]["namespace"]}"'
     expect(namespace in given["query"], where, f"the query counts other farms as well: {given['query']}")
+
+
+def check_pod_monitor(obj, where, objects):
+    """It selects one workload, whose pods have the port that is scraped."""
+    check_fields(obj, POD_MONITOR, where)
+    pods = [pod_of(other) for other in objects if pod_of(other)]
+    chosen = [pod for pod in pods if selects(obj["spec"]["selector"], pod["metadata"]["labels"])]
+    expect(len(chosen) == 1, where, f"selects {len(chosen)} workloads instead of one")
+    ports = {port["name"] for pod in chosen for port in pod["spec"]["containers"][0]["ports"]}
+    for endpoint in obj["spec"]["podMetricsEndpoints"]:
+        expect(endpoint["port"] in ports, where, f"scrapes the unknown port {endpoint['port']}")
+
+
+def check_rules(obj, where):
+    """They are those of the file for a Prometheus without the operator."""
+    check_fields(obj, PROMETHEUS_RULE, where)
+    alerts = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))
+    expect(obj["spec"] == alerts, where, "differs from deploy/prometheus/alerts.yml")
+    headings = (ROOT / "docs/runbook.md").read_text(encoding="utf-8").splitlines()
+    for rule in obj["spec"]["groups"][0]["rules"]:
+        name = rule["alert"]
+        expect(f"### {name}" in headings, where, f"docs/runbook.md says nothing about {name}")
+        link = f"docs/runbook.md#{name.lower()}"
+        expect(rule["annotations"].get("runbook_url") == link, where, f"{name} does not link to {link}")
 
 
 def check_secrets(objects, target):
@@ -190,7 +229,9 @@ def check_container(container, volumes, where):
     expect(context["readOnlyRootFilesystem"] is True, where, "has a writable root file system")
     expect(context["capabilities"] == {"drop": ["ALL"]}, where, "does not drop all capabilities")
     expect(":" in container["image"], where, f"image without a version: {container['image']}")
-    expect("memory" in container["resources"]["limits"], where, "has no memory limit")
+    resources = container["resources"]
+    expect("memory" in resources["limits"], where, "has no memory limit")
+    expect("ephemeral-storage" in resources["limits"], where, "has no limit for its log")
     ports = {port["name"] for port in container.get("ports", ())}
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         referenced = container.get(probe, {})
@@ -203,6 +244,8 @@ def check_container(container, volumes, where):
 def check_graces(pods, config):
     """SIGKILL comes after a program's own limits. A worker takes up to 15 s more to end what is left."""
     grace = int(config["SHUTDOWN_GRACE_MS"]) / 1000
+    load_deadline = int(config.get("LOAD_DEADLINE_MS", 30_000)) / 1000
+    expect(grace > load_deadline, "execution-config", f"SHUTDOWN_GRACE_MS cuts off loads of {load_deadline} s")
     for name, more in (("execution-api", 0), ("execution-worker", 15)):
         spec = pods[name]["spec"]
         sleep = spec["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {})
@@ -221,6 +264,26 @@ def check_worker(spec):
     expect(profile == wanted, where, f"wrong seccomp profile {profile}")
 
 
+def check_room(pods, find):
+    """Apis and Redis outlive workers, and the memory that workers and Redis may use is reserved."""
+    values = {}
+    for name, pod in pods.items():
+        spec = pod["spec"]
+        found = find("PriorityClass", spec.get("priorityClassName"))
+        expect(found, name, f"its priority class does not exist: {spec.get('priorityClassName')}")
+        values[name] = found["value"] if found else 0
+        resources = spec["containers"][0]["resources"]
+        if name != "execution-api":
+            reserved = resources["requests"]["memory"] == resources["limits"]["memory"]
+            expect(reserved, name, "requests less memory than it may use")
+        if name != "execution-redis":
+            keys = {constraint["topologyKey"] for constraint in spec["topologySpreadConstraints"]}
+            wanted = {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+            expect(keys == wanted, name, f"is spread over {sorted(keys)} only")
+    core = [value for name, value in values.items() if name != "execution-worker"]
+    expect(min(core) > values["execution-worker"], "execution-worker", "its priority is not the lowest")
+
+
 def check_policies(objects, pods, config):
     """A deny-all policy applies to each pod. Workers reach only Redis, DNS and, where configured, a trace
     collector."""
@@ -234,6 +297,7 @@ def check_policies(objects, pods, config):
             and "egress" not in policy["spec"]
         ]
         expect(deny_all, name, "no deny-all policy applies to it")
+    check_scrapers(policies, pods)
     labels = pods["execution-worker"]["metadata"]["labels"]
     ports = {
         port["port"]
@@ -245,6 +309,20 @@ def check_policies(objects, pods, config):
     collector = config.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     allowed = {6379, 53} | ({int(collector.rsplit(":", 1)[1])} if collector else set())
     expect(ports == allowed, "execution-worker", f"may connect to ports {ports}, expected {allowed}")
+
+
+def check_scrapers(policies, pods):
+    """Whoever scrapes metrics cannot call contracts, and callers cannot read metrics."""
+    scraper = {"kubernetes.io/metadata.name": "monitoring"}
+    for name in ("execution-api", "execution-worker"):
+        labels = pods[name]["metadata"]["labels"]
+        for policy in policies:
+            if not selects(policy["spec"]["podSelector"], labels):
+                continue
+            for rule in policy["spec"].get("ingress", ()):
+                ports = {port["port"] for port in rule["ports"]}
+                scrapes = any(peer.get("namespaceSelector", {}).get("matchLabels") == scraper for peer in rule["from"])
+                expect(scrapes == (ports == {"metrics"}), name, f"the same peers may use the ports {sorted(ports)}")
 
 
 def check_references(objects, find):
@@ -276,6 +354,10 @@ def check_target(target):
             check_scaled_object(obj, where, find)
         elif obj["kind"] == "TriggerAuthentication":
             check_fields(obj, TRIGGER_AUTHENTICATION, where)
+        elif obj["kind"] == "PodMonitor":
+            check_pod_monitor(obj, where, objects)
+        elif obj["kind"] == "PrometheusRule":
+            check_rules(obj, where)
         else:
             check_schema(obj, where)
         if pod_of(obj):
@@ -286,6 +368,7 @@ def check_target(target):
         [config] = [obj["data"] for kind, obj in table.items() if kind[1].startswith("execution-config-")]
         check_graces(pods, config)
         check_worker(pods["execution-worker"]["spec"])
+        check_room(pods, find)
         check_policies(objects, pods, config)
     return len(objects)
 

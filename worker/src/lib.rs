@@ -22,6 +22,7 @@ mod metrics;
 mod operator;
 mod placement;
 mod reconcile;
+mod run_info;
 mod runner;
 pub mod sandbox;
 mod seen_jobs;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::id::WorkerId;
+use shared::protocol::job::EngineKind;
 use shared::queue::farm::Farm;
 use shared::queue::{Queue, QueueError, ReaperConfig, reaper, sweeper};
 use shared::service::lifecycle::Lifecycle;
@@ -122,7 +124,9 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
             return Err(error.into());
         }
     };
-    tracing::info!(worker = %worker.id(), engines = ?worker.engines(), "worker is ready");
+    let engines: Vec<_> = worker.engines().into_iter().map(EngineKind::name).collect();
+    let engines = engines.join(",");
+    tracing::info!(worker = %worker.id(), engines, "worker is ready");
     let background = Background {
         reaper: config.reaper,
         settle_task,

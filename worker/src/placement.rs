@@ -11,6 +11,7 @@ use shared::queue::QueueError;
 use shared::queue::placement::{Reader, Received};
 use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use crate::contracts::CapacityPermit;
 use crate::settle::RunInfo;
@@ -155,7 +156,9 @@ async fn process_load(
         return Ok(());
     }
     let mut span = runner::span(worker, envelope);
-    let outcome = jobs::load::load_new(worker, load, capacity).await;
+    let loading = jobs::load::load_new(worker, load, capacity);
+    let log = runner::log_span(envelope.request.as_deref());
+    let outcome = loading.instrument(log).await;
     RunInfo::default().record(&mut span, &outcome);
     drop(span);
     reply(worker, api, envelope, outcome).await

@@ -10,6 +10,7 @@ use shared::queue::EntryRef;
 use shared::queue::inbox::{Reader, Received};
 use shared::service::backoff::Backoff;
 use shared::service::telemetry::traces::Span;
+use tracing::Instrument;
 
 use crate::jobs;
 use crate::seen_jobs::SeenJobs;
@@ -117,6 +118,8 @@ fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
     if envelope.trace.is_some() {
         delivery.trace(span(worker, &envelope));
     }
+    let log = log_span(envelope.request.as_deref());
+    delivery.belongs_to(envelope.request);
     match envelope.job {
         Job::Execute(execute) => jobs::execute::enqueue(worker, execute, delivery),
         Job::Inspect(inspect) => jobs::inspect::answer(worker, &inspect, delivery),
@@ -133,12 +136,20 @@ fn start(worker: &Arc<Worker>, envelope: Envelope, mut delivery: Delivery) {
         }
         Job::Load(load) => {
             let task = jobs::load::reload(worker.clone(), load, delivery);
-            worker.life.spawn("load", task);
+            worker.life.spawn("load", task.instrument(log));
         }
         Job::Unload(unload) => {
             let task = jobs::unload::unload(worker.clone(), unload, delivery);
-            worker.life.spawn("unload", task);
+            worker.life.spawn("unload", task.instrument(log));
         }
+    }
+}
+
+/// Adds the request's id to the log lines of its job.
+pub(crate) fn log_span(request: Option<&str>) -> tracing::Span {
+    match request {
+        Some(id) => tracing::info_span!("request", id),
+        None => tracing::Span::none(),
     }
 }
 

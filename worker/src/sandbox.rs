@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use shared::protocol::id::ContractAddress;
-use shared::protocol::job::ContractSpec;
+use shared::protocol::image::PinnedImage;
+use shared::protocol::job::{ContractSpec, EffectiveLimits, Limits};
 use shared::protocol::reply::Failure;
 
 /// The limits that every sandbox applies to its calls.
@@ -20,6 +21,20 @@ pub struct CallLimits {
     pub time: Duration,
     /// `RESULT_LIMIT_BYTES`: the maximum size of one JSON result in bytes. The default is 1 MiB.
     pub result: u32,
+}
+
+impl CallLimits {
+    /// The limits of a contract that asks for `limits`.
+    pub(crate) fn lowered_by(&self, limits: &Limits) -> EffectiveLimits {
+        let highest = u32::try_from(self.time.as_millis()).unwrap_or(u32::MAX);
+        let timeout = limits.timeout_ms.map_or(highest, |own| own.min(highest));
+        let result = limits.result_bytes;
+        EffectiveLimits {
+            timeout_ms: timeout.max(1),
+            result_bytes: result.map_or(self.result, |own| own.min(self.result)),
+            ..EffectiveLimits::default()
+        }
+    }
 }
 
 /// Identifies one call within one instance.
@@ -111,6 +126,9 @@ pub enum StartError {
     /// The sandbox could not be made, or did not respond in time. A later retry may succeed.
     #[error("{0}")]
     Unavailable(String),
+    /// The machine does not have the image that the contract was loaded with, and cannot pull it.
+    #[error("{0}")]
+    ImageMissing(String),
 }
 
 /// Everything that an engine needs to start an instance.
@@ -124,9 +142,9 @@ pub struct Blueprint<'a> {
     pub spec: &'a ContractSpec,
     /// The content of `spec.digest`.
     pub executable: &'a str,
-    /// The [image](Instance::image) of the previous instance. The new instance must run the same
-    /// image.
-    pub image: Option<&'a str>,
+    /// The [image](Instance::image) that an earlier instance of the same load ran. The new instance
+    /// must run the same image.
+    pub image: Option<&'a PinnedImage>,
 }
 
 /// How many instances of a contract may be lost within a time before the contract counts as
@@ -153,6 +171,17 @@ pub trait Engine: Clone + Send + Sync + 'static {
         plan: Blueprint<'_>,
     ) -> impl Future<Output = Result<Self::Instance, StartError>> + Send;
 
+    /// The limits that a contract runs with which asks for `limits`.
+    fn limits(&self, limits: &Limits) -> EffectiveLimits;
+
+    /// The image that an executable stands for now. None if the executable is the contract itself.
+    fn resolve(
+        &self,
+        _executable: &str,
+    ) -> impl Future<Output = Result<Option<PinnedImage>, StartError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// The number of losses after which a contract is quarantined.
     fn restart_limit(&self) -> RestartLimit;
 }
@@ -176,8 +205,8 @@ pub trait Instance: Send + 'static {
     /// The methods that can be called. None if only the contract itself knows them.
     fn endpoints(&self) -> Option<&[String]>;
 
-    /// The digest of the running image, if the executable only names an image.
-    fn image(&self) -> Option<&str> {
+    /// The running image, if the executable is an image.
+    fn image(&self) -> Option<&PinnedImage> {
         None
     }
 

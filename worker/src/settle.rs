@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shared::protocol::frame::{Item, Reply, encode_item, has_room, pack_replies};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::fence::Fence;
 use crate::identity::Identity;
+pub(crate) use crate::run_info::RunInfo;
 
 /// The maximum number of jobs settled in one round trip.
 const BATCH: usize = 1024;
@@ -49,42 +50,24 @@ pub(crate) struct Delivery {
     pub(crate) received: Instant,
     /// The job's span in the trace of its request.
     span: Span,
-}
-
-/// Facts about a job's run that its reply carries besides the outcome.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RunInfo {
-    /// The contract's generation.
-    pub(crate) generation: Option<u64>,
-    /// How long the job ran.
-    pub(crate) time: Option<Duration>,
-}
-
-impl RunInfo {
-    /// Records on a span how its job ended.
-    pub(crate) fn record<T>(self, span: &mut Span, outcome: &Result<T, Failure>) {
-        if !span.is_recording() {
-            return;
-        }
-        if let Some(generation) = self.generation {
-            span.set(
-                "execution.generation",
-                i64::try_from(generation).unwrap_or(i64::MAX),
-            );
-        }
-        if let Some(time) = self.time {
-            span.set("execution.run_ms", time.as_secs_f64() * 1000.0);
-        }
-        if let Err(failure) = outcome {
-            span.fail(failure.code.name());
-        }
-    }
+    /// The id of its request, for the log.
+    request: Option<String>,
 }
 
 impl Delivery {
     /// Traces the job from now on. The span ends when the job is settled.
     pub(crate) fn trace(&mut self, span: Span) {
         self.span = span;
+    }
+
+    /// Names the request that the job belongs to.
+    pub(crate) fn belongs_to(&mut self, request: Option<String>) {
+        self.request = request;
+    }
+
+    /// The id of the job's request, if the api has sent it.
+    pub(crate) fn request(&self) -> Option<&str> {
+        self.request.as_deref()
     }
 
     /// Replies to the job and acknowledges it.
@@ -147,7 +130,8 @@ impl Drop for Delivery {
         // A worker that stops before it is done leaves its jobs to the reaper: it answers only when
         // the contract may run elsewhere.
         if self.entry.is_some() && !self.settler.life.is_stopping() {
-            tracing::warn!(job = self.id.0, "job dropped without a reply");
+            let request = self.request();
+            tracing::warn!(job = self.id.0, request, "job dropped without a reply");
             self.reply_lost();
         }
     }
@@ -213,6 +197,7 @@ impl Settler {
             deadline,
             received,
             span: Span::default(),
+            request: None,
         })
     }
 

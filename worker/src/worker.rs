@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shared::protocol::id::WorkerId;
-use shared::protocol::job::EngineKind;
+use shared::protocol::job::{EffectiveLimits, EngineKind, Limits};
 use shared::queue::leases::WorkerInfo;
 use shared::queue::{CatchUpRequest, Queue};
 use shared::service::lifecycle::Lifecycle;
@@ -18,6 +18,7 @@ use crate::docker::Docker;
 use crate::fence::Fence;
 use crate::identity::Identity;
 use crate::metrics::{Metrics, Snapshot};
+use crate::sandbox::Engine;
 use crate::settle::Settler;
 
 /// Requests to the readers of this worker: the one of the inbox, and one for each engine.
@@ -101,6 +102,15 @@ impl Worker {
         javascript.into_iter().chain(docker).collect()
     }
 
+    /// The limits that a contract runs with which asks for `limits`. None if this worker does not
+    /// offer the engine.
+    pub(crate) fn limits(&self, engine: EngineKind, limits: &Limits) -> Option<EffectiveLimits> {
+        match engine {
+            EngineKind::Javascript => Some(self.chromium.as_ref()?.limits(limits)),
+            EngineKind::Docker => Some(self.docker.as_ref()?.limits(limits)),
+        }
+    }
+
     /// What this worker reports about itself to the farm.
     pub(crate) fn info(&self) -> WorkerInfo {
         WorkerInfo {
@@ -109,7 +119,13 @@ impl Worker {
             used: self.contracts.len(),
             draining: self.life.is_draining(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            highest_limits: self.highest_limits(),
         }
+    }
+
+    fn highest_limits(&self) -> Vec<(EngineKind, EffectiveLimits)> {
+        let of = |engine| Some((engine, self.limits(engine, &Limits::default())?));
+        EngineKind::ALL.into_iter().filter_map(of).collect()
     }
 
     /// Reports a changed number of contracts at once, without waiting for the next heartbeat.

@@ -25,7 +25,7 @@ use Permission::{
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 21] = [
+const NEEDS: [(&str, &str, Need); 22] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
@@ -46,6 +46,7 @@ const NEEDS: [(&str, &str, Need); 21] = [
     ("GET", "/metrics", Scope(FarmRead)),
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
+    ("GET", "/", Nothing),
     ("GET", "/docs", Nothing),
     ("GET", "/docs/", Nothing),
     ("GET", "/docs/{*file}", Nothing),
@@ -139,13 +140,15 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use utoipa::OpenApi as _;
 
     use super::*;
     use crate::openapi::Description;
 
     /// The routes of the router's source: axum does not list them.
-    fn routes() -> Vec<(String, &'static str)> {
+    fn routes() -> BTreeSet<(String, &'static str)> {
         let source = include_str!("../router.rs");
         let calls = source.split(".route(").skip(1);
         calls

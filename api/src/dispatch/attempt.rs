@@ -35,6 +35,7 @@ impl Dispatcher {
             deadline: ticket.deadline,
             attempt: number,
             trace: ticket.trace.as_deref(),
+            request: ticket.request.as_deref(),
             job: &ticket.job,
         });
         let outgoing = Outgoing {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Inspect, Job};
+use shared::protocol::rank::Top;
 use shared::protocol::reply::{ContractStatus, Output};
 
 use super::attempt::AttemptOutcome;
@@ -23,11 +24,37 @@ impl Dispatcher {
         workers: impl IntoIterator<Item = WorkerId>,
         address: Option<&ContractAddress>,
     ) -> Vec<ContractStatus> {
-        let inspect = || Inspect {
+        let inspect = Inspect {
             address: address.cloned(),
+            top: None,
         };
+        self.ask(workers, &inspect).await
+    }
+
+    /// Asks workers for the first of their contracts in a ranking. A worker that does not reply is
+    /// left out.
+    pub(crate) async fn top(
+        &self,
+        workers: impl IntoIterator<Item = WorkerId>,
+        top: Top,
+    ) -> Vec<ContractStatus> {
+        let inspect = Inspect {
+            address: None,
+            top: Some(top),
+        };
+        self.ask(workers, &inspect).await
+    }
+
+    async fn ask(
+        &self,
+        workers: impl IntoIterator<Item = WorkerId>,
+        inspect: &Inspect,
+    ) -> Vec<ContractStatus> {
         let replies = workers.into_iter().map(|worker| async move {
-            match self.send_to_worker(worker, Job::Inspect(inspect())).await {
+            match self
+                .send_to_worker(worker, Job::Inspect(inspect.clone()))
+                .await
+            {
                 Ok(Some(Output::Contracts(contracts))) => contracts,
                 _ => Vec::new(),
             }
@@ -46,6 +73,7 @@ impl Dispatcher {
             job,
             deadline: self.queue.clock().after(DEADLINE),
             trace: None,
+            request: None,
         };
         let sent = Sent::default();
         sent.set(true);

@@ -36,6 +36,7 @@ impl Dispatcher {
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
         let (contract, replicas) = (&load.address, load.spec.replicas);
+        self.check_limits(load).await?;
         self.check_room(load).await?;
         let before = self.queue.contract(contract).await?;
         let staged_at = self.stage(load, executable, &tickets).await?;
@@ -139,26 +140,6 @@ impl Dispatcher {
                 .await;
             let is_first = number == replicas;
             unloaded.map_err(|error| error.if_started(!is_first))?;
-        }
-        Ok(())
-    }
-
-    /// Checks that there are enough workers: none owns two replicas of one contract.
-    async fn check_room(&self, load: &Load) -> Result<(), ApiError> {
-        let (engine, replicas) = (load.spec.engine, load.spec.replicas);
-        if replicas == 1 {
-            return Ok(());
-        }
-        let workers = self.queue.workers().await?;
-        let able = workers
-            .iter()
-            .filter(|(_, info)| info.engines.contains(&engine));
-        let able = able.count();
-        if u32::try_from(able).is_ok_and(|able| able < replicas) {
-            return Err(ApiError::NoCapacity(format!(
-                "{replicas} replicas need {replicas} workers for {engine} contracts, \
-                there are {able}. Lower replicas or add workers"
-            )));
         }
         Ok(())
     }
@@ -339,6 +320,7 @@ impl Dispatcher {
             deadline: ticket.deadline,
             attempt: number,
             trace: ticket.trace.clone(),
+            request: ticket.request.clone(),
             job: Job::Load(load),
         };
         let placed = self.queue.place(engine, Some(self.api), &envelope).await;

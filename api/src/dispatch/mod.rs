@@ -8,6 +8,7 @@ mod attempt;
 mod inspect;
 mod loading;
 mod lost_attempts;
+mod requirements;
 mod route_cache;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use shared::protocol::frame::Reply;
-use shared::protocol::id::{ApiId, ContractAddress};
+use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
 use shared::protocol::job::{Argument, Job};
 use shared::queue::farm::Farm;
 use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
@@ -44,6 +45,15 @@ pub(crate) struct Ticket {
     pub(crate) deadline: u64,
     /// W3C trace context.
     pub(crate) trace: Option<String>,
+    /// The request's id.
+    pub(crate) request: Option<String>,
+}
+
+/// The reply to a call, and the worker that sent it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    pub(crate) worker: Option<WorkerId>,
 }
 
 /// Whether a job may be at a worker.
@@ -110,7 +120,7 @@ impl Dispatcher {
         &self,
         contract: &ContractAddress,
         mut ticket: Ticket,
-    ) -> Result<Reply, ApiError> {
+    ) -> Result<Answer, ApiError> {
         if has_large_argument(&ticket.job) {
             // Rare paths are boxed, here and in `route_cache`: otherwise the future of every call
             // would reserve memory for them.
@@ -133,7 +143,7 @@ impl Dispatcher {
         &self,
         contract: &ContractAddress,
         mut ticket: Ticket,
-    ) -> Result<Reply, ApiError> {
+    ) -> Result<Answer, ApiError> {
         let (deadline, sent, mut stored) = (ticket.deadline, Sent::default(), None);
         let running = async {
             stored = self.store_argument(&mut ticket).await?;
@@ -173,10 +183,11 @@ impl Dispatcher {
         contract: &ContractAddress,
         ticket: &mut Ticket,
         sent: &Sent,
-    ) -> Result<Reply, ApiError> {
+    ) -> Result<Answer, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
         let mut last_error = ApiError::no_owner();
         let mut lost = LostAttempts::default();
+        let mut answered_by = None;
         let mut number = 1;
         let ended = loop {
             let destination = self.route(contract, &mut ticket.job).await;
@@ -188,7 +199,10 @@ impl Dispatcher {
                     sent.set(true);
                     let outcome = self.attempt(owner.worker, ticket, number).await;
                     match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
-                        Ok(AttemptOutcome::Answered(reply)) => break Ok(reply),
+                        Ok(AttemptOutcome::Answered(reply)) => {
+                            answered_by = Some(owner.worker);
+                            break Ok(reply);
+                        }
                         Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
                         Ok(AttemptOutcome::MaybeStarted) => {
                             lost.add(owner.worker);
@@ -214,7 +228,11 @@ impl Dispatcher {
             self.metrics.retries.increment(1);
             number += 1;
         };
-        lost.qualify(&ticket.job, ended)
+        let reply = lost.qualify(&ticket.job, ended)?;
+        Ok(Answer {
+            reply,
+            worker: answered_by,
+        })
     }
 
     /// Where a job goes: a call to one of the contract's replicas, every other job to the

@@ -53,6 +53,11 @@ pub(super) enum Target {
         /// How many replicas the contract has.
         replicas: u32,
     },
+    /// The worker that owned it last could not get its image.
+    WithoutImage {
+        /// How many replicas the contract has.
+        replicas: u32,
+    },
     /// It crashed repeatedly and is not assigned for a while.
     Quarantined {
         /// How much longer.
@@ -68,7 +73,9 @@ impl Target {
     fn replicas(self) -> u32 {
         match self {
             Self::NotLoaded => 1,
-            Self::Unassigned { replicas } | Self::Quarantined { replicas, .. } => replicas,
+            Self::Unassigned { replicas }
+            | Self::WithoutImage { replicas }
+            | Self::Quarantined { replicas, .. } => replicas,
             Self::Assigned(owner) => owner.replicas,
         }
     }
@@ -87,6 +94,7 @@ impl Destination {
         match self.target {
             Target::NotLoaded => Err(ApiError::ContractNotLoaded),
             Target::Quarantined { left, .. } => Err(ApiError::ContractQuarantined(left)),
+            Target::WithoutImage { .. } => Err(ApiError::image_missing()),
             Target::Unassigned { .. } => Ok(None),
             Target::Assigned(owner) => Ok(Some((self.address, owner))),
         }
@@ -250,8 +258,11 @@ impl RouteCache {
             },
             Route::Unassigned(record) => {
                 self.queue.offer_again(address, &record).await?;
-                Target::Unassigned {
-                    replicas: record.spec.replicas,
+                let replicas = record.spec.replicas;
+                if record.image_missing {
+                    Target::WithoutImage { replicas }
+                } else {
+                    Target::Unassigned { replicas }
                 }
             }
             // A suspect worker is sent nothing until its lease decides whether it is dead.

@@ -16,6 +16,7 @@ use serde::Serialize;
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
 use shared::queue::key_store::KEYS_KEPT;
+use shared::queue::timing::RETRY_IMAGE;
 use utoipa::ToSchema;
 
 pub(crate) use self::text::cut;
@@ -75,6 +76,8 @@ pub(crate) enum ApiError {
     Overloaded(String),
     #[error("{0}")]
     NoCapacity(String),
+    #[error("{0}")]
+    ImageUnavailable(String),
     #[error("{0}")]
     QueueUnavailable(String),
     #[error(
@@ -167,6 +170,7 @@ impl ApiError {
             Self::ContractCrashed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "contract_crashed"),
             Self::Overloaded(_) => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::NoCapacity(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_capacity"),
+            Self::ImageUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "image_unavailable"),
             Self::QueueUnavailable(_) | Self::Ambiguous => {
                 (StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable")
             }
@@ -227,6 +231,7 @@ impl ApiError {
             | Self::PayloadTooLarge(_)
             | Self::Overloaded(_)
             | Self::NoCapacity(_)
+            | Self::ImageUnavailable(_)
             | Self::QueueUnavailable(_)
             | Self::ContractQuarantined(_)
             | Self::WorkerNotFound
@@ -235,10 +240,21 @@ impl ApiError {
         }
     }
 
+    /// Whether the contract has answered, or the caller's request was wrong. Otherwise the farm, or
+    /// the lack of an answer, is what the caller learns about.
+    pub(crate) fn is_by_contract_or_caller(&self) -> bool {
+        match self {
+            Self::MayHaveRun(error) => error.is_by_contract_or_caller(),
+            Self::ExecutionFailed(_) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
+            other => other.status().is_client_error(),
+        }
+    }
+
     /// The seconds of `Retry-After`, for failures that may pass.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::ContractQuarantined(left) => Some(left.as_secs().max(1)),
+            Self::ImageUnavailable(_) => Some(RETRY_IMAGE.as_secs()),
             other => (other.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
     }

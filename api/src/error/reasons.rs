@@ -42,6 +42,13 @@ impl ApiError {
         Self::NoCapacity("No worker runs the contract at the moment. Try again later".to_owned())
     }
 
+    /// The worker that the contract was assigned to last could not get its image.
+    pub(crate) fn image_missing() -> Self {
+        let message = "No worker has the contract's image, which GET /contracts/{contractAddress} \
+            shows. Make it available there, or load the contract again";
+        Self::ImageUnavailable(message.to_owned())
+    }
+
     /// None of `workers` can take another contract of this kind.
     pub(crate) fn no_room(workers: usize, engine: EngineKind) -> Self {
         Self::NoCapacity(format!(

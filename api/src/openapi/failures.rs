@@ -87,6 +87,7 @@ failures!(
         ApiError::too_many_bytes(),
         ApiError::low_memory(),
         ApiError::no_owner(),
+        ApiError::image_missing(),
         ApiError::queue_unavailable(),
         ApiError::Ambiguous,
         ApiError::ContractQuarantined(Duration::from_mins(10)),
@@ -172,10 +173,7 @@ failures!(
 failures!(
     open
     /// Failures of `GET /readyz`: why the process is not ready.
-    ReadyFailures:
-        ApiError::Draining,
-        ApiError::queue_unavailable(),
-        ApiError::no_live_worker(),
+    ReadyFailures: ApiError::Draining
 );
 
 /// The failures of every route: its request is refused because of its head.

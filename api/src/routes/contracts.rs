@@ -3,6 +3,9 @@
 //! The list is read from the registry in Redis, whatever its length. Only for one contract the
 //! owning worker is asked: it knows the calls, and whether the sandbox is being replaced.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -10,11 +13,12 @@ use http::HeaderName;
 use http::header::LINK;
 use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::rank::{Rank, Top};
 use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::listing::{InvalidPosition, ListedContract, Position};
 
-use crate::access::By;
+use crate::access::{By, Caller};
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::{ContractFailures, ContractListFailures};
 use crate::routes::{address, path};
@@ -31,6 +35,7 @@ const MAX_LIMIT: usize = 1000;
 pub(crate) struct ListQuery {
     limit: Option<String>,
     after: Option<String>,
+    sort: Option<String>,
 }
 
 impl ListQuery {
@@ -46,6 +51,18 @@ impl ListQuery {
         limit.ok_or_else(|| ApiError::field("limit", format!("must be 1 to {MAX_LIMIT}")))
     }
 
+    fn sort(&self) -> Result<Option<Rank>, ApiError> {
+        let Some(text) = &self.sort else {
+            return Ok(None);
+        };
+        if self.after.is_some() {
+            return Err(ApiError::field("after", "cannot be used with sort"));
+        }
+        let rank = text.parse();
+        rank.map(Some)
+            .map_err(|reason: String| ApiError::field("sort", reason))
+    }
+
     fn after(&self) -> Result<Option<Position>, ApiError> {
         let parsed = self.after.as_ref().map(|text| text.parse()).transpose();
         parsed.map_err(|reason: InvalidPosition| ApiError::field("after", reason.to_string()))
@@ -57,7 +74,8 @@ type NextPage = Option<[(HeaderName, String); 1]>;
 
 /// List the loaded contracts, the one with the oldest load first
 ///
-/// A page at a time: if there are more contracts, the header `Link` has the address of the next
+/// With `sort`, the contracts with the highest figure since their owners have them; the owners are
+/// asked. Otherwise a page at a time: if there are more contracts, the header `Link` has the address of the next
 /// page. The list is read from the registry; `queueDepth`, `calls` and `errors`, and whether a
 /// contract is being restarted, are only in `GET /contracts/{contractAddress}`.
 #[utoipa::path(
@@ -70,6 +88,8 @@ type NextPage = Option<[(HeaderName, String); 1]>;
             minimum = 1, maximum = 1000),
         ("after" = Option<String>, Query, description = "Where the page begins, as in the header \
             `Link` of the page before", pattern = "^[0-9]{1,15}-[A-Za-z0-9._:-]{1,128}$"),
+        ("sort" = Option<Rank>, Query, description = "List only the first contracts by this figure, \
+            the highest first, as their owners report them; not with `after`"),
     ),
     responses(
         (status = 200, body = Vec<ContractStatus>, headers(
@@ -87,6 +107,9 @@ pub(crate) async fn list(
     let Query(query) = query
         .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
     let (limit, after) = (query.limit()?, query.after()?);
+    if let Some(by) = query.sort()? {
+        return Ok((None, Json(ranked(&state, &caller, by, limit).await?)));
+    }
     let page = state
         .queue
         .list_visible_contracts(after.as_ref(), limit, |address| caller.sees(address))
@@ -103,6 +126,33 @@ pub(crate) async fn list(
         .map(|contract| listed(contract, now, lives))
         .collect();
     Ok((next, Json(statuses)))
+}
+
+/// The first contracts of a ranking that the caller may see, from the workers that own them.
+async fn ranked(
+    state: &AppState,
+    caller: &Caller,
+    by: Rank,
+    limit: usize,
+) -> Result<Vec<ContractStatus>, ApiError> {
+    let workers = state.queue.workers().await?;
+    let workers = workers.into_iter().map(|(id, _)| id);
+    // The workers do not know which ones the caller may see.
+    let count = MAX_LIMIT;
+    let mut merged = BTreeMap::<ContractAddress, ContractStatus>::new();
+    for mut status in state.dispatcher.top(workers, Top { by, count }).await {
+        status.contract_address = status.contract_address.replica(1);
+        if !caller.sees(&status.contract_address) {
+            continue;
+        }
+        match merged.entry(status.contract_address.clone()) {
+            Entry::Vacant(place) => drop(place.insert(status)),
+            Entry::Occupied(mut place) => merge(place.get_mut(), status),
+        }
+    }
+    let mut contracts: Vec<_> = merged.into_values().collect();
+    by.keep_first(&mut contracts, limit);
+    Ok(contracts)
 }
 
 /// The status of a contract and its replicas, from their records.
@@ -127,6 +177,8 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
     contract.queue_depth = add(contract.queue_depth, replica.queue_depth);
     contract.calls = add(contract.calls, replica.calls);
     contract.errors = add(contract.errors, replica.errors);
+    contract.ran_ms = add(contract.ran_ms, replica.ran_ms);
+    contract.losses = add(contract.losses, replica.losses);
 }
 
 /// Show the status of a contract
@@ -176,6 +228,8 @@ async fn status(
                 queue_depth: Some(0),
                 calls: Some(0),
                 errors: Some(0),
+                ran_ms: Some(0),
+                losses: Some(0),
                 ..status
             })
         }
@@ -199,10 +253,12 @@ fn recorded(
     let is_ready = record.image.is_some() || !record.endpoints.is_empty();
     let state = match owner {
         _ if record.quarantined_until > now => ContractState::Quarantined,
+        None if record.image_missing => ContractState::ImageMissing,
         None => ContractState::Unplaced,
         Some(_) if is_ready => ContractState::Ready,
         Some(_) => ContractState::Loading,
     };
+    let (image, image_source) = record.image.map(|image| (image.id, image.source)).unzip();
     ContractStatus {
         contract_address,
         engine: record.spec.engine,
@@ -213,10 +269,14 @@ fn recorded(
         hosts: owner.iter().map(ToString::to_string).collect(),
         generation: record.generation,
         digest: record.spec.digest,
-        image: record.image,
+        image,
+        image_source: image_source.flatten(),
+        limits: None,
         queue_depth: None,
         calls: None,
         errors: None,
+        ran_ms: None,
+        losses: None,
     }
 }
 
@@ -230,6 +290,7 @@ mod tests {
         ListQuery {
             limit: limit.map(str::to_owned),
             after: after.map(str::to_owned),
+            sort: None,
         }
     }
 
@@ -243,6 +304,17 @@ mod tests {
         }
         assert!(query(None, Some("5-abcd")).after().unwrap().is_some());
         assert!(query(None, Some("abcd")).after().is_err());
+        let sorted = |sort: &str| ListQuery {
+            sort: Some(sort.to_owned()),
+            ..query(None, None)
+        };
+        assert_eq!(sorted("losses").sort().unwrap(), Some(Rank::Losses));
+        assert!(sorted("name").sort().is_err());
+        let both = ListQuery {
+            after: Some("5-abcd".to_owned()),
+            ..sorted("losses")
+        };
+        assert!(both.sort().is_err());
     }
 
     #[test]
@@ -262,6 +334,7 @@ mod tests {
             endpoints: vec!["add".to_owned()],
             quarantined_until: 0,
             image: None,
+            image_missing: false,
         };
         let state = |record: &ContractRecord, now, lives| {
             let status = recorded("abcd".parse().unwrap(), record.clone(), now, |_| lives);
@@ -275,6 +348,12 @@ mod tests {
             ..record.clone()
         };
         assert_eq!(state(&loading, 5, true), ContractState::Loading);
+        let without_image = ContractRecord {
+            owner: None,
+            image_missing: true,
+            ..record.clone()
+        };
+        assert_eq!(state(&without_image, 5, true), ContractState::ImageMissing);
         let quarantined = ContractRecord {
             owner: None,
             quarantined_until: 9,

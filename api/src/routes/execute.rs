@@ -19,16 +19,16 @@ use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
-use crate::dispatch::Ticket;
+use crate::dispatch::{Answer, Ticket};
 use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::ExecuteFailures;
-use crate::request::{Received, read_body, trace_context};
+use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request_log::{AnsweredBy, GENERATION};
 use crate::routes::{address, path};
 use crate::state::AppState;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const GENERATION: HeaderName = HeaderName::from_static("contract-generation");
 
 /// The response of a call.
 #[derive(ToSchema)]
@@ -101,16 +101,21 @@ pub(crate) async fn execute(
         job: Job::Execute(job),
         deadline,
         trace: trace_context(&headers),
+        request: request_id(&headers),
     };
     // The argument counts until the reply is there: in this process, or in Redis for it.
     let reply = state.dispatcher.call(&address, ticket).await;
     drop(held);
-    let reply = reply?;
+    let Answer { reply, worker } = reply?;
     let took = accepted.elapsed();
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);
     state.metrics.queue_wait.record(waited);
-    Ok(respond(reply, waited, ran))
+    let mut response = respond(reply, waited, ran);
+    if let Some(worker) = worker {
+        response.extensions_mut().insert(AnsweredBy(worker));
+    }
+    Ok(response)
 }
 
 /// Accepts any JSON value. This is the only place that checks it: from here on it stays text. An

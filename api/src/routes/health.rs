@@ -1,14 +1,23 @@
-//! `GET /healthz`: whether the process is alive. `GET /readyz`: whether it can serve requests.
+//! `GET /healthz`: whether the process is alive. `GET /readyz`: whether it takes requests, and what
+//! the farm can do at present.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use shared::queue::reaper::Presence;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::admission::RequestKind;
+use crate::breaker::QueueState;
 use crate::error::ApiError;
 use crate::openapi::failures::{HeadFailures, ReadyFailures};
 use crate::state::AppState;
+
+/// How long Redis may take to answer about the workers. Load balancers wait little longer for the response.
+const LIST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
@@ -17,19 +26,44 @@ pub(crate) struct Alive {
     status: &'static str,
 }
 
-/// The process can serve requests.
+/// What the farm can do at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum FarmStatus {
+    /// It takes every request.
+    Ready,
+    /// It refuses some requests, because Redis is low on memory.
+    Degraded,
+    /// Redis has just started, and workers that were alive before have not returned. Other workers
+    /// take their contracts over once they have had the time to; until then calls of these wait.
+    Recovering,
+    /// It can run nothing: Redis does not answer, or no worker is alive.
+    Unavailable,
+}
+
+/// The process takes requests.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Ready {
-    /// `ready`, or `degraded` while some requests are refused.
-    #[schema(examples("ready"))]
-    status: &'static str,
+    status: FarmStatus,
+    /// Why nothing can be run, for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
     /// What is refused because Redis is low on memory: `loads`, later `calls` as well. Unloads
     /// never are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     refuses: Vec<&'static str>,
-    /// The number of live workers.
-    workers: usize,
+    /// In how many seconds other workers begin to take over the contracts of those that have not
+    /// returned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    recovers_in_seconds: Option<u64>,
+    /// The number of workers that are connected. Missing while Redis does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    workers: Option<usize>,
 }
 
 /// Check that the process is alive
@@ -44,11 +78,11 @@ pub(crate) async fn alive() -> Json<Alive> {
     Json(Alive { status: "ok" })
 }
 
-/// Check that the process can serve requests
+/// Check that the process takes requests, and what the farm can do
 ///
-/// Ready means: Redis answers, replies are being read, at least one worker is alive, and the
-/// process is not shutting down. A process that refuses loads or calls because Redis is low on
-/// memory stays ready and says so: unloads, which free memory, must still reach it.
+/// The status code is about this process: it is 200 until the process shuts down. What all apis
+/// depend on is in the body, because a load balancer that took every api out of service at once
+/// would help nobody: callers would get no response instead of one that says what is wrong.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -60,27 +94,49 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, 
     if state.life.is_draining() {
         return Err(ApiError::Draining);
     }
-    state.queue.ping().await?;
+    let inspected = inspect(&state).await;
+    Ok(Json(inspected.unwrap_or_else(|reason| Ready {
+        status: FarmStatus::Unavailable,
+        reason: Some(reason.to_string()),
+        refuses: Vec::new(),
+        recovers_in_seconds: None,
+        workers: None,
+    })))
+}
+
+/// What the farm can do; an error if this process cannot use Redis.
+async fn inspect(state: &AppState) -> Result<Ready, ApiError> {
+    if state.admission.breaker().state() == QueueState::Unavailable {
+        return Err(ApiError::queue_unavailable());
+    }
     if !state.reader_health.is_reading() {
-        return Err(ApiError::QueueUnavailable(
-            "Replies cannot be read from Redis".to_owned(),
-        ));
+        let message = "Replies cannot be read from Redis";
+        return Err(ApiError::QueueUnavailable(message.to_owned()));
     }
-    let workers = state.queue.workers().await?.len();
-    if workers == 0 {
-        return Err(ApiError::no_live_worker());
-    }
-    let queue = state.admission.breaker().state();
+    let inspecting = timeout(LIST_WITHIN, state.queue.presence(state.config.reaper)).await;
+    let Presence {
+        connected,
+        recovery,
+    } = inspecting.map_err(|_| ApiError::queue_unavailable())??;
+    let refuses = refused(state.admission.breaker().state());
+    let status = match recovery {
+        _ if connected == 0 => FarmStatus::Unavailable,
+        _ if !refuses.is_empty() => FarmStatus::Degraded,
+        Some(_) => FarmStatus::Recovering,
+        None => FarmStatus::Ready,
+    };
+    let no_worker = (connected == 0).then(ApiError::no_live_worker);
+    Ok(Ready {
+        status,
+        reason: no_worker.map(|error| error.to_string()),
+        refuses,
+        recovers_in_seconds: recovery.map(|left| left.as_secs() + 1),
+        workers: Some(connected),
+    })
+}
+
+fn refused(queue: QueueState) -> Vec<&'static str> {
     let kinds = [(RequestKind::Load, "loads"), (RequestKind::Call, "calls")];
     let is_refused = |(kind, name)| queue.refuses(kind).then_some(name);
-    let refuses: Vec<_> = kinds.into_iter().filter_map(is_refused).collect();
-    Ok(Json(Ready {
-        status: if refuses.is_empty() {
-            "ready"
-        } else {
-            "degraded"
-        },
-        refuses,
-        workers,
-    }))
+    kinds.into_iter().filter_map(is_refused).collect()
 }

@@ -1,5 +1,7 @@
 //! `GET /metrics`: the metrics of this process, for Prometheus.
 
+use std::time::Instant;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
@@ -30,6 +32,7 @@ pub(crate) async fn show(State(state): State<AppState>) -> Response {
         in_flight: state.admission.in_flight(),
         unclaimed_replies: state.dispatcher.unclaimed_replies(),
         connections: state.connections.open(),
+        unanswered: state.unanswered.count(Instant::now()),
         body_bytes: [&state.call_bodies, &state.load_bodies].map(|rules| rules.pool.used()),
         queue: state.admission.breaker().state(),
         memory: state.admission.breaker().memory(),

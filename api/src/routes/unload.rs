@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +18,8 @@ use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::UnloadFailures;
-use crate::request::{read_body, trace_context};
+use crate::request::{read_body, request_id, trace_context};
+use crate::request_log::about;
 use crate::routes::{address, json};
 use crate::state::AppState;
 
@@ -48,7 +50,7 @@ pub(crate) async fn unload(
     By(caller): By,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     state.admission.check(RequestKind::Unload)?;
     let received = read_body(&headers, body, &state.call_bodies, &connection).await?;
     let request: UnloadRequest = json(&received.bytes)?;
@@ -63,15 +65,16 @@ pub(crate) async fn unload(
 
     let _permit = state.admission.admit(RequestKind::Unload)?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
-    let trace = trace_context(&headers);
+    let (trace, request) = (trace_context(&headers), request_id(&headers));
     let tickets = |job| Ticket {
         job,
         deadline,
         trace: trace.clone(),
+        request: request.clone(),
     };
     let unloaded = state.dispatcher.unload(&address, tickets).await;
-    state
+    let unloaded = state
         .audit
-        .record(&caller, Action::Unload, address.as_str(), None, unloaded)?;
-    Ok(StatusCode::NO_CONTENT)
+        .record(&caller, Action::Unload, address.as_str(), None, unloaded);
+    Ok(about(&address, unloaded.map(|()| StatusCode::NO_CONTENT)))
 }

@@ -12,6 +12,16 @@
 //! assert!(is_id("0123456789ab"), "a daemon would search its images for this id");
 //! ```
 
+/// An image that a contract runs, in a form that can never stand for another image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinnedImage {
+    /// `sha256:...`, the id by which a daemon that has the image knows it.
+    pub id: String,
+    /// A reference by digest from which exactly this image can be pulled. None if it did not come
+    /// from a registry.
+    pub source: Option<String>,
+}
+
 /// The longest name, tag and digest with their separators: 255 + 1 + 128 + 1 + 71.
 const MAX_LENGTH: usize = 456;
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::{ContractAddress, JobId};
+use crate::protocol::rank::Top;
 
 /// The kind of sandbox that runs a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -94,6 +95,55 @@ pub struct Limits {
     /// the operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
+}
+
+/// The limits that a contract runs with: what it asked for, as far as its worker allows it.
+///
+/// ```
+/// use shared::protocol::job::{EffectiveLimits, Limits};
+///
+/// let highest = EffectiveLimits { timeout_ms: 2000, ..EffectiveLimits::default() };
+/// let asked = Limits { timeout_ms: Some(5000), ..Limits::default() };
+/// assert_eq!(highest.exceeded_by(&asked), [("timeoutMs", 2000)]);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveLimits {
+    /// How long one call may run, in milliseconds.
+    pub timeout_ms: u32,
+    /// How many bytes of JSON one result may have.
+    pub result_bytes: u32,
+    /// How many MiB the contract may allocate outside its heap; of javascript contracts only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub memory_mb: Option<u32>,
+    /// How many calls may run at once; of docker contracts only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub concurrency: Option<u32>,
+    /// Whether the contract reaches the outside network; of docker contracts only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub network: Option<bool>,
+}
+
+impl EffectiveLimits {
+    /// The limits that `asked` sets higher than these, the highest ones of a worker, allow: the
+    /// name of each and the highest value.
+    pub fn exceeded_by(&self, asked: &Limits) -> Vec<(&'static str, u32)> {
+        let all = [
+            ("timeoutMs", asked.timeout_ms, Some(self.timeout_ms)),
+            ("resultBytes", asked.result_bytes, Some(self.result_bytes)),
+            ("memoryMb", asked.memory_mb, self.memory_mb),
+            ("concurrency", asked.concurrency, self.concurrency),
+        ];
+        all.into_iter()
+            .filter_map(|(name, asked, highest)| Some((name, asked?, highest?)))
+            .filter(|(_, asked, highest)| asked > highest)
+            .map(|(name, _, highest)| (name, highest))
+            .collect()
+    }
 }
 
 /// Everything that determines how a contract is run. Two loads with equal specifications load the
@@ -192,6 +242,9 @@ pub struct Unload {
 pub struct Inspect {
     /// One contract, or none for all contracts.
     pub address: Option<ContractAddress>,
+    /// Only the first contracts of a ranking. Older workers report all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<Top>,
 }
 
 /// Cancels a job that was sent before and has not started, because its caller has disconnected.

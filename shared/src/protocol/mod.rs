@@ -7,4 +7,5 @@ pub mod frame;
 pub mod id;
 pub mod image;
 pub mod job;
+pub mod rank;
 pub mod reply;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::ContractAddress;
-use crate::protocol::job::EngineKind;
+use crate::protocol::job::{EffectiveLimits, EngineKind};
 
 /// The result of a job that succeeded.
 ///
@@ -149,6 +149,8 @@ pub enum ContractState {
     Restarting,
     /// It crashed too often and is not run for some time.
     Quarantined,
+    /// No worker owns it, because the last one could not get its image.
+    ImageMissing,
     /// It is being unloaded.
     Unloading,
     /// No worker owns it at the moment.
@@ -180,9 +182,17 @@ pub struct ContractStatus {
     pub generation: u64,
     /// SHA-256 of the executable.
     pub digest: String,
-    /// The digest of the running image, if the executable is an image.
+    /// The id of the image that the contract runs, if the executable is an image. A name is
+    /// resolved at each load; every sandbox of the load runs the image that it stood for then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The reference by digest from which the image can be pulled, if it came from a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_source: Option<String>,
+    /// The limits that it runs with. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub limits: Option<EffectiveLimits>,
     /// Calls that are waiting or running. Not in the list of contracts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
@@ -195,4 +205,12 @@ pub struct ContractStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub errors: Option<u64>,
+    /// How long the completed calls ran, in milliseconds. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub ran_ms: Option<u64>,
+    /// Sandboxes that were lost since this worker became the owner. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub losses: Option<u64>,
 }

@@ -20,7 +20,7 @@ const REDIS_PREFIX: Setting = Setting::new(
 );
 const REAP_GRACE_MS: Setting = Setting::new(
     "REAP_GRACE_MS",
-    "15000",
+    "10000",
     "How long Redis must have been up before a worker without a lease counts as dead.",
 );
 const QUARANTINE_MS: Setting = Setting::new(

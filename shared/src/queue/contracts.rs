@@ -6,6 +6,7 @@ use super::leases::Fate;
 use super::ownership::{LoadId, Standing, parse_owner, unexpected};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
+use crate::protocol::image::PinnedImage;
 use crate::protocol::job::ContractSpec;
 
 /// The record of a loaded contract.
@@ -23,8 +24,10 @@ pub struct ContractRecord {
     pub endpoints: Vec<String>,
     /// When its quarantine ends, in milliseconds by the clock of Redis. 0 if it is not quarantined.
     pub quarantined_until: u64,
-    /// The digest of the image that ran last, if the executable is an image.
-    pub image: Option<String>,
+    /// The image that was resolved when it was loaded, if the executable is an image.
+    pub image: Option<PinnedImage>,
+    /// Whether the worker that owned it last could not get this image.
+    pub image_missing: bool,
 }
 
 /// Where the jobs of a contract are sent.
@@ -51,7 +54,7 @@ impl ContractRecord {
 }
 
 /// The fields that [`parse_record`] reads.
-pub(super) const FIELDS: [&str; 7] = [
+pub(super) const FIELDS: [&str; 9] = [
     "spec",
     "gen",
     "owner",
@@ -59,6 +62,8 @@ pub(super) const FIELDS: [&str; 7] = [
     "quarantined",
     "image",
     "load",
+    "source",
+    "missing",
 ];
 
 type Fields = (
@@ -69,6 +74,8 @@ type Fields = (
     Option<u64>,
     Option<String>,
     Option<String>,
+    Option<String>,
+    Option<u64>,
 );
 
 impl Queue {
@@ -103,7 +110,7 @@ impl Queue {
 /// Reads the [`FIELDS`] of a contract's record. None if it is not loaded.
 pub(super) fn parse_record(
     address: &ContractAddress,
-    (spec, generation, owner, endpoints, quarantined, image, load): Fields,
+    (spec, generation, owner, endpoints, quarantined, image, load, source, missing): Fields,
 ) -> Result<Option<ContractRecord>, QueueError> {
     let (Some(spec), Some(generation)) = (spec, generation) else {
         return Ok(None);
@@ -113,6 +120,8 @@ pub(super) fn parse_record(
     let endpoints = endpoints
         .and_then(|list| serde_json::from_str(&list).ok())
         .unwrap_or_default();
+    let image = image.filter(|image| !image.is_empty());
+    let source = source.filter(|source| !source.is_empty());
     Ok(Some(ContractRecord {
         spec,
         generation,
@@ -120,6 +129,7 @@ pub(super) fn parse_record(
         load: load.unwrap_or_default().into(),
         endpoints,
         quarantined_until: quarantined.unwrap_or_default(),
-        image: image.filter(|image| !image.is_empty()),
+        image: image.map(|id| PinnedImage { id, source }),
+        image_missing: missing.is_some(),
     }))
 }

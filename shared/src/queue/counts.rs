@@ -20,6 +20,7 @@ pub(super) struct Counts {
     unreadable: Counter,
     quarantine: Counter,
     lost: Counter,
+    image_missing: Counter,
     /// Contracts quarantined because their workers died.
     pub(super) quarantined_by_deaths: Counter,
     /// Contracts quarantined because their sandboxes were lost.
@@ -67,6 +68,7 @@ impl Counts {
             unreadable: dead_letters("unreadable"),
             quarantine: dead_letters("quarantine"),
             lost: dead_letters("lost"),
+            image_missing: dead_letters("image_missing"),
             quarantined_by_deaths: quarantines("worker_deaths"),
             quarantined_by_losses: quarantines("sandbox_losses"),
         }
@@ -95,6 +97,7 @@ impl Counts {
         match kind {
             Some("quarantine") => self.quarantine.increment(1),
             Some("lost") => self.lost.increment(1),
+            Some("image_missing") => self.image_missing.increment(1),
             _ => self.unreadable.increment(1),
         }
     }

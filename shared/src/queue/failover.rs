@@ -52,6 +52,7 @@ impl Queue {
             deadline: u64::MAX,
             attempt: 1,
             trace: None,
+            request: None,
             job: Job::Load(load),
         };
         self.place(engine, None, &envelope).await

@@ -5,28 +5,12 @@
 
 use redis::Script;
 use redis::aio::PubSub;
-use serde::{Deserialize, Serialize};
 
 use super::stream::GROUP;
 use super::timing::{API_KEYS, LEASE, RENEW_WITHIN, WORKER_KEYS, millis};
+pub use super::worker_info::WorkerInfo;
 use super::{Queue, QueueError};
 use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
-use crate::protocol::job::EngineKind;
-
-/// What a worker reports about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerInfo {
-    /// The sandboxes it offers.
-    pub engines: Vec<EngineKind>,
-    /// How many contracts it may own.
-    pub capacity: usize,
-    /// How many it owns.
-    pub used: usize,
-    /// Whether it is draining.
-    pub draining: bool,
-    /// The version of its program.
-    pub version: String,
-}
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,16 +38,6 @@ impl Fate {
     /// Whether another worker may claim the worker's contracts. Once this is true, it stays true.
     pub fn may_be_replaced(self) -> bool {
         matches!(self, Self::Fenced | Self::Cleared)
-    }
-}
-
-impl WorkerInfo {
-    /// How many more contracts of `engine` it would accept.
-    pub fn free(&self, engine: EngineKind) -> usize {
-        if self.draining || !self.engines.contains(&engine) {
-            return 0;
-        }
-        self.capacity.saturating_sub(self.used)
     }
 }
 

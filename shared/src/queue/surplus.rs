@@ -88,6 +88,7 @@ impl Queue {
             deadline: self.clock().after(UNUSED_ENTRY),
             attempt: 1,
             trace: None,
+            request: None,
             job: Job::Unload(Unload {
                 address: address.clone(),
             }),

@@ -80,11 +80,12 @@ pub const REAP_INTERVAL: Duration = Duration::from_millis(500);
 /// A reaper whose clean-up fails removes the lock, so the next attempt need not wait for it.
 pub const REAP_LOCK: Duration = Duration::from_secs(10);
 
-/// How long Redis must have been running before a reaper acts: 15 s, three leases.
+/// How long Redis must have been running before a reaper acts: 10 s, two leases.
 ///
-/// After a restart of Redis every lease has lapsed, although the workers live. This is the default
-/// of `REAP_GRACE_MS`.
-pub const REAP_GRACE: Duration = Duration::from_secs(15);
+/// After a restart of Redis every lease has lapsed, although the workers live. After a restart of
+/// the whole machine they are dead, and calls wait for this time: it is no longer than the default
+/// of `EXECUTE_DEADLINE_MS`. This is the default of `REAP_GRACE_MS`.
+pub const REAP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long Redis may leave a process without an answer before that counts as an outage: 2 s.
 ///
@@ -189,6 +190,11 @@ pub const PLACEMENT_BLOCK: Duration = Duration::from_millis(500);
 ///
 /// A worker with room takes an offer sooner.
 pub const OFFER_AGAIN: Duration = Duration::from_secs(3);
+
+/// After how long a contract whose image its worker could not get may be offered again: 10 s.
+///
+/// Each attempt may ask a registry, so they are fewer than those of other contracts.
+pub const RETRY_IMAGE: Duration = Duration::from_secs(10);
 
 /// After how long a load that a worker received and did not settle goes to another worker: 1 min.
 ///
@@ -295,7 +301,7 @@ const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 < ms(OUTAGE_AFTER));
 const _: () = assert!(
     ms(LEASE) + ms(RECONNECT_LONGEST) + ms(CONNECT_TIMEOUT) + ms(HEARTBEAT) < ms(REAP_GRACE)
 );
-const _: () = assert!(ms(REAP_GRACE) == 3 * ms(LEASE));
+const _: () = assert!(ms(REAP_GRACE) == 2 * ms(LEASE));
 
 // The inbox still exists when a reaper may act, and the clean-up has time to read it.
 const _: () = assert!(ms(LEASE) + ms(REAP_GRACE) + ms(REAP_LOCK) < ms(WORKER_KEYS));

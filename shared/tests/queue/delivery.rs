@@ -127,6 +127,7 @@ async fn place(queue: &Queue, id: u64) {
         deadline: queue.clock().after(LONG),
         attempt: 1,
         trace: None,
+        request: None,
         job: Job::Load(load),
     };
     let placed = queue.place(EngineKind::Javascript, Some(ApiId::random()), &envelope);

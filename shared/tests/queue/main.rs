@@ -55,6 +55,7 @@ fn info() -> WorkerInfo {
         used: 0,
         draining: false,
         version: "1".to_owned(),
+        highest_limits: Vec::new(),
     }
 }
 
@@ -69,6 +70,7 @@ fn call(id: u64, deadline: u64) -> Envelope {
         deadline,
         attempt: 1,
         trace: None,
+        request: None,
         job: Job::Execute(execute),
     }
 }
@@ -340,6 +342,7 @@ async fn a_load_is_taken_by_one_worker_and_loads_spread() {
             deadline,
             attempt: 1,
             trace: None,
+            request: None,
             job,
         };
         queue

@@ -7,6 +7,7 @@
 mod calls;
 mod docker_farm;
 mod faults;
+mod images;
 mod isolation;
 mod limits;
 mod load;

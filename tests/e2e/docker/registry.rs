@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::docker_farm::{DockerFarm, base64, docker_builder};
 use super::tar::gzip;
 use super::test_image::TestImage;
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -298,4 +299,34 @@ async fn only_allowed_images_are_pulled_or_run() {
     open.stop().await;
     farm.remove_on_stop(&registry.image());
     farm.stop().await;
+}
+
+/// A machine without the image pulls exactly this one, whatever its name stands for by then.
+#[tokio::test]
+async fn an_image_that_is_gone_is_pulled_by_its_digest() {
+    let mut farm = DockerFarm::of(docker_builder().env("REAP_GRACE_MS", "0")).await;
+    let test_image = TestImage::new();
+    let registry = Registry::start(&test_image, false).await;
+    farm.load("a", &registry.image()).await.is_no_content();
+    let before = farm.client().generation("a").await;
+    let source = format!("{}/app@{}", registry.host(), registry.digest);
+    let shown = farm.client().contract("a").await;
+    assert_eq!(shown["imageSource"], source, "{shown}");
+    let rebuilt = farm.rebuild(&registry.image()).await;
+    farm.lose_machine("a", &test_image.id()).await;
+    farm.inner().join_with(&[]).await;
+    wait::until_true("another worker to run it", DEFAULT_LIMIT, async || {
+        farm.client().generation("a").await > before
+    })
+    .await;
+    assert_eq!(farm.call("a", "count", Value::Null).await, 1);
+    let shown = farm.client().contract("a").await;
+    assert_eq!(
+        (&shown["image"], &shown["imageSource"]),
+        (&json!(test_image.id()), &json!(source))
+    );
+    farm.client().unload("a").await.is_no_content();
+    farm.remove_on_stop(&test_image.id());
+    farm.remove_on_stop(&rebuilt);
+    farm.stop_ignoring_keys().await;
 }

@@ -11,6 +11,7 @@ mod deliveries;
 mod drain;
 mod executables;
 mod frames;
+mod machine;
 mod pressure;
 mod quarantine;
 mod redis_down;

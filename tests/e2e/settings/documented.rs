@@ -14,16 +14,17 @@ const READ_BY_THE_SDK: [&str; 6] = [
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
 ];
 
-/// The only variable of one word; other words in capitals are none.
-const ONE_WORD: &str = "AUTH";
+/// The variables of one word; other words in capitals are none.
+const ONE_WORD: [&str; 3] = ["APIS", "AUTH", "WORKERS"];
 
 /// Variables that a compose service does not pass on, by the start of their name, with the reason.
-const NOT_PASSED_ON: [(&str, &str, &str); 13] = [
+const NOT_PASSED_ON: [(&str, &str, &str); 14] = [
     (
         "api",
-        "EXECUTION_API_",
+        "EXECUTION_API_HOST",
         "the image listens where the port is published from",
     ),
+    ("api", "EXECUTION_API_PORT", "as for the address"),
     (
         "api",
         "OTEL_SERVICE_NAME",
@@ -200,7 +201,7 @@ pub(super) fn variables(text: &str) -> BTreeSet<String> {
 fn is_variable(word: &str) -> bool {
     let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     word.starts_with(|c: char| c.is_ascii_uppercase())
-        && (word.contains('_') || word == ONE_WORD)
+        && (word.contains('_') || ONE_WORD.contains(&word))
         && word.chars().all(is_part)
 }
 

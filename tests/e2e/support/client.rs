@@ -183,6 +183,14 @@ impl Client {
             .clone()
     }
 
+    /// What `GET /readyz` says about the farm: `ready`, `degraded` or `unavailable`. None unless the
+    /// api answers with 200.
+    pub(crate) async fn farm_status(&self) -> Option<String> {
+        let answer = try_send(self.request(Method::GET, "/readyz")).await.ok()?;
+        let status = (answer.status == 200).then(|| answer.json()["status"].clone());
+        status?.as_str().map(str::to_owned)
+    }
+
     /// Asks a worker to drain: to hand over its contracts and to end.
     pub(crate) async fn drain(&self, worker: &str) -> Answer {
         send(self.request(Method::POST, &format!("/workers/{worker}/drain"))).await

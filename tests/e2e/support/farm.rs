@@ -210,13 +210,12 @@ impl Farm {
             self.redis.workers(&self.prefix).await.len() == workers
         })
         .await;
-        // Without a worker no api is ready.
-        let path = if workers == 0 { "/healthz" } else { "/readyz" };
+        // Without a worker an api says that it can run nothing.
+        let status = if workers == 0 { "unavailable" } else { "ready" };
         wait::until_true("the apis to serve", DEFAULT_LIMIT, async || {
             self.all_run();
             for client in &self.clients {
-                let answer = super::client::try_send(client.request(reqwest::Method::GET, path));
-                if !answer.await.is_ok_and(|answer| answer.status == 200) {
+                if client.farm_status().await.as_deref() != Some(status) {
                     return false;
                 }
             }

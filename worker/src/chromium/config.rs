@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shared::protocol::job::{EffectiveLimits, Limits};
+
 use super::isolation::layers::Layers;
 use super::process::uids::Uids;
+use crate::sandbox::CallLimits;
 
 /// How browsers are started, and the limits of the contracts in them.
 #[derive(Debug, Clone)]
@@ -17,12 +20,10 @@ pub struct ChromiumConfig {
     pub browsers: usize,
     /// How many pages are created ahead, so that a load does not wait for one.
     pub spare_pages: usize,
-    /// The time limit of one call. The original service's limit is 2 seconds.
-    pub call_limit: Duration,
+    /// The limits of calls. The original service's time limit is 2 seconds.
+    pub calls: CallLimits,
     /// The time limit for creating a page, and again for evaluating an executable.
     pub load_limit: Duration,
-    /// The size limit of one result, in bytes of JSON.
-    pub result_limit: u32,
     /// The heap of one contract's JavaScript, in MiB. A page that needs more crashes.
     pub heap_mb: u32,
     /// The limit for one contract's allocations outside that heap, in MiB.
@@ -40,6 +41,22 @@ pub struct ChromiumConfig {
     pub guard: PathBuf,
 }
 
+/// With a lower limit for its memory, in MiB, a page cannot even start.
+const MEMORY_MINIMUM: u32 = 16;
+
+impl ChromiumConfig {
+    /// The limits that a contract runs with which asks for `limits`. It can only lower those of the
+    /// worker.
+    pub(super) fn limits(&self, limits: &Limits) -> EffectiveLimits {
+        let highest = self.contract_mb.max(MEMORY_MINIMUM);
+        let memory = limits.memory_mb.unwrap_or(highest);
+        EffectiveLimits {
+            memory_mb: Some(memory.clamp(MEMORY_MINIMUM, highest)),
+            ..self.calls.lowered_by(limits)
+        }
+    }
+}
+
 impl Default for ChromiumConfig {
     fn default() -> Self {
         Self {
@@ -47,9 +64,11 @@ impl Default for ChromiumConfig {
             uids: Uids::default(),
             browsers: 1,
             spare_pages: 0,
-            call_limit: Duration::from_secs(2),
+            calls: CallLimits {
+                time: Duration::from_secs(2),
+                result: 1 << 20,
+            },
             load_limit: Duration::from_secs(5),
-            result_limit: 1 << 20,
             heap_mb: 128,
             contract_mb: 512,
             browser_mb: 1024,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shared::protocol::job::{EffectiveLimits, Limits};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -80,7 +81,7 @@ impl Engine for Chromium {
     /// Takes at most three times the load limit: to wait for a browser, to create the page, and to
     /// evaluate the executable. If the browser dies meanwhile, it takes the same time once more.
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractPage, StartError> {
-        let limits = &plan.spec.limits;
+        let limits = &self.config.limits(&plan.spec.limits);
         let load = |page| ContractPage::load(page, &self.config, limits, plan.executable);
         let mut outcome = load(self.page().await?).await;
         if let Err(LoadError::PageLost(error)) = &outcome {
@@ -91,6 +92,10 @@ impl Engine for Chromium {
             LoadError::PageLost(reason) => StartError::Unavailable(reason),
             LoadError::Failed(error) => error,
         })
+    }
+
+    fn limits(&self, limits: &Limits) -> EffectiveLimits {
+        self.config.limits(limits)
     }
 
     /// Five losses within a minute: no contract that works loses its page so often.

@@ -38,6 +38,11 @@ impl<E: Engine> ContractTask<E> {
                         self.fail_rerun_calls(&mut calls);
                         return self.close_queue(calls, FailureCode::NotHosted).await;
                     }
+                    Err(NoRestart::ImageMissing) => {
+                        self.tenure.leave_without_image(self.image.as_ref()).await;
+                        self.fail_rerun_calls(&mut calls);
+                        return self.close_queue(calls, FailureCode::NotHosted).await;
+                    }
                     Err(NoRestart::Stopped(code)) => {
                         return self.close_queue(calls, code).await;
                     }
@@ -59,6 +64,7 @@ impl<E: Engine> ContractTask<E> {
                 }
                 ServeEnd::SandboxLost(cause) => {
                     self.metrics().lost(cause);
+                    self.ends.status.sandbox_lost();
                     self.ends.status.enter(ContractState::Restarting);
                     let running = calls.running.len();
                     self.crashes.record(cause, running, Instant::now());
@@ -82,7 +88,7 @@ impl<E: Engine> ContractTask<E> {
     fn mark_ready(&mut self, instance: &E::Instance) {
         let endpoints = instance.endpoints();
         self.endpoints = endpoints.map(|names| names.iter().cloned().collect());
-        self.image = instance.image().map(str::to_owned);
+        self.image = instance.image().cloned();
         let endpoints = endpoints.unwrap_or_default().to_vec();
         let generation = self.tenure.generation();
         self.ends

@@ -16,10 +16,10 @@
 //! ```text
 //! Loading --> Ready <--> Restarting
 //!     \          \          /    \
-//!      `----------`--> Unloading   `--> Quarantined (no worker owns the contract)
+//!      `----------`--> Unloading   `--> Quarantined, ImageMissing (no worker owns the contract)
 //! ```
 //!
-//! Calls are queued in every state except the last one. How a sandbox runs a call belongs to
+//! Calls are queued in every state except the last two. How a sandbox runs a call belongs to
 //! [`crate::sandbox`].
 
 mod arguments;
@@ -37,4 +37,4 @@ mod tenure;
 pub(crate) use self::handle::{Call, ContractHandle, TaskEnds};
 pub(crate) use self::table::{CapacityPermit, Contracts};
 pub(crate) use self::task::{Assignment, ContractTask};
-pub(crate) use self::tenure::{Comparison, Tenure};
+pub(crate) use self::tenure::{Adopted, Comparison, Tenure};

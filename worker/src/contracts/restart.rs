@@ -24,6 +24,8 @@ pub(super) enum NoRestart {
     Stopped(FailureCode),
     /// The contract crashed too often.
     CrashLoop,
+    /// This worker cannot get the contract's image.
+    ImageMissing,
 }
 
 impl<E: Engine> ContractTask<E> {
@@ -44,6 +46,10 @@ impl<E: Engine> ContractTask<E> {
                     tracing::warn!(contract = %self.address(), error, "new sandbox failed");
                     self.crashes.record(LossCause::Crash, 0, Instant::now());
                     pause = self.crashes.pause().max(backoff.delay());
+                }
+                Err(StartError::ImageMissing(error)) => {
+                    tracing::error!(contract = %self.address(), error, "contract image missing");
+                    return Err(NoRestart::ImageMissing);
                 }
                 // Not a crash: a busy machine may be the cause, however often this happens.
                 Err(StartError::NotReady(error) | StartError::Unavailable(error)) => {
@@ -83,7 +89,7 @@ impl<E: Engine> ContractTask<E> {
             generation: self.tenure.generation(),
             spec: &self.spec,
             executable: &self.executable,
-            image: self.image.as_deref(),
+            image: self.image.as_ref(),
         };
         self.engine.start(plan).await
     }

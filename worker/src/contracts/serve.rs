@@ -180,8 +180,9 @@ impl<E: Engine> ContractTask<E> {
                 }
                 Event::NotStarted(id) => returned.extend(calls.running.remove(&id)),
                 Event::Lost { reason, cause } => {
-                    let contract = self.address();
-                    tracing::warn!(%contract, reason, cause = cause.name(), "sandbox lost");
+                    let (contract, cause_name) = (self.address(), cause.name());
+                    let requests = calls.requests();
+                    tracing::warn!(%contract, reason, cause = cause_name, requests, "sandbox lost");
                     lost = Some(cause);
                 }
             }

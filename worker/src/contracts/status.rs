@@ -3,8 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{ContractState, ContractStatus};
 use shared::queue::ownership::Sandbox;
@@ -16,6 +18,8 @@ pub(crate) struct Status {
     waiting: AtomicU64,
     calls: AtomicU64,
     errors: AtomicU64,
+    ran_us: AtomicU64,
+    losses: AtomicU64,
 }
 
 /// The contract's state, and what is known about its sandbox.
@@ -26,8 +30,8 @@ pub(crate) struct SandboxState {
     pub(crate) generation: u64,
     /// The methods, as far as known.
     pub(crate) endpoints: Vec<String>,
-    /// The digest of the image, if there is one and it is known.
-    pub(crate) image: Option<String>,
+    /// The image that every sandbox of the load runs, once it is resolved.
+    pub(crate) image: Option<PinnedImage>,
 }
 
 impl SandboxState {
@@ -54,14 +58,19 @@ impl Status {
             waiting: AtomicU64::default(),
             calls: AtomicU64::default(),
             errors: AtomicU64::default(),
+            ran_us: AtomicU64::default(),
+            losses: AtomicU64::default(),
         }
     }
 
     /// The status of the task that replaces this one. It continues the counters.
     pub(crate) fn successor(&self, generation: u64) -> Self {
+        let copy = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
         Self {
-            calls: AtomicU64::new(self.calls.load(Ordering::Relaxed)),
-            errors: AtomicU64::new(self.errors.load(Ordering::Relaxed)),
+            calls: copy(&self.calls),
+            errors: copy(&self.errors),
+            ran_us: copy(&self.ran_us),
+            losses: copy(&self.losses),
             ..Self::loading(generation)
         }
     }
@@ -71,8 +80,18 @@ impl Status {
         self.lock().state = state;
     }
 
+    /// The contract's image is resolved: every sandbox of the load runs it.
+    pub(crate) fn pin(&self, image: Option<PinnedImage>) {
+        self.lock().image = image;
+    }
+
     /// A new sandbox is ready.
-    pub(crate) fn ready(&self, generation: u64, endpoints: Vec<String>, image: Option<String>) {
+    pub(crate) fn ready(
+        &self,
+        generation: u64,
+        endpoints: Vec<String>,
+        image: Option<PinnedImage>,
+    ) {
         *self.lock() = SandboxState {
             state: ContractState::Ready,
             generation,
@@ -103,10 +122,20 @@ impl Status {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn call_ended(&self, failed: bool) {
+    /// A call ended, after it ran for `time` if it ran.
+    pub(crate) fn call_ended(&self, failed: bool, time: Option<Duration>) {
+        let ran_us = time.map_or(0, |time| {
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+        });
+        self.ran_us.fetch_add(ran_us, Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.errors.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+
+    /// A sandbox was lost.
+    pub(crate) fn sandbox_lost(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The status as the HTTP API shows it.
@@ -122,6 +151,7 @@ impl Status {
             endpoints,
             image,
         } = self.sandbox();
+        let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
             contract_address,
             engine: spec.engine,
@@ -133,9 +163,13 @@ impl Status {
             generation,
             digest: spec.digest.clone(),
             image,
+            image_source: image_source.flatten(),
+            limits: None,
             queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
             calls: Some(self.calls.load(Ordering::Relaxed)),
             errors: Some(self.errors.load(Ordering::Relaxed)),
+            ran_ms: Some(self.ran_us.load(Ordering::Relaxed) / 1000),
+            losses: Some(self.losses.load(Ordering::Relaxed)),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::protocol::id::ContractAddress;
+use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{Failure, Output};
 
@@ -29,8 +30,8 @@ pub(crate) struct ContractTask<E: Engine> {
     pub(super) crashes: CrashHistory,
     /// The methods of the current sandbox, if it knows them.
     pub(super) endpoints: Option<HashSet<String>>,
-    /// The image of the current sandbox, if it has one.
-    pub(super) image: Option<String>,
+    /// The image that every sandbox of the load runs, if it has one.
+    pub(super) image: Option<PinnedImage>,
 }
 
 /// What a task runs; see [`ContractTask::new`].
@@ -39,6 +40,8 @@ pub(crate) struct Assignment<E> {
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) spec: ContractSpec,
     pub(crate) executable: Arc<str>,
+    /// The image that was resolved at the load, if the executable is an image.
+    pub(crate) image: Option<PinnedImage>,
 }
 
 /// The calls of a contract that were taken off its queue.
@@ -58,6 +61,7 @@ impl<E: Engine> ContractTask<E> {
             tenure,
             spec,
             executable,
+            image,
         } = assignment;
         Self {
             crashes: CrashHistory::new(engine.restart_limit()),
@@ -68,7 +72,7 @@ impl<E: Engine> ContractTask<E> {
             executable,
             ends,
             endpoints: None,
-            image: None,
+            image,
         }
     }
 
@@ -87,7 +91,7 @@ impl<E: Engine> ContractTask<E> {
         outcome: Result<Output, Failure>,
         time: Option<Duration>,
     ) {
-        self.ends.status.call_ended(outcome.is_err());
+        self.ends.status.call_ended(outcome.is_err(), time);
         self.metrics().answered(&outcome, time);
         let info = RunInfo {
             generation: Some(self.tenure.generation()),
@@ -100,6 +104,17 @@ impl<E: Engine> ContractTask<E> {
 impl Calls {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// The ids of the requests whose calls run, separated by commas, for the log: the first few.
+    pub(super) fn requests(&self) -> String {
+        const NAMED: usize = 8;
+        let mut running: Vec<_> = self.running.iter().collect();
+        running.sort_unstable_by_key(|(id, _)| **id);
+        let requests = running
+            .iter()
+            .filter_map(|(_, call)| call.delivery.request());
+        requests.take(NAMED).collect::<Vec<_>>().join(",")
     }
 
     /// Whether the running call must run alone.

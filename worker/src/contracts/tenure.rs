@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::image::PinnedImage;
 use shared::protocol::job::{ContractSpec, EngineKind, Load};
 use shared::queue::ownership::{ChangeId, Host, LoadId, Outcome, Ownership, Sandbox, Standing};
 use shared::queue::references::Reference;
@@ -30,6 +31,15 @@ pub(crate) struct Tenure {
     turn: tokio::sync::Mutex<()>,
     /// Whether the contract has entered service. Until then the load that is in progress decides.
     in_service: AtomicBool,
+}
+
+/// A contract that this worker has claimed because it had no owner.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) spec: ContractSpec,
+    /// The image that was resolved at the load, if the executable is an image.
+    pub(crate) image: Option<PinnedImage>,
 }
 
 /// What this worker holds.
@@ -91,7 +101,7 @@ impl Tenure {
         worker: &Worker,
         address: &ContractAddress,
         engine: EngineKind,
-    ) -> Result<Option<(Arc<Self>, ContractSpec)>, QueueError> {
+    ) -> Result<Option<Adopted>, QueueError> {
         let queue = &worker.queue;
         let Some(record) = queue.contract(address).await? else {
             return Ok(None);
@@ -104,9 +114,10 @@ impl Tenure {
             return Ok(None);
         };
         let claimed = queue.claim(address, record.standing(), id, None).await?;
-        Ok(claimed.done().map(|generation| {
-            let tenure = Self::new(queue, address, record.load, id, generation);
-            (tenure, record.spec)
+        Ok(claimed.done().map(|generation| Adopted {
+            tenure: Self::new(queue, address, record.load, id, generation),
+            spec: record.spec,
+            image: record.image,
         }))
     }
 
@@ -264,6 +275,20 @@ impl Tenure {
             queue.record_dead_letter(&fields).await?;
         }
         Ok(is_done)
+    }
+
+    /// Ends the ownership, because this worker cannot get the contract's `image`. Other workers are
+    /// offered the contract from time to time.
+    pub(crate) async fn leave_without_image(&self, image: Option<&PinnedImage>) {
+        let _turn = self.turn.lock().await;
+        let Held { worker, generation } = self.held();
+        let standing = Standing::of(worker, generation);
+        let left = self
+            .queue
+            .leave_without_image(&self.address, standing, image);
+        if let Err(error) = left.await {
+            tracing::warn!(contract = %self.address, %error, "missing image not recorded");
+        }
     }
 
     /// Goes on with the ownership under another id of this process.

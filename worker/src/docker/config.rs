@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use secrecy::{ExposeSecret, SecretString};
+use shared::protocol::job::{EffectiveLimits, Limits};
 use shared::service::config::{Group, Reader, Setting};
 
 use super::allowed::AllowedImages;
@@ -190,10 +191,8 @@ pub const CONTAINER_SETTINGS: Group = Group {
 pub struct DockerConfig {
     /// `DOCKER_HOST`.
     pub host: String,
-    /// `EXECUTE_TIMEOUT_MS`, as for JavaScript.
-    pub call_limit: Duration,
-    /// `RESULT_LIMIT_BYTES`, as for JavaScript.
-    pub result_limit: usize,
+    /// `EXECUTE_TIMEOUT_MS`, `RESULT_LIMIT_BYTES`, as for JavaScript.
+    pub calls: CallLimits,
     /// `CONTAINER_LOAD_TIMEOUT_MS`.
     pub load_limit: Duration,
     /// `CONTAINER_PROBE_TIMEOUT_MS`.
@@ -201,7 +200,7 @@ pub struct DockerConfig {
     /// `CONTAINER_STOP_GRACE_SECONDS`.
     pub stop_grace: i32,
     /// `CONTAINER_CONCURRENCY`.
-    pub concurrency: usize,
+    pub concurrency: u32,
     /// `CONTAINER_IMAGES`.
     pub images: AllowedImages,
     /// `CONTAINER_TAR_LIMIT_BYTES`.
@@ -263,12 +262,22 @@ pub struct Privileges {
 }
 
 impl DockerConfig {
+    /// The limits that a contract runs with which asks for `limits`. It can only lower those of the
+    /// worker.
+    pub(super) fn limits(&self, limits: &Limits) -> EffectiveLimits {
+        let concurrency = limits.concurrency.unwrap_or(self.concurrency);
+        EffectiveLimits {
+            concurrency: Some(concurrency.clamp(1, self.concurrency)),
+            network: Some(self.allow_egress && limits.network == Some(true)),
+            ..self.calls.lowered_by(limits)
+        }
+    }
+
     /// Reads the settings.
     pub fn read(reader: &mut Reader, calls: CallLimits) -> Self {
         Self {
             host: reader.string(&DOCKER_HOST),
-            call_limit: calls.time,
-            result_limit: calls.result as usize,
+            calls,
             load_limit: reader.millis(&CONTAINER_LOAD_TIMEOUT_MS, 100..=3_600_000),
             probe_limit: reader.millis(&CONTAINER_PROBE_TIMEOUT_MS, 10..=60_000),
             stop_grace: reader.number(&CONTAINER_STOP_GRACE_SECONDS, 0..=600),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::daemon::Docker;
 use super::death_watch::DeathWatch;
-use super::image::Image;
+use super::image::{self, Image};
 use super::{error, labels, privileges};
 use crate::sandbox::{Blueprint, StartError};
 
@@ -46,9 +46,8 @@ impl Container {
     pub(super) async fn start(docker: &Docker, plan: Blueprint<'_>) -> Result<Self, StartError> {
         let deadline = Instant::now() + docker.config.load_limit;
         let lookup = docker.image(plan.executable, plan.image);
-        let image = timeout_at(deadline, lookup).await.map_err(|_| {
-            StartError::Unavailable("The image was not available in time; try again".to_owned())
-        })??;
+        let image = timeout_at(deadline, lookup).await;
+        let image = image.map_err(|_| image::late())??;
         let name = labels::new_name(plan.address);
         let mut watch = docker.deaths.watch(&name);
         match docker
@@ -63,7 +62,7 @@ impl Container {
                 watch,
             }),
             Err(error) => {
-                docker.remove_contract(&name, Some(&image)).await;
+                docker.remove_contract(&name, image.tar_id()).await;
                 Err(error)
             }
         }
@@ -83,7 +82,7 @@ impl Container {
             tracing::debug!(container = self.name, %error, "container not stopped");
         }
         self.docker
-            .remove_contract(&self.name, Some(&self.image))
+            .remove_contract(&self.name, self.image.tar_id())
             .await;
     }
 }
@@ -181,7 +180,7 @@ impl Docker {
 
     /// Removes a container with its volumes and its network, and an image that was loaded from a
     /// tar. A failure is only logged, because a sweep retries the removal.
-    pub(super) async fn remove_contract(&self, name: &str, image: Option<&Image>) {
+    pub(super) async fn remove_contract(&self, name: &str, tar_image: Option<&str>) {
         let removed = async {
             let options = RemoveContainerOptionsBuilder::new()
                 .force(true)
@@ -189,8 +188,8 @@ impl Docker {
                 .build();
             error::unless_missing(self.daemon.remove_container(name, Some(options)).await)?;
             self.remove_network(name).await?;
-            if let Some(image) = image.filter(|image| image.from_tar) {
-                self.remove_tar_image(&image.id).await?;
+            if let Some(image) = tar_image {
+                self.remove_tar_image(image).await?;
             }
             Ok::<(), Error>(())
         };

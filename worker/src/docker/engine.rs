@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::protocol::id::WorkerId;
+use shared::protocol::image::{PinnedImage, is_reference};
+use shared::protocol::job::{EffectiveLimits, Limits};
 use shared::service::lifecycle::Lifecycle;
+use tokio::time::timeout;
 
 use super::config::DockerConfig;
 use super::container::Container;
@@ -13,7 +16,7 @@ use super::death_watch::DeathWatches;
 use super::error::DockerError;
 use super::instance::ContractContainer;
 use super::labels::Owner;
-use super::{events, location};
+use super::{events, image, location};
 use crate::engine_tasks::EngineTasks;
 use crate::sandbox::{Blueprint, Engine, RestartLimit, StartError};
 
@@ -47,8 +50,8 @@ impl Docker {
         };
         let following = events::follow(docker.clone(), docker.tasks.stop().clone());
         docker.tasks.spawn("container events", following);
-        let (location, host) = (&docker.location, &docker.config.host);
-        tracing::info!(?location, host, "Docker is ready");
+        let (location, host) = (docker.location.name(), &docker.config.host);
+        tracing::info!(location, host, "Docker is ready");
         Ok(docker)
     }
 
@@ -74,6 +77,20 @@ impl Engine for Docker {
             &self.config,
             &plan.spec.limits,
         ))
+    }
+
+    fn limits(&self, limits: &Limits) -> EffectiveLimits {
+        self.config.limits(limits)
+    }
+
+    /// A tar is the image itself, but the daemon names it by an id.
+    async fn resolve(&self, executable: &str) -> Result<Option<PinnedImage>, StartError> {
+        if !is_reference(executable) {
+            return Ok(None);
+        }
+        let lookup = timeout(self.config.load_limit, self.image(executable, None));
+        let image = lookup.await.map_err(|_| image::late())??;
+        Ok(Some(image.pin))
     }
 
     fn restart_limit(&self) -> RestartLimit {

@@ -1,4 +1,7 @@
 //! Images: makes the image of a reference or of a tar present on this daemon, and removes it.
+//!
+//! A reference is resolved at each load. From then on its contract runs the image that the
+//! reference stood for, or none: a name may stand for another image at any time.
 
 use bollard::errors::Error;
 use bollard::models::{CreateImageInfo, ImageInspect};
@@ -6,7 +9,7 @@ use bollard::query_parameters::{
     CreateImageOptionsBuilder, ImportImageOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use futures::{StreamExt, TryStreamExt};
-use shared::protocol::image;
+use shared::protocol::image::{self, PinnedImage};
 use tokio::sync::mpsc;
 
 use super::config::Registry;
@@ -23,8 +26,8 @@ const QUEUED_CHUNKS: usize = 4;
 /// An image that is present on the daemon.
 #[derive(Debug, Clone)]
 pub(super) struct Image {
-    /// `sha256:...`, the digest of its configuration. Containers are created from exactly this.
-    pub(super) id: String,
+    /// Containers are created from exactly this.
+    pub(super) pin: PinnedImage,
     /// The port at which its contract listens.
     pub(super) port: u16,
     /// The folders that the image declares as volumes.
@@ -34,16 +37,35 @@ pub(super) struct Image {
     pub(super) from_tar: bool,
 }
 
+impl Image {
+    /// The id of an image that was loaded from a tar.
+    pub(super) fn tar_id(&self) -> Option<&str> {
+        self.from_tar.then_some(&self.pin.id)
+    }
+}
+
+/// The failure of a load whose image took too long.
+pub(super) fn late() -> StartError {
+    StartError::Unavailable("The image was not available in time; try again".to_owned())
+}
+
 impl Docker {
-    /// Makes sure that the executable's image is present. `known` is the image of the previous
-    /// sandbox.
+    /// Makes sure that an image is present: `pinned`, the one that the contract was loaded with, or
+    /// at a load the one that the executable stands for now.
     pub(super) async fn image(
         &self,
         executable: &str,
-        known: Option<&str>,
+        pinned: Option<&PinnedImage>,
     ) -> Result<Image, StartError> {
-        let reference = image::is_reference(executable);
-        if reference && !self.config.images.has(executable) {
+        if !image::is_reference(executable) {
+            if let Some(pinned) = pinned
+                && let Some(image) = self.find_image(&pinned.id, None).await?
+            {
+                return Ok(image);
+            }
+            return self.tar_image(executable).await;
+        }
+        if !self.config.images.has(executable) {
             tracing::warn!(
                 image = executable,
                 "image reference refused: not in CONTAINER_IMAGES"
@@ -53,36 +75,66 @@ impl Docker {
                  its operator to add it to CONTAINER_IMAGES"
             )));
         }
-        if let Some(id) = known {
-            if let Some(image) = self.find_image(id, !reference).await? {
-                return Ok(image);
-            }
-            tracing::warn!(image = id, "contract image missing; fetching it again");
-        }
-        if reference {
-            // Of a shorter form, the daemon might search its images for an id.
-            self.named_image(&image::canonical(executable)).await
-        } else {
-            self.tar_image(executable).await
+        // Of a shorter form, the daemon might search its images for an id.
+        let reference = image::canonical(executable);
+        match pinned {
+            Some(pinned) => self.pinned_image(pinned, &reference).await,
+            None => self.named_image(&reference, &reference).await,
         }
     }
 
-    async fn named_image(&self, reference: &str) -> Result<Image, StartError> {
-        if let Some(image) = self.find_image(reference, false).await? {
+    /// The image that a reference stood for when its contract was loaded.
+    async fn pinned_image(
+        &self,
+        pinned: &PinnedImage,
+        reference: &str,
+    ) -> Result<Image, StartError> {
+        let PinnedImage { id, source } = pinned;
+        if let Some(image) = self.find_image(id, Some(reference)).await? {
             return Ok(image);
         }
-        self.pull(reference).await?;
-        let found = self.find_image(reference, false).await?;
+        let missing = || {
+            StartError::ImageMissing(format!(
+                "The image {id} of {reference} is not present, and cannot be pulled"
+            ))
+        };
+        let source = source.as_deref().ok_or_else(missing)?;
+        tracing::warn!(
+            image = id,
+            source,
+            "contract image missing; pulling it by its digest"
+        );
+        let pulled = self.named_image(source, reference).await;
+        pulled.map_err(|error| match error {
+            StartError::Invalid(_) => missing(),
+            other => other,
+        })
+    }
+
+    /// The image that `name` stands for, from this daemon or its registry. `reference` is the
+    /// contract's executable.
+    async fn named_image(&self, name: &str, reference: &str) -> Result<Image, StartError> {
+        if let Some(image) = self.find_image(name, Some(reference)).await? {
+            return Ok(image);
+        }
+        self.pull(name).await?;
+        let found = self.find_image(name, Some(reference)).await?;
         found.ok_or_else(|| {
             StartError::Unavailable(format!(
-                "The image {reference} was removed right after it was pulled; try again"
+                "The image {name} was removed right after it was pulled; try again"
             ))
         })
     }
 
-    async fn find_image(&self, name: &str, from_tar: bool) -> Result<Option<Image>, StartError> {
+    /// Looks for an image on this daemon. `reference` is the executable of its contract, or none if
+    /// that is a tar.
+    async fn find_image(
+        &self,
+        name: &str,
+        reference: Option<&str>,
+    ) -> Result<Option<Image>, StartError> {
         match self.daemon.inspect_image(name).await {
-            Ok(found) => Ok(Some(describe(found, from_tar))),
+            Ok(found) => Ok(Some(describe(found, reference))),
             Err(cause) if error::status(&cause) == Some(404) => Ok(None),
             Err(cause) if error::status(&cause) == Some(400) => {
                 tracing::warn!(
@@ -159,7 +211,7 @@ impl Docker {
             .find_map(|line| line.trim().strip_prefix("Loaded image ID: "))
             .ok_or_else(|| StartError::Invalid("The image tar contains no image".to_owned()))?;
         tracing::info!(image = id, "image loaded from tar");
-        let found = self.find_image(id, true).await?;
+        let found = self.find_image(id, None).await?;
         found.ok_or_else(|| {
             StartError::Unavailable(
                 "The image was removed right after it was loaded; try again".to_owned(),
@@ -190,14 +242,32 @@ fn is_named(image: &ImageInspect) -> bool {
     some(&image.repo_tags) || some(&image.repo_digests)
 }
 
-fn describe(found: ImageInspect, from_tar: bool) -> Image {
+fn describe(found: ImageInspect, reference: Option<&str>) -> Image {
     let config = found.config.unwrap_or_default();
+    let digests = found.repo_digests.unwrap_or_default();
     Image {
-        id: found.id.unwrap_or_default(),
+        pin: PinnedImage {
+            id: found.id.unwrap_or_default(),
+            source: reference.and_then(|reference| source(&digests, reference)),
+        },
         port: port(&config.exposed_ports.unwrap_or_default()),
         volumes: config.volumes.unwrap_or_default(),
-        from_tar,
+        from_tar: reference.is_none(),
     }
+}
+
+/// The one of an image's references by digest that has the name of `reference`. An operator who
+/// allows one name need not allow another one of the same image.
+fn source(digests: &[String], reference: &str) -> Option<String> {
+    let name = |reference: &str| {
+        let named = reference
+            .split_once('@')
+            .map_or(reference, |(named, _)| named);
+        image::canonical_name(image::split_tag(named).0)
+    };
+    let wanted = name(reference);
+    let found = digests.iter().find(|digest| name(digest) == wanted)?;
+    Some(image::canonical(found))
 }
 
 /// The single exposed port, or 8080.
@@ -257,6 +327,18 @@ mod tests {
         assert_eq!(port(&["3000/tcp", "53/udp"]), 3000);
         assert_eq!(port(&["3000/tcp", "3001/tcp"]), 8080);
         assert_eq!(port(&["53/udp"]), 8080);
+    }
+
+    #[test]
+    fn an_image_is_pulled_again_under_its_own_name() {
+        let digest = |name: &str, digit: &str| format!("{name}@sha256:{}", digit.repeat(64));
+        let known = [digest("other/app", "1"), digest("acme/app", "2")];
+        let source = |reference: &str| source(&known, reference);
+        let found = Some(digest("docker.io/acme/app", "2"));
+        assert_eq!(source("acme/app:1"), found);
+        assert_eq!(source("docker.io/acme/app:latest"), found);
+        assert_eq!(source(&digest("acme/app", "2")), found);
+        assert_eq!(source("registry.example:5000/acme/app:1"), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde_json::value::RawValue;
+use shared::protocol::image::PinnedImage;
 use shared::protocol::job::Limits;
 use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::{Instant, timeout};
@@ -73,21 +74,13 @@ enum Step {
 
 impl ContractContainer {
     pub(super) fn new(container: Container, config: &DockerConfig, limits: &Limits) -> Self {
-        let own = limits
-            .timeout_ms
-            .map(|ms| Duration::from_millis(ms.max(1).into()));
-        let result = limits
-            .result_bytes
-            .map_or(usize::MAX, |bytes| bytes as usize);
-        let concurrency = limits
-            .concurrency
-            .map_or(usize::MAX, |calls| calls.max(1) as usize);
+        let limits = config.limits(limits);
         Self {
-            client: ContractClient::new(container.address, result.min(config.result_limit)),
+            client: ContractClient::new(container.address, limits.result_bytes as usize),
             container,
-            call_limit: own.map_or(config.call_limit, |own| own.min(config.call_limit)),
+            call_limit: Duration::from_millis(limits.timeout_ms.into()),
             probe_limit: config.probe_limit,
-            concurrency: concurrency.min(config.concurrency),
+            concurrency: limits.concurrency.unwrap_or(config.concurrency) as usize,
             calls: FuturesUnordered::new(),
             broken: Vec::new(),
             probe: None,
@@ -245,8 +238,8 @@ impl Instance for ContractContainer {
         None
     }
 
-    fn image(&self) -> Option<&str> {
-        Some(&self.container.image.id)
+    fn image(&self) -> Option<&PinnedImage> {
+        Some(&self.container.image.pin)
     }
 
     fn reserve(&mut self, _: usize) -> Room {

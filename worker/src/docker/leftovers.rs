@@ -10,7 +10,6 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOption
 use shared::protocol::id::WorkerId;
 
 use super::daemon::Docker;
-use super::image::Image;
 use super::labels;
 
 /// A container and a network of one contract that this worker does not use. Both have the same
@@ -21,7 +20,7 @@ pub(crate) struct Leftover {
     /// The worker that created it.
     pub(crate) worker: WorkerId,
     /// Set if the container exists.
-    image: Option<Image>,
+    tar_image: Option<String>,
 }
 
 impl Docker {
@@ -62,25 +61,20 @@ impl Docker {
         if self.deaths.contains(&name) {
             return;
         }
-        let image = image.map(|id| Image {
-            id,
-            port: 0,
-            volumes: Vec::new(),
-            from_tar: labels::is_from_tar(labels),
-        });
+        let image = image.filter(|_| labels::is_from_tar(labels));
         let leftover = leftovers.entry(name.clone()).or_insert(Leftover {
             name,
             worker,
-            image: None,
+            tar_image: None,
         });
-        leftover.image = image.or(leftover.image.take());
+        leftover.tar_image = image.or(leftover.tar_image.take());
     }
 
     /// Removes a leftover container, its network and its tar image.
     pub(crate) async fn remove_leftover(&self, leftover: &Leftover) {
         let (container, worker) = (&leftover.name, leftover.worker);
         tracing::info!(container, %worker, "removing leftover container");
-        self.remove_contract(&leftover.name, leftover.image.as_ref())
+        self.remove_contract(&leftover.name, leftover.tar_image.as_deref())
             .await;
     }
 }

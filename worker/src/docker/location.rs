@@ -10,6 +10,16 @@ pub(super) enum Location {
     Container(String),
 }
 
+impl Location {
+    /// What the log says.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Host => "host",
+            Self::Container(id) => id,
+        }
+    }
+}
+
 /// Detects where this worker runs.
 pub(super) async fn detect(daemon: &bollard::Docker) -> Location {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -24,7 +24,7 @@ pub(super) fn container(
 ) -> ContainerCreateBody {
     let privileges = &config.privileges;
     ContainerCreateBody {
-        image: Some(image.id.clone()),
+        image: Some(image.pin.id.clone()),
         labels: Some(labels),
         user: privileges.user.clone(),
         // Nothing reads the result of the image's own health check.

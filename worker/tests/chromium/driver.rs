@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use execution_worker::chromium::{Chromium, ChromiumConfig, ContractPage};
 use execution_worker::sandbox::{
-    Blueprint, CallId, Engine, Event, Instance, Invocation, LossCause, StartError,
+    Blueprint, CallId, CallLimits, Engine, Event, Instance, Invocation, LossCause, StartError,
 };
 use serde_json::value::RawValue;
 use shared::protocol::job::{ContractSpec, Limits};
@@ -18,12 +18,20 @@ use tokio::time::timeout;
 /// Longer than any step takes on a slow and busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Limits under which a contract may run for long.
+pub(crate) fn patient() -> CallLimits {
+    CallLimits {
+        time: Duration::from_secs(20),
+        ..config().calls
+    }
+}
+
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 /// The browser that most tests share. Its guard ends it when the test process ends.
 static SHARED: LazyLock<Chromium> = LazyLock::new(|| {
     let config = ChromiumConfig {
-        call_limit: Duration::from_secs(20),
+        calls: patient(),
         ..config()
     };
     RUNTIME

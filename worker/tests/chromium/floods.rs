@@ -8,7 +8,7 @@ use std::time::Duration;
 use execution_worker::chromium::ChromiumConfig;
 use shared::protocol::job::Limits;
 
-use crate::driver::{Contract, PATIENCE, config, run, within_ms};
+use crate::driver::{Contract, PATIENCE, config, patient, run, within_ms};
 use crate::own_engine::OwnEngine;
 
 const COUNTER: &str = "let n = 0; const init = () => ({ count: () => ++n })";
@@ -16,7 +16,7 @@ const COUNTER: &str = "let n = 0; const init = () => ({ count: () => ++n })";
 /// An engine whose contracts may run for long, so that a flood ends by nothing else.
 async fn patient_engine() -> OwnEngine {
     OwnEngine::with(ChromiumConfig {
-        call_limit: Duration::from_secs(20),
+        calls: patient(),
         ..config()
     })
     .await

@@ -10,7 +10,7 @@ use shared::protocol::job::Limits;
 use shared::protocol::reply::FailureCode;
 use shared::service::config::Env;
 
-use crate::driver::{Contract, config, run};
+use crate::driver::{Contract, config, patient, run};
 use crate::own_engine::{OwnEngine, Process};
 
 fn layers_from(variables: fn(&str) -> Option<String>) -> Layers {
@@ -200,7 +200,7 @@ fn a_contract_that_fills_the_browser_is_lost_and_no_other() {
             // 240 MB in blobs plus the browser's own need: above this limit, but below one and a
             // half times as much.
             browser_mb: 200,
-            call_limit: Duration::from_secs(20),
+            calls: patient(),
             ..config()
         };
         let own = OwnEngine::with(roomy.clone()).await;

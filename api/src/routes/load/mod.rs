@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use shared::protocol::job::Load;
@@ -19,7 +20,8 @@ use crate::dispatch::Ticket;
 use crate::edge::{Connection, HeldBytes};
 use crate::error::ApiError;
 use crate::openapi::failures::LoadFailures;
-use crate::request::{Received, read_body, trace_context};
+use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request_log::about;
 use crate::routes::json;
 use crate::state::AppState;
 
@@ -49,7 +51,7 @@ pub(crate) async fn load(
     By(caller): By,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     state.admission.check(RequestKind::Load)?;
     let Received { bytes, held } =
         read_body(&headers, body, &state.load_bodies, &connection).await?;
@@ -62,18 +64,22 @@ pub(crate) async fn load(
         text: executable,
         _held: held,
     };
-    let trace = trace_context(&headers);
+    let (trace, request) = (trace_context(&headers), request_id(&headers));
     let tickets = |job| Ticket {
         job,
         deadline,
         trace: trace.clone(),
+        request: request.clone(),
     };
     let loaded = state.dispatcher.load(&load, executable, tickets).await;
     let (address, digest) = (load.address.as_str(), load.spec.digest.as_str());
-    state
+    let loaded = state
         .audit
-        .record(&caller, Action::Load, address, Some(digest), loaded)?;
-    Ok(StatusCode::NO_CONTENT)
+        .record(&caller, Action::Load, address, Some(digest), loaded);
+    Ok(about(
+        &load.address,
+        loaded.map(|()| StatusCode::NO_CONTENT),
+    ))
 }
 
 /// An executable on its way to Redis, with the place of its body.

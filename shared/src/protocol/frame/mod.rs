@@ -14,7 +14,8 @@
 //!     deadline: 1_767_225_600_000,
 //!     attempt: 1,
 //!     trace: None,
-//!     job: Job::Inspect(Inspect { address: None }),
+//!     request: None,
+//!     job: Job::Inspect(Inspect { address: None, top: None }),
 //! };
 //! let api = ApiId::random();
 //! let frame = pack_jobs(Some(api), [encode_item(&job)]);
@@ -41,7 +42,7 @@ pub const MAX_ITEMS: usize = 128;
 /// The most bytes in one frame, unless a single item is larger. Keeps the replies of Redis short.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// A job and what must be known to run it. A sender may borrow the job and the trace context.
+/// A job and what must be known to run it. A sender may borrow the job and the texts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Envelope<J = Job, T = String> {
     /// Identifies the job in its reply.
@@ -54,6 +55,9 @@ pub struct Envelope<J = Job, T = String> {
     /// The W3C trace context of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<T>,
+    /// The id of the request, for the log. Older apis do not send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<T>,
     /// The job itself.
     pub job: J,
 }

@@ -67,7 +67,8 @@ fn job() -> impl Strategy<Value = Job> {
             }
         ),
         address().prop_map(|address| Job::Unload(Unload { address })),
-        prop::option::of(address()).prop_map(|address| Job::Inspect(Inspect { address })),
+        prop::option::of(address())
+            .prop_map(|address| Job::Inspect(Inspect { address, top: None })),
     ]
 }
 
@@ -77,13 +78,15 @@ fn envelope() -> impl Strategy<Value = Envelope> {
         any::<u64>(),
         any::<u32>(),
         prop::option::of("\\PC{0,60}"),
+        prop::option::of("\\PC{0,60}"),
         job(),
     )
-        .prop_map(|(id, deadline, attempt, trace, job)| Envelope {
+        .prop_map(|(id, deadline, attempt, trace, request, job)| Envelope {
             id: JobId(id),
             deadline,
             attempt,
             trace,
+            request,
             job,
         })
 }

@@ -4,6 +4,7 @@ use redis::ScriptInvocation;
 
 use super::{ChangeId, LoadId, Outcome, Standing, to_json};
 use crate::protocol::id::ContractAddress;
+use crate::protocol::image::PinnedImage;
 use crate::protocol::job::ContractSpec;
 use crate::queue::{Queue, QueueError};
 
@@ -12,15 +13,28 @@ use crate::queue::{Queue, QueueError};
 pub struct Sandbox {
     /// Its methods, as far as they are known.
     pub endpoints: Vec<String>,
-    /// The digest of its image, if it has one.
-    pub image: Option<String>,
+    /// Its image, if it has one. Every later sandbox of the same load runs this image.
+    pub image: Option<PinnedImage>,
+}
+
+impl Sandbox {
+    /// The fields `image` and `source` of the record.
+    pub(super) fn image_fields(&self) -> [&str; 2] {
+        let image = self.image.as_ref();
+        let source = image.and_then(|image| image.source.as_deref());
+        [
+            image.map_or("", |image| &image.id),
+            source.unwrap_or_default(),
+        ]
+    }
 }
 
 /// The only script that lifts a quarantine, with [`SWITCH`].
 const READY: &str = "
 if not is_expected() then return no end
-redis.call('HSET', record, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6], 'image', ARGV[7])
-redis.call('HDEL', record, 'loading', 'quarantined')
+redis.call('HSET', record, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6],
+    'image', ARGV[7], 'source', ARGV[8])
+redis.call('HDEL', record, 'loading', 'quarantined', 'missing')
 return done(gen)
 ";
 
@@ -29,8 +43,8 @@ if exists and owner == ARGV[1] and load == ARGV[5] then return done(gen) end
 if not is_expected() then return no end
 gen = next_gen()
 redis.call('HSET', record, 'gen', gen, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6],
-    'image', ARGV[7])
-redis.call('HDEL', record, 'loading', 'quarantined')
+    'image', ARGV[7], 'source', ARGV[8])
+redis.call('HDEL', record, 'loading', 'quarantined', 'missing')
 return done(gen)
 ";
 
@@ -39,12 +53,14 @@ if exists and owner == ARGV[1] and by == ARGV[4] then return done(gen) end
 if not is_expected() then return no end
 gen = next_gen()
 redis.call('HSET', record, 'gen', gen, 'by', ARGV[4])
+redis.call('HDEL', record, 'missing')
 return done(gen)
 ";
 
 const NOTE: &str = "
 if not is_expected() then return no end
-redis.call('HSET', record, 'endpoints', ARGV[4], 'image', ARGV[5])
+redis.call('HSET', record, 'endpoints', ARGV[4], 'image', ARGV[5], 'source', ARGV[6])
+redis.call('HDEL', record, 'missing')
 return done(gen)
 ";
 
@@ -86,7 +102,7 @@ impl Queue {
             call.arg(spec)
                 .arg(load.as_str())
                 .arg(endpoints)
-                .arg(sandbox.image.as_deref().unwrap_or_default());
+                .arg(&sandbox.image_fields());
         };
         self.change(address, body, expected, arguments).await
     }
@@ -114,8 +130,7 @@ impl Queue {
     ) -> Result<Outcome, QueueError> {
         let endpoints = to_json(address, &sandbox.endpoints)?;
         self.change(address, NOTE, expected, |call| {
-            call.arg(endpoints)
-                .arg(sandbox.image.as_deref().unwrap_or_default());
+            call.arg(endpoints).arg(&sandbox.image_fields());
         })
         .await
     }

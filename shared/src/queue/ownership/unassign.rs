@@ -2,7 +2,8 @@
 
 use super::{Outcome, Standing};
 use crate::protocol::id::{ContractAddress, WorkerId};
-use crate::queue::timing::{DEATHS_COUNT_FOR, OFFER_AGAIN, millis};
+use crate::protocol::image::PinnedImage;
+use crate::queue::timing::{DEATHS_COUNT_FOR, OFFER_AGAIN, RETRY_IMAGE, millis};
 use crate::queue::{Queue, QueueError};
 
 /// What happened to a contract of a dead worker.
@@ -28,6 +29,15 @@ if not is_expected() then return no end
 free()
 if spec then redis.call('HSET', record, 'quarantined', text(now + ARGV[4])) end
 return done(gen)
+";
+
+/// Answers 0 if refused, 2 at the first time since a sandbox ran, else 1.
+const WITHOUT_IMAGE: &str = "
+if not is_expected() then return 0 end
+free()
+if not spec then return 1 end
+redis.call('HSET', record, 'offered', text(now + ARGV[4]))
+return 1 + redis.call('HSETNX', record, 'missing', text(now))
 ";
 
 /// Answers 0, 1 or 2 for the cases of [`Failover`]. The death that is counted last is `death2`, the
@@ -97,6 +107,40 @@ impl Queue {
             self.counts().quarantined_by_losses.increment(1);
         }
         self.remove_lost(address, expected.owner, outcome).await
+    }
+
+    /// Ends the ownership of a worker that cannot get the contract's `image`. The contract is
+    /// offered again no sooner than [`RETRY_IMAGE`] later. The first time since a sandbox of it ran
+    /// leaves a dead letter.
+    pub async fn leave_without_image(
+        &self,
+        address: &ContractAddress,
+        expected: Standing,
+        image: Option<&PinnedImage>,
+    ) -> Result<(), QueueError> {
+        let answer: u8 = self
+            .run(address, WITHOUT_IMAGE, expected, |call| {
+                call.arg(millis(RETRY_IMAGE.saturating_sub(OFFER_AGAIN)));
+            })
+            .await?;
+        let (1.., Some(worker)) = (answer, expected.owner) else {
+            return Ok(());
+        };
+        self.remove_owned(address, worker).await?;
+        if answer > 1 {
+            let fields = [
+                ("kind", "image_missing"),
+                ("contract", address.as_str()),
+                ("image", image.map_or("", |image| &image.id)),
+                ("worker", &worker.to_string()),
+                (
+                    "reason",
+                    "the worker does not have its image, and cannot pull it",
+                ),
+            ];
+            self.record_dead_letter(&fields).await?;
+        }
+        Ok(())
     }
 
     /// Takes a contract from the dead worker that `expected` names.

@@ -9,6 +9,8 @@
 mod record;
 mod verdicts;
 
+use std::time::Duration;
+
 use redis::Script;
 
 use self::record::running_contracts;
@@ -126,7 +128,41 @@ async fn fail_over(
     queue.remove_owned(address, worker).await
 }
 
+/// Which workers of the farm are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence {
+    /// How many are connected to Redis.
+    pub connected: usize,
+    /// How long reapers still wait for workers that were alive before Redis started. None if all
+    /// have returned, or if reapers do not wait any more.
+    pub recovery: Option<Duration>,
+}
+
 impl Queue {
+    /// Counts the workers that are connected, and those that reapers wait for.
+    pub async fn presence(&self, config: ReaperConfig) -> Result<Presence, QueueError> {
+        let ids: Vec<_> = self
+            .workers()
+            .await?
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect();
+        let missing = self.missing_workers(&ids).await?;
+        let connected = ids.len() - missing.len();
+        let known: usize = redis::cmd("ZCARD")
+            .arg(self.keys().workers())
+            .query_async(&mut self.shared())
+            .await?;
+        let mut recovery = None;
+        if known > connected {
+            recovery = config.grace.checked_sub(self.uptime().await?);
+        }
+        Ok(Presence {
+            connected,
+            recovery: recovery.filter(|left| !left.is_zero()),
+        })
+    }
+
     /// Workers whose last heartbeat is older than a lease.
     async fn expired_workers(&self) -> Result<Vec<WorkerId>, QueueError> {
         let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::protocol::job::Limits;
+use shared::protocol::job::EffectiveLimits;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::browser::death_watch::PageDeath;
@@ -109,17 +109,11 @@ impl ContractPage {
     pub(super) async fn load(
         blank: BlankPage,
         config: &ChromiumConfig,
-        limits: &Limits,
+        limits: &EffectiveLimits,
         executable: &str,
     ) -> Result<Self, LoadError> {
-        let own = limits
-            .timeout_ms
-            .map(|ms| Duration::from_millis(ms.max(1).into()));
-        let call_limit = own.map_or(config.call_limit, |own| own.min(config.call_limit));
-        let own = limits.result_bytes;
-        let result_limit = own.map_or(config.result_limit, |own| own.min(config.result_limit));
-
-        let page = blank.dedicate(config, limits, result_limit).await;
+        let call_limit = Duration::from_millis(limits.timeout_ms.into());
+        let page = blank.dedicate(config, limits).await;
         let mut page = page.map_err(|error| LoadError::PageLost(error.to_string()))?;
         match page.load(executable, config.load_limit).await {
             Ok(endpoints) => {
@@ -127,7 +121,7 @@ impl ContractPage {
                 Ok(Self {
                     page,
                     endpoints,
-                    in_flight: InFlight::new(call_limit, result_limit),
+                    in_flight: InFlight::new(call_limit, limits.result_bytes),
                     slot_request: SlotRequest::None,
                     collecting: None,
                     clock: Box::pin(sleep_until(Instant::now())),

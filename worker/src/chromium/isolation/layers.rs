@@ -95,9 +95,11 @@ impl Layers {
     /// Logs an error if any layer is off.
     pub(crate) fn log_disabled(&self) {
         if !self.off.is_empty() {
-            let off = &self.off;
+            let is_off =
+                |(name, layer): &(&'static str, Layer)| (!self.has(*layer)).then_some(*name);
+            let off: Vec<_> = Layer::ALL.iter().filter_map(is_off).collect();
             tracing::error!(
-                ?off,
+                off = off.join(","),
                 "PROTECTIONS ARE OFF: {VARIABLE} is set. Only the attack suite may set it; stop this worker"
             );
         }

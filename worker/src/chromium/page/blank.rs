@@ -16,7 +16,7 @@ use chromiumoxide_cdp::cdp::js_protocol::runtime::{CallFunctionOnParams, Evaluat
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::unistd::Pid;
-use shared::protocol::job::Limits;
+use shared::protocol::job::EffectiveLimits;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::handle::Harness;
@@ -132,8 +132,7 @@ impl BlankPage {
     pub(crate) async fn dedicate(
         self,
         config: &ChromiumConfig,
-        limits: &Limits,
-        result_limit: u32,
+        limits: &EffectiveLimits,
     ) -> Result<LoadedPage, CdpError> {
         let Self {
             target,
@@ -144,14 +143,16 @@ impl BlankPage {
             slot,
             browser,
         } = self;
-        if config.layers.has(Layer::Memory) {
-            memory::bound(config, &renderers, limits.memory_mb).await;
+        if let Some(memory) = limits.memory_mb
+            && config.layers.has(Layer::Memory)
+        {
+            memory::bound(config, &renderers, memory).await;
         }
         let activity = Activity::begin();
         browser
             .watched
             .add(target, renderers.clone(), Arc::clone(&activity));
-        let harness = Harness::create(session, &url, result_limit).await?;
+        let harness = Harness::create(session, &url, limits.result_bytes).await?;
         Ok(LoadedPage {
             harness,
             renderers,

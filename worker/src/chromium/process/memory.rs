@@ -9,19 +9,10 @@ use super::guard;
 use super::proc::{self, Process};
 use crate::chromium::config::ChromiumConfig;
 
-/// With a lower limit a page cannot even start.
-const MINIMUM_MB: u32 = 16;
-
 /// Bounds what a page may allocate beyond what its renderer had at the start, outside the engine's
 /// heap: array buffers, WebAssembly memory, the document. Over the limit, the allocation fails
-/// inside the page. `wanted_mb` is the contract's own limit; it can only lower the configured one.
-pub(crate) async fn bound(
-    config: &ChromiumConfig,
-    renderers: &HashSet<Process>,
-    wanted_mb: Option<u32>,
-) {
-    let limit_mb = wanted_mb.unwrap_or(config.contract_mb);
-    let limit_mb = limit_mb.clamp(MINIMUM_MB, config.contract_mb.max(MINIMUM_MB));
+/// inside the page.
+pub(crate) async fn bound(config: &ChromiumConfig, renderers: &HashSet<Process>, limit_mb: u32) {
     for renderer in renderers {
         let bytes = renderer.data_bytes() + (u64::from(limit_mb) << 20);
         if proc::limit_data(renderer.pid, bytes).is_ok() {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use shared::protocol::image::PinnedImage;
 use shared::protocol::job::Load;
 use shared::protocol::reply::{Failure, FailureCode};
 use shared::queue::QueueError;
 use shared::queue::ownership::Sandbox;
 use shared::queue::references::Reference;
 
-use super::LoadError;
+use super::{LoadError, runs_current_image};
 use crate::contracts::{
     Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
 };
@@ -24,6 +25,8 @@ pub(super) struct Loader<'a, E> {
     worker: &'a Arc<Worker>,
     engine: &'a E,
     load: &'a Load,
+    /// The image that earlier sandboxes of the load ran. None at a load that a caller asked for.
+    image: Option<PinnedImage>,
     /// Whether Redis has not taken the executable.
     unkept: AtomicBool,
 }
@@ -47,11 +50,13 @@ impl<'a, E: Engine> Loader<'a, E> {
             worker,
             engine,
             load,
+            image: None,
             unkept: AtomicBool::new(false),
         }
     }
 
-    /// Switches an owned contract to another executable, without dropping a call.
+    /// Switches an owned contract to another executable, or to the image that its name stands for
+    /// now, without dropping a call.
     pub(super) async fn reload(&self) -> Result<(), LoadError> {
         let Self { worker, load, .. } = self;
         let address = &load.address;
@@ -62,7 +67,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             Tenure::release_unknown(worker, address).await?;
             return Err(not_assigned().into());
         };
-        if old.spec == load.spec {
+        if old.spec == load.spec && runs_current_image(self.engine, &old).await? {
             return Ok(());
         }
         let executable = self.fetch().await?;
@@ -150,15 +155,17 @@ impl<'a, E: Engine> Loader<'a, E> {
 
     /// Starts a contract on this worker that has lost its owner.
     pub(super) async fn take_over(
-        &self,
+        mut self,
         tenure: Arc<Tenure>,
+        image: Option<PinnedImage>,
         permit: CapacityPermit,
     ) -> Result<(), LoadError> {
+        self.image = image;
         let claimed = self.insert(tenure, permit);
         let started = match self.start_claimed(&claimed).await {
             Ok(started) => started,
             Err(error) => {
-                if is_executable_missing(&error) {
+                if error.is_executable_missing() {
                     let (queue, digest) = (&self.worker.queue, &self.load.spec.digest);
                     executables::give_up(queue, &claimed.tenure, digest).await;
                 }
@@ -166,6 +173,14 @@ impl<'a, E: Engine> Loader<'a, E> {
                 return Err(error);
             }
         };
+        if let Err(error @ StartError::ImageMissing(_)) = started.instance {
+            claimed
+                .tenure
+                .leave_without_image(self.image.as_ref())
+                .await;
+            self.withdraw(claimed).await;
+            return Err(error.into());
+        }
         let sandbox = started.instance.as_ref().ok().map(facts);
         if let Some(sandbox) = sandbox
             && let Err(error) = claimed.tenure.note_sandbox(&sandbox).await
@@ -285,7 +300,7 @@ impl<'a, E: Engine> Loader<'a, E> {
             generation,
             spec: &self.load.spec,
             executable,
-            image: None,
+            image: self.image.as_ref(),
         };
         let begun = Instant::now();
         let started = self.engine.start(plan).await;
@@ -360,11 +375,16 @@ impl<'a, E: Engine> Loader<'a, E> {
             executable,
             instance,
         } = started;
+        let resolved = instance.as_ref().ok().and_then(Instance::image);
+        let image = resolved.or(self.image.as_ref()).cloned();
+        // A load that follows at once must find it.
+        ends.status.pin(image.clone());
         let assignment = Assignment {
             engine: self.engine.clone(),
             tenure,
             spec: self.load.spec.clone(),
             executable,
+            image,
         };
         let task = ContractTask::new(self.worker.clone(), assignment, ends);
         self.worker.life.spawn("contract", task.run(instance));
@@ -375,11 +395,6 @@ impl<'a, E: Engine> Loader<'a, E> {
 fn facts(instance: &impl Instance) -> Sandbox {
     Sandbox {
         endpoints: instance.endpoints().unwrap_or_default().to_vec(),
-        image: instance.image().map(str::to_owned),
+        image: instance.image().cloned(),
     }
-}
-
-/// Whether the executable is no longer in the store.
-fn is_executable_missing(error: &LoadError) -> bool {
-    matches!(error, LoadError::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
 }

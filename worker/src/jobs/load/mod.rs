@@ -12,8 +12,8 @@ use shared::queue::QueueError;
 
 use self::loader::Loader;
 use super::execute::not_assigned;
-use crate::contracts::{CapacityPermit, Tenure};
-use crate::sandbox::StartError;
+use crate::contracts::{Adopted, CapacityPermit, ContractHandle, Tenure};
+use crate::sandbox::{Engine, StartError};
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
 
@@ -29,6 +29,11 @@ enum LoadError {
 }
 
 impl LoadError {
+    /// Whether the executable is no longer in the store.
+    fn is_executable_missing(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.code == FailureCode::ExecutableMissing)
+    }
+
     /// The same failure of a load that may have been carried out.
     fn after_start(self) -> Self {
         match self {
@@ -48,7 +53,7 @@ impl From<StartError> for LoadError {
                 Failure::started(FailureCode::InvalidExecutable, message)
             }
             // The contract may have been claimed, and its code may have run.
-            StartError::Unavailable(message) => {
+            StartError::Unavailable(message) | StartError::ImageMissing(message) => {
                 Failure::started(FailureCode::SandboxUnavailable, message)
             }
         })
@@ -98,7 +103,7 @@ pub(crate) async fn take_over(
     if worker.contracts.owns_replica_of(address) {
         return Err(not_assigned());
     }
-    let (tenure, spec) = match Tenure::adopt(worker, address, engine).await {
+    let adopted = match Tenure::adopt(worker, address, engine).await {
         Ok(Some(adopted)) => adopted,
         Ok(None) => return Err(not_assigned()),
         Err(error) => {
@@ -106,6 +111,11 @@ pub(crate) async fn take_over(
             return Err(not_assigned());
         }
     };
+    let Adopted {
+        tenure,
+        spec,
+        image,
+    } = adopted;
     let load = &Load {
         address: address.clone(),
         spec,
@@ -114,15 +124,28 @@ pub(crate) async fn take_over(
     let outcome = match (engine, &worker.chromium, &worker.docker) {
         (EngineKind::Javascript, Some(engine), _) => {
             let loader = Loader::new(worker, engine, load);
-            loader.take_over(tenure, permit).await
+            loader.take_over(tenure, image, permit).await
         }
         (EngineKind::Docker, _, Some(engine)) => {
             let loader = Loader::new(worker, engine, load);
-            loader.take_over(tenure, permit).await
+            loader.take_over(tenure, image, permit).await
         }
         (engine, ..) => Err(no_engine(engine)),
     };
     reply_to(load, outcome)
+}
+
+/// Whether a contract runs the image that its executable stands for now.
+async fn runs_current_image(
+    engine: &impl Engine,
+    contract: &ContractHandle,
+) -> Result<bool, StartError> {
+    let Some(executable) = contract.executable() else {
+        return Ok(true);
+    };
+    let current = engine.resolve(executable).await?;
+    let running = contract.status.sandbox().image;
+    Ok(current.is_none_or(|current| running.is_some_and(|image| image.id == current.id)))
 }
 
 fn no_engine(engine: EngineKind) -> LoadError {

@@ -1,0 +1,132 @@
+//! `scripts/farm`, which `make run` starts: it keeps its processes running, and leaves none behind.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::client::Client;
+use crate::support::process::Process;
+use crate::support::processes::{self, ProcessInfo};
+use crate::support::programs;
+use crate::support::wait;
+
+/// The time limit for a step, also on a busy machine. A worker that is drained with its browsers
+/// takes some seconds.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A farm of two workers in a folder of its own, with the script and the programs of this project.
+struct LocalFarm {
+    script: Process,
+    client: Client,
+    folder: TempDir,
+}
+
+impl LocalFarm {
+    fn start() -> Self {
+        let folder = TempDir::with_prefix("execution-local-").expect("a folder can be made");
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for name in ["scripts", "examples"] {
+            fs::create_dir(folder.path().join(name)).expect("the folder can be written");
+        }
+        for file in ["scripts/farm", "examples/guessing-game.js"] {
+            fs::copy(project.join(file), folder.path().join(file)).expect("it can be copied");
+        }
+        fs::create_dir(folder.path().join("target")).expect("the folder can be written");
+        let programs = folder.path().join("target/release");
+        symlink(programs::folder(), programs).expect("the folder can be written");
+        let port = programs::free_port();
+        let mut command = Command::new(folder.path().join("scripts/farm"));
+        command
+            .env("WORKERS", "2")
+            .env("EXECUTION_API_PORT", port.to_string())
+            .env("WORKER_ENGINES", "javascript");
+        Self {
+            script: Process::start("farm", command, folder.path()),
+            client: Client::new(port),
+            folder,
+        }
+    }
+
+    /// The ids of the workers, once exactly two are ready.
+    async fn workers(&self) -> Vec<String> {
+        wait::until("two workers", PATIENCE, async || {
+            if self.client.farm_status().await.as_deref() != Some("ready") {
+                return None;
+            }
+            let workers = self.client.workers().await;
+            let ready = workers.iter().filter(|worker| worker["state"] == "ready");
+            let ids: Vec<_> = ready.filter_map(|worker| text(&worker["id"])).collect();
+            (workers.len() == 2 && ids.len() == 2).then_some(ids)
+        })
+        .await
+    }
+
+    /// Waits until two workers are ready, and `gone` is not one of them.
+    async fn replaced(&self, gone: &str) -> Vec<String> {
+        let what = format!("another worker than {gone}");
+        wait::until(&what, PATIENCE, async || {
+            let ids = self.workers().await;
+            (!ids.iter().any(|id| id == gone)).then_some(ids)
+        })
+        .await
+    }
+
+    /// The processes of a program.
+    fn running(&self, program: &str) -> Vec<ProcessInfo> {
+        let mut all = processes::descendants(self.script.pid());
+        all.retain(|process| process.command.ends_with(program));
+        all
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_local_farm_keeps_its_processes_running() {
+    let mut farm = LocalFarm::start();
+    let before = farm.workers().await;
+    assert_eq!(farm.client.drain(&before[0]).await.status, 202);
+    let drained = farm.replaced(&before[0]).await;
+    assert!(drained.contains(&before[1]), "{drained:?} after {before:?}");
+
+    farm.running("execution-worker")[0].kill();
+    wait::until_true("a fresh worker", PATIENCE, async || {
+        let now = farm.workers().await;
+        now.iter().any(|id| !drained.contains(id))
+    })
+    .await;
+    farm.running("execution-api")[0].kill();
+    farm.workers().await;
+    // The example that the script has loaded.
+    let answer = farm.client.call("guessing-game", "initialise").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+
+    let log = farm.script.log();
+    for told in [
+        "exited with status 0",
+        "exited with status 137",
+        "/docs",
+        "/metrics",
+        ".farm/",
+    ] {
+        assert!(log.contains(told), "{told:?} is not in {log}");
+    }
+    let seen = processes::descendants(farm.script.pid());
+    farm.script.signal(Signal::SIGINT);
+    assert!(
+        farm.script.end(PATIENCE).await.success(),
+        "{}",
+        farm.script.log()
+    );
+    let left: Vec<_> = seen.iter().filter(|process| process.runs()).collect();
+    assert!(left.is_empty(), "{left:#?}");
+    drop(farm.folder);
+}
