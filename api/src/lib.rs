@@ -196,7 +196,6 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
-    let audit = Audit::start(queue.clone(), &life);
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
@@ -216,10 +215,10 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         source_maps: SourceMaps::new(queue.clone()),
+        audit: Audit::start(queue.clone(), &life),
         config,
         queue,
         access,
-        audit,
         dispatcher,
         reader_health,
         metrics,
