@@ -5,6 +5,7 @@
 
 pub(crate) mod failures;
 
+use shared::protocol::rank::Rank;
 use utoipa::OpenApi;
 
 use crate::access::Security;
@@ -41,7 +42,7 @@ use crate::routes::{
         metrics::show,
     ),
     modifiers(&Security),
-    components(schemas(ErrorBody<'static>)),
+    components(schemas(ErrorBody<'static>, Rank)),
     tags(
         (name = "Contracts", description = "Load, call and unload contracts"),
         (name = "Farm", description = "Operate the farm"),
