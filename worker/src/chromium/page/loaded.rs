@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -91,18 +93,28 @@ impl LoadedPage {
         limit: Duration,
     ) -> Result<Loaded, LoadError> {
         let before = processor_time(&self.renderers);
+        let runs = AtomicBool::new(false);
         let evaluating = async {
-            match timeout(limit, evaluate(&self.harness, executable)).await {
-                Ok(outcome) => outcome,
-                // A page that replies computes nothing: a promise of the executable is pending.
-                Err(_) if timeout(IDLE_LIMIT, self.harness.status()).await.is_ok() => {
-                    Err(StartError::Invalid(pending(limit)))
-                }
-                Err(_) => {
-                    let computed = processor_time(&self.renderers).saturating_sub(before);
-                    Err(overdue(limit, computed))
-                }
+            let mut evaluating = pin!(evaluate(&self.harness, executable, &runs));
+            if let Ok(outcome) = timeout(limit, &mut evaluating).await {
+                return outcome;
             }
+            let computed = processor_time(&self.renderers).saturating_sub(before);
+            // A page that replies, but not with the executable's outcome, computes nothing: a
+            // promise of the executable is pending.
+            let is_pending = async {
+                tokio::select! {
+                    biased;
+                    _ = &mut evaluating => false,
+                    status = self.harness.status() => status.is_ok(),
+                }
+            };
+            let is_idle = timeout(IDLE_LIMIT, is_pending).await.unwrap_or(false);
+            Err(if is_idle && runs.load(Ordering::Relaxed) {
+                StartError::Invalid(pending(limit))
+            } else {
+                overdue(limit, computed)
+            })
         };
         tokio::select! {
             biased;
@@ -148,8 +160,12 @@ fn overdue(limit: Duration, computed: Duration) -> StartError {
     ))
 }
 
-/// Evaluates an executable once, in the form that it has.
-async fn evaluate(harness: &Harness, source: &str) -> Result<Loaded, StartError> {
+/// Evaluates an executable once, in the form that it has. `runs` tells when all of it was sent.
+async fn evaluate(
+    harness: &Harness,
+    source: &str,
+    runs: &AtomicBool,
+) -> Result<Loaded, StartError> {
     let broken =
         |reason: String| StartError::Invalid(format!("The executable broke its page: {reason}"));
     let executable = Executable::of(source);
@@ -160,6 +176,7 @@ async fn evaluate(harness: &Harness, source: &str) -> Result<Loaded, StartError>
         }
     }
     let may_be_expression = executable.may_be_expression();
+    runs.store(true, Ordering::Relaxed);
     let reply = harness.load(may_be_expression).await.map_err(broken)?;
     let offsets = executable.offsets();
     let outcome = LoadOutcome::parse(&reply, offsets).map_err(|error| broken(error.to_string()))?;
