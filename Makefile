@@ -16,7 +16,7 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-redis attack test-compose test-kubernetes test-alerts test-production test-openapi faults \
+.PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi faults \
 	model soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release \
 	setup build build-tests contract-server
 
@@ -28,14 +28,19 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
-		--skip faults:: --skip production:: --skip schemathesis:: --skip upgrade::
-	@$(MAKE) --no-print-directory test-redis
+		--skip bundles:: --skip docker::archives:: --skip failover:: --skip faults:: --skip production:: \
+		--skip schemathesis:: --skip upgrade::
 
-# The failovers in these tests name the kind of Redis that they need, so they run only once.
-test-redis: build-tests ## Run the tests of the queue on Redis with TLS, Sentinel and Cluster (2 minutes)
+# The failovers name the kind of Redis that they need, so they run only once.
+test-redis: build-tests ## Run the tests of the queue on Redis with TLS, Sentinel and Cluster, and failovers (3 minutes)
 	for kind in tls sentinel cluster; do \
 		QUEUE_REDIS=$$kind $(CARGO) test --locked --release --workspace --test queue -- --skip failover:: || exit 1; \
 	done
+	$(CARGO) test --locked --release --workspace --test queue -- failover::
+
+test-tools: build-tests ## Load what npm's bundlers and podman, buildah and skopeo make, which this installs
+	@scripts/setup --tools
+	$(CARGO) test --locked --release --workspace --test e2e -- bundles:: docker::archives::
 
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
@@ -137,7 +142,7 @@ build: setup
 
 # The tests run the programs that this target builds.
 build-tests: setup contract-server
-	@scripts/setup --tests
+	@scripts/setup --docker
 	$(CARGO) build --locked --release --workspace --all-targets
 
 # The program in the tests' container images. It is static, and built for the target of this machine.

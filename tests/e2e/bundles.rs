@@ -13,7 +13,7 @@ async fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     let output = command.args(arguments).current_dir(folder).output().await;
     let output = output
-        .unwrap_or_else(|error| panic!("{program}: {error}; `scripts/setup --tests` installs it"));
+        .unwrap_or_else(|error| panic!("{program}: {error}; `scripts/setup --tools` installs it"));
     assert!(
         output.status.success(),
         "{program} {arguments:?}: {output:?}"

@@ -5,7 +5,6 @@
 
 pub(crate) mod failures;
 
-use shared::protocol::rank::Rank;
 use utoipa::OpenApi;
 
 use crate::access::Security;
@@ -42,7 +41,7 @@ use crate::routes::{
         metrics::show,
     ),
     modifiers(&Security),
-    components(schemas(ErrorBody<'static>, Rank)),
+    components(schemas(ErrorBody<'static>)),
     tags(
         (name = "Contracts", description = "Load, call and unload contracts"),
         (name = "Farm", description = "Operate the farm"),

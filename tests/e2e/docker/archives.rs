@@ -15,7 +15,7 @@ async fn run(folder: &Path, command: &str) {
     let mut command = Command::new(words.next().expect("a program"));
     let output = command.args(words).current_dir(folder).output().await;
     let output = output.unwrap_or_else(|error| {
-        panic!("{command:?}: {error}; `scripts/setup --tests` installs it")
+        panic!("{command:?}: {error}; `scripts/setup --tools` installs it")
     });
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
