@@ -16,8 +16,8 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi faults \
-	model soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release \
+.PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi \
+	faults model soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release \
 	setup build build-tests contract-server
 
 help: ## List the targets

@@ -10,8 +10,8 @@ use crate::attack_farm::{AttackFarm, Browser, NEIGHBOUR_LATENCY};
 use crate::support::client::Answer;
 
 /// How long a neighbour may wait until a flood is over. One address of 2 MB takes the thread that
-/// all pages share 130 to 150 ms, and takes the page that sends it 30 ms. So about five are on their
-/// way before the first can be noticed, and those are worked off even once the page is dead.
+/// all pages share 130 to 150 ms, and takes the page that sends it 30 ms. So about five are on
+/// their way before the first can be noticed, and those are worked off even once the page is dead.
 const FLOOD_BOUND: Duration = Duration::from_millis(1500);
 
 /// How the calls of a flooding contract may end.

@@ -432,8 +432,8 @@ fn end(project: &Project) {
     assert_eq!(project.leftovers(), [""; 0]);
 }
 
-/// Builds an image of the contract server that the tests use as a Docker contract. Another `version`
-/// is another image under the same name.
+/// Builds an image of the contract server that the tests use as a Docker contract. Another
+/// `version` is another image under the same name.
 fn contract_image(version: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contract-server/target");
     let targets = std::fs::read_dir(&folder).expect("run `make contract-server` first");

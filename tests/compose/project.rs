@@ -43,7 +43,8 @@ impl Project {
         }
     }
 
-    /// A client of each api of the project, with a new key that permits everything. An api must run.
+    /// A client of each api of the project, with a new key that permits everything. An api must
+    /// run.
     pub(crate) fn clients(&self) -> Vec<Client> {
         let create = "exec -T api execution-api keys create --admin";
         let create: Vec<_> = create.split(' ').collect();

@@ -75,9 +75,10 @@ type NextPage = Option<[(HeaderName, String); 1]>;
 /// List the loaded contracts, the one with the oldest load first
 ///
 /// With `sort`, the contracts with the highest figure since their owners have them; the owners are
-/// asked. Otherwise a page at a time: if there are more contracts, the header `Link` has the address of the next
-/// page. The list is read from the registry; `queueDepth`, `calls` and `errors`, and whether a
-/// contract is being restarted, are only in `GET /contracts/{contractAddress}`.
+/// asked. Otherwise a page at a time: if there are more contracts, the header `Link` has the
+/// address of the next page. The list is read from the registry; `queueDepth`, `calls` and
+/// `errors`, and whether a contract is being restarted, are only in
+/// `GET /contracts/{contractAddress}`.
 #[utoipa::path(
     get,
     path = "/contracts",

@@ -16,7 +16,8 @@ use crate::error::ApiError;
 use crate::openapi::failures::{HeadFailures, ReadyFailures};
 use crate::state::AppState;
 
-/// How long Redis may take to answer about the workers. Load balancers wait little longer for the response.
+/// How long Redis may take to answer about the workers. Load balancers wait little longer for the
+/// response.
 const LIST_WITHIN: Duration = Duration::from_secs(1);
 
 /// The process is alive.

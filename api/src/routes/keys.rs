@@ -150,8 +150,8 @@ impl NewKey {
 
 /// Create a key
 ///
-/// The response has the key. It is not shown again. To replace a key without an interruption, create
-/// another one first: both are valid until one is revoked.
+/// The response has the key. It is not shown again. To replace a key without an interruption,
+/// create another one first: both are valid until one is revoked.
 #[utoipa::path(
     post,
     path = "/keys",

@@ -156,9 +156,11 @@ pub const RESEND_FOR: Duration = Duration::from_secs(10);
 /// seconds.
 pub const REMEMBERED_FOR: Duration = RESEND_FOR.saturating_add(Duration::from_secs(5));
 
-/// How long a worker may leave an entry of its inbox unacknowledged whose replies are stored: 20 ms.
+/// How long a worker may leave an entry of its inbox unacknowledged whose replies are stored: 20
+/// ms.
 ///
-/// Applies to a cluster, where both cannot be one transaction. It usually comes with the next batch.
+/// Applies to a cluster, where both cannot be one transaction. It usually comes with the next
+/// batch.
 pub const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
 
 /// How long an api waits for the reaper to report on jobs whose inbox is gone: 5 s.

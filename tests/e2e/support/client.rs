@@ -183,8 +183,8 @@ impl Client {
             .clone()
     }
 
-    /// What `GET /readyz` says about the farm: `ready`, `degraded` or `unavailable`. None unless the
-    /// api answers with 200.
+    /// What `GET /readyz` says about the farm: `ready`, `degraded` or `unavailable`. None unless
+    /// the api answers with 200.
     pub(crate) async fn farm_status(&self) -> Option<String> {
         let answer = try_send(self.request(Method::GET, "/readyz")).await.ok()?;
         let status = (answer.status == 200).then(|| answer.json()["status"].clone());

@@ -25,8 +25,8 @@ use crate::sandbox::{Blueprint, StartError};
 /// How long one connection attempt may take. It is short because the container is on this host.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a contract may take to answer whether it is warm. One that does not answer `HEAD` at all
-/// may serve its calls all the same.
+/// How long a contract may take to answer whether it is warm. One that does not answer `HEAD` at
+/// all may serve its calls all the same.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How much of a failed container's output is reported: the last lines, and the last bytes of them.

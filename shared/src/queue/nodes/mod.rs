@@ -1,5 +1,5 @@
-//! The Redis servers that this process talks to: one, the primary that sentinels watch, or the nodes
-//! of a cluster. The rest of the queue does not know which.
+//! The Redis servers that this process talks to: one, the primary that sentinels watch, or the
+//! nodes of a cluster. The rest of the queue does not know which.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -68,7 +68,8 @@ impl Node {
         self.pool.get().await
     }
 
-    /// A separate connection for one reader that blocks up to [`BLOCK`](crate::queue::timing::BLOCK).
+    /// A separate connection for one reader that blocks up to
+    /// [`BLOCK`](crate::queue::timing::BLOCK).
     pub(in crate::queue) async fn blocking(&self) -> RedisResult<MultiplexedConnection> {
         self.connector.connect(BLOCKING_RESPONSE_TIMEOUT).await
     }

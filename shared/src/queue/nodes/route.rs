@@ -1,5 +1,5 @@
-//! Where the commands of the queue go in a cluster: the key of each, and the redirections that nodes
-//! answer with.
+//! Where the commands of the queue go in a cluster: the key of each, and the redirections that
+//! nodes answer with.
 
 use redis::cluster_routing::Slot;
 use redis::{Arg, Cmd, RedisError, ServerError, Value};

@@ -1,4 +1,5 @@
-//! Archives in the form of the Open Container Initiative, which have no `manifest.json`: derives it.
+//! Archives in the form of the Open Container Initiative, which have no `manifest.json`: derives
+//! it.
 //!
 //! Their `index.json` names a manifest among the blobs, or another index with one manifest for each
 //! platform. The manifest names the configuration and the layers.
