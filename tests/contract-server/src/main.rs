@@ -104,7 +104,10 @@ fn serve_connection(stream: &TcpStream) {
 fn answer(request: &Request, stream: &TcpStream) -> Reply {
     let body = request.body.as_str();
     let is_cold = |left: u64| left.checked_sub(1);
-    if COLD.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_cold).is_ok() {
+    if COLD
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_cold)
+        .is_ok()
+    {
         return Reply::status(503, "\"warming up\"");
     }
     match (request.verb.as_str(), request.path.as_str()) {
