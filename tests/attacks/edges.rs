@@ -135,7 +135,7 @@ async fn bodies(target: &mut AttackFarm) {
                     .header("content-type", "text/plain")
                     .header("origin", "https://example.com");
                 let answer = send(request.body("1")).await;
-                Fails(415, "unsupported_media_type")
+                Fails(403, "foreign_origin")
                     .mismatch(&answer)
                     .map_or(Ok(shown(&answer)), Err)
             },
