@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `claim` | `claim`: a worker becomes the owner |
 //! | `change` | `ready`, `switch`, `raise`, `note`: what an owner records |
-//! | `unassign` | `drop`, `quarantine`, `without_image`, `orphan`, `unload`, `offer_due`: it leaves its owner |
+//! | `unassign` | `drop`, `quarantine`, `without_image`, `orphan`, `unload`, `offer_due` |
 //! | `repair` | `resume`, `restore`: an owner takes its contract back |
 //!
 //! The record of a contract that is being loaded for the first time has no `spec`. It does not
