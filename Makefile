@@ -28,7 +28,7 @@ run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
-		--skip bundles:: --skip docker::archives:: --skip failover:: --skip faults:: --skip production:: \
+		--skip bundles:: --skip dashboard:: --skip docker::archives:: --skip failover:: --skip faults:: --skip production:: \
 		--skip schemathesis:: --skip upgrade::
 
 # The failovers name the kind of Redis that they need, so they run only once.
@@ -45,10 +45,11 @@ test-tools: build-tests ## Load what npm's bundlers and podman, buildah and skop
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
 
-test-alerts: ## Test the alerts for Prometheus in recorded scenarios (installs Debian's prometheus)
+test-alerts: build-tests ## Test the alerts and the dashboard with Prometheus (installs Debian's)
 	@scripts/setup --alerts
 	promtool check rules deploy/prometheus/alerts.yml
 	promtool test rules tests/prometheus/alerts.yml
+	$(CARGO) test --locked --release --workspace --test e2e -- dashboard::
 
 test-production: build-tests ## Run the recipes of docs/production.md: HAProxy with TLS, Redis with users, systemd units
 	@scripts/setup --production

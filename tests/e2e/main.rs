@@ -9,6 +9,7 @@ mod any_redis;
 mod bundles;
 mod contracts;
 mod docker;
+mod dashboard;
 mod docs;
 mod documentation;
 mod edge;

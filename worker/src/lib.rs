@@ -30,6 +30,7 @@ mod settle;
 mod shutdown;
 #[cfg(test)]
 mod test_farm;
+mod usage;
 mod worker;
 
 use std::sync::Arc;

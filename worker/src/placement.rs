@@ -15,11 +15,15 @@ use tracing::Instrument;
 
 use crate::contracts::CapacityPermit;
 use crate::settle::RunInfo;
+use crate::usage::Comparison;
 use crate::worker::Worker;
 use crate::{jobs, runner};
 
 /// The maximum number of concurrent loads per engine: starting a sandbox uses every core.
 const CONCURRENT_LOADS: usize = 4;
+
+/// The time after which a worker that others are less used than looks for loads.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How often workers that own another replica of a contract may requeue a replica. After that, no
 /// other worker is expected to take it; the next call offers it again.
@@ -32,6 +36,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut id = worker.id();
     let mut reader = new_reader(&worker, engine, id);
     let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
+    let mut comparison = Comparison::new(engine);
     while !worker.life.is_draining() {
         let permits = async {
             let load = loads.clone().acquire_owned().await;
@@ -49,7 +54,15 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
             reader = new_reader(&worker, engine, id);
         }
         // A read that is dropped half-way may lose an entry.
-        let Some(received) = reader.read().await else {
+        let received = if comparison.is_behind(&worker).await {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => reader.read_left_over().await,
+                () = worker.life.draining() => break,
+            }
+        } else {
+            reader.read().await
+        };
+        let Some(received) = received else {
             continue;
         };
         let (worker, tasks) = (worker.clone(), worker.life.clone());

@@ -126,6 +126,9 @@ pub enum StartError {
     /// The sandbox could not be made, or did not respond in time. A later retry may succeed.
     #[error("{0}")]
     Unavailable(String),
+    /// The image could not be pulled. A later retry may succeed.
+    #[error("{0}")]
+    ImageUnavailable(String),
     /// The machine does not have the image that the contract was loaded with, and cannot pull it.
     #[error("{0}")]
     ImageMissing(String),

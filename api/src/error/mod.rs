@@ -346,6 +346,7 @@ impl From<Failure> for ApiError {
             message,
             started,
             stack,
+            lacks_image,
         } = failure;
         let error = match code {
             FailureCode::NotHosted => Self::ContractNotLoaded,
@@ -362,6 +363,7 @@ impl From<Failure> for ApiError {
             FailureCode::Rejected | FailureCode::Expired | FailureCode::UnsupportedVersion => {
                 Self::Overloaded(message)
             }
+            FailureCode::SandboxUnavailable if lacks_image => Self::ImageUnavailable(message),
             FailureCode::NoCapacity | FailureCode::Draining | FailureCode::SandboxUnavailable => {
                 Self::NoCapacity(message)
             }

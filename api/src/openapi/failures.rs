@@ -60,6 +60,8 @@ failures!(
         ApiError::no_room(3, EngineKind::Javascript),
         ApiError::too_many_requests(),
         ApiError::no_room_for_executable(256 * 1024 * 1024),
+        ApiError::ImageUnavailable("The image acme/app:1 cannot be pulled. The worker's log has the reason".into())
+            .if_started(true),
         ApiError::too_many_loads(),
         ApiError::too_many_bytes(),
         ApiError::low_memory(),
@@ -85,7 +87,7 @@ failures!(
         ),
         ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
         ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
-        ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
+        ApiError::ContractCrashed("The contract's sandbox died while the call ran: it exited with code 1".into()),
         ApiError::OutcomeUnknown,
         ApiError::too_many_requests(),
         ApiError::too_many_bytes(),

@@ -48,6 +48,10 @@ pub struct Failure {
     /// Where in its executable the contract threw, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<Stack>,
+    /// Whether the sandbox is unavailable because its image is. Not a code of its own, which an api
+    /// of an earlier version could not read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_image: bool,
 }
 
 /// The calls in a contract's executable during which an error was thrown.
@@ -126,6 +130,15 @@ impl Failure {
         Self { stack, ..self }
     }
 
+    /// The same failure, because of the contract's image.
+    #[must_use]
+    pub fn for_lack_of_image(self) -> Self {
+        Self {
+            lacks_image: true,
+            ..self
+        }
+    }
+
     /// Makes every failure. Cuts the message, whatever it consists of.
     fn new(code: FailureCode, mut message: String, started: bool) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
@@ -134,6 +147,7 @@ impl Failure {
             message,
             started,
             stack: None,
+            lacks_image: false,
         }
     }
 }

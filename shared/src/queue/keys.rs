@@ -143,6 +143,11 @@ impl Keys {
         format!("{}place:{engine}", self.prefix)
     }
 
+    /// `usage:ENGINE`: sorted set, worker by how used it is. Those that have room for loads.
+    pub fn usage(&self, engine: EngineKind) -> String {
+        format!("{}usage:{engine}", self.prefix)
+    }
+
     /// `contracts`: sorted set, contract by its last load (ms, Redis' clock). What is loaded: every
     /// contract record has an entry. An entry without a record is removed by the sweep.
     pub fn contracts(&self) -> String {

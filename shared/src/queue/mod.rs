@@ -134,6 +134,7 @@ mod stream;
 mod surplus;
 pub mod sweeper;
 pub mod timing;
+mod usage;
 mod worker_info;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};

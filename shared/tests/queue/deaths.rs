@@ -1,5 +1,7 @@
 //! Tests of the clean-up after dead workers: their jobs, contracts and loads.
 
+use std::cmp::Ordering::Equal;
+
 use shared::queue::contracts::Route;
 use shared::queue::ownership::Failover;
 use shared::queue::{ReaperConfig, reaper};
@@ -197,6 +199,14 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
     let dead = worker(&queue).await;
     let contract = address("abcd");
     queue.offer(contract.clone(), spec("1")).await.unwrap();
+    let usage = async |id, usage| {
+        let least = queue.compare_usage(EngineKind::Javascript, id, usage);
+        least.await.unwrap()
+    };
+    let living = WorkerId::random();
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.5), Equal);
+    assert_eq!(usage(dead, 0.25).await.total_cmp(&0.25), Equal);
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.25), Equal);
     let mut taken = placement::Reader::new(queue.clone(), EngineKind::Javascript, dead);
     while taken.read().await.is_none() {}
     queue.abandon_worker(dead).await.unwrap();
@@ -220,6 +230,7 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
         ])
         .await;
     assert_eq!(members.len(), 1, "the dead worker is still a consumer");
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.5), Equal);
     life.stop();
     life.join().await;
 }

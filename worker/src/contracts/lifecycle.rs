@@ -62,8 +62,9 @@ impl<E: Engine> ContractTask<E> {
                     self.close_queue(calls, code).await;
                     return self.close(instance).await;
                 }
-                ServeEnd::SandboxLost(cause) => {
+                ServeEnd::SandboxLost(cause, reason) => {
                     self.metrics().lost(cause);
+                    self.last_loss = reason;
                     self.ends.status.sandbox_lost();
                     self.ends.status.enter(ContractState::Restarting);
                     let running = calls.running.len();

@@ -27,7 +27,7 @@ impl<E: Engine> ContractTask<E> {
             if call.losses < MAX_LOSSES && self.may_run_again() {
                 calls.waiting.push_front(call);
             } else {
-                self.answer(call, Err(crashed()), None);
+                self.answer(call, Err(self.crashed()), None);
             }
         }
     }
@@ -44,7 +44,7 @@ impl<E: Engine> ContractTask<E> {
         let (caught, waiting): (Vec<_>, _) = waiting.partition(|call| call.losses > 0);
         calls.waiting = waiting.into();
         for call in caught {
-            self.answer(call, Err(crashed()), None);
+            self.answer(call, Err(self.crashed()), None);
         }
     }
 
@@ -71,7 +71,7 @@ impl<E: Engine> ContractTask<E> {
 
     pub(super) fn refuse_call(&self, call: Call, code: FailureCode, why: &str) {
         if call.losses > 0 {
-            return self.answer(call, Err(failure_after_loss(code)), None);
+            return self.answer(call, Err(self.failure_after_loss(code)), None);
         }
         self.ends.status.call_refused();
         call.delivery.refuse(Failure::not_started(code, why));
@@ -81,7 +81,7 @@ impl<E: Engine> ContractTask<E> {
     pub(super) fn check_call(&self, call: &Call, now: u64) -> Option<Failure> {
         let failure = self.check_first_run(call, now)?;
         Some(if call.losses > 0 {
-            failure_after_loss(failure.code)
+            self.failure_after_loss(failure.code)
         } else {
             failure
         })
@@ -106,23 +106,27 @@ impl<E: Engine> ContractTask<E> {
         );
         Some(Failure::not_started(FailureCode::EndpointNotFound, message))
     }
-}
 
-fn crashed() -> Failure {
-    let message = "The contract's sandbox died while the call ran";
-    Failure::started(FailureCode::ContractCrashed, message)
-}
+    /// The failure of a call during which a sandbox was lost.
+    fn crashed(&self) -> Failure {
+        let message = format!(
+            "The contract's sandbox died while the call ran: {}",
+            self.last_loss
+        );
+        Failure::started(FailureCode::ContractCrashed, message)
+    }
 
-/// The failure of a call that lost a sandbox and cannot run again here because of `code`.
-fn failure_after_loss(code: FailureCode) -> Failure {
-    match code {
-        // Another worker may run it.
-        FailureCode::NotHosted | FailureCode::Draining => {
-            let message = "The contract's sandbox died while the call ran, and the contract left \
-                           its worker";
-            Failure::started(FailureCode::WorkerLost, message)
+    /// The failure of a call that lost a sandbox and cannot run again here because of `code`.
+    fn failure_after_loss(&self, code: FailureCode) -> Failure {
+        match code {
+            // Another worker may run it.
+            FailureCode::NotHosted | FailureCode::Draining => {
+                let message = "The contract's sandbox died while the call ran, and the contract \
+                               left its worker";
+                Failure::started(FailureCode::WorkerLost, message)
+            }
+            _ => self.crashed(),
         }
-        _ => crashed(),
     }
 }
 

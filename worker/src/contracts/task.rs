@@ -32,6 +32,8 @@ pub(crate) struct ContractTask<E: Engine> {
     pub(super) endpoints: Option<HashSet<String>>,
     /// The image that every sandbox of the load runs, if it has one.
     pub(super) image: Option<PinnedImage>,
+    /// Why the last sandbox was lost, for the calls that were caught in it.
+    pub(super) last_loss: String,
 }
 
 /// What a task runs; see [`ContractTask::new`].
@@ -73,6 +75,7 @@ impl<E: Engine> ContractTask<E> {
             ends,
             endpoints: None,
             image,
+            last_loss: String::new(),
         }
     }
 

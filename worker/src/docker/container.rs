@@ -83,6 +83,13 @@ impl Container {
         }
     }
 
+    /// Waits for the container's death and returns its cause, with what the contract printed last.
+    /// Cancel safe.
+    pub(super) async fn death(&mut self) -> String {
+        let cause = self.watch.death().await;
+        cause + &self.docker.last_output(&self.name).await
+    }
+
     /// Stops the container (SIGTERM, then SIGKILL after the grace period) and removes everything
     /// that belongs to it. If the daemon fails, the next sweep removes the rest.
     pub(super) async fn remove(self) {
@@ -195,7 +202,7 @@ impl Docker {
         })
     }
 
-    /// The container's last output, for the caller of a failed load.
+    /// The container's last output, for the caller of a load or a call that failed.
     async fn last_output(&self, name: &str) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)

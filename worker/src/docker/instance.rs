@@ -98,7 +98,7 @@ impl ContractContainer {
         tokio::select! {
             biased;
             Some(ended) = self.calls.next() => Step::Ended(ended),
-            cause = self.container.watch.death() => Step::Died(cause),
+            cause = self.container.death() => Step::Died(cause),
             found = probe => Step::Probed(found),
         }
     }

@@ -53,8 +53,11 @@ impl From<StartError> for LoadError {
                 Failure::started(FailureCode::InvalidExecutable, message)
             }
             // The contract may have been claimed, and its code may have run.
-            StartError::Unavailable(message) | StartError::ImageMissing(message) => {
+            StartError::Unavailable(message) => {
                 Failure::started(FailureCode::SandboxUnavailable, message)
+            }
+            StartError::ImageUnavailable(message) | StartError::ImageMissing(message) => {
+                Failure::started(FailureCode::SandboxUnavailable, message).for_lack_of_image()
             }
         })
     }
