@@ -160,11 +160,12 @@ impl Metrics {
         }
     }
 
-    /// All metrics in the Prometheus text format.
-    pub(crate) fn render(&self, now: &Snapshot<'_>) -> String {
+    /// All metrics in the Prometheus text format. Those of each contract only if `by_contract` or
+    /// else the setting says so.
+    pub(crate) fn render(&self, now: &Snapshot<'_>, by_contract: Option<bool>) -> String {
         self.gauges.set(now);
         let mut text = self.registry.render();
-        if self.by_contract {
+        if by_contract.unwrap_or(self.by_contract) {
             write_contracts(now, &mut text);
         }
         text

@@ -135,15 +135,16 @@ impl Worker {
         }
     }
 
-    /// The metrics in the Prometheus text format.
-    pub(crate) fn render_metrics(&self) -> String {
-        self.metrics.render(&Snapshot {
+    /// The metrics in the Prometheus text format, with those of each contract if that is wanted.
+    pub(crate) fn render_metrics(&self, by_contract: Option<bool>) -> String {
+        let now = Snapshot {
             worker: self.id(),
             contracts: self.contracts.all(),
             capacity: self.contracts.capacity(),
             has_lease: !self.fence.is_closed(),
             is_draining: self.life.is_draining(),
             chromium: self.chromium.as_ref(),
-        })
+        };
+        self.metrics.render(&now, by_contract)
     }
 }
