@@ -80,7 +80,8 @@ impl Prometheus {
 
 /// The title and the expression of everything that the dashboard shows.
 fn panels() -> Vec<(String, String)> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana/execution-service.json");
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/grafana/execution-service.json");
     let text = fs::read_to_string(file).expect("the dashboard is there");
     let dashboard: Value = serde_json::from_str(&text).expect("the dashboard is JSON");
     let text = |value: &Value| value.as_str().expect("a text").to_owned();

@@ -54,8 +54,14 @@ async fn requests_and_calls_are_counted() {
     let mut all = api.values.keys().chain(worker.values.keys());
     assert_eq!(all.find(names_it), None);
     let with_contracts = worker_client.get("/metrics?contracts=true").await.body;
-    assert!(with_contracts.contains("{contract=\"abcd\""), "{with_contracts}");
-    assert_eq!(worker_client.get("/metrics?contracts=some").await.status, 400);
+    assert!(
+        with_contracts.contains("{contract=\"abcd\""),
+        "{with_contracts}"
+    );
+    assert_eq!(
+        worker_client.get("/metrics?contracts=some").await.status,
+        400
+    );
     farm.stop().await;
 }
 

@@ -215,7 +215,13 @@ async fn a_farm_on_several_machines_survives_the_loss_of_one() {
             ("CHROMIUM_CGROUP_MB", "0"),
         ];
         let name = format!("worker-{address}");
-        processes.push(start(&name, machine, programs::worker(), folder, &of_worker));
+        processes.push(start(
+            &name,
+            machine,
+            programs::worker(),
+            folder,
+            &of_worker,
+        ));
     }
     let caller = Caller {
         machine: switch.machine(99, folder).await,
