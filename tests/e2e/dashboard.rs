@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -67,8 +67,11 @@ impl Prometheus {
 
     /// The values that an expression has now, one for each series.
     async fn values(&self, expression: &str) -> Vec<f64> {
-        let query = self.client.request(Method::GET, "/api/v1/query");
-        let answer = try_send(query.query(&[("query", expression)])).await;
+        let parameters = [("query", expression)];
+        let url = Url::parse_with_params(&self.client.url("/api/v1/query"), parameters);
+        let url = url.expect("the address of Prometheus is one");
+        let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+        let answer = try_send(self.client.request(Method::GET, &path)).await;
         let answer = answer.expect("Prometheus answers");
         assert_eq!(answer.status, 200, "{expression}: {answer:?}");
         let result = answer.json()["data"]["result"].take();
@@ -95,8 +98,10 @@ fn panels() -> Vec<(String, String)> {
     found
 }
 
-/// What makes every kind of figure: calls, failures, a page that is replaced.
+/// What makes every kind of figure: a load, calls, failures, a page that is replaced.
 async fn work(client: &Client) {
+    client.must_load("next", CONTRACT).await;
+    client.unload("next").await.is_no_content();
     for number in 0..20 {
         client.execute("abcd", "echo", &json!(number)).await.data();
     }

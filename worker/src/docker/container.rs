@@ -83,13 +83,6 @@ impl Container {
         }
     }
 
-    /// Waits for the container's death and returns its cause, with what the contract printed last.
-    /// Cancel safe.
-    pub(super) async fn death(&mut self) -> String {
-        let cause = self.watch.death().await;
-        cause + &self.docker.last_output(&self.name).await
-    }
-
     /// Stops the container (SIGTERM, then SIGKILL after the grace period) and removes everything
     /// that belongs to it. If the daemon fails, the next sweep removes the rest.
     pub(super) async fn remove(self) {
@@ -136,7 +129,7 @@ impl Docker {
         let (reason, is_final) = tokio::select! {
             cause = watch.death() => {
                 let platform = self.platform_advice(image).await;
-                (format!("The container died: {cause}{platform}"), true)
+                return Err(StartError::Invalid(format!("The container died: {cause}{platform}")));
             }
             up = timeout_at(deadline, ready(launched.address, port, &warming)) => match up {
                 Ok(address) => return Ok(address),
@@ -203,7 +196,7 @@ impl Docker {
     }
 
     /// The container's last output, for the caller of a load or a call that failed.
-    async fn last_output(&self, name: &str) -> String {
+    pub(super) async fn last_output(&self, name: &str) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
             .stderr(true)

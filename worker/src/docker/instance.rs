@@ -22,8 +22,9 @@ use super::config::DockerConfig;
 use super::container::Container;
 use crate::sandbox::{CallId, Event, Instance, Invocation, LossCause, Room};
 
-/// How long a failed probe waits for the report of the container's death, which names the cause.
-const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
+/// How long a failed probe waits for the report of the container's death, which names the cause and
+/// what the contract printed last.
+const DEATH_REPORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// One contract in its container.
 pub struct ContractContainer {
@@ -98,7 +99,7 @@ impl ContractContainer {
         tokio::select! {
             biased;
             Some(ended) = self.calls.next() => Step::Ended(ended),
-            cause = self.container.death() => Step::Died(cause),
+            cause = self.container.watch.death() => Step::Died(cause),
             found = probe => Step::Probed(found),
         }
     }

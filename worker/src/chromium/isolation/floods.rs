@@ -7,9 +7,8 @@
 //! time meanwhile is closed. The stall is recorded in `browser::stalls`, so that no other page's
 //! call is blamed for it.
 //!
-//! The evidence is processor time, so it is the same on a busy machine. Two kinds of it are no
-//! evidence: what the browser needs for the worker's own commands, which `cdp::traffic` knows, and
-//! what it needs for the messages that a page has left behind.
+//! The evidence is processor time, so it is the same on a busy machine. The time that the browser
+//! needs for the worker's own commands is not evidence: `cdp::traffic` knows what it may be.
 //!
 //! Measured on Chromium 150, until the browser's thread had used 30, 100, 300 and 500 ms: every page
 //! that floods had been in system calls for 0.6 to 3 times as long. A page that only computes or
@@ -45,9 +44,6 @@ const FLOODED: Duration = Duration::from_millis(30);
 const SENDING: Duration = Duration::from_millis(20);
 /// The part of the browser's time that it must be at least: a fifth.
 const SHARE: u32 = 5;
-/// How many times the processor time of a page the browser may need for what the page sends. A long
-/// address takes the page 27 ms and the browser up to 154.
-const BACKLOG: u32 = 8;
 /// Processor time of the browser's thread after which the most active page is closed although
 /// another one is nearly as active.
 const UNCLEAR: Duration = Duration::from_millis(500);
@@ -122,11 +118,12 @@ impl FloodWatch {
 
     /// Closes flooding pages until the browser replies.
     async fn find(&self, mut reply: Pin<&mut impl Future>) {
-        let mut evidence = Evidence::since(self.measure());
+        let mut before = self.measure();
         while timeout(CHECK, &mut reply).await.is_err() {
-            if let Some(target) = evidence.suspect(self.measure()) {
+            if let Some(target) = suspect(&before, &self.measure()) {
                 self.closer
                     .close(&target, "it flooded its browser with messages");
+                before = self.measure();
             }
         }
     }
@@ -142,80 +139,31 @@ impl FloodWatch {
     }
 }
 
-/// What is known about the reason why the browser does not reply.
-#[derive(Debug)]
-struct Evidence {
-    /// What was used until a page could have been blamed for the first time.
-    before: Usage,
-    /// What the pages had used at the last measurement.
-    last: HashMap<TargetId, CpuTimes>,
-    /// What the browser may still need for the messages of pages that are gone.
-    backlog: Duration,
-}
-
-impl Evidence {
-    fn since(before: Usage) -> Self {
-        Self {
-            last: before.pages.clone(),
-            before,
-            backlog: Duration::ZERO,
-        }
+/// The page to blame for what the browser did between two measurements, if there was a flood.
+///
+/// The browser may also be busy with what a page has left behind that is closed already. Then no
+/// page is to blame, and none is in system calls for long enough.
+fn suspect(before: &Usage, now: &Usage) -> Option<TargetId> {
+    let commands = now.explained.saturating_sub(before.explained);
+    let browser = now
+        .browser
+        .saturating_sub(before.browser)
+        .saturating_sub(commands);
+    if browser < FLOODED {
+        return None;
     }
-
-    /// Takes in a measurement. Returns the page to blame for what the browser has done since the
-    /// last verdict, if there was a flood. The page must be closed.
-    fn suspect(&mut self, now: Usage) -> Option<TargetId> {
-        let last = self.last.iter();
-        let gone = last.filter(|(target, _)| !now.pages.contains_key(*target));
-        let used: Duration = gone
-            .map(|(page, times)| self.used(page, *times).total())
-            .sum();
-        self.backlog += BACKLOG * used;
-        let browser = now.browser.saturating_sub(self.before.browser);
-        let commands = now.explained.saturating_sub(self.before.explained);
-        let unexplained = browser.saturating_sub(commands + self.backlog);
-        let found = (unexplained >= FLOODED)
-            .then(|| self.most_active(&now, browser, unexplained))
-            .flatten();
-        self.last.clone_from(&now.pages);
-        if found.is_some() {
-            self.backlog = self.backlog.saturating_sub(browser);
-            let pages = std::mem::replace(&mut self.before, now).pages;
-            // The page is gone at the next measurement, with what it has used until now.
-            if let Some(page) = &found
-                && let Some(times) = pages.get(page)
-            {
-                self.before.pages.insert(page.clone(), *times);
-            }
-        }
-        found
-    }
-
-    /// The page that was in system calls most of the time, if it was long enough, and if no other
-    /// one was nearly as long.
-    fn most_active(
-        &self,
-        now: &Usage,
-        browser: Duration,
-        unexplained: Duration,
-    ) -> Option<TargetId> {
-        let mut used: Vec<_> = now
-            .pages
-            .iter()
-            .map(|(target, times)| (self.used(target, *times).system, target))
-            .filter(|(system, _)| *system >= SENDING && *system * SHARE >= browser)
-            .collect();
-        used.sort_by_key(|(system, _)| std::cmp::Reverse(*system));
-        let (system, target) = *used.first()?;
-        let is_clear = used.get(1).is_none_or(|second| second.0 * 2 <= system);
-        (is_clear || unexplained >= UNCLEAR).then(|| target.clone())
-    }
-
-    /// What a page has used since the last verdict. Nothing if it is newer.
-    fn used(&self, target: &TargetId, times: CpuTimes) -> CpuTimes {
-        let before = self.before.pages.get(target);
-        before.map_or_else(CpuTimes::default, |before| times.since(*before))
-    }
+    let mut used: Vec<_> = now
+        .pages
+        .iter()
+        .filter_map(|(target, times)| {
+            let system = times.since(*before.pages.get(target)?).system;
+            (system >= SENDING && system * SHARE >= browser).then_some((system, target))
+        })
+        .collect();
+    used.sort_by_key(|(system, _)| std::cmp::Reverse(*system));
+    let (system, target) = *used.first()?;
+    let is_clear = used.get(1).is_none_or(|second| second.0 * 2 <= system);
+    (is_clear || browser >= UNCLEAR).then(|| target.clone())
 }
 
 #[cfg(test)]
@@ -238,39 +186,31 @@ mod tests {
         }
     }
 
-    fn suspected(
-        before: &[(&str, u64, u64)],
-        browser: u64,
-        now: &[(&str, u64, u64)],
-    ) -> Option<String> {
-        let mut evidence = Evidence::since(usage(1000, before));
-        let target = evidence.suspect(usage(1000 + browser, now))?;
-        Some(target.as_ref().to_owned())
-    }
-
     #[test]
     fn what_the_worker_asked_for_is_no_flood() {
-        let quiet = || Evidence::since(usage(1000, &[("a", 0, 0)]));
+        let before = usage(1000, &[("a", 0, 0)]);
         let flood = [("a", 50, 50)];
-        assert!(quiet().suspect(usage(1100, &flood)).is_some());
-        let explained = |browser| Usage {
-            explained: Duration::from_millis(80),
-            ..usage(browser, &flood)
-        };
-        assert!(quiet().suspect(explained(1100)).is_none());
-        assert!(quiet().suspect(explained(1200)).is_some());
+        let mut after = usage(1100, &flood);
+        assert!(suspect(&before, &after).is_some());
+        after.explained = Duration::from_millis(80);
+        assert!(suspect(&before, &after).is_none());
+        after.browser += Duration::from_millis(100);
+        assert!(suspect(&before, &after).is_some());
     }
 
     #[test]
     fn the_page_that_sends_is_to_blame_and_not_the_one_that_computes() {
-        let before = [("a", 500, 500), ("b", 0, 0), ("c", 0, 0)];
-        let found = |browser, pages: &[_]| suspected(&before, browser, pages);
+        let before = usage(1000, &[("a", 500, 500), ("b", 0, 0), ("c", 0, 0)]);
+        let found = |browser, pages: &[_]| {
+            let target = suspect(&before, &usage(1000 + browser, pages))?;
+            Some(target.as_ref().to_owned())
+        };
         let flood = [("a", 500, 500), ("b", 900, 0), ("c", 100, 50)];
         assert_eq!(found(60, &flood).as_deref(), Some("c"));
         // The browser has not computed enough, or no page has sent enough.
         assert_eq!(found(29, &flood), None);
         assert_eq!(found(60, &[("a", 510, 500), ("b", 9, 10)]), None);
-        // A page that collects garbage while the browser is busy with something else.
+        // A page that collects garbage while the browser is busy with what another one has left.
         assert_eq!(found(300, &[("a", 500, 500), ("b", 270, 30)]), None);
         // Two pages are as active: neither is closed at first.
         let unclear = [("b", 60, 150), ("c", 60, 140)];
@@ -278,21 +218,5 @@ mod tests {
         assert_eq!(found(600, &unclear).as_deref(), Some("b"));
         // A page that is new since is not to blame.
         assert_eq!(found(60, &[("d", 100, 100)]), None);
-    }
-
-    /// The browser is still busy with the messages of a page that was closed. A neighbour that
-    /// allocates memory meanwhile is not the cause.
-    #[test]
-    fn what_a_closed_page_has_left_behind_is_no_evidence() {
-        let mut evidence = Evidence::since(usage(1000, &[("flood", 0, 0), ("honest", 0, 0)]));
-        let first = evidence.suspect(usage(1040, &[("flood", 60, 70), ("honest", 5, 10)]));
-        assert_eq!(first, Some(TargetId::new("flood")));
-        let mut later = |browser, system| {
-            let honest = evidence.suspect(usage(browser, &[("honest", 5, system)]));
-            honest.is_some()
-        };
-        assert!(!later(1100, 40) && !later(2000, 400));
-        // It goes on longer than the closed page can explain.
-        assert!(later(2200, 450));
     }
 }

@@ -36,11 +36,6 @@ impl CpuTimes {
         }
     }
 
-    /// Of both kinds.
-    pub(crate) fn total(self) -> Duration {
-        self.user + self.system
-    }
-
     /// What was used since an earlier measurement.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
