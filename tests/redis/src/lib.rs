@@ -130,6 +130,15 @@ impl Redis {
         }
     }
 
+    /// A cluster of so many primaries without replicas, which no other test gets afterwards.
+    pub fn primaries_only(count: usize) -> Self {
+        let folder = TempDir::with_prefix("redis-servers-").unwrap();
+        Self {
+            deployment: Some(cluster::primaries(folder, count)),
+            is_passed_on: false,
+        }
+    }
+
     fn deployment(&self) -> &Deployment {
         let deployment = self.deployment.as_ref();
         deployment.expect("it is taken only when this is dropped")
