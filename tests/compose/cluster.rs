@@ -46,7 +46,10 @@ async fn a_farm_on_a_cluster_survives_the_loss_of_a_node_and_of_the_machine() {
     log("a primary was lost");
     project.start();
     are_healthy(&project, &NODES).await;
-    assert_eq!(primaries(&project), 3);
+    wait::until_true("its node to be a replica", CONTAINERS, async || {
+        primaries(&project) == 3
+    })
+    .await;
     log("its node is back");
     drills::power_loss(&project, &client, &addresses).await;
     are_healthy(&project, &NODES).await;
@@ -109,5 +112,5 @@ fn primaries(project: &Project) -> usize {
             line.contains("master") && line.split_whitespace().count() > 8
         })
     };
-    NODES.iter().filter(is_primary).count()
+    NODES.into_iter().filter(is_primary).count()
 }

@@ -98,6 +98,7 @@ impl LocalFarm {
         assert!(ended.success(), "{}", self.script.log());
         let left: Vec<_> = seen.iter().filter(|process| process.runs()).collect();
         assert!(left.is_empty(), "{left:#?}");
+        drop(self.folder);
     }
 
     /// The processes of a program.

@@ -16,6 +16,7 @@ mod errors;
 mod faults;
 mod headers;
 mod http_clients;
+mod images;
 mod lifecycle;
 mod limits;
 mod local_farm;

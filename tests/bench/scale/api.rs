@@ -235,38 +235,36 @@ async fn read_replies(api: Arc<Api>) {
     }
 }
 
-/// Repeats a step until the api stops. A failure is reported and does no harm.
-async fn repeat(
-    life: &Lifecycle,
-    pause: Duration,
-    mut step: impl AsyncFnMut() -> Result<(), QueueError>,
-) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = life.stopping() => return,
-        }
-        if let Err(error) = step().await {
-            eprintln!("scale: an api met: {error}");
-        }
+/// Waits for the next step of a task. False if the api stops.
+async fn goes_on(life: &Lifecycle, pause: Duration) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => true,
+        () = life.stopping() => false,
+    }
+}
+
+/// A failure does no harm to what is measured, unless it is the rule.
+fn report<T>(outcome: Result<T, QueueError>) {
+    if let Err(error) = outcome {
+        eprintln!("scale: an api met: {error}");
     }
 }
 
 async fn beat(api: Arc<Api>) {
-    repeat(&api.life, HEARTBEAT, async || {
-        api.queue.api_heartbeat(api.id).await.map(drop)
-    })
-    .await;
+    while goes_on(&api.life, HEARTBEAT).await {
+        report(api.queue.api_heartbeat(api.id).await);
+    }
 }
 
 async fn check_workers(api: Arc<Api>) {
-    repeat(&api.life, CHECK_EVERY, async || {
+    while goes_on(&api.life, CHECK_EVERY).await {
         let workers: Vec<_> = api.writers().keys().copied().collect();
-        api.queue.missing_workers(&workers).await.map(drop)
-    })
-    .await;
+        report(api.queue.missing_workers(&workers).await);
+    }
 }
 
 async fn probe(api: Arc<Api>) {
-    repeat(&api.life, PROBE_EVERY, async || api.queue.ping().await).await;
+    while goes_on(&api.life, PROBE_EVERY).await {
+        report(api.queue.ping().await);
+    }
 }

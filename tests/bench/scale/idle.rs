@@ -16,7 +16,7 @@ use super::Extent;
 use super::crowd::Crowd;
 use super::servers::Servers;
 use super::throughput::count;
-use super::worker::{REAPER, Worker};
+use super::worker::REAPER;
 use crate::latencies::Latencies;
 
 /// Contracts that share an executable.
