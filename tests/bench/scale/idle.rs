@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::iter;
-use redis_servers::{Kind, Redis};
+use redis_servers::Redis;
 use shared::protocol::id::ContractAddress;
 use shared::protocol::job::{ContractSpec, EngineKind, Limits};
 use shared::queue::Queue;
@@ -86,7 +86,7 @@ pub(super) struct Storm {
 
 /// Measures all of it.
 pub(super) async fn run(extent: &Extent) -> Farm {
-    let redis = Redis::exclusive(Kind::One);
+    let redis = Redis::on_port();
     let servers = Servers::find();
     let mut farm = Farm::default();
     let empty = memory(&redis).await;

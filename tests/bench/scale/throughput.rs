@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use redis_servers::{Kind, Redis};
+use redis_servers::Redis;
 
 use super::Extent;
 use super::api::CALLERS;
@@ -49,9 +49,9 @@ impl Deployment {
 
     async fn start(self) -> Redis {
         match self {
-            Self::One => Redis::exclusive(Kind::One),
+            Self::One => Redis::on_port(),
             Self::AppendOnly => {
-                let redis = Redis::exclusive(Kind::One);
+                let redis = Redis::on_port();
                 let on = [
                     "CONFIG",
                     "SET",
