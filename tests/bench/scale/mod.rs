@@ -55,7 +55,7 @@ impl Extent {
             folder,
             is_quick: false,
             rounds: 2,
-            span: Duration::from_secs(4),
+            span: Duration::from_secs(3),
             called: 2000,
             apis: 10,
             workers: 1000,
