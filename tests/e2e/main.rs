@@ -17,6 +17,7 @@ mod errors;
 mod faults;
 mod headers;
 mod http_clients;
+mod images;
 mod lifecycle;
 mod limits;
 mod local_farm;

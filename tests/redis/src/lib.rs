@@ -130,6 +130,26 @@ impl Redis {
         }
     }
 
+    /// One server on a port, as the nodes of a cluster are, which no other test gets afterwards.
+    pub fn on_port() -> Self {
+        let folder = TempDir::with_prefix("redis-servers-").unwrap();
+        let server = Server::on_port(folder.path(), &[]);
+        let url = format!("redis://127.0.0.1:{}", server.port());
+        Self {
+            deployment: Some(Deployment::new(Kind::One, folder, url, vec![server])),
+            is_passed_on: false,
+        }
+    }
+
+    /// A cluster of so many primaries without replicas, which no other test gets afterwards.
+    pub fn primaries_only(count: usize) -> Self {
+        let folder = TempDir::with_prefix("redis-servers-").unwrap();
+        Self {
+            deployment: Some(cluster::primaries(folder, count)),
+            is_passed_on: false,
+        }
+    }
+
     fn deployment(&self) -> &Deployment {
         let deployment = self.deployment.as_ref();
         deployment.expect("it is taken only when this is dropped")
