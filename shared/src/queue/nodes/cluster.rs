@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Node;
 use super::address::{Address, Endpoint};
+use super::connector::Connector;
 use super::slots::{self, Range};
 use crate::queue::timing::{CONNECT_TIMEOUT, REFRESH_PAUSE};
 
@@ -121,7 +122,7 @@ impl Cluster {
         let mut connection = if let Some(connection) = connected {
             connection
         } else {
-            let connector = self.0.address.connector_to(endpoint);
+            let connector = Connector::to(&self.0.address, endpoint);
             connector.connect(CONNECT_TIMEOUT).await?
         };
         let answer = connection.req_packed_command(&command).await?;
@@ -140,7 +141,7 @@ impl Cluster {
 
 impl Inner {
     fn node(&self, map: &mut Map, at: &Endpoint) -> Arc<Node> {
-        let make = || Arc::new(Node::new(self.address.connector_to(at)));
+        let make = || Arc::new(Node::new(Connector::to(&self.address, at)));
         map.nodes.entry(at.clone()).or_insert_with(make).clone()
     }
 

@@ -3,7 +3,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `address` | what `REDIS_URL` names, with certificates and password |
+//! | `address` | what `REDIS_URL` names |
+//! | `connector` | makes connections to it, with certificates and password from files |
 //! | `node` | one server: the connections to it by use |
 //! | `shared_connection` | the connection for frequent commands, which reconnects by itself |
 //! | `blocking` | the connection of one reader, which follows its stream |
@@ -15,6 +16,7 @@
 mod address;
 mod blocking;
 mod cluster;
+mod connector;
 mod node;
 mod pool;
 mod presence;
@@ -32,13 +34,14 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use self::address::Deployment;
 use self::cluster::Cluster;
+use self::connector::Connector;
 use self::pool::Pooled;
 use self::router::{Lane, Router, no_node};
 use self::shared_connection::SharedHandle;
 
 pub(super) use self::address::Address;
-pub use self::address::Files;
 pub(super) use self::blocking::Blocking;
+pub use self::connector::Files;
 pub(super) use self::node::Node;
 pub(super) use self::pool::PoolError;
 pub use self::presence::Presence;
@@ -68,10 +71,10 @@ impl Nodes {
     pub(super) async fn connect(address: &Address) -> RedisResult<Self> {
         // Fails if the process has installed one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        if let Deployment::Cluster(seeds) = address.deployment() {
+        if let Deployment::Cluster(seeds) = &address.deployment {
             return Ok(Self::Cluster(Cluster::connect(address, seeds).await?));
         }
-        let node = Node::new(address.connector());
+        let node = Node::new(Connector::new(address));
         node.connected().await?;
         Ok(Self::One(Arc::new(node)))
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 
-use super::address::{Connector, Endpoint};
+use super::address::Endpoint;
+use super::connector::Connector;
 use super::pool::{Pool, PoolError, Pooled};
 use super::shared_connection::{SharedConnection, SharedHandle};
 use crate::queue::timing::BLOCKING_RESPONSE_TIMEOUT;
