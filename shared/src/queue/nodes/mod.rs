@@ -38,6 +38,7 @@ use self::connector::Connector;
 use self::pool::Pooled;
 use self::router::{Lane, Router, no_node};
 use self::shared_connection::SharedHandle;
+use crate::queue::timing::RESPONSE_TIMEOUT;
 
 pub(super) use self::address::Address;
 pub(super) use self::blocking::Blocking;
@@ -99,6 +100,14 @@ impl Nodes {
         }
     }
 
+    /// The server of a key, as far as is known. The key is only made for a cluster.
+    pub(super) fn known(&self, key: impl FnOnce() -> String) -> Option<Arc<Node>> {
+        match self {
+            Self::One(node) => Some(node.clone()),
+            Self::Cluster(cluster) => cluster.owner(Slot::for_key(&key())),
+        }
+    }
+
     /// All servers that may write.
     pub(super) fn all(&self) -> Vec<Arc<Node>> {
         match self {
@@ -122,6 +131,22 @@ impl Nodes {
             Self::One(node) => Connection::Pooled(node.pooled().await?),
             Self::Cluster(cluster) => Connection::routed(cluster, Lane::Pooled),
         })
+    }
+
+    /// Checks that a server answers, and in a cluster that it serves its slots.
+    pub(super) async fn check(&self, server: &Node) -> RedisResult<()> {
+        let mut connection = server.shared(RESPONSE_TIMEOUT);
+        if !self.is_cluster() {
+            return redis::cmd("PING").exec_async(&mut connection).await;
+        }
+        let info: String = redis::cmd("CLUSTER")
+            .arg("INFO")
+            .query_async(&mut connection)
+            .await?;
+        if slots::is_up(&info) {
+            return Ok(());
+        }
+        Err(std::io::Error::other("the node serves no slots at the moment").into())
     }
 
     /// A separate connection for one reader of the stream `key`.
