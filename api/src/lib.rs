@@ -11,11 +11,11 @@ pub mod config;
 mod dispatch;
 mod edge;
 mod error;
-mod heartbeat;
 mod inboxes;
 mod metrics;
 mod openapi;
 mod reply_router;
+mod reply_streams;
 mod request;
 mod request_log;
 mod router;
@@ -29,7 +29,6 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
 use shared::queue::key_store::KeyStore;
 use shared::queue::{Queue, QueueError, reaper, sweeper};
@@ -50,6 +49,7 @@ use crate::edge::{BodyPool, Connections, Heads};
 use crate::inboxes::Inboxes;
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
+use crate::reply_streams::ReplyStreams;
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
 use crate::source_maps::SourceMaps;
@@ -103,8 +103,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     };
     let tracer = telemetry.tracer.clone();
     let queue = Queue::connect_counting(&config.redis, &telemetry.registry).await?;
-    let api = ApiId::random();
-    queue.api_heartbeat(api).await?;
+    let (waiters, reader_health) = (Arc::new(Waiters::default()), ReaderHealth::default());
+    let replies = ReplyStreams::open(
+        queue.clone(),
+        waiters.clone(),
+        reader_health.clone(),
+        life.clone(),
+    )
+    .await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
     let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
@@ -114,9 +120,11 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     let state = start(
         Parts {
             config,
-            queue: queue.clone(),
+            queue,
             access,
-            api,
+            replies: replies.clone(),
+            waiters,
+            reader_health,
             farm,
             telemetry,
         },
@@ -140,9 +148,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
 
     life.stop();
     life.join().await;
-    if let Err(error) = queue.remove_api(api).await {
-        tracing::warn!(%error, "cannot remove the keys of this api, they will expire");
-    }
+    replies.remove().await;
     tracer.shutdown().await;
     Ok(())
 }
@@ -158,7 +164,9 @@ struct Parts {
     config: Config,
     queue: Queue,
     access: Access,
-    api: ApiId,
+    replies: ReplyStreams,
+    waiters: Arc<Waiters>,
+    reader_health: ReaderHealth,
     farm: Farm,
     telemetry: Telemetry,
 }
@@ -169,27 +177,23 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         config,
         queue,
         access,
-        api,
+        replies,
+        waiters,
+        reader_health,
         farm,
         telemetry: Telemetry { registry, tracer },
     } = parts;
     let life = life.clone();
-    let waiters = Arc::new(Waiters::default());
-    let reader_health = ReaderHealth::default();
     let breaker = Breaker::default();
-    let inboxes = Inboxes::new(queue.clone(), api, waiters.clone(), life.clone());
-    let inboxes = Arc::new(inboxes);
-
-    let heartbeat = heartbeat::run(queue.clone(), api, waiters.clone(), life.clone());
-    life.spawn("heartbeat", heartbeat);
-    let reading = reply_router::read(
+    let inboxes = Inboxes::new(
         queue.clone(),
-        api,
+        replies.clone(),
         waiters.clone(),
-        reader_health.clone(),
         life.clone(),
     );
-    life.spawn("reply router", reading);
+    let inboxes = Arc::new(inboxes);
+
+    life.spawn("heartbeat", replies.clone().run());
     let probing = breaker.clone().run(queue.clone(), life.clone());
     life.spawn("breaker", probing);
     life.spawn("worker connections", inboxes.clone().check_workers());
@@ -199,7 +203,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
-        api,
+        replies,
         waiters,
         inboxes,
         farm,

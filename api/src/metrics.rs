@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::MatchedPath;
 use http::StatusCode;
-use shared::queue::Memory;
+use shared::queue::{Memory, ServerName};
 use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 use crate::admission::RequestKind;
@@ -78,7 +78,7 @@ pub(crate) struct DispatchMetrics {
 }
 
 /// The state of the process at the moment of a scrape.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     /// Requests in progress.
     pub(crate) in_flight: usize,
@@ -92,6 +92,8 @@ pub(crate) struct Snapshot {
     pub(crate) body_bytes: [usize; 2],
     /// Whether the queue takes requests.
     pub(crate) queue: QueueState,
+    /// The servers of Redis, each with its state.
+    pub(crate) servers: Vec<(ServerName, QueueState)>,
     /// The memory of Redis.
     pub(crate) memory: Memory,
     /// The bytes of all executables in Redis.
@@ -249,8 +251,24 @@ impl Metrics {
         self.refuses_loads.set(refuses(RequestKind::Load));
         self.refuses_calls.set(refuses(RequestKind::Call));
         self.available.set(1.0 - refuses(RequestKind::Call));
-        self.registry.render()
+        self.registry.render() + &render_servers(&now.servers)
     }
+}
+
+/// Servers of Redis come and go with the names of their machines, so their gauges are not registered:
+/// those of servers that are gone would stay.
+fn render_servers(states: &[(ServerName, QueueState)]) -> String {
+    const NAME: &str = "execution_api_redis_server_available";
+    let lines = states.iter().map(|(server, state)| {
+        let answers = u8::from(*state != QueueState::Unavailable);
+        // No name of a host has a character that would have to be escaped.
+        format!("{NAME}{{server=\"{server}\"}} {answers}\n")
+    });
+    let lines: String = lines.collect();
+    format!(
+        "# HELP {NAME} 1 while this server of Redis answers, otherwise 0.\n\
+         # TYPE {NAME} gauge\n{lines}"
+    )
 }
 
 impl RouteMetrics {
@@ -330,7 +348,6 @@ mod tests {
     use utoipa::OpenApi;
 
     use super::*;
-    use crate::breaker::MemoryPressure;
     use crate::openapi::Description;
 
     #[test]
@@ -355,7 +372,8 @@ mod tests {
             connections: 7,
             unanswered: 2,
             body_bytes: [3, 4],
-            queue: QueueState::Available(MemoryPressure::Calls),
+            queue: QueueState::NoCalls,
+            servers: vec![("r:1".into(), QueueState::Unavailable)],
             memory: Memory {
                 used: 90,
                 limit: 100,
@@ -371,6 +389,7 @@ mod tests {
             "execution_api_body_bytes{kind=\"load\"} 4",
             "execution_api_refuses{kind=\"call\"} 1",
             "execution_api_redis_memory_used_bytes 90",
+            "execution_api_redis_server_available{server=\"r:1\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
         }

@@ -108,6 +108,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
         settler,
         life: life.clone(),
         comparison: Notify::new(),
+        reconnected: Notify::new(),
         catch_up: CatchUpRequests::default(),
         placements: TaskTracker::new(),
         fence: Arc::new(Fence::new()),

@@ -94,6 +94,7 @@ impl TestFarm {
             settler,
             life,
             comparison: Notify::new(),
+            reconnected: Notify::new(),
             catch_up: CatchUpRequests::default(),
             placements: TaskTracker::new(),
             fence: Arc::new(Fence::new()),

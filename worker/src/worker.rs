@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) life: Lifecycle,
     /// Requests a comparison of the contracts with the registry.
     pub(crate) comparison: Notify,
+    /// Redis answers again after a heartbeat that failed.
+    pub(crate) reconnected: Notify,
     /// Requests that the readers inspect their pending entries.
     pub(crate) catch_up: CatchUpRequests,
     /// The tasks that read the placement streams.

@@ -8,6 +8,7 @@ use shared::protocol::rank::Top;
 use shared::protocol::reply::{ContractStatus, Output};
 
 use super::attempt::AttemptOutcome;
+use super::needs::Needs;
 use super::{Dispatcher, Sent, Ticket};
 use crate::error::ApiError;
 
@@ -78,7 +79,10 @@ impl Dispatcher {
         let sent = Sent::default();
         sent.set(true);
         let attempt = self.attempt(worker, &ticket, 1);
-        let outcome = self.with_deadline(ticket.deadline, &sent, attempt).await?;
+        let needs = Needs::Worker(worker);
+        let outcome = self
+            .with_deadline(ticket.deadline, &sent, needs, attempt)
+            .await?;
         match self.classify(worker, outcome)? {
             AttemptOutcome::Answered(reply) => Ok(reply.outcome.ok()),
             AttemptOutcome::NotStarted => Ok(None),

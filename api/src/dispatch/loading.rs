@@ -12,6 +12,7 @@ use shared::queue::timing::{REPLY_SLACK, TIDY_WITHIN};
 use shared::service::backoff::Backoff;
 
 use super::attempt::AttemptOutcome;
+use super::needs::Needs;
 use super::{Dispatcher, Sent, Ticket};
 use crate::error::ApiError;
 use crate::reply_router::WaitOutcome;
@@ -36,6 +37,7 @@ impl Dispatcher {
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
         let (contract, replicas) = (&load.address, load.spec.replicas);
+        self.check_load(load)?;
         self.check_limits(load).await?;
         self.check_room(load).await?;
         let before = self.queue.contract(contract).await?;
@@ -92,7 +94,8 @@ impl Dispatcher {
             queue.stage_blob(digest, executable, ttl).await?;
             Ok(queue.executable_loaded_at(digest).await?)
         };
-        self.with_deadline(deadline, &Sent::default(), staging)
+        let needs = Needs::Contract(&load.address);
+        self.with_deadline(deadline, &Sent::default(), needs, staging)
             .await
     }
 
@@ -131,6 +134,7 @@ impl Dispatcher {
         contract: &ContractAddress,
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
+        self.check_unload(contract)?;
         let record = self.queue.contract(contract).await?;
         let replicas = record.map_or(1, |record| record.spec.replicas);
         // The first replica comes last: its record holds their number, in case this is repeated.
@@ -152,7 +156,8 @@ impl Dispatcher {
         // A load that hangs may have been placed.
         let sent = Sent::default();
         sent.set(true);
-        self.with_deadline(deadline, &sent, loading).await
+        let needs = Needs::Contract(&load.address);
+        self.with_deadline(deadline, &sent, needs, loading).await
     }
 
     /// Loads one replica. Whatever ends the last attempt, an earlier one may be loading.
@@ -229,7 +234,8 @@ impl Dispatcher {
         // An unload that hangs may have been sent.
         let sent = Sent::default();
         sent.set(true);
-        self.with_deadline(deadline, &sent, unloading).await
+        let needs = Needs::Contract(address);
+        self.with_deadline(deadline, &sent, needs, unloading).await
     }
 
     /// Repeats attempts to unload one replica until one is answered or the deadline passes. Notes
@@ -259,7 +265,7 @@ impl Dispatcher {
                     }
                 }
                 // Redis has just lost its data. The owner is about to write the record again.
-                (None, _) if self.routes.may_be_restored(standing).await? => {}
+                (None, _) if self.routes.may_be_restored(address, standing).await? => {}
                 (_, Fate::Cleared) if self.unload_unassigned(address, standing).await? => {
                     return Ok(());
                 }
@@ -314,7 +320,8 @@ impl Dispatcher {
         if workers.iter().all(|(_, info)| info.free(engine) == 0) {
             return Err(ApiError::no_room(workers.len(), engine));
         }
-        let waiter = self.waiters.register();
+        let stream = self.replies.for_loads(engine);
+        let waiter = self.waiters.register(stream);
         let envelope = Envelope {
             id: waiter.id,
             deadline: ticket.deadline,
@@ -323,7 +330,7 @@ impl Dispatcher {
             request: ticket.request.clone(),
             job: Job::Load(load),
         };
-        let placed = self.queue.place(engine, Some(self.api), &envelope).await;
+        let placed = self.queue.place(engine, Some(stream), &envelope).await;
         placed.map_err(ApiError::write_failed)?;
         let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;
         match waiter.outcome_within(patience).await {

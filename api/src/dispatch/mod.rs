@@ -8,6 +8,7 @@ mod attempt;
 mod inspect;
 mod loading;
 mod lost_attempts;
+mod needs;
 mod requirements;
 mod route_cache;
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use shared::protocol::frame::Reply;
-use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
+use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Argument, Job};
 use shared::queue::farm::Farm;
 use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
@@ -26,12 +27,14 @@ use shared::service::backoff::Backoff;
 
 use self::attempt::AttemptOutcome;
 use self::lost_attempts::LostAttempts;
-use self::route_cache::{Destination, RouteCache};
+use self::needs::Needs;
+use self::route_cache::{Destination, RouteCache, RouteCacheParts};
 use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
 use crate::metrics::DispatchMetrics;
 use crate::reply_router::Waiters;
+use crate::reply_streams::ReplyStreams;
 
 /// A larger argument, in bytes, is stored in Redis beside the frame instead of in it.
 const INLINE_LIMIT: usize = 48 * 1024;
@@ -63,7 +66,7 @@ struct Sent(AtomicBool);
 /// Sends jobs to workers and awaits their replies.
 pub(crate) struct Dispatcher {
     queue: Queue,
-    api: ApiId,
+    replies: ReplyStreams,
     waiters: Arc<Waiters>,
     routes: RouteCache,
     inboxes: Arc<Inboxes>,
@@ -75,7 +78,7 @@ pub(crate) struct Dispatcher {
 /// What a dispatcher is built from.
 pub(crate) struct DispatcherParts {
     pub(crate) queue: Queue,
-    pub(crate) api: ApiId,
+    pub(crate) replies: ReplyStreams,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) inboxes: Arc<Inboxes>,
     pub(crate) farm: Farm,
@@ -89,7 +92,7 @@ impl Dispatcher {
     pub(crate) fn new(parts: DispatcherParts) -> Self {
         let DispatcherParts {
             queue,
-            api,
+            replies,
             waiters,
             inboxes,
             farm,
@@ -98,9 +101,15 @@ impl Dispatcher {
             executables_limit,
         } = parts;
         Self {
-            routes: RouteCache::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
+            routes: RouteCache::new(RouteCacheParts {
+                queue: queue.clone(),
+                inboxes: inboxes.clone(),
+                breaker: breaker.clone(),
+                farm,
+                metrics: metrics.clone(),
+            }),
             queue,
-            api,
+            replies,
             waiters,
             inboxes,
             breaker,
@@ -133,6 +142,7 @@ impl Dispatcher {
         self.with_deadline(
             deadline,
             &sent,
+            Needs::Contract(contract),
             self.retry_loop(contract, &mut ticket, &sent),
         )
         .await
@@ -146,10 +156,12 @@ impl Dispatcher {
     ) -> Result<Answer, ApiError> {
         let (deadline, sent, mut stored) = (ticket.deadline, Sent::default(), None);
         let running = async {
-            stored = self.store_argument(&mut ticket).await?;
+            self.check_record(contract)?;
+            stored = self.store_argument(contract, &mut ticket).await?;
             self.retry_loop(contract, &mut ticket, &sent).await
         };
-        let reply = self.with_deadline(deadline, &sent, running).await;
+        let needs = Needs::Contract(contract);
+        let reply = self.with_deadline(deadline, &sent, needs, running).await;
         if let Some(name) = stored {
             let removing = self.queue.remove_body(&name);
             if !matches!(
@@ -170,11 +182,14 @@ impl Dispatcher {
         &self,
         deadline: u64,
         sent: &Sent,
+        needs: Needs<'_>,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> impl Future<Output = Result<T, ApiError>> {
         let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
-        tokio::time::timeout(patience, work)
-            .map(|ended| ended.unwrap_or_else(|_| Err(no_reply(sent.get(), self.breaker.state()))))
+        tokio::time::timeout(patience, work).map(move |ended| {
+            let failed = |_| Err(no_reply(sent.get(), self.state_of(needs)));
+            ended.unwrap_or_else(failed)
+        })
     }
 
     /// Repeats attempts until one is answered or no time is left for another.
@@ -189,10 +204,14 @@ impl Dispatcher {
         let mut lost = LostAttempts::default();
         let mut answered_by = None;
         let mut number = 1;
+        self.check_record(contract)?;
         let ended = loop {
             let destination = self.route(contract, &mut ticket.job).await;
             match destination.and_then(Destination::owner) {
                 Ok(Some((address, owner))) => {
+                    if number == 1 {
+                        self.check_inbox(owner.worker)?;
+                    }
                     if !lost.allow(&ticket.job, owner) {
                         break Err(ApiError::OutcomeUnknown);
                     }
@@ -217,7 +236,11 @@ impl Dispatcher {
                 // The contract waits for a worker.
                 Ok(None) => {}
                 // An admitted request waits for Redis to return.
-                Err(error @ ApiError::QueueUnavailable(_)) => last_error = error,
+                Err(error @ ApiError::QueueUnavailable(_))
+                    if number > 1 || !self.is_incomplete() =>
+                {
+                    last_error = error;
+                }
                 Err(error) => break Err(error),
             }
             let pause = backoff.delay();
@@ -254,7 +277,11 @@ impl Dispatcher {
     }
 
     /// Moves a call's argument into Redis; returns its name there.
-    async fn store_argument(&self, ticket: &mut Ticket) -> Result<Option<String>, QueueError> {
+    async fn store_argument(
+        &self,
+        contract: &ContractAddress,
+        ticket: &mut Ticket,
+    ) -> Result<Option<String>, QueueError> {
         let Job::Execute(execute) = &mut ticket.job else {
             return Ok(None);
         };
@@ -262,10 +289,13 @@ impl Dispatcher {
             return Ok(None);
         };
         let (id, body) = (self.waiters.next_id(), json.get().as_bytes());
-        let name = self
-            .queue
-            .store_body(self.api, id, body, ticket.deadline)
-            .await?;
+        // On a server that the call needs anyway.
+        let stream = match self.routes.known_owner(contract) {
+            Some(owner) => self.inboxes.writer(owner).stream,
+            None => self.replies.for_contract(contract),
+        };
+        let storing = self.queue.store_body(stream, id, body, ticket.deadline);
+        let name = storing.await?;
         execute.argument = Argument::Stored(name.clone());
         Ok(Some(name))
     }
@@ -287,7 +317,7 @@ fn no_reply(sent: bool, queue: QueueState) -> ApiError {
     match (sent, queue) {
         (false, _) => ApiError::queue_unavailable(),
         (true, QueueState::Unavailable) => ApiError::Ambiguous,
-        (true, QueueState::Available(_)) => ApiError::no_reply(),
+        (true, _) => ApiError::no_reply(),
     }
 }
 
@@ -301,11 +331,10 @@ fn has_large_argument(job: &Job) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::breaker::MemoryPressure;
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, QueueState::Available(MemoryPressure::None));
+        let unsent = no_reply(false, QueueState::Available);
         assert_eq!(
             (unsent.code(), unsent.never_started()),
             ("queue_unavailable", true)
@@ -315,7 +344,7 @@ mod tests {
             (sent.code(), sent.never_started()),
             ("queue_unavailable", false)
         );
-        let unanswered = no_reply(true, QueueState::Available(MemoryPressure::None));
+        let unanswered = no_reply(true, QueueState::Available);
         assert_eq!(unanswered.code(), "execution_timeout");
     }
 }

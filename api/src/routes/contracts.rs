@@ -222,7 +222,8 @@ async fn status(
     address: &ContractAddress,
 ) -> Result<Option<ContractStatus>, ApiError> {
     let now = state.queue.clock().now_ms();
-    Ok(match state.queue.route(address).await? {
+    let record = state.queue.contract(address).await?;
+    Ok(match state.queue.route(record).await? {
         Route::NotLoaded => None,
         Route::Unassigned(record) | Route::Quarantined(record) => {
             let status = recorded(address.clone(), record, now, |_| false);

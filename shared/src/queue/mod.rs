@@ -101,10 +101,12 @@
 //!
 //! What a job means, and what happens when one cannot be delivered.
 
+mod apis;
 pub mod audit;
 pub mod blobs;
 pub mod clock;
 mod config;
+mod connected;
 mod connection;
 pub mod contracts;
 mod counts;
@@ -130,6 +132,8 @@ mod redis_info;
 pub mod references;
 pub mod registry;
 pub mod replies;
+mod servers;
+pub mod settlement;
 mod stream;
 mod surplus;
 pub mod sweeper;
@@ -138,8 +142,10 @@ mod usage;
 mod worker_info;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
+pub use connected::WorkerPresence;
 pub use connection::Queue;
 pub use error::QueueError;
 pub use in_hand::{CatchUpRequest, EntryRef};
 pub use nodes::{Files as RedisFiles, Presence};
 pub use redis_info::Memory;
+pub use servers::{ServerName, ServerProbe};
