@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::id::ContractAddress;
 use crate::protocol::job::{EffectiveLimits, EngineKind};
+use crate::protocol::tenant::Tenant;
 
 /// The result of a job that succeeded.
 ///
@@ -231,6 +232,10 @@ pub struct ContractStatus {
     /// The contract.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub contract_address: ContractAddress,
+    /// The tenant that it belongs to, if that is another one than the caller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
+    pub tenant: Option<Tenant>,
     /// The kind of sandbox that runs it.
     pub engine: EngineKind,
     /// Its state.

@@ -79,7 +79,7 @@ async fn the_documented_rights_are_enough() {
     queue.list_contracts(None, 10).await.unwrap();
     queue.sweep().await.unwrap();
     queue.memory().await.unwrap();
-    queue.dead_letters().await.unwrap();
+    queue.dead_letters(|_| true).await.unwrap();
     // A reaper needs more than a worker.
     queue.abandon_worker(worker).await.unwrap();
     let life = Lifecycle::new();

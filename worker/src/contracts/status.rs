@@ -154,6 +154,7 @@ impl Status {
         let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
             contract_address,
+            tenant: None,
             engine: spec.engine,
             state,
             endpoints,
