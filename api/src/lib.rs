@@ -13,6 +13,7 @@ mod edge;
 mod error;
 mod heartbeat;
 mod inboxes;
+mod limits;
 mod metrics;
 mod openapi;
 mod reply_router;
@@ -48,6 +49,7 @@ use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::edge::{BodyPool, Connections, Heads};
 use crate::inboxes::Inboxes;
+use crate::limits::{Counted, Holdings, Meters, TenantTable};
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
@@ -107,7 +109,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     queue.api_heartbeat(api).await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
-    let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
+    let counted = Counted {
+        callers: !config.access.auth.is_off(),
+        tenants: config.metrics_by_tenant,
+    };
+    let meters = Meters::start(&queue, counted, &life);
+    let tenants = Arc::new(TenantTable::new(queue.clone(), meters.clone()));
+    tenants.all().await?;
+    let access = Access::open(&config.access, KeyStore::new(queue.clone()), &meters).await?;
     if let Some(file) = &config.access.admin_key_file {
         first_key::register(&access.keys, file).await?;
     }
@@ -116,6 +125,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
             config,
             queue: queue.clone(),
             access,
+            limits: Limits { meters, tenants },
             api,
             farm,
             telemetry,
@@ -125,6 +135,9 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
 
     if state.config.access.auth.keys {
         life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
+    if let Some(tokens) = &state.access.tokens {
+        life.spawn("keys of tokens", tokens.clone().run(life.clone()));
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     if let Some(listener) = metrics_listener {
@@ -158,9 +171,16 @@ struct Parts {
     config: Config,
     queue: Queue,
     access: Access,
+    limits: Limits,
     api: ApiId,
     farm: Farm,
     telemetry: Telemetry,
+}
+
+/// What bounds the use of the farm.
+struct Limits {
+    meters: Arc<Meters>,
+    tenants: Arc<TenantTable>,
 }
 
 /// Starts the background tasks and builds the state that the handlers share.
@@ -169,6 +189,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         config,
         queue,
         access,
+        limits: Limits { meters, tenants },
         api,
         farm,
         telemetry: Telemetry { registry, tracer },
@@ -196,18 +217,23 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
+    life.spawn("tenants", tenants.clone().run(life.clone()));
+
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
         api,
         waiters,
         inboxes,
+        meters,
         farm,
         breaker: breaker.clone(),
         metrics: metrics.dispatch.clone(),
         executables_limit: config.executables_limit,
     });
     AppState::new(Services {
+        tenants,
+        holdings: Holdings::default(),
         admission: Admission::new(breaker, in_flight_limits(&config)),
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),

@@ -11,10 +11,11 @@ use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 use crate::admission::RequestKind;
 use crate::breaker::QueueState;
+use crate::limits::{Exceeded, Owner, Resource};
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 20] = [
+const ROUTES: [(&str, StatusCode); 23] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
     ("/unloadSmartContract", StatusCode::NO_CONTENT),
@@ -24,6 +25,9 @@ const ROUTES: [(&str, StatusCode); 20] = [
     ("/workers/{id}/drain", StatusCode::ACCEPTED),
     ("/dead-letters", StatusCode::OK),
     ("/dead-letters/{id}", StatusCode::NO_CONTENT),
+    ("/tenants", StatusCode::OK),
+    ("/tenants/{id}", StatusCode::OK),
+    ("/usage", StatusCode::OK),
     ("/keys", StatusCode::OK),
     ("/keys/{id}", StatusCode::OK),
     ("/healthz", StatusCode::OK),
@@ -52,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) queue_wait: Histogram,
     /// Counted by the dispatcher.
     pub(crate) dispatch: DispatchMetrics,
+    limited: HashMap<(Owner, Resource), Counter>,
     unclaimed_replies: Counter,
     in_flight: Gauge,
     available: Gauge,
@@ -150,6 +155,7 @@ impl Metrics {
                     &[],
                 ),
             },
+            limited: limited(&registry),
             unclaimed_replies: registry.counter(
                 "execution_api_unclaimed_replies_total",
                 "Replies that were duplicate, late, or for a client that had disconnected.",
@@ -233,6 +239,13 @@ impl Metrics {
             .increment(1);
     }
 
+    /// Counts a call that a limit refused.
+    pub(crate) fn limited(&self, exceeded: &Exceeded) {
+        if let Some(counter) = self.limited.get(&(exceeded.owner, exceeded.resource)) {
+            counter.increment(1);
+        }
+    }
+
     /// Renders all metrics in Prometheus' text format.
     pub(crate) fn render(&self, now: Snapshot) -> String {
         self.in_flight.set(count(now.in_flight));
@@ -267,6 +280,21 @@ impl RouteMetrics {
             others: Mutex::default(),
         }
     }
+}
+
+fn limited(registry: &Registry) -> HashMap<(Owner, Resource), Counter> {
+    let counter = |owner: Owner, resource: Resource| {
+        let counter = registry.counter(
+            "execution_api_rate_limited_total",
+            "Calls that a limit of their key, tenant or contract refused.",
+            &[("by", owner.name()), ("limit", resource.name())],
+        );
+        ((owner, resource), counter)
+    };
+    let owners = Owner::ALL.into_iter();
+    owners
+        .flat_map(|owner| Resource::ALL.map(|resource| counter(owner, resource)))
+        .collect()
 }
 
 fn requests(
@@ -304,6 +332,7 @@ fn status_text(status: StatusCode) -> &'static str {
         413 => "413",
         415 => "415",
         422 => "422",
+        429 => "429",
         500 => "500",
         502 => "502",
         503 => "503",

@@ -32,7 +32,7 @@ impl CallLimits {
         EffectiveLimits {
             timeout_ms: timeout.max(1),
             result_bytes: result.map_or(self.result, |own| own.min(self.result)),
-            ..EffectiveLimits::default()
+            ..EffectiveLimits::default().with_quota(limits.quota())
         }
     }
 }

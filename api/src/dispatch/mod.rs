@@ -30,6 +30,7 @@ use self::route_cache::{Destination, RouteCache};
 use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::limits::{Meter, MeterPermit, Meters};
 use crate::metrics::DispatchMetrics;
 use crate::reply_router::Waiters;
 
@@ -54,6 +55,14 @@ pub(crate) struct Ticket {
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) worker: Option<WorkerId>,
+    /// The meter of the contract, if it has one.
+    pub(crate) meter: Option<Arc<Meter>>,
+}
+
+/// A call that its contract's limits have let in.
+struct Admitted {
+    meter: Option<Arc<Meter>>,
+    _permit: Option<MeterPermit>,
 }
 
 /// Whether a job may be at a worker.
@@ -78,6 +87,7 @@ pub(crate) struct DispatcherParts {
     pub(crate) api: ApiId,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) inboxes: Arc<Inboxes>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
     pub(crate) metrics: DispatchMetrics,
@@ -92,13 +102,21 @@ impl Dispatcher {
             api,
             waiters,
             inboxes,
+            meters,
             farm,
             breaker,
             metrics,
             executables_limit,
         } = parts;
+        let routes = RouteCache::new(
+            queue.clone(),
+            inboxes.clone(),
+            meters,
+            farm,
+            metrics.clone(),
+        );
         Self {
-            routes: RouteCache::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
+            routes,
             queue,
             api,
             waiters,
@@ -188,13 +206,20 @@ impl Dispatcher {
         let mut last_error = ApiError::no_owner();
         let mut lost = LostAttempts::default();
         let mut answered_by = None;
+        let mut admitted = None;
         let mut number = 1;
         let ended = loop {
             let destination = self.route(contract, &mut ticket.job).await;
             match destination.and_then(Destination::owner) {
                 Ok(Some((address, owner))) => {
-                    if !lost.allow(&ticket.job, owner) {
+                    if !lost.allow(&ticket.job, &owner) {
                         break Err(ApiError::OutcomeUnknown);
+                    }
+                    if admitted.is_none() {
+                        match Admitted::by(owner.meter.clone()).await {
+                            Ok(admission) => admitted = Some(admission),
+                            Err(refused) => break Err(refused),
+                        }
                     }
                     sent.set(true);
                     let outcome = self.attempt(owner.worker, ticket, number).await;
@@ -206,7 +231,7 @@ impl Dispatcher {
                         Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
                         Ok(AttemptOutcome::MaybeStarted) => {
                             lost.add(owner.worker);
-                            if !lost.may_repeat(&ticket.job, owner) {
+                            if !lost.may_repeat(&ticket.job, &owner) {
                                 break Err(ApiError::OutcomeUnknown);
                             }
                         }
@@ -232,6 +257,7 @@ impl Dispatcher {
         Ok(Answer {
             reply,
             worker: answered_by,
+            meter: admitted.and_then(|admitted| admitted.meter),
         })
     }
 
@@ -268,6 +294,23 @@ impl Dispatcher {
             .await?;
         execute.argument = Argument::Stored(name.clone());
         Ok(Some(name))
+    }
+}
+
+impl Admitted {
+    /// Lets a call begin within the limits of its contract.
+    async fn by(meter: Option<Arc<Meter>>) -> Result<Self, ApiError> {
+        let permit = match &meter {
+            Some(meter) => {
+                meter.admit().await?;
+                meter.enter()?
+            }
+            None => None,
+        };
+        Ok(Self {
+            meter,
+            _permit: permit,
+        })
     }
 }
 

@@ -18,6 +18,7 @@ use shared::queue::{Queue, QueueError};
 
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::limits::{Meter, Meters};
 use crate::metrics::DispatchMetrics;
 
 /// How long an entry is used. A stale one only costs a second attempt, so this bounds the memory
@@ -31,7 +32,7 @@ const CAPACITY: u64 = 100_000;
 const UNASSIGNED_AGE: Duration = Duration::from_secs(1);
 
 /// The owner of a contract or a replica, and what its jobs may do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Assignment {
     /// The owning worker.
     pub(super) worker: WorkerId,
@@ -41,10 +42,12 @@ pub(super) struct Assignment {
     pub(super) idempotent: bool,
     /// How many replicas the contract has.
     replicas: u32,
+    /// What the contract may use, if that is limited or counted. All its replicas have the same.
+    pub(super) meter: Option<Arc<Meter>>,
 }
 
 /// Where the jobs of a contract or a replica go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Target {
     /// The contract is not loaded.
     NotLoaded,
@@ -70,12 +73,12 @@ pub(super) enum Target {
 }
 
 impl Target {
-    fn replicas(self) -> u32 {
+    fn replicas(&self) -> u32 {
         match self {
             Self::NotLoaded => 1,
             Self::Unassigned { replicas }
             | Self::WithoutImage { replicas }
-            | Self::Quarantined { replicas, .. } => replicas,
+            | Self::Quarantined { replicas, .. } => *replicas,
             Self::Assigned(owner) => owner.replicas,
         }
     }
@@ -112,6 +115,7 @@ struct Candidate {
 pub(super) struct RouteCache {
     queue: Queue,
     inboxes: Arc<Inboxes>,
+    meters: Arc<Meters>,
     owners: Cache<ContractAddress, Assignment>,
     unassigned: Cache<ContractAddress, ()>,
     farm: Mutex<KnownFarm>,
@@ -130,12 +134,14 @@ impl RouteCache {
     pub(super) fn new(
         queue: Queue,
         inboxes: Arc<Inboxes>,
+        meters: Arc<Meters>,
         farm: Farm,
         metrics: DispatchMetrics,
     ) -> Self {
         Self {
             queue,
             inboxes,
+            meters,
             owners: Cache::builder()
                 .max_capacity(CAPACITY)
                 .time_to_live(ENTRY_AGE)
@@ -186,7 +192,7 @@ impl RouteCache {
         for offset in 0..replicas {
             let number = (start + offset) % replicas + 1;
             let address = contract.replica(number);
-            let Some(owner) = self.replica_owner(&address, number, first).await? else {
+            let Some(owner) = self.replica_owner(&address, number, &first).await? else {
                 continue;
             };
             let in_flight = self.inboxes.in_flight(owner.worker);
@@ -219,13 +225,13 @@ impl RouteCache {
         &self,
         replica: &ContractAddress,
         number: u32,
-        first: Target,
+        first: &Target,
     ) -> Result<Option<Assignment>, ApiError> {
         if self.unassigned.contains_key(replica) {
             return Ok(None);
         }
         let target = if number == 1 {
-            first
+            first.clone()
         } else {
             self.target(replica).await?
         };
@@ -277,8 +283,11 @@ impl RouteCache {
                     repeatable: is_repeatable(&record.spec),
                     idempotent: record.spec.idempotent,
                     replicas: record.spec.replicas,
+                    meter: self
+                        .meters
+                        .contract(&address.replica(1), record.spec.limits.quota()),
                 };
-                self.owners.insert(address.clone(), owner);
+                self.owners.insert(address.clone(), owner.clone());
                 Target::Assigned(owner)
             }
         })

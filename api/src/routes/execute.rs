@@ -24,7 +24,7 @@ use crate::error::{ApiError, Fields};
 use crate::openapi::failures::ExecuteFailures;
 use crate::request::{Received, read_body, request_id, trace_context};
 use crate::request_log::{AnsweredBy, GENERATION};
-use crate::routes::{address, path};
+use crate::routes::path;
 use crate::state::AppState;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -80,14 +80,15 @@ pub(crate) async fn execute(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (contract, method) = path(parts)?;
-    let address = address(&contract)?;
-    caller.may_for(Permission::ContractsExecute, &address)?;
+    let address = caller.contract(Permission::ContractsExecute, &contract)?;
     state.admission.check(RequestKind::Call)?;
+    caller.admit().await?;
     let Received { bytes, held } =
         read_body(&headers, body, &state.call_bodies, &connection).await?;
     let argument = argument(&bytes)?;
     drop(bytes);
     let _permit = state.admission.admit(RequestKind::Call)?;
+    let _caller_permit = caller.enter()?;
     let _contract_permit = state.admission.admit_call(&address)?;
     let accepted = Instant::now();
     let deadline = state.queue.clock().after(state.config.execute_deadline);
@@ -105,7 +106,16 @@ pub(crate) async fn execute(
     // The argument counts until the reply is there: in this process, or in Redis for it.
     let reply = state.dispatcher.call(&address, ticket).await;
     drop(held);
-    let Answer { reply, worker } = reply?;
+    let Answer {
+        reply,
+        worker,
+        meter,
+    } = reply?;
+    let (is_error, cpu_us) = (reply.outcome.is_err(), 0);
+    caller.answered(is_error, cpu_us);
+    if let Some(meter) = meter {
+        meter.answered(is_error, cpu_us);
+    }
     let took = accepted.elapsed();
     let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
     let waited = took.saturating_sub(ran);

@@ -49,9 +49,9 @@ impl Quota {
             ("callsInFlight", self.calls_in_flight, Self::MOST_CALLS),
             ("cpuMsPerMinute", self.cpu_ms_per_minute, Self::MOST_CPU_MS),
         ];
-        let wrong = all.into_iter().find(|(_, value, most)| {
-            value.is_some_and(|value| !(1..=*most).contains(&value))
-        });
+        let wrong = all
+            .into_iter()
+            .find(|(_, value, most)| value.is_some_and(|value| !(1..=*most).contains(&value)));
         wrong.map(|(name, _, most)| (name, most))
     }
 }

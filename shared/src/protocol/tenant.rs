@@ -60,8 +60,7 @@ impl FromStr for Tenant {
     type Err = InvalidTenant;
 
     fn from_str(text: &str) -> Result<Self, InvalidTenant> {
-        let allowed =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
         if !(1..=Self::MAX_LENGTH).contains(&text.len()) || !text.bytes().all(allowed) {
             return Err(InvalidTenant);
         }
@@ -96,7 +95,9 @@ mod tests {
     #[test]
     fn a_name_cannot_hold_a_separator() {
         let too_long = "a".repeat(65);
-        for text in ["", "a/b", "a~2", "A", "a b", "ä", "*", "{a}", "a:b", "a@b", &too_long] {
+        for text in [
+            "", "a/b", "a~2", "A", "a b", "ä", "*", "{a}", "a:b", "a@b", &too_long,
+        ] {
             assert_eq!(text.parse::<Tenant>(), Err(InvalidTenant), "{text:?}");
         }
         let tenant: Tenant = serde_json::from_str("\"acme\"").unwrap();

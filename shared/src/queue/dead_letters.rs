@@ -35,7 +35,9 @@ impl DeadLetter {
 
     /// The tenant that it is for. What is about no contract is for who operates the farm.
     pub fn tenant(&self) -> Tenant {
-        self.contract().map(|contract| contract.tenant()).unwrap_or_default()
+        self.contract()
+            .map(|contract| contract.tenant())
+            .unwrap_or_default()
     }
 }
 
@@ -112,7 +114,9 @@ impl Queue {
             .query_async(&mut self.pooled().await?)
             .await?;
         let letters = entries.into_iter();
-        Ok(letters.map(|(id, fields)| DeadLetter { id, fields }).collect())
+        Ok(letters
+            .map(|(id, fields)| DeadLetter { id, fields })
+            .collect())
     }
 
     /// Removes a dead letter. Returns whether it existed.

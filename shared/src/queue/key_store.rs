@@ -253,13 +253,15 @@ impl KeyStore {
             .await?;
         let stored = ids.into_iter().zip(records).zip(revoked);
         let stored = stored.filter_map(|((id, text), revoked)| Some((id, text?, revoked)));
-        let records = stored.map(|(id, text, revoked)| {
+        let records = stored.filter_map(|(id, text, revoked)| {
+            // That of a newer version, perhaps. The other keys are valid all the same.
             let record: KeyRecord = serde_json::from_str(&text)
-                .map_err(|error| QueueError::Unexpected(format!("key {id}: {error}")))?;
-            Ok((id, KeyRecord { revoked, ..record }))
+                .inspect_err(|error| tracing::warn!(key = id, %error, "key ignored"))
+                .ok()?;
+            Some((id, KeyRecord { revoked, ..record }))
         });
         Ok(Changes {
-            records: records.collect::<Result<_, QueueError>>()?,
+            records: records.collect(),
             version,
             has_more: version < newest,
             is_older: false,

@@ -101,6 +101,7 @@
 //!
 //! What a job means, and what happens when one cannot be delivered.
 
+pub mod allowances;
 pub mod audit;
 pub mod blobs;
 pub mod clock;
@@ -113,6 +114,7 @@ mod error;
 mod executables;
 pub mod failover;
 pub mod farm;
+pub mod holdings;
 mod in_hand;
 pub mod inbox;
 pub mod key_store;
@@ -133,7 +135,9 @@ pub mod replies;
 mod stream;
 mod surplus;
 pub mod sweeper;
+pub mod tenants;
 pub mod timing;
+pub mod usage;
 mod worker_info;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -15,6 +17,8 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::access::Permission;
@@ -117,14 +121,18 @@ async fn tokens(provider: &Provider) -> (TempDir, Tokens) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("keys.json");
     fs::write(&file, provider.keys().to_string()).unwrap();
-    (folder, Tokens::open(config(&file)).await.unwrap())
+    (
+        folder,
+        Tokens::open(config(&file), Meters::idle()).await.unwrap(),
+    )
 }
 
 fn config(file: &Path) -> TokenConfig {
     TokenConfig {
         issuer: ISSUER.to_owned(),
         audience: AUDIENCE.to_owned(),
-        keys_file: file.to_owned(),
+        keys: KeySource::File(file.to_owned()),
+        tenant_claim: None,
     }
 }
 
@@ -147,6 +155,40 @@ async fn each_algorithm_is_accepted_with_its_key() {
             assert!(caller.may(Permission::FarmRead).is_ok());
             assert!(caller.may(Permission::ContractsLoad).is_err());
         }
+    }
+}
+
+/// A token without a tenant is not one for the default tenant, where tokens must name theirs.
+#[tokio::test]
+async fn a_claim_names_the_tenant() {
+    let provider = Provider::new();
+    let (_folder, tokens) = tokens(&provider).await;
+    let header = json!({ "alg": "EdDSA", "kid": "ed" });
+    let with = |tenant: Option<Value>| {
+        let mut claims = claims();
+        if let Some(tenant) = tenant {
+            claims["org"] = tenant;
+        }
+        provider.token(&header, &claims)
+    };
+    let token = with(Some(json!("acme")));
+    assert!(tokens.recognise(&token).await.unwrap().tenant.is_default());
+    let mut tokens = tokens;
+    tokens.config.tenant_claim = Some("org".to_owned());
+    tokens.known.invalidate_all();
+    let caller = tokens.recognise(&token).await.unwrap();
+    assert_eq!(caller.tenant.as_str(), "acme");
+    let token = with(Some(json!("default")));
+    assert!(tokens.recognise(&token).await.unwrap().tenant.is_default());
+    for wrong in [
+        None,
+        Some(json!("Acme")),
+        Some(json!("a/b")),
+        Some(json!(["acme"])),
+        Some(json!("")),
+    ] {
+        let refused = tokens.recognise(&with(wrong.clone())).await;
+        assert_eq!(refused.err(), Some(NO_TENANT), "{wrong:?}");
     }
 }
 
@@ -289,7 +331,7 @@ async fn a_file_without_usable_keys_is_refused() {
     let file = folder.path().join("keys.json");
     let opened = async |text: &str| {
         fs::write(&file, text).unwrap();
-        Tokens::open(config(&file))
+        Tokens::open(config(&file), Meters::idle())
             .await
             .err()
             .map(|error| error.to_string())
@@ -306,8 +348,94 @@ async fn a_file_without_usable_keys_is_refused() {
         opened(&" ".repeat(1024 * 1024 + 1))
             .await
             .unwrap()
-            .contains("1 MiB")
+            .contains("more than 1048576 bytes")
     );
     fs::remove_file(&file).unwrap();
-    assert!(Tokens::open(config(&file)).await.is_err());
+    assert!(Tokens::open(config(&file), Meters::idle()).await.is_err());
+}
+
+/// An identity provider's server: answers with what `keys` holds, and counts the requests.
+struct Server {
+    url: String,
+    keys: Arc<Mutex<String>>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn start(keys: &Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let keys = Arc::new(Mutex::new(keys.to_string()));
+        let requests = Arc::new(AtomicUsize::new(0));
+        let (shown, counted) = (keys.clone(), requests.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 2048];
+                let _ = stream.read(&mut head).await;
+                counted.fetch_add(1, Ordering::Relaxed);
+                let body = shown.lock().unwrap().clone();
+                let length = body.len();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+            }
+        });
+        Self {
+            url,
+            keys,
+            requests,
+        }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test]
+async fn keys_are_fetched_again_at_most_once_in_ten_seconds() {
+    let (provider, next) = (Provider::new(), Provider::new());
+    let server = Server::start(&provider.keys()).await;
+    let config = TokenConfig {
+        keys: KeySource::Url(server.url.parse().unwrap()),
+        ..config(Path::new(""))
+    };
+    let tokens = Tokens::open(config, Meters::idle()).await.unwrap();
+    let known = provider.token(&json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
+    assert!(tokens.recognise(&known).await.is_ok());
+    let mut keys = next.keys();
+    keys["keys"][2]["kid"] = json!("next");
+    *server.keys.lock().unwrap() = keys.to_string();
+    let token = next.token(&json!({ "alg": "EdDSA", "kid": "next" }), &claims());
+    for number in 0..50 {
+        let header = json!({ "alg": "EdDSA", "kid": format!("unknown-{number}") });
+        assert!(
+            tokens
+                .recognise(&next.token(&header, &claims()))
+                .await
+                .is_err()
+        );
+    }
+    assert!(tokens.recognise(&token).await.is_err());
+    assert_eq!(server.requests(), 1, "at the start only");
+    tokens.lapse().await;
+    // Many at once ask for one.
+    let callers = (0..20).map(|_| tokens.recognise(&token));
+    let recognised = futures::future::join_all(callers).await;
+    assert!(recognised.iter().all(Result::is_ok));
+    assert_eq!(server.requests(), 2);
+    // A server that answers with nonsense, or too much, changes nothing.
+    for wrong in ["<html>".to_owned(), " ".repeat(1024 * 1024 + 1)] {
+        *server.keys.lock().unwrap() = wrong;
+        tokens.lapse().await;
+        let header = json!({ "alg": "EdDSA", "kid": "gone" });
+        assert!(
+            tokens
+                .recognise(&next.token(&header, &claims()))
+                .await
+                .is_err()
+        );
+    }
+    assert_eq!(server.requests(), 4);
+    let again = next.token(&json!({ "alg": "EdDSA", "kid": "next" }), &claims());
+    assert!(tokens.recognise(&again).await.is_ok());
 }
