@@ -11,7 +11,7 @@ use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 use crate::admission::RequestKind;
 use crate::breaker::QueueState;
-use crate::limits::{Exceeded, Owner, Resource};
+use crate::limits::Refusals;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
@@ -56,7 +56,8 @@ pub(crate) struct Metrics {
     pub(crate) queue_wait: Histogram,
     /// Counted by the dispatcher.
     pub(crate) dispatch: DispatchMetrics,
-    limited: HashMap<(Owner, Resource), Counter>,
+    /// Calls that a limit refused.
+    pub(crate) limited: Refusals,
     unclaimed_replies: Counter,
     in_flight: Gauge,
     available: Gauge,
@@ -155,7 +156,7 @@ impl Metrics {
                     &[],
                 ),
             },
-            limited: limited(&registry),
+            limited: Refusals::new(&registry),
             unclaimed_replies: registry.counter(
                 "execution_api_unclaimed_replies_total",
                 "Replies that were duplicate, late, or for a client that had disconnected.",
@@ -239,13 +240,6 @@ impl Metrics {
             .increment(1);
     }
 
-    /// Counts a call that a limit refused.
-    pub(crate) fn limited(&self, exceeded: &Exceeded) {
-        if let Some(counter) = self.limited.get(&(exceeded.owner, exceeded.resource)) {
-            counter.increment(1);
-        }
-    }
-
     /// Renders all metrics in Prometheus' text format.
     pub(crate) fn render(&self, now: Snapshot) -> String {
         self.in_flight.set(count(now.in_flight));
@@ -280,21 +274,6 @@ impl RouteMetrics {
             others: Mutex::default(),
         }
     }
-}
-
-fn limited(registry: &Registry) -> HashMap<(Owner, Resource), Counter> {
-    let counter = |owner: Owner, resource: Resource| {
-        let counter = registry.counter(
-            "execution_api_rate_limited_total",
-            "Calls that a limit of their key, tenant or contract refused.",
-            &[("by", owner.name()), ("limit", resource.name())],
-        );
-        ((owner, resource), counter)
-    };
-    let owners = Owner::ALL.into_iter();
-    owners
-        .flat_map(|owner| Resource::ALL.map(|resource| counter(owner, resource)))
-        .collect()
 }
 
 fn requests(

@@ -58,7 +58,7 @@ pub(crate) async fn observe(
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
         if let ApiError::RateLimited(exceeded) = error {
-            state.metrics.limited(exceeded);
+            state.metrics.limited.count(exceeded);
         }
         response = render_failure(error, &id, response);
         if log.is_call()

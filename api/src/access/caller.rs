@@ -126,8 +126,8 @@ impl Caller {
 
     /// The contract that the caller means by an address, if they may do this to it.
     ///
-    /// Together with [`View`], this is the only place where addresses of callers become those of the
-    /// farm. What a caller may not read does not exist for it.
+    /// Together with [`View`], this is the only place where addresses of callers become those of
+    /// the farm. What a caller may not read does not exist for it.
     pub(crate) fn contract(
         &self,
         permission: Permission,

@@ -1,9 +1,11 @@
 //! Which limit a request exceeds, and the headers that say so.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use shared::service::telemetry::metrics::{Counter, Registry};
 
 /// The headers of draft-ietf-httpapi-ratelimit-headers.
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -112,6 +114,32 @@ impl Exceeded {
             (RATE_LIMIT, value(state)),
             (RATE_LIMIT_POLICY, value(policy)),
         ]
+    }
+}
+
+/// How many calls each limit has refused.
+#[derive(Debug)]
+pub(crate) struct Refusals(HashMap<(Owner, Resource), Counter>);
+
+impl Refusals {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let counter = |owner: Owner, resource: Resource| {
+            let counter = registry.counter(
+                "execution_api_rate_limited_total",
+                "Calls that a limit of their key, tenant or contract refused.",
+                &[("by", owner.name()), ("limit", resource.name())],
+            );
+            ((owner, resource), counter)
+        };
+        let owners = Owner::ALL.into_iter();
+        let counters = owners.flat_map(|owner| Resource::ALL.map(|of| counter(owner, of)));
+        Self(counters.collect())
+    }
+
+    pub(crate) fn count(&self, exceeded: &Exceeded) {
+        if let Some(counter) = self.0.get(&(exceeded.owner, exceeded.resource)) {
+            counter.increment(1);
+        }
     }
 }
 

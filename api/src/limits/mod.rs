@@ -23,7 +23,7 @@ mod refill;
 mod tenants;
 mod usage;
 
-pub(crate) use self::exceeded::{Exceeded, Owner, Resource};
+pub(crate) use self::exceeded::{Exceeded, Owner, Refusals, Resource};
 pub(crate) use self::holdings::{Held, Holdings};
 pub(crate) use self::meter::{Meter, MeterPermit};
 pub(crate) use self::meters::{Counted, Meters};

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use redis::Script;
 
+use super::timing::{LEASE, millis};
 use super::{Queue, QueueError};
 
 /// Grants as much of what is wanted as fits. All times are in microseconds.
-const LEASE: &str = "
+const GRANT: &str = "
     local time = redis.call('TIME')
     local now = time[1] * 1000000 + time[2]
     local window, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -57,7 +58,7 @@ impl Queue {
     /// Leases units of several quotas, in one pipeline for each node of Redis.
     pub async fn lease_allowances(&self, wanted: &[Wanted]) -> Vec<Result<Granted, QueueError>> {
         let leases = wanted.iter().map(async |wanted| {
-            let (granted, wait): (u64, u64) = Script::new(LEASE)
+            let (granted, wait): (u64, u64) = Script::new(GRANT)
                 .key(&wanted.key)
                 .arg(wanted.quota)
                 .arg(u64::try_from(wanted.window.as_micros()).unwrap_or(u64::MAX))
@@ -72,5 +73,15 @@ impl Queue {
             })
         });
         futures::future::join_all(leases).await
+    }
+
+    /// How many apis have sent a heartbeat lately: they share what may be in flight.
+    pub async fn count_apis(&self) -> Result<usize, QueueError> {
+        Ok(redis::cmd("ZCOUNT")
+            .arg(self.keys().apis())
+            .arg(self.clock().now_ms().saturating_sub(millis(LEASE)))
+            .arg("+inf")
+            .query_async(&mut self.shared())
+            .await?)
     }
 }

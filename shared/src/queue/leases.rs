@@ -370,16 +370,6 @@ impl Queue {
         Ok(false)
     }
 
-    /// How many apis have sent a heartbeat lately.
-    pub async fn count_apis(&self) -> Result<usize, QueueError> {
-        Ok(redis::cmd("ZCOUNT")
-            .arg(self.keys().apis())
-            .arg(self.clock().now_ms().saturating_sub(millis(LEASE)))
-            .arg("+inf")
-            .query_async(&mut self.shared())
-            .await?)
-    }
-
     /// Removes everything that Redis stores about an api.
     pub async fn remove_api(&self, api: ApiId) -> Result<(), QueueError> {
         redis::pipe()

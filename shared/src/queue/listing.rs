@@ -8,8 +8,11 @@ use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::tenant::Tenant;
 
-/// How many entries are read at once at least: most of them may be replicas or invisible.
-const READ_AT_ONCE: usize = 101;
+/// How many entries are read at first, at least: some may be replicas or invisible.
+const READ_FIRST: usize = 101;
+
+/// How many are read at once after that: most of them may belong to other tenants.
+const READ_MORE: usize = 1000;
 
 /// A place in the list of contracts: behind the last one of a page.
 ///
@@ -134,12 +137,13 @@ impl Queue {
             name: position.address.as_str().to_owned(),
         });
         let mut found = Vec::new();
-        let read_at_once = count.max(READ_AT_ONCE);
+        let mut read_at_once = count.max(READ_FIRST);
         loop {
             let page = self
                 .entries(&self.keys().contracts(), after.as_ref(), read_at_once)
                 .await?;
             let is_last = page.len() < read_at_once;
+            read_at_once = read_at_once.max(READ_MORE);
             after = page.last().cloned().or(after);
             found.extend(page.into_iter().filter_map(|entry| {
                 let address = ContractAddress::try_from(entry.name).ok()?;

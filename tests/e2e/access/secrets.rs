@@ -1,5 +1,5 @@
-//! Secrets are in no log, answer, metric or value of Redis. They are planted, used in right and wrong
-//! ways, and then searched for.
+//! Secrets are in no log, answer, metric or value of Redis. They are planted, used in right and
+//! wrong ways, and then searched for.
 
 use redis::AsyncCommands;
 use reqwest::Method;
