@@ -109,6 +109,9 @@ pub(crate) enum ApiError {
     /// The same failure, but the request may have had an effect or may still run.
     #[error("{0}")]
     MayHaveRun(Box<Self>),
+    /// The same failure of a call, with what the call has written.
+    #[error("{0}")]
+    Logged(Box<Self>, Vec<String>),
 }
 
 /// The body of every failure.
@@ -135,6 +138,11 @@ pub(crate) struct ErrorBody<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<StackEntry>, required = false)]
     stack: &'a [StackEntry],
+    /// The last lines that the call has written to its console, where the request has asked for
+    /// them.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
+    logs: &'a [String],
 }
 
 impl ApiError {
@@ -188,7 +196,7 @@ impl ApiError {
             Self::DeadLetterNotFound => (StatusCode::NOT_FOUND, "dead_letter_not_found"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::ExecutionTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "execution_timeout"),
-            Self::MayHaveRun(error) => error.parts(),
+            Self::MayHaveRun(error) | Self::Logged(error, _) => error.parts(),
         }
     }
 
@@ -211,6 +219,7 @@ impl ApiError {
     /// Whether the request certainly had no effect, so that repeating it is safe.
     pub(crate) fn never_started(&self) -> bool {
         match self {
+            Self::Logged(error, _) => error.never_started(),
             Self::ExecutionFailed(..)
             | Self::ResultTooLarge(_)
             | Self::ResultNotJson(_)
@@ -250,7 +259,7 @@ impl ApiError {
     /// the lack of an answer, is what the caller learns about.
     pub(crate) fn is_by_contract_or_caller(&self) -> bool {
         match self {
-            Self::MayHaveRun(error) => error.is_by_contract_or_caller(),
+            Self::MayHaveRun(error) | Self::Logged(error, _) => error.is_by_contract_or_caller(),
             Self::ExecutionFailed(..) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
             other => other.status().is_client_error(),
         }
@@ -283,6 +292,12 @@ impl ApiError {
 
     /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        if let Self::Logged(error, logs) = self {
+            return ErrorBody {
+                logs,
+                ..error.body(request_id)
+            };
+        }
         let fields = match self {
             Self::InvalidRequest(_, fields) => {
                 fields.iter().map(|(name, why)| (*name, cut(why))).collect()
@@ -295,6 +310,7 @@ impl ApiError {
         };
         ErrorBody {
             stack,
+            logs: &[],
             error: cut(&self.to_string()).into_owned(),
             code: self.code(),
             request_id,
@@ -346,6 +362,7 @@ impl From<Failure> for ApiError {
             message,
             started,
             stack,
+            logs,
         } = failure;
         let error = match code {
             FailureCode::NotHosted => Self::ContractNotLoaded,
@@ -368,7 +385,12 @@ impl From<Failure> for ApiError {
             // Redis has lost data.
             FailureCode::ExecutableMissing => Self::QueueUnavailable(message),
         };
-        error.if_started(started)
+        let error = error.if_started(started);
+        if logs.is_empty() {
+            error
+        } else {
+            Self::Logged(Box::new(error), logs)
+        }
     }
 }
 

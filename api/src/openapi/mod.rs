@@ -10,7 +10,7 @@ use utoipa::OpenApi;
 use crate::access::Security;
 use crate::error::ErrorBody;
 use crate::routes::{
-    contracts, dead_letters, execute, health, keys, load, metrics, unload, workers,
+    contracts, dead_letters, execute, health, keys, load, logs, metrics, unload, workers,
 };
 
 /// The document as it is served.
@@ -28,6 +28,7 @@ use crate::routes::{
         unload::unload,
         contracts::list,
         contracts::show,
+        logs::follow,
         workers::list,
         workers::drain,
         dead_letters::list,
