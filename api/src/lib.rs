@@ -7,6 +7,7 @@ pub mod access;
 mod admission;
 mod audit;
 mod breaker;
+mod call_logs;
 pub mod config;
 mod dispatch;
 mod edge;
@@ -22,6 +23,7 @@ mod request_log;
 mod router;
 mod routes;
 mod server;
+mod server_timing;
 mod source_maps;
 mod state;
 mod unanswered;
@@ -54,6 +56,7 @@ use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
+use crate::routes::logs::FOLLOWERS;
 use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
 use crate::unanswered::UnansweredContracts;
@@ -241,6 +244,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         source_maps: SourceMaps::new(queue.clone()),
+        followers: Arc::new(Semaphore::new(FOLLOWERS)),
         audit: Audit::start(queue.clone(), &life),
         config,
         queue,

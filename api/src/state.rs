@@ -45,6 +45,8 @@ pub(crate) struct Services {
     /// Places for checking loads.
     pub(crate) load_checks: Semaphore,
     pub(crate) source_maps: SourceMaps,
+    /// Places for those who follow the output of contracts.
+    pub(crate) followers: Arc<Semaphore>,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) unanswered: UnansweredContracts,

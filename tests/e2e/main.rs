@@ -7,6 +7,7 @@
 mod access;
 mod any_redis;
 mod bundles;
+mod console;
 mod contracts;
 mod docker;
 mod docs;
@@ -14,6 +15,8 @@ mod documentation;
 mod edge;
 mod errors;
 mod faults;
+mod follow;
+mod guide;
 mod headers;
 mod http_clients;
 mod lifecycle;

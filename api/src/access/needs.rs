@@ -23,11 +23,11 @@ pub(crate) enum Need {
 use Need::{Nothing, OfFarm, Scope};
 use Permission::{
     ContractsExecute, ContractsLoad, ContractsRead, ContractsUnload, FarmOperate, FarmRead,
-    KeysManage,
+    KeysManage, LogsRead,
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 27] = [
+const NEEDS: [(&str, &str, Need); 28] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
@@ -37,6 +37,7 @@ const NEEDS: [(&str, &str, Need); 27] = [
     ("POST", "/unloadSmartContract", Scope(ContractsUnload)),
     ("GET", "/contracts", Scope(ContractsRead)),
     ("GET", "/contracts/{contractAddress}", Scope(ContractsRead)),
+    ("GET", "/contracts/{contractAddress}/logs", Scope(LogsRead)),
     ("GET", "/workers", OfFarm(FarmRead)),
     ("POST", "/workers/{id}/drain", OfFarm(FarmOperate)),
     ("GET", "/dead-letters", Scope(FarmRead)),
@@ -58,6 +59,8 @@ const NEEDS: [(&str, &str, Need); 27] = [
     ("GET", "/docs/", Nothing),
     ("GET", "/docs/{*file}", Nothing),
     ("GET", "/openapi.json", Nothing),
+    ("GET", "/documentation", Nothing),
+    ("GET", "/documentation/", Nothing),
     ("GET", "/documentation/swagger.json", Nothing),
 ];
 

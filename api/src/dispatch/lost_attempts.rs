@@ -96,6 +96,7 @@ mod tests {
             address: "abcd".parse().unwrap(),
             method: "add".to_owned(),
             argument: Argument::None,
+            logs: None,
         })
     }
 
@@ -105,6 +106,7 @@ mod tests {
             id: JobId(1),
             generation: None,
             ran_us: None,
+            cpu_us: None,
             outcome: Err(failure),
         }
     }

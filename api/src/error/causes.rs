@@ -32,6 +32,7 @@ impl From<Failure> for ApiError {
             message,
             started,
             stack,
+            logs,
         } = failure;
         let error = match code {
             FailureCode::NotHosted => Self::ContractNotLoaded,
@@ -54,7 +55,12 @@ impl From<Failure> for ApiError {
             // Redis has lost data.
             FailureCode::ExecutableMissing => Self::QueueUnavailable(message),
         };
-        error.if_started(started)
+        let error = error.if_started(started);
+        if logs.is_empty() {
+            error
+        } else {
+            Self::Logged(Box::new(error), logs)
+        }
     }
 }
 

@@ -121,6 +121,9 @@ pub(crate) enum ApiError {
     /// The same failure, but the request may have had an effect or may still run.
     #[error("{0}")]
     MayHaveRun(Box<Self>),
+    /// The same failure of a call, with what the call has written.
+    #[error("{0}")]
+    Logged(Box<Self>, Vec<String>),
 }
 
 impl ApiError {

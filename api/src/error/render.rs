@@ -37,6 +37,11 @@ pub(crate) struct ErrorBody<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<StackEntry>, required = false)]
     stack: &'a [StackEntry],
+    /// The last lines that the call has written to its console, where the request has asked for
+    /// them.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
+    logs: &'a [String],
 }
 
 impl ApiError {
@@ -69,6 +74,12 @@ impl ApiError {
 
     /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        if let Self::Logged(error, logs) = self {
+            return ErrorBody {
+                logs,
+                ..error.body(request_id)
+            };
+        }
         let fields = match self {
             Self::InvalidRequest(_, fields) => {
                 fields.iter().map(|(name, why)| (*name, cut(why))).collect()
@@ -81,6 +92,7 @@ impl ApiError {
         };
         ErrorBody {
             stack,
+            logs: &[],
             error: cut(&self.to_string()).into_owned(),
             code: self.code(),
             request_id,

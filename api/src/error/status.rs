@@ -53,7 +53,7 @@ impl ApiError {
             Self::DeadLetterNotFound => (StatusCode::NOT_FOUND, "dead_letter_not_found"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::ExecutionTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "execution_timeout"),
-            Self::MayHaveRun(error) => error.parts(),
+            Self::MayHaveRun(error) | Self::Logged(error, _) => error.parts(),
         }
     }
 
@@ -68,6 +68,7 @@ impl ApiError {
     /// Whether the request certainly had no effect, so that repeating it is safe.
     pub(crate) fn never_started(&self) -> bool {
         match self {
+            Self::Logged(error, _) => error.never_started(),
             Self::ExecutionFailed(..)
             | Self::ResultTooLarge(_)
             | Self::ResultNotJson(_)
@@ -112,7 +113,7 @@ impl ApiError {
     /// the lack of an answer, is what the caller learns about.
     pub(crate) fn is_by_contract_or_caller(&self) -> bool {
         match self {
-            Self::MayHaveRun(error) => error.is_by_contract_or_caller(),
+            Self::MayHaveRun(error) | Self::Logged(error, _) => error.is_by_contract_or_caller(),
             Self::ExecutionFailed(..) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
             other => other.status().is_client_error(),
         }

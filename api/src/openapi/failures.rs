@@ -89,7 +89,7 @@ failures!(
             vec![StackEntry::new(Some("withdraw".into()), 12, 11)],
         ),
         ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
-        ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
+        ApiError::ResultNotJson("a function has no JSON form".into()),
         ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
         ApiError::OutcomeUnknown,
         ApiError::too_many_requests(),
@@ -143,6 +143,14 @@ failures!(
         wrong_path(),
         ApiError::OfDefaultTenant,
         ApiError::ContractNotLoaded,
+        ApiError::queue_unavailable(),
+);
+failures!(
+    /// Failures of `GET /contracts/{contractAddress}/logs`.
+    LogFailures:
+        wrong_path(),
+        ApiError::ContractNotLoaded,
+        ApiError::too_many_followers(),
         ApiError::queue_unavailable(),
 );
 failures!(

@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::rank::{Rank, Top};
-use shared::protocol::reply::{ContractState, ContractStatus};
+use shared::protocol::reply::{ContractState, ContractStatus, LastError, Stack};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::listing::ListedContract;
 
@@ -166,7 +166,13 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
     contract.calls = add(contract.calls, replica.calls);
     contract.errors = add(contract.errors, replica.errors);
     contract.ran_ms = add(contract.ran_ms, replica.ran_ms);
+    contract.cpu_ms = add(contract.cpu_ms, replica.cpu_ms);
     contract.losses = add(contract.losses, replica.losses);
+    contract.memory_bytes = add(contract.memory_bytes, replica.memory_bytes);
+    let at = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
+    if at(&replica.last_error) > at(&contract.last_error) {
+        contract.last_error = replica.last_error;
+    }
 }
 
 /// Show the status of a contract
@@ -190,16 +196,33 @@ pub(crate) async fn show(
 ) -> Result<Json<ContractStatus>, ApiError> {
     let view = caller.view(pages::query(asked)?.tenant.as_deref())?;
     let contract = view.contract(Permission::ContractsRead, &path::<String>(parts)?)?;
-    let Some(mut status) = status(&state, &contract).await? else {
+    let status = whole_status(&state, &contract).await?;
+    Ok(Json(view.status(status)))
+}
+
+/// The status of a contract with its replicas.
+async fn whole_status(
+    state: &AppState,
+    contract: &ContractAddress,
+) -> Result<ContractStatus, ApiError> {
+    let Some(mut status) = status(state, contract).await? else {
         return Err(ApiError::ContractNotLoaded);
     };
     let replicas = (2..=status.replicas).map(|number| contract.replica(number));
-    let replicas = replicas.map(async |replica| self::status(&state, &replica).await);
+    let replicas = replicas.map(async |replica| self::status(state, &replica).await);
     let replicas = futures::future::try_join_all(replicas).await?;
     for replica in replicas.into_iter().flatten() {
         merge(&mut status, replica);
     }
-    Ok(Json(view.status(status)))
+    if let Some(error) = &mut status.last_error {
+        let (entries, source_map) = (std::mem::take(&mut error.stack), error.source_map.take());
+        let stack = Stack {
+            entries,
+            source_map,
+        };
+        error.stack = state.source_maps.apply(stack).await;
+    }
+    Ok(status)
 }
 
 /// The status of a contract or a replica; `None` if it is not loaded.
@@ -218,6 +241,7 @@ async fn status(
                 calls: Some(0),
                 errors: Some(0),
                 ran_ms: Some(0),
+                cpu_ms: Some(0),
                 losses: Some(0),
                 ..status
             })
@@ -266,7 +290,10 @@ fn recorded(
         calls: None,
         errors: None,
         ran_ms: None,
+        cpu_ms: None,
         losses: None,
+        memory_bytes: None,
+        last_error: None,
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod execute;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod load;
+pub(crate) mod logs;
 pub(crate) mod metrics;
 mod pages;
 pub(crate) mod tenants;

@@ -336,3 +336,40 @@ async fn use_is_shown_by_caller_and_by_contract() {
     }
     stop(farm).await;
 }
+
+/// The processor time that calls have used is taken from the next ones.
+#[tokio::test]
+async fn processor_time_is_metered_and_bounded() {
+    let farm = start(Farm::builder()).await;
+    let admin = farm.client();
+    let burn =
+        "{ burn: () => { const end = performance.now() + 40; while (performance.now() < end); },
+        idle: () => 1 }";
+    admin.must_load("abcd", burn).await;
+    let key = limited(admin, json!({ "cpuMsPerMinute": 400 })).await;
+    let mut answered = 0;
+    let refused = loop {
+        let answer = key.call("abcd", "burn").await;
+        if answer.status == 429 {
+            break answer;
+        }
+        answer.data();
+        answered += 1;
+        // A minute's worth, a slice of a tenth, and the call that goes beyond it.
+        assert!(answered <= 40, "{answered} calls of 40 ms");
+    };
+    assert!(answered >= 3, "{answered}");
+    let (state, policy) = refusal(&refused);
+    assert!(state.starts_with("\"key-cpu\";r=0;t="), "{state}");
+    assert_eq!(policy, "\"key-cpu\";q=400;w=60;qu=\"cpu-milliseconds\"");
+    // What it has used is shown, and another key may go on.
+    admin.call("abcd", "burn").await.data();
+    let usage = wait::until("all calls to be counted", DEFAULT_LIMIT, async || {
+        let usage = admin.get("/usage").await.json();
+        (usage["calls"] == answered + 1).then_some(usage)
+    })
+    .await;
+    let used = usage["contracts"][0]["cpuMs"].as_u64().unwrap_or_default();
+    assert!(used >= 100, "{usage}");
+    stop(farm).await;
+}
