@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::value::RawValue;
 use shared::protocol::frame::Reply;
 use shared::protocol::job::{Argument, Execute, Job};
-use shared::protocol::reply::{Output, Stack};
+use shared::protocol::reply::{FailureCode, Output, Stack};
 use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
@@ -114,7 +114,7 @@ pub(crate) async fn execute(
         worker,
         meter,
     } = reply?;
-    let (is_error, cpu_us) = (reply.outcome.is_err(), reply.cpu_us.unwrap_or_default());
+    let (is_error, cpu_us) = (reply.outcome.is_err(), processor_time(&reply));
     caller.answered(is_error, cpu_us);
     if let Some(meter) = meter {
         meter.answered(is_error, cpu_us);
@@ -126,6 +126,20 @@ pub(crate) async fn execute(
         response.extensions_mut().insert(AnsweredBy(worker));
     }
     Ok(response)
+}
+
+/// The processor time that a call is charged for, in microseconds. A call that lost its sandbox has
+/// used it up for as long as it ran, as far as anybody knows. That of containers is not known.
+fn processor_time(reply: &Reply) -> u64 {
+    let has_lost_sandbox = reply.outcome.as_ref().err().is_some_and(|failure| {
+        let code = failure.code;
+        matches!(
+            code,
+            FailureCode::ExecutionTimeout | FailureCode::ContractCrashed
+        )
+    });
+    let ran_us = reply.ran_us.filter(|_| has_lost_sandbox);
+    reply.cpu_us.or(ran_us).unwrap_or_default()
 }
 
 /// The reply with the places in the contract's sources, if it failed and has a source map.
