@@ -33,7 +33,7 @@ async fn limit_tenant(admin: &Client, tenant: &str, limits: &Value) -> Answer {
 }
 
 /// Calls without a pause, with so many clients at once, for so long.
-async fn flood(clients: &[&Client], address: &str, time: Duration) -> Vec<Answer> {
+async fn flood(clients: Vec<&Client>, address: &str, time: Duration) -> Vec<Answer> {
     let begun = Instant::now();
     let floods = clients.iter().map(async |client| {
         let mut answers = Vec::new();
@@ -86,8 +86,8 @@ async fn a_flood_by_one_key_is_refused_and_another_key_is_not() {
     let begun = Instant::now();
     let time = Duration::from_secs(4);
     let (flooded, answered) = tokio::join!(
-        flood(&flooding, "abcd", time),
-        flood(&[&patient], "abcd", time)
+        flood(flooding, "abcd", time),
+        flood(vec![&patient], "abcd", time)
     );
     let took = begun.elapsed().as_secs_f64();
     assert_eq!(
@@ -176,8 +176,8 @@ async fn a_flood_by_one_tenant_is_not_felt_by_another() {
         .collect();
     let time = Duration::from_secs(3);
     let (flooded, answered) = tokio::join!(
-        flood(&flooding, "abcd", time),
-        flood(&[&other, &other], "abcd", time)
+        flood(flooding, "abcd", time),
+        flood(vec![&other, &other], "abcd", time)
     );
     assert_eq!(count(&answered, 200), answered.len());
     assert!(answered.len() > 20, "{}", answered.len());
@@ -206,7 +206,7 @@ async fn a_flood_by_one_tenant_is_not_felt_by_another() {
     let remove = async || send(admin.request(Method::DELETE, "/tenants/acme")).await;
     remove().await.is_no_content();
     remove().await.error(404, "tenant_not_found");
-    let free = flood(&[&first, &second], "abcd", Duration::from_millis(300)).await;
+    let free = flood(vec![&first, &second], "abcd", Duration::from_millis(300)).await;
     assert_eq!(count(&free, 200), free.len());
     stop(farm).await;
 }
@@ -224,8 +224,8 @@ async fn a_contract_has_limits_of_its_own() {
         .is_no_content();
     client.must_load("free", CONTRACT).await;
     let (limited, free) = tokio::join!(
-        flood(&[client; 8], "abcd", Duration::from_secs(2)),
-        flood(&[client; 2], "free", Duration::from_secs(2))
+        flood(vec![client; 8], "abcd", Duration::from_secs(2)),
+        flood(vec![client; 2], "free", Duration::from_secs(2))
     );
     assert_eq!(count(&free, 200), free.len());
     let let_in = count(&limited, 200);
