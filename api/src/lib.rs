@@ -7,11 +7,13 @@ pub mod access;
 mod admission;
 mod audit;
 mod breaker;
+mod call_logs;
 pub mod config;
 mod dispatch;
 mod edge;
 mod error;
 mod inboxes;
+mod limits;
 mod metrics;
 mod openapi;
 mod reply_router;
@@ -21,6 +23,7 @@ mod request_log;
 mod router;
 mod routes;
 mod server;
+mod server_timing;
 mod source_maps;
 mod state;
 mod unanswered;
@@ -47,11 +50,13 @@ use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::edge::{BodyPool, Connections, Heads};
 use crate::inboxes::Inboxes;
+use crate::limits::{Counted, Holdings, Meters, TenantTable};
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::reply_streams::ReplyStreams;
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
+use crate::routes::logs::FOLLOWERS;
 use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
 use crate::unanswered::UnansweredContracts;
@@ -113,7 +118,14 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     .await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
-    let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
+    let counted = Counted {
+        callers: !config.access.auth.is_off(),
+        tenants: config.metrics_by_tenant,
+    };
+    let meters = Meters::start(&queue, counted, &life);
+    let tenants = Arc::new(TenantTable::new(queue.clone(), meters.clone()));
+    tenants.all().await?;
+    let access = Access::open(&config.access, KeyStore::new(queue.clone()), &meters).await?;
     if let Some(file) = &config.access.admin_key_file {
         first_key::register(&access.keys, file).await?;
     }
@@ -125,6 +137,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
             replies: replies.clone(),
             waiters,
             reader_health,
+            limits: Limits { meters, tenants },
             farm,
             telemetry,
         },
@@ -133,6 +146,9 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
 
     if state.config.access.auth.keys {
         life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
+    if let Some(tokens) = &state.access.tokens {
+        life.spawn("keys of tokens", tokens.clone().run(life.clone()));
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     if let Some(listener) = metrics_listener {
@@ -167,8 +183,15 @@ struct Parts {
     replies: ReplyStreams,
     waiters: Arc<Waiters>,
     reader_health: ReaderHealth,
+    limits: Limits,
     farm: Farm,
     telemetry: Telemetry,
+}
+
+/// What bounds the use of the farm.
+struct Limits {
+    meters: Arc<Meters>,
+    tenants: Arc<TenantTable>,
 }
 
 /// Starts the background tasks and builds the state that the handlers share.
@@ -180,6 +203,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         replies,
         waiters,
         reader_health,
+        limits: Limits { meters, tenants },
         farm,
         telemetry: Telemetry { registry, tracer },
     } = parts;
@@ -200,18 +224,23 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
+    life.spawn("tenants", tenants.clone().run(life.clone()));
+
     let metrics = Metrics::new(registry);
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
         replies,
         waiters,
         inboxes,
+        meters,
         farm,
         breaker: breaker.clone(),
         metrics: metrics.dispatch.clone(),
         executables_limit: config.executables_limit,
     });
     AppState::new(Services {
+        tenants,
+        holdings: Holdings::default(),
         admission: Admission::new(breaker, in_flight_limits(&config)),
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
@@ -219,6 +248,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         source_maps: SourceMaps::new(queue.clone()),
+        followers: Arc::new(Semaphore::new(FOLLOWERS)),
         audit: Audit::start(queue.clone(), &life),
         config,
         queue,

@@ -11,10 +11,11 @@ use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
 use crate::admission::RequestKind;
 use crate::breaker::QueueState;
+use crate::limits::Refusals;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 20] = [
+const ROUTES: [(&str, StatusCode); 23] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
     ("/unloadSmartContract", StatusCode::NO_CONTENT),
@@ -24,6 +25,9 @@ const ROUTES: [(&str, StatusCode); 20] = [
     ("/workers/{id}/drain", StatusCode::ACCEPTED),
     ("/dead-letters", StatusCode::OK),
     ("/dead-letters/{id}", StatusCode::NO_CONTENT),
+    ("/tenants", StatusCode::OK),
+    ("/tenants/{id}", StatusCode::OK),
+    ("/usage", StatusCode::OK),
     ("/keys", StatusCode::OK),
     ("/keys/{id}", StatusCode::OK),
     ("/healthz", StatusCode::OK),
@@ -52,6 +56,8 @@ pub(crate) struct Metrics {
     pub(crate) queue_wait: Histogram,
     /// Counted by the dispatcher.
     pub(crate) dispatch: DispatchMetrics,
+    /// Calls that a limit refused.
+    pub(crate) limited: Refusals,
     unclaimed_replies: Counter,
     in_flight: Gauge,
     available: Gauge,
@@ -152,6 +158,7 @@ impl Metrics {
                     &[],
                 ),
             },
+            limited: Refusals::new(&registry),
             unclaimed_replies: registry.counter(
                 "execution_api_unclaimed_replies_total",
                 "Replies that were duplicate, late, or for a client that had disconnected.",
@@ -322,6 +329,7 @@ fn status_text(status: StatusCode) -> &'static str {
         413 => "413",
         415 => "415",
         422 => "422",
+        429 => "429",
         500 => "500",
         502 => "502",
         503 => "503",

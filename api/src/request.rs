@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::edge::{BodyPool, Connection, HeldBytes, ReadingBody};
 use crate::error::{ApiError, Fields, cut};
-use crate::request_log::{End, RequestLog};
+use crate::request_log::{End, RequestLog, tenant};
 use crate::state::AppState;
 
 /// The header with the request's id: propagated from the client, or generated.
@@ -57,12 +57,17 @@ pub(crate) async fn observe(
     };
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
+        if let ApiError::RateLimited(exceeded) = error {
+            state.metrics.limited.count(exceeded);
+        }
         response = render_failure(error, &id, response);
         if log.is_call()
             && !error.is_by_contract_or_caller()
             && let Some(contract) = log.contract()
         {
-            state.unanswered.add(contract, begun);
+            state
+                .unanswered
+                .add(tenant(response.extensions()), contract, begun);
         }
     }
     let (status, took) = (response.status(), begun.elapsed());

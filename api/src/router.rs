@@ -8,7 +8,8 @@ use crate::access::guard;
 use crate::error::ApiError;
 use crate::request::observe;
 use crate::routes::{
-    contracts, dead_letters, docs, execute, health, keys, load, metrics, unload, workers,
+    contracts, dead_letters, docs, execute, health, keys, load, logs, metrics, tenants, unload,
+    usage, workers,
 };
 use crate::state::AppState;
 
@@ -31,6 +32,7 @@ pub(crate) fn router(state: AppState) -> Router {
         // What is loaded.
         .route("/contracts", get(contracts::list))
         .route("/contracts/{contractAddress}", get(contracts::show))
+        .route("/contracts/{contractAddress}/logs", get(logs::follow))
         // Operate the farm.
         .route("/workers", get(workers::list))
         .route("/workers/{id}/drain", post(workers::drain))
@@ -39,12 +41,23 @@ pub(crate) fn router(state: AppState) -> Router {
         // Who may use it.
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", get(keys::show).delete(keys::revoke))
+        .route("/tenants", get(tenants::list))
+        .route(
+            "/tenants/{id}",
+            get(tenants::show)
+                .put(tenants::limit)
+                .delete(tenants::unlimit),
+        )
+        // What was used.
+        .route("/usage", get(usage::show))
         // Documentation.
         .route("/", get(docs::enter))
         .route("/docs", get(docs::enter))
         .route("/docs/", get(docs::page))
         .route("/docs/{*file}", get(docs::file))
         .route("/openapi.json", get(docs::document))
+        .route("/documentation", get(docs::enter))
+        .route("/documentation/", get(docs::enter_from_folder))
         .route("/documentation/swagger.json", get(docs::document));
     if state.config.metrics_port.is_none() {
         routes = routes.route("/metrics", get(metrics::show));

@@ -157,8 +157,9 @@ pub(crate) async fn rollback(project: &Project, client: &Client, addresses: &[St
 
 /// The commands of docs/operations.md: a backup, the loss of everything, a restore.
 pub(crate) async fn backup(project: &Project, client: &Client, addresses: &[String]) {
-    let copy =
-        "redis-cli --rdb /data/backup.rdb >&2 && cat /data/backup.rdb && rm /data/backup.rdb";
+    let copy = "export REDISCLI_AUTH=$(cat /data/operator.password)
+        redis-cli --user operator --rdb /data/backup.rdb >&2
+        cat /data/backup.rdb && rm /data/backup.rdb";
     let saved = project.compose_with(&["exec", "-T", "redis", "sh", "-c", copy], b"");
     assert!(saved.starts_with(b"REDIS"), "{} bytes", saved.len());
     project.compose(&["down", "--volumes"]);

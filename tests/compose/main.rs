@@ -45,7 +45,8 @@ async fn a_farm_starts_scales_survives_failures_and_leaves_nothing() {
     );
 
     privileges(&project).await;
-    log("containers and pages are confined");
+    inside::redis_is_guarded(&project);
+    log("containers and pages are confined, and Redis knows its users");
     starting_again(&project, &client, &addresses).await;
     log("started again, which changed nothing");
     scaling(&project, &clients, &addresses).await;

@@ -7,6 +7,7 @@
 mod access;
 mod any_redis;
 mod bundles;
+mod console;
 mod contracts;
 mod dashboard;
 mod docker;
@@ -15,6 +16,8 @@ mod documentation;
 mod edge;
 mod errors;
 mod faults;
+mod follow;
+mod guide;
 mod headers;
 mod http_clients;
 mod images;

@@ -201,7 +201,11 @@ async fn an_outage_is_counted() {
 
 #[tokio::test]
 async fn alerts_dashboard_and_document_name_existing_metrics() {
-    let (farm, worker) = farm(&[("METRICS_BY_CONTRACT", "true")]).await;
+    let by_name = [
+        ("METRICS_BY_CONTRACT", "true"),
+        ("METRICS_BY_TENANT", "true"),
+    ];
+    let (farm, worker) = farm(&by_name).await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
     client.execute("abcd", "echo", &json!(1)).await.data();

@@ -61,7 +61,7 @@ POD_MONITOR = {
 PROMETHEUS_RULE = {"apiVersion": str, "kind": str, "metadata": dict, "spec": {"groups": list}}
 # Required and optional metadata. KEDA rejects a lagCount without an activationLagCount.
 TRIGGERS = {
-    "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS"}),
+    "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS", "username"}),
     "redis-cluster-streams": (
         {"addresses", "stream", "consumerGroup", "lagCount", "activationLagCount"},
         {"enableTLS"},
@@ -135,9 +135,8 @@ def check_redis_trigger(obj, trigger, where, find):
         expect(given[1:2] == [obj["metadata"]["namespace"]], where, f"{given} does not resolve in another namespace")
         expect(find("Service", given[0]), where, f"the service {given[0]} does not exist")
         expect(find("NetworkPolicy", "execution-redis-keda"), where, "no network policy lets the operator reach Redis")
-    else:
-        name = trigger.get("authenticationRef", {}).get("name")
-        expect(find("TriggerAuthentication", name), where, f"an external Redis needs a TriggerAuthentication: {name}")
+    name = trigger.get("authenticationRef", {}).get("name")
+    expect(find("TriggerAuthentication", name), where, f"Redis needs a TriggerAuthentication: {name}")
 
 
 def check_capacity_trigger(obj, given, where, find):

@@ -356,13 +356,15 @@ fn write_contracts(now: &Snapshot<'_>, text: &mut String) {
         // Writing into a String cannot fail.
         _ = writeln!(text, "# TYPE {name} {kind}");
         for status in &statuses {
-            // Addresses contain no character that needs escaping.
-            let contract = &status.contract_address;
+            // Addresses and names contain no character that needs escaping.
+            let contract = status.contract_address.local();
+            let tenant = status.contract_address.tenant();
             let (engine, value) = (status.engine, value(status).unwrap_or_default());
-            _ = writeln!(
-                text,
-                "{name}{{contract=\"{contract}\",engine=\"{engine}\"}} {value}"
-            );
+            _ = write!(text, "{name}{{contract=\"{contract}\",engine=\"{engine}\"");
+            if let Some(tenant) = tenant.name() {
+                _ = write!(text, ",tenant=\"{tenant}\"");
+            }
+            _ = writeln!(text, "}} {value}");
         }
     }
 }

@@ -32,6 +32,7 @@ use self::route_cache::{Destination, RouteCache, RouteCacheParts};
 use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::limits::{Meter, MeterPermit, Meters};
 use crate::metrics::DispatchMetrics;
 use crate::reply_router::Waiters;
 use crate::reply_streams::ReplyStreams;
@@ -57,6 +58,14 @@ pub(crate) struct Ticket {
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) worker: Option<WorkerId>,
+    /// The meter of the contract, if it has one.
+    pub(crate) meter: Option<Arc<Meter>>,
+}
+
+/// A call that its contract's limits have let in.
+struct Admitted {
+    meter: Option<Arc<Meter>>,
+    _permit: Option<MeterPermit>,
 }
 
 /// Whether a job may be at a worker.
@@ -81,6 +90,7 @@ pub(crate) struct DispatcherParts {
     pub(crate) replies: ReplyStreams,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) inboxes: Arc<Inboxes>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
     pub(crate) metrics: DispatchMetrics,
@@ -95,19 +105,22 @@ impl Dispatcher {
             replies,
             waiters,
             inboxes,
+            meters,
             farm,
             breaker,
             metrics,
             executables_limit,
         } = parts;
+        let routes = RouteCache::new(RouteCacheParts {
+            queue: queue.clone(),
+            inboxes: inboxes.clone(),
+            breaker: breaker.clone(),
+            meters,
+            farm,
+            metrics: metrics.clone(),
+        });
         Self {
-            routes: RouteCache::new(RouteCacheParts {
-                queue: queue.clone(),
-                inboxes: inboxes.clone(),
-                breaker: breaker.clone(),
-                farm,
-                metrics: metrics.clone(),
-            }),
+            routes,
             queue,
             replies,
             waiters,
@@ -203,6 +216,7 @@ impl Dispatcher {
         let mut last_error = ApiError::no_owner();
         let mut lost = LostAttempts::default();
         let mut answered_by = None;
+        let mut admitted = None;
         let mut number = 1;
         self.check_record(contract)?;
         let ended = loop {
@@ -212,8 +226,14 @@ impl Dispatcher {
                     if number == 1 {
                         self.check_inbox(owner.worker)?;
                     }
-                    if !lost.allow(&ticket.job, owner) {
+                    if !lost.allow(&ticket.job, &owner) {
                         break Err(ApiError::OutcomeUnknown);
+                    }
+                    if admitted.is_none() {
+                        match Admitted::by(owner.meter.clone()).await {
+                            Ok(admission) => admitted = Some(admission),
+                            Err(refused) => break Err(refused),
+                        }
                     }
                     sent.set(true);
                     let outcome = self.attempt(owner.worker, ticket, number).await;
@@ -225,7 +245,7 @@ impl Dispatcher {
                         Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
                         Ok(AttemptOutcome::MaybeStarted) => {
                             lost.add(owner.worker);
-                            if !lost.may_repeat(&ticket.job, owner) {
+                            if !lost.may_repeat(&ticket.job, &owner) {
                                 break Err(ApiError::OutcomeUnknown);
                             }
                         }
@@ -255,6 +275,7 @@ impl Dispatcher {
         Ok(Answer {
             reply,
             worker: answered_by,
+            meter: admitted.and_then(|admitted| admitted.meter),
         })
     }
 
@@ -298,6 +319,23 @@ impl Dispatcher {
         let name = storing.await?;
         execute.argument = Argument::Stored(name.clone());
         Ok(Some(name))
+    }
+}
+
+impl Admitted {
+    /// Lets a call begin within the limits of its contract.
+    async fn by(meter: Option<Arc<Meter>>) -> Result<Self, ApiError> {
+        let permit = match &meter {
+            Some(meter) => {
+                meter.admit().await?;
+                meter.enter()?
+            }
+            None => None,
+        };
+        Ok(Self {
+            meter,
+            _permit: permit,
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use shared::queue::{Queue, QueueError, ServerName};
 use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::limits::{Meter, Meters};
 use crate::metrics::DispatchMetrics;
 
 /// How long an entry is used. A stale one only costs a second attempt, so this bounds the memory
@@ -32,7 +33,7 @@ const CAPACITY: u64 = 100_000;
 const UNASSIGNED_AGE: Duration = Duration::from_secs(1);
 
 /// The owner of a contract or a replica, and what its jobs may do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Assignment {
     /// The owning worker.
     pub(super) worker: WorkerId,
@@ -42,10 +43,12 @@ pub(super) struct Assignment {
     pub(super) idempotent: bool,
     /// How many replicas the contract has.
     replicas: u32,
+    /// What the contract may use, if that is limited or counted. All its replicas have the same.
+    pub(super) meter: Option<Arc<Meter>>,
 }
 
 /// Where the jobs of a contract or a replica go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Target {
     /// The contract is not loaded.
     NotLoaded,
@@ -71,12 +74,12 @@ pub(super) enum Target {
 }
 
 impl Target {
-    fn replicas(self) -> u32 {
+    fn replicas(&self) -> u32 {
         match self {
             Self::NotLoaded => 1,
             Self::Unassigned { replicas }
             | Self::WithoutImage { replicas }
-            | Self::Quarantined { replicas, .. } => replicas,
+            | Self::Quarantined { replicas, .. } => *replicas,
             Self::Assigned(owner) => owner.replicas,
         }
     }
@@ -114,6 +117,7 @@ pub(super) struct RouteCache {
     queue: Queue,
     inboxes: Arc<Inboxes>,
     breaker: Breaker,
+    meters: Arc<Meters>,
     owners: Cache<ContractAddress, Assignment>,
     unassigned: Cache<ContractAddress, ()>,
     farm: Mutex<KnownFarm>,
@@ -125,6 +129,7 @@ pub(super) struct RouteCacheParts {
     pub(super) queue: Queue,
     pub(super) inboxes: Arc<Inboxes>,
     pub(super) breaker: Breaker,
+    pub(super) meters: Arc<Meters>,
     pub(super) farm: Farm,
     pub(super) metrics: DispatchMetrics,
 }
@@ -143,6 +148,7 @@ impl RouteCache {
             queue,
             inboxes,
             breaker,
+            meters,
             farm,
             metrics,
         } = parts;
@@ -150,6 +156,7 @@ impl RouteCache {
             queue,
             inboxes,
             breaker,
+            meters,
             owners: Cache::builder()
                 .max_capacity(CAPACITY)
                 .time_to_live(ENTRY_AGE)
@@ -200,7 +207,7 @@ impl RouteCache {
         for offset in 0..replicas {
             let number = (start + offset) % replicas + 1;
             let address = contract.replica(number);
-            let Some(owner) = self.replica_owner(&address, number, first).await? else {
+            let Some(owner) = self.replica_owner(&address, number, &first).await? else {
                 continue;
             };
             let in_flight = self.inboxes.in_flight(owner.worker);
@@ -233,13 +240,13 @@ impl RouteCache {
         &self,
         replica: &ContractAddress,
         number: u32,
-        first: Target,
+        first: &Target,
     ) -> Result<Option<Assignment>, ApiError> {
         if self.unassigned.contains_key(replica) || self.is_record_away(replica) {
             return Ok(None);
         }
         let target = if number == 1 {
-            first
+            first.clone()
         } else {
             self.target(replica).await?
         };
@@ -298,8 +305,11 @@ impl RouteCache {
                     repeatable: is_repeatable(&record.spec),
                     idempotent: record.spec.idempotent,
                     replicas: record.spec.replicas,
+                    meter: self
+                        .meters
+                        .contract(&address.replica(1), record.spec.limits.quota()),
                 };
-                self.owners.insert(address.clone(), owner);
+                self.owners.insert(address.clone(), owner.clone());
                 Target::Assigned(owner)
             }
         })

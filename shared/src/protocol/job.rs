@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::{ContractAddress, JobId};
+use crate::protocol::quota::Quota;
 use crate::protocol::rank::Top;
 
 /// The kind of sandbox that runs a contract.
@@ -95,6 +96,29 @@ pub struct Limits {
     /// the operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
+    /// How many calls may begin in a second, at all apis together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
+    pub calls_per_second: Option<u32>,
+    /// How many calls may wait or run at once, at all apis together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
+    pub calls_in_flight: Option<u32>,
+    /// How many milliseconds of processor time all calls may use in a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000_000))]
+    pub cpu_ms_per_minute: Option<u32>,
+}
+
+impl Limits {
+    /// The limits that the apis apply; the worker applies the others.
+    pub fn quota(&self) -> Quota {
+        Quota {
+            calls_per_second: self.calls_per_second,
+            calls_in_flight: self.calls_in_flight,
+            cpu_ms_per_minute: self.cpu_ms_per_minute,
+        }
+    }
 }
 
 /// The limits that a contract runs with: what it asked for, as far as its worker allows it.
@@ -126,9 +150,37 @@ pub struct EffectiveLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub network: Option<bool>,
+    /// How many calls may begin in a second; none if that is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub calls_per_second: Option<u32>,
+    /// How many calls may wait or run at once; none if that is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub calls_in_flight: Option<u32>,
+    /// The processor time of all calls in a minute, in milliseconds; none if that is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub cpu_ms_per_minute: Option<u32>,
 }
 
 impl EffectiveLimits {
+    /// These, with the quota that a contract asked for.
+    #[must_use]
+    pub fn with_quota(self, quota: Quota) -> Self {
+        let Quota {
+            calls_per_second,
+            calls_in_flight,
+            cpu_ms_per_minute,
+        } = quota;
+        Self {
+            calls_per_second,
+            calls_in_flight,
+            cpu_ms_per_minute,
+            ..self
+        }
+    }
+
     /// The limits that `asked` sets higher than these, the highest ones of a worker, allow: the
     /// name of each and the highest value.
     pub fn exceeded_by(&self, asked: &Limits) -> Vec<(&'static str, u32)> {
@@ -201,6 +253,7 @@ pub struct Load {
 ///     address: "shop.prices".parse()?,
 ///     method: "total".to_owned(),
 ///     argument: Argument::None,
+///     logs: None,
 /// });
 /// assert_eq!(
 ///     serde_json::to_string(&call)?,
@@ -216,7 +269,13 @@ pub struct Execute {
     pub method: String,
     /// The argument.
     pub argument: Argument,
+    /// How many lines of the call's output its reply has if it fails, at most [`MAX_LINES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<u32>,
 }
+
+/// The most lines of one call's output.
+pub const MAX_LINES: u32 = 100;
 
 /// The argument of a call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -245,6 +304,9 @@ pub struct Inspect {
     /// Only the first contracts of a ranking. Older workers report all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<Top>,
+    /// For how many milliseconds these contracts' output is to be stored. Older workers store none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow_ms: Option<u32>,
 }
 
 /// Cancels a job that was sent before and has not started, because its caller has disconnected.

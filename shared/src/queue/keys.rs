@@ -5,6 +5,7 @@
 
 use crate::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use crate::protocol::job::EngineKind;
+use crate::protocol::tenant::Tenant;
 
 /// Builds keys under one prefix.
 #[derive(Debug, Clone)]
@@ -83,6 +84,12 @@ impl Keys {
         format!("{}{{c:{address}}}:past", self.prefix)
     }
 
+    /// `{c:ADDRESS}:logs`: stream, 60 s, 1,000 entries. What the contract writes to its console
+    /// while somebody follows it: fields `r` (request), `m` (method), `t` (text).
+    pub fn logs(&self, address: &ContractAddress) -> String {
+        format!("{}{{c:{address}}}:logs", self.prefix)
+    }
+
     /// A glob pattern that matches every contract's key.
     pub fn contract_pattern(&self) -> String {
         format!("{}{{c:*}}", self.prefix)
@@ -106,6 +113,24 @@ impl Keys {
     /// keys of callers: records, the version in which each changed, revocations, last uses.
     pub fn caller_keys(&self) -> [String; 4] {
         ["all", "changed", "revoked", "used"].map(|part| format!("{}{{keys}}:{part}", self.prefix))
+    }
+
+    /// `{q:SUBJECT}:calls`, `:cpu`: string, one minute at most after it was used. How far the quota
+    /// of a key (`k:ID`), tenant (`t:TENANT`) or contract (`c:ADDRESS`) is used up.
+    pub fn allowance(&self, subject: &str, resource: &str) -> String {
+        format!("{}{{q:{subject}}}:{resource}", self.prefix)
+    }
+
+    /// `{tenants}:limits`, `:version`: hash, number, for ever. What tenants may use, and how often
+    /// that was changed.
+    pub fn tenants(&self) -> [String; 2] {
+        ["limits", "version"].map(|part| format!("{}{{tenants}}:{part}", self.prefix))
+    }
+
+    /// `{u:TENANT}:DAY`: hash, 35 days after its last change. What a tenant used on a day, which is
+    /// counted from the epoch.
+    pub fn usage(&self, tenant: &Tenant, day: u64) -> String {
+        format!("{}{{u:{tenant}}}:{day}", self.prefix)
     }
 
     /// `{blob:SHA256}`: list, while a load refers to it and 600 s longer. The pieces of an
@@ -143,9 +168,9 @@ impl Keys {
         format!("{}place:{engine}", self.prefix)
     }
 
-    /// `usage:ENGINE`: sorted set, worker by how used it is. Those that have room for loads.
-    pub fn usage(&self, engine: EngineKind) -> String {
-        format!("{}usage:{engine}", self.prefix)
+    /// `used:ENGINE`: sorted set, worker by how used it is. Those that have room for loads.
+    pub fn worker_usage(&self, engine: EngineKind) -> String {
+        format!("{}used:{engine}", self.prefix)
     }
 
     /// `contracts`: sorted set, contract by its last load (ms, Redis' clock). What is loaded: every

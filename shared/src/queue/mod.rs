@@ -101,6 +101,7 @@
 //!
 //! What a job means, and what happens when one cannot be delivered.
 
+pub mod allowances;
 mod apis;
 pub mod audit;
 pub mod blobs;
@@ -115,6 +116,7 @@ mod error;
 mod executables;
 pub mod failover;
 pub mod farm;
+pub mod holdings;
 mod in_hand;
 pub mod inbox;
 pub mod key_store;
@@ -122,6 +124,7 @@ pub mod keys;
 pub mod leases;
 pub mod listing;
 mod lock;
+pub mod logs;
 mod nodes;
 mod offers;
 mod outage;
@@ -137,9 +140,11 @@ pub mod settlement;
 mod stream;
 mod surplus;
 pub mod sweeper;
+pub mod tenants;
 pub mod timing;
-mod usage;
+pub mod usage;
 mod worker_info;
+mod worker_usage;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
 pub use connected::WorkerPresence;

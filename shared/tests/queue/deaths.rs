@@ -113,7 +113,7 @@ async fn only_running_contracts_are_quarantined() {
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
     let route = queue.route(&idle).await.unwrap();
     assert!(matches!(route, Route::Unassigned(_)), "{route:?}");
-    assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
+    assert_eq!(queue.dead_letters(|_| true).await.unwrap().len(), 1);
     life.stop();
     life.join().await;
 }
@@ -252,7 +252,7 @@ async fn the_reaper_replies_to_frames_of_another_version() {
     let expected = [(7, FailureCode::NotHosted), (8, FailureCode::NotHosted)];
     assert_eq!(failed, expected);
     cleaned_up(&queue, &redis, dead).await;
-    assert!(queue.dead_letters().await.unwrap().is_empty());
+    assert!(queue.dead_letters(|_| true).await.unwrap().is_empty());
     life.stop();
     life.join().await;
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::protocol::id::ContractAddress;
 use shared::protocol::reply::{ContractState, FailureCode};
+use shared::queue::ownership::Sandbox;
 use tokio::time::Instant;
 
 use super::restart::NoRestart;
@@ -90,11 +91,13 @@ impl<E: Engine> ContractTask<E> {
         let endpoints = instance.endpoints();
         self.endpoints = endpoints.map(|names| names.iter().cloned().collect());
         self.image = instance.image().cloned();
-        let endpoints = endpoints.unwrap_or_default().to_vec();
+        let sandbox = Sandbox {
+            endpoints: endpoints.unwrap_or_default().to_vec(),
+            image: self.image.clone(),
+        };
         let generation = self.tenure.generation();
-        self.ends
-            .status
-            .ready(generation, endpoints, self.image.clone());
+        let memory = instance.memory();
+        self.ends.status.ready(generation, sandbox, memory);
     }
 
     async fn close(&self, instance: E::Instance) {

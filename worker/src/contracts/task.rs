@@ -2,19 +2,18 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use shared::protocol::id::ContractAddress;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
-use shared::protocol::reply::{Failure, Output};
+use shared::protocol::reply::{Failure, LastError, Output};
 
 use super::arguments::Fetch;
 use super::crash_loop::CrashHistory;
 use super::handle::{Call, TaskEnds};
 use super::tenure::Tenure;
 use crate::metrics::EngineMetrics;
-use crate::sandbox::{CallId, Engine};
+use crate::sandbox::{CallId, CallTime, Engine};
 use crate::settle::RunInfo;
 use crate::worker::Worker;
 
@@ -92,10 +91,17 @@ impl<E: Engine> ContractTask<E> {
         &self,
         call: Call,
         outcome: Result<Output, Failure>,
-        time: Option<Duration>,
+        time: Option<CallTime>,
     ) {
         self.ends.status.call_ended(outcome.is_err(), time);
-        self.metrics().answered(&outcome, time);
+        if let Err(failure) = &outcome {
+            let at = self.worker.queue.clock().now_ms();
+            if let Some(error) = LastError::of(&call.method, at, failure) {
+                self.ends.status.failed(error);
+            }
+        }
+        self.metrics()
+            .answered(&outcome, time.map(|time| time.elapsed));
         let info = RunInfo {
             generation: Some(self.tenure.generation()),
             time,

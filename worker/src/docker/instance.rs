@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{CallError, ContractClient};
 use super::config::DockerConfig;
 use super::container::Container;
-use crate::sandbox::{CallId, Event, Instance, Invocation, LossCause, Room};
+use crate::sandbox::{CallId, CallOutput, CallTime, Event, Instance, Invocation, LossCause, Room};
 
 /// How long a failed probe waits for the report of the container's death, which names the cause and
 /// what the contract printed last.
@@ -152,7 +152,8 @@ impl ContractContainer {
         Some(Event::Done {
             call,
             outcome,
-            elapsed,
+            time: CallTime { elapsed, cpu: None },
+            output: CallOutput::default(),
         })
     }
 
@@ -184,7 +185,8 @@ impl ContractContainer {
             Event::Done {
                 call,
                 outcome,
-                elapsed,
+                time: CallTime { elapsed, cpu: None },
+                output: CallOutput::default(),
             }
         });
         failed.collect()

@@ -10,9 +10,13 @@
 //!
 //! - [`message`] takes one message to the page.
 //! - [`in_flight`] tracks messages, calls and their time.
+//! - [`call_state`] says where a call is.
+//! - [`cpu`] shares the processor time of the page among its calls.
 //! - [`overrun`] finds the call to blame when a limit has passed.
 //! - [`freeze`] freezes an idle page.
 
+mod call_state;
+mod cpu;
 mod freeze;
 mod in_flight;
 mod message;
@@ -37,9 +41,11 @@ use super::page::harness::handle::PendingReply;
 use super::page::harness::pieces::PIECE;
 use super::page::harness::protocol::{self, ReplyRules};
 use super::page::loaded::{LoadError, Loaded, LoadedPage};
-use crate::sandbox::{Event, Instance, Invocation, LossCause, Room};
+use crate::sandbox::{Event, Instance, Invocation, LossCause, MemoryGauge, Room};
+use call_state::CallState;
+use cpu::{CpuMeter, Mark};
 use freeze::IdleState;
-use in_flight::{CallState, InFlight};
+use in_flight::InFlight;
 use message::Message;
 use overrun::Inspection;
 
@@ -128,10 +134,11 @@ impl ContractPage {
                     offsets,
                     source_map: has_source_map.then(|| spec.digest.clone()),
                 };
+                let cpu = CpuMeter::new(page.renderers());
                 Ok(Self {
                     page,
                     endpoints,
-                    in_flight: InFlight::new(call_limit, rules),
+                    in_flight: InFlight::new(call_limit, rules, cpu),
                     slot_request: SlotRequest::None,
                     collecting: None,
                     clock: Box::pin(sleep_until(Instant::now())),
@@ -207,6 +214,7 @@ impl ContractPage {
             }
             Step::Collected(Ok(reply)) => {
                 self.collecting = None;
+                self.in_flight.measure();
                 let since = self.in_flight.front_since();
                 let events = self.read(&reply, since);
                 self.or_lose(events)
@@ -265,7 +273,7 @@ impl ContractPage {
     }
 
     /// Turns a reply into events, and waits for promises if there are any.
-    fn read(&mut self, reply: &str, since: Instant) -> Result<Vec<Event>, String> {
+    fn read(&mut self, reply: &str, since: Mark) -> Result<Vec<Event>, String> {
         let events = self.in_flight.read(reply, since)?;
         if self.in_flight.pending() > 0 && self.collecting.is_none() {
             self.collecting = Some(self.page.harness.collect());
@@ -294,6 +302,12 @@ impl ContractPage {
 impl Instance for ContractPage {
     fn endpoints(&self) -> Option<&[String]> {
         Some(&self.endpoints)
+    }
+
+    fn memory(&self) -> Option<MemoryGauge> {
+        let mut renderers = self.page.renderers().iter().copied();
+        let renderer = renderers.next().filter(|_| renderers.next().is_none())?;
+        Some(MemoryGauge::new(move || renderer.own_memory()))
     }
 
     fn reserve(&mut self, next: usize) -> Room {

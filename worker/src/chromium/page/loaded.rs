@@ -81,6 +81,11 @@ impl LoadedPage {
         self.browser.send_slots.request()
     }
 
+    /// The renderers that the page may live in.
+    pub(crate) fn renderers(&self) -> &HashSet<Process> {
+        &self.renderers
+    }
+
     /// For how long the browser itself was stalled between two times.
     pub(crate) fn stalled_between(&self, start: Instant, end: Instant) -> Duration {
         self.browser.stalls.between(start, end)

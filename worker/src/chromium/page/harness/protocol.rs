@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 use shared::protocol::reply::{Failure, FailureCode, Stack};
 
 use super::form::Offsets;
+use super::output;
 use super::thrown::Thrown;
-use crate::sandbox::{CallId, Invocation};
+use crate::sandbox::{CallId, CallOutput, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
 pub(crate) const SLICE_MS: u64 = 5;
@@ -23,6 +24,7 @@ const SOURCE: &str = concat!(
     include_str!("page/values.js"),
     include_str!("page/errors.js"),
     include_str!("page/calls.js"),
+    include_str!("page/console.js"),
     include_str!("page/source.js"),
     include_str!("page/end.js"),
 );
@@ -37,6 +39,7 @@ pub(crate) fn expression(url: &str, result_limit: u32) -> String {
 }
 
 /// The calls in the form that the harness' `run` reads: `[[id,"method"],[id,"method",argument]]`.
+/// After the argument, the number of lines of output that are kept.
 pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     let mut text = String::with_capacity(32 * calls.len() + 2);
     text.push('[');
@@ -48,6 +51,9 @@ pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
         if let Some(argument) = call.argument {
             text.push(',');
             text.push_str(argument.get());
+            if call.logs > 0 {
+                _ = write!(text, ",{}", call.logs);
+            }
         }
         text.push(']');
     }
@@ -75,6 +81,8 @@ pub(crate) enum CallUpdate {
     Settled,
     /// The call was not started.
     NotStarted,
+    /// What the call has written so far. Replaces an earlier update of this kind.
+    Output(CallOutput),
 }
 
 /// A reply that the harness does not send: the contract has changed the harness.
@@ -150,6 +158,7 @@ fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), Ma
         "later" => CallUpdate::Pending,
         "settled" => CallUpdate::Settled,
         "skipped" => CallUpdate::NotStarted,
+        "output" => CallUpdate::Output(output::read(json)?),
         _ => return Err(MalformedReply),
     };
     Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
@@ -196,14 +205,23 @@ mod tests {
                 id: CallId(7),
                 method: "a\"\n",
                 argument: None,
+                logs: 5,
             },
             Invocation {
                 id: CallId(8),
                 method: "b",
                 argument: Some(&argument),
+                logs: 0,
+            },
+            Invocation {
+                id: CallId(9),
+                method: "c",
+                argument: Some(&argument),
+                logs: 20,
             },
         ];
-        let expected = r#"[[7,"a\"\n"],[8,"b",{"__proto__":1e999,"a":"\ud800"}]]"#;
+        let argument = argument.get();
+        let expected = format!(r#"[[7,"a\"\n"],[8,"b",{argument}],[9,"c",{argument},20]]"#);
         assert_eq!(encode(&calls), expected);
         assert_eq!(encode(&[]), "[]");
     }

@@ -23,6 +23,7 @@ const { isError } = Error;
 const { isRawJSON, parse, stringify } = JSON;
 const { now } = performance;
 const { indexOf, isWellFormed, slice, toWellFormed, valueOf } = String.prototype;
+const { toFixed } = Number.prototype;
 const { then } = Promise.prototype;
 const { isPrototypeOf, toString: objectToString } = Object.prototype;
 const { toStringTag } = Symbol;

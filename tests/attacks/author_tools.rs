@@ -1,0 +1,144 @@
+//! S12: the source maps that authors of contracts may bring along for the api, and what their
+//! contracts write to the console. The api and Redis are shared by everybody, so their memory and
+//! their time are what these aim at.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::attack::Expect::Fails;
+use crate::attack::shown;
+use crate::attack_farm::{AttackFarm, Browser, rss_kib};
+use crate::support::client::{send, try_send};
+
+/// What the api may keep of an attack, in KiB.
+const KEPT_KIB: u64 = 200 << 10;
+
+/// Runs the group.
+pub(crate) async fn run(target: &mut AttackFarm) {
+    source_maps(target).await;
+    console(target).await;
+}
+
+/// Source maps that are larger than what is read.
+async fn source_maps(target: &mut AttackFarm) {
+    const CODE: &str = "var f = () => { throw new Error('x') };\nvar init = () => ({ f });";
+    target
+        .case(
+            "S12",
+            "a source map of 100 MB beside the executable",
+            Browser::Stays,
+            async |farm| {
+                let mappings = ";".repeat(100 << 20);
+                let body = json!({
+                    "contractAddress": "maps",
+                    "executable": CODE,
+                    "sourceMap": { "version": 3, "mappings": mappings },
+                });
+                let request = farm
+                    .client()
+                    .request(Method::POST, "/loadSmartContract")
+                    .json(&body);
+                match try_send(request).await {
+                    Ok(answer) => {
+                        let refused = Fails(413, "payload_too_large");
+                        refused.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
+                    }
+                    // The api closes the connection while the client still sends.
+                    Err(_) => Ok("closed".to_owned()),
+                }
+            },
+        )
+        .await;
+    target
+        .case(
+            "S12",
+            "a source map of 60 MB within the executable",
+            Browser::Stays,
+            async |farm| {
+                let client = farm.client();
+                let before = rss_kib(farm.apis[0].pid());
+                let map = "A".repeat(60 << 20);
+                let comment = "//# sourceMappingURL=data:application/json;base64,";
+                let body = json!({
+                    "contractAddress": "maps",
+                    "executable": format!("{CODE}\n{comment}{map}\n"),
+                });
+                let request = client
+                    .request(Method::POST, "/loadSmartContract")
+                    .json(&body);
+                let loaded = send(request).await;
+                if loaded.status != 204 {
+                    return Err(shown(&loaded));
+                }
+                for _ in 0..20 {
+                    let answer = client.call("maps", "f").await;
+                    let wrong = Fails(500, "execution_failed").mismatch(&answer);
+                    if let Some(wrong) = wrong {
+                        return Err(wrong);
+                    }
+                }
+                client.unload("maps").await;
+                let kept = rss_kib(farm.apis[0].pid()).saturating_sub(before);
+                if kept > KEPT_KIB {
+                    return Err(format!("the api keeps {kept} KiB"));
+                }
+                Ok(format!("the api keeps {kept} KiB"))
+            },
+        )
+        .await;
+}
+
+/// What contracts write to their console, while a caller asks for it.
+async fn console(target: &mut AttackFarm) {
+    const FLOODS: [(&str, &str); 8] = [
+        (
+            "a flood of lines",
+            "for (let i = 0; i < 1e5; i += 1) console.log(i)",
+        ),
+        (
+            "a line of 16 MB",
+            "console.log('x'.repeat(1 << 24), { a: 'x'.repeat(1 << 24) })",
+        ),
+        (
+            "getters that print",
+            "console.log({ get a() { console.log(this); return this } })",
+        ),
+        (
+            "a list that explodes",
+            "let d = [1]; for (let i = 0; i < 99; i += 1) d = [d, d]; console.log(d)",
+        ),
+        (
+            "a console that is replaced",
+            "console = { get log() { throw 1 } }; console.log(1)",
+        ),
+        (
+            "methods that are replaced",
+            "console.log = () => { throw 1 }; JSON.stringify = Array.prototype.push = null; console.info(1)",
+        ),
+        (
+            "a hundred thousand timers",
+            "for (let i = 0; i < 1e5; i += 1) console.time(i)",
+        ),
+        ("lone surrogates", "console.log('\\ud800'.repeat(9999))"),
+    ];
+    for (name, body) in FLOODS {
+        let name = format!("console: {name}");
+        target
+            .case("S12", &name, Browser::Stays, async |farm| {
+                let client = farm.client();
+                let executable = format!("{{ f() {{ {body}; throw Error('end') }} }}");
+                client.must_load("console", &executable).await;
+                let request = client.request(Method::POST, "/execute/console/f");
+                let answer = send(request.header("Call-Logs", "100")).await;
+                client.unload("console").await;
+                let logs = answer.json()["logs"].clone();
+                let lines = logs.as_array().map_or(0, Vec::len);
+                let characters: usize = logs.to_string().chars().count();
+                if answer.status != 500 || lines > 101 || characters > 40_000 {
+                    return Err(format!("{lines} lines, {characters}: {}", shown(&answer)));
+                }
+                Ok(format!("{lines} lines, {characters} characters"))
+            })
+            .await;
+    }
+}
