@@ -15,13 +15,16 @@ const KEPT_KIB: u64 = 200 << 10;
 
 /// Runs the group.
 pub(crate) async fn run(target: &mut AttackFarm) {
-    source_maps(target).await;
+    map_beside_executable(target).await;
+    map_within_executable(target).await;
     console(target).await;
 }
 
-/// Source maps that are larger than what is read.
-async fn source_maps(target: &mut AttackFarm) {
-    const CODE: &str = "var f = () => { throw new Error('x') };\nvar init = () => ({ f });";
+/// What the maps are of.
+const CODE: &str = "var f = () => { throw new Error('x') };\nvar init = () => ({ f });";
+
+/// A source map that is larger than what is read.
+async fn map_beside_executable(target: &mut AttackFarm) {
     target
         .case(
             "S12",
@@ -49,6 +52,10 @@ async fn source_maps(target: &mut AttackFarm) {
             },
         )
         .await;
+}
+
+/// The same in the executable, which may be larger.
+async fn map_within_executable(target: &mut AttackFarm) {
     target
         .case(
             "S12",
