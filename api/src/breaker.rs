@@ -1,5 +1,5 @@
-//! A circuit breaker: probes each server of Redis, so that requests that need it are refused at once
-//! while it is unavailable, instead of each waiting for a timeout. It also measures the memory.
+//! A circuit breaker: probes each server of Redis, so that requests that need it are refused at
+//! once while it is unavailable, instead of each waiting for a timeout. It also measures memory.
 //!
 //! In a cluster, a server that is away refuses only the requests that need it.
 

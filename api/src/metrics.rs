@@ -262,8 +262,8 @@ impl Metrics {
     }
 }
 
-/// Servers of Redis come and go with the names of their machines, so their gauges are not registered:
-/// those of servers that are gone would stay.
+/// Servers of Redis come and go with the names of their machines, so their gauges are not
+/// registered: those of servers that are gone would stay.
 fn render_servers(states: &[(ServerName, QueueState)]) -> String {
     const NAME: &str = "execution_api_redis_server_available";
     let lines = states.iter().map(|(server, state)| {

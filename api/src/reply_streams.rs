@@ -18,8 +18,8 @@ use crate::reply_router::{self, ReaderHealth, Waiters};
 /// equal shares, all are missed with a probability below 10^-17.
 const TRIES: usize = 4_000;
 
-/// Streams at most. Slots that move to other servers leave some of them on the same server. What has
-/// no stream on its own server then uses the first one.
+/// Streams at most. Slots that move to other servers leave some of them on the same server. What
+/// has no stream on its own server then uses the first one.
 const STREAMS: usize = 256;
 
 /// The reply streams. Cheap to clone.

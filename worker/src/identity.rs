@@ -10,8 +10,8 @@ use shared::service::moment::Moment;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Earlier ids that are remembered. A worker takes one after another only while servers of Redis are
-/// away.
+/// Earlier ids that are remembered. A worker takes one after another only while servers of Redis
+/// are away.
 const REMEMBERED: usize = 64;
 
 /// The current id of this process.

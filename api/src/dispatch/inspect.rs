@@ -8,7 +8,6 @@ use shared::protocol::rank::Top;
 use shared::protocol::reply::{ContractStatus, Output};
 
 use super::attempt::AttemptOutcome;
-use super::needs::Needs;
 use super::{Dispatcher, Sent, Ticket};
 use crate::error::ApiError;
 
@@ -107,10 +106,7 @@ impl Dispatcher {
         let sent = Sent::default();
         sent.set(true);
         let attempt = self.attempt(worker, &ticket, 1);
-        let needs = Needs::Worker(worker);
-        let outcome = self
-            .with_deadline(ticket.deadline, &sent, needs, attempt)
-            .await?;
+        let outcome = self.with_deadline(ticket.deadline, &sent, attempt).await?;
         match self.classify(worker, outcome)? {
             AttemptOutcome::Answered(reply) => Ok(reply.outcome.ok()),
             AttemptOutcome::NotStarted => Ok(None),

@@ -12,7 +12,6 @@ use shared::queue::timing::{REPLY_SLACK, TIDY_WITHIN};
 use shared::service::backoff::Backoff;
 
 use super::attempt::AttemptOutcome;
-use super::needs::Needs;
 use super::{Dispatcher, Sent, Ticket};
 use crate::error::ApiError;
 use crate::reply_router::WaitOutcome;
@@ -94,8 +93,7 @@ impl Dispatcher {
             queue.stage_blob(digest, executable, ttl).await?;
             Ok(queue.executable_loaded_at(digest).await?)
         };
-        let needs = Needs::Contract(&load.address);
-        self.with_deadline(deadline, &Sent::default(), needs, staging)
+        self.with_deadline(deadline, &Sent::default(), staging)
             .await
     }
 
@@ -156,8 +154,7 @@ impl Dispatcher {
         // A load that hangs may have been placed.
         let sent = Sent::default();
         sent.set(true);
-        let needs = Needs::Contract(&load.address);
-        self.with_deadline(deadline, &sent, needs, loading).await
+        self.with_deadline(deadline, &sent, loading).await
     }
 
     /// Loads one replica. Whatever ends the last attempt, an earlier one may be loading.
@@ -234,8 +231,7 @@ impl Dispatcher {
         // An unload that hangs may have been sent.
         let sent = Sent::default();
         sent.set(true);
-        let needs = Needs::Contract(address);
-        self.with_deadline(deadline, &sent, needs, unloading).await
+        self.with_deadline(deadline, &sent, unloading).await
     }
 
     /// Repeats attempts to unload one replica until one is answered or the deadline passes. Notes

@@ -27,9 +27,8 @@ use shared::service::backoff::Backoff;
 
 use self::attempt::AttemptOutcome;
 use self::lost_attempts::LostAttempts;
-use self::needs::Needs;
 use self::route_cache::{Destination, RouteCache, RouteCacheParts};
-use crate::breaker::{Breaker, QueueState};
+use crate::breaker::Breaker;
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
 use crate::limits::{Meter, MeterPermit, Meters};
@@ -155,7 +154,6 @@ impl Dispatcher {
         self.with_deadline(
             deadline,
             &sent,
-            Needs::Contract(contract),
             self.retry_loop(contract, &mut ticket, &sent),
         )
         .await
@@ -173,8 +171,7 @@ impl Dispatcher {
             stored = self.store_argument(contract, &mut ticket).await?;
             self.retry_loop(contract, &mut ticket, &sent).await
         };
-        let needs = Needs::Contract(contract);
-        let reply = self.with_deadline(deadline, &sent, needs, running).await;
+        let reply = self.with_deadline(deadline, &sent, running).await;
         if let Some(name) = stored {
             let removing = self.queue.remove_body(&name);
             if !matches!(
@@ -195,12 +192,11 @@ impl Dispatcher {
         &self,
         deadline: u64,
         sent: &Sent,
-        needs: Needs<'_>,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> impl Future<Output = Result<T, ApiError>> {
         let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
         tokio::time::timeout(patience, work).map(move |ended| {
-            let failed = |_| Err(no_reply(sent.get(), self.state_of(needs)));
+            let failed = |_| Err(no_reply(sent.get(), self.breaker.is_incomplete()));
             ended.unwrap_or_else(failed)
         })
     }
@@ -351,11 +347,11 @@ impl Sent {
 
 /// The error of a request that got no answer before its deadline. If Redis is the reason, the error
 /// says so: the contract is not to blame.
-fn no_reply(sent: bool, queue: QueueState) -> ApiError {
-    match (sent, queue) {
+fn no_reply(sent: bool, is_redis_incomplete: bool) -> ApiError {
+    match (sent, is_redis_incomplete) {
         (false, _) => ApiError::queue_unavailable(),
-        (true, QueueState::Unavailable) => ApiError::Ambiguous,
-        (true, _) => ApiError::no_reply(),
+        (true, true) => ApiError::Ambiguous,
+        (true, false) => ApiError::no_reply(),
     }
 }
 
@@ -372,17 +368,17 @@ mod tests {
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, QueueState::Available);
+        let unsent = no_reply(false, false);
         assert_eq!(
             (unsent.code(), unsent.never_started()),
             ("queue_unavailable", true)
         );
-        let sent = no_reply(true, QueueState::Unavailable);
+        let sent = no_reply(true, true);
         assert_eq!(
             (sent.code(), sent.never_started()),
             ("queue_unavailable", false)
         );
-        let unanswered = no_reply(true, QueueState::Available);
+        let unanswered = no_reply(true, false);
         assert_eq!(unanswered.code(), "execution_timeout");
     }
 }

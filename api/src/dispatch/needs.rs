@@ -5,42 +5,13 @@
 
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::Load;
+use shared::queue::ServerName;
 
 use super::Dispatcher;
 use crate::admission::RequestKind;
-use crate::breaker::QueueState;
 use crate::error::ApiError;
 
-/// What a request needs.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Needs<'a> {
-    /// The record of a contract and the inbox of its owner.
-    Contract(&'a ContractAddress),
-    /// The inbox of a worker.
-    Worker(WorkerId),
-}
-
 impl Dispatcher {
-    /// The state of the servers that a request needs, as far as they are known.
-    pub(super) fn state_of(&self, needs: Needs<'_>) -> QueueState {
-        if !self.queue.is_cluster() {
-            return self.breaker.state();
-        }
-        match needs {
-            Needs::Worker(worker) => {
-                let server = self.queue.server_of_inbox(worker);
-                self.breaker.state_of(server.as_ref())
-            }
-            Needs::Contract(contract) => {
-                let server = self.queue.server_of_contract(contract);
-                let record = self.breaker.state_of(server.as_ref());
-                let owner = self.routes.known_owner(contract);
-                let inbox = owner.map(|worker| self.state_of(Needs::Worker(worker)));
-                inbox.map_or(record, |inbox| inbox.max(record))
-            }
-        }
-    }
-
     /// Whether a cluster lacks a server.
     pub(super) fn is_incomplete(&self) -> bool {
         self.queue.is_cluster() && self.breaker.is_incomplete()
@@ -52,8 +23,7 @@ impl Dispatcher {
         if !self.queue.is_cluster() || self.routes.known_owner(contract).is_some() {
             return Ok(());
         }
-        self.state_of(Needs::Contract(contract))
-            .check(RequestKind::Call)
+        self.check(self.queue.server_of_contract(contract), RequestKind::Call)
     }
 
     /// Refuses a call if the server with the inbox of the contract's owner is away.
@@ -61,7 +31,7 @@ impl Dispatcher {
         if !self.queue.is_cluster() {
             return Ok(());
         }
-        self.state_of(Needs::Worker(owner)).check(RequestKind::Call)
+        self.check(self.queue.server_of_inbox(owner), RequestKind::Call)
     }
 
     /// Refuses a load if one of the servers that it needs is away, or short of memory.
@@ -70,9 +40,8 @@ impl Dispatcher {
             return Ok(());
         }
         let servers = self.queue.servers_of_load(&load.address, &load.spec);
-        let states = servers.map(|server| self.breaker.state_of(server.as_ref()));
-        let worst = states.into_iter().max();
-        worst.map_or(Ok(()), |state| state.check(RequestKind::Load))
+        let mut servers = servers.into_iter();
+        servers.try_for_each(|server| self.check(server, RequestKind::Load))
     }
 
     /// Refuses an unload if the server with the contract's record is away.
@@ -80,8 +49,10 @@ impl Dispatcher {
         if !self.queue.is_cluster() {
             return Ok(());
         }
-        let server = self.queue.server_of_contract(contract);
-        let state = self.breaker.state_of(server.as_ref());
-        state.check(RequestKind::Unload)
+        self.check(self.queue.server_of_contract(contract), RequestKind::Unload)
+    }
+
+    fn check(&self, server: Option<ServerName>, kind: RequestKind) -> Result<(), ApiError> {
+        self.breaker.state_of(server.as_ref()).check(kind)
     }
 }

@@ -33,7 +33,8 @@ pub(crate) struct Alive {
 enum FarmStatus {
     /// It takes every request.
     Ready,
-    /// It refuses some requests: Redis is low on memory, or some servers of a cluster do not answer.
+    /// It refuses some requests: Redis is low on memory, or some servers of a cluster do not
+    /// answer.
     Degraded,
     /// Redis has just started, and workers that were alive before have not returned. Other workers
     /// take their contracts over once they have had the time to; until then calls of these wait.
@@ -56,7 +57,8 @@ pub(crate) struct Ready {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     refuses: Vec<&'static str>,
-    /// The servers of Redis that do not answer, by name. Requests that need one of them are refused.
+    /// The servers of Redis that do not answer, by name. Requests that need one of them are
+    /// refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     unavailable_servers: Vec<String>,

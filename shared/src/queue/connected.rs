@@ -82,7 +82,8 @@ impl Queue {
         Ok(counts.collect())
     }
 
-    /// Whether somebody is subscribed to a channel of a cluster. None if its server does not answer.
+    /// Whether somebody is subscribed to a channel of a cluster. None if its server does not
+    /// answer.
     async fn has_subscriber(&self, channel: String) -> Option<bool> {
         let answer = redis::cmd("PUBSUB")
             .arg("SHARDNUMSUB")

@@ -42,8 +42,8 @@ impl Outages {
             .retain(|_, detector| now - detector.last_response < FORGOTTEN_AFTER);
     }
 
-    /// Whether no worker with a lease on this server may be declared dead: it did not answer when it
-    /// was asked last, or its last outage ended less than a lease ago.
+    /// Whether no worker with a lease on this server may be declared dead: it did not answer when
+    /// it was asked last, or its last outage ended less than a lease ago.
     pub(super) fn is_recovering(&self, server: &ServerName, now: Moment) -> bool {
         let detector = self.servers.get(server);
         detector.is_none_or(|detector| {

@@ -105,7 +105,8 @@ impl Queue {
         self.server_name(|| self.keys().inbox(worker))
     }
 
-    /// The next id of a worker whose inbox is on another server of a cluster. None if there is none.
+    /// The next id of a worker whose inbox is on another server of a cluster. None if there is
+    /// none.
     pub fn id_elsewhere(&self, worker: WorkerId) -> Option<WorkerId> {
         let away = self.server_of_inbox(worker);
         let next = |id: &WorkerId| Some(id.next_epoch());

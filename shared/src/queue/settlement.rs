@@ -1,5 +1,5 @@
-//! Settles the jobs of a worker, batch after batch: replies to the apis, and acknowledgements to the
-//! worker's inbox.
+//! Settles the jobs of a worker, batch after batch: replies to the apis, and acknowledgements to
+//! the worker's inbox.
 //!
 //! With one server, a batch is one transaction. In a cluster, replies and inbox may be on different
 //! servers. An entry is then acknowledged with the next batch, when its replies are stored; nobody

@@ -6,6 +6,7 @@ use shared::queue::contracts::Route;
 use shared::queue::ownership::Failover;
 use shared::queue::{ReaperConfig, reaper};
 
+use super::contracts::route_of;
 use super::*;
 
 /// Waits for `count` failed replies to `api`. Returns each job with its failure code.
@@ -83,7 +84,7 @@ async fn a_dead_worker_is_cleaned_up() {
         panic!("{offer:?}");
     };
     assert_eq!((&load.address, &load.spec), (&contract, &spec("1")));
-    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Unassigned(record) = route_of(&queue, &contract).await else {
         panic!("it has no owner")
     };
     assert_eq!(record.owner, None);
@@ -109,9 +110,9 @@ async fn only_running_contracts_are_quarantined() {
         queue.abandon_worker(worker).await.unwrap();
         cleaned_up(&queue, &redis, worker).await;
     }
-    let route = queue.route(&called).await.unwrap();
+    let route = route_of(&queue, &called).await;
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
-    let route = queue.route(&idle).await.unwrap();
+    let route = route_of(&queue, &idle).await;
     assert!(matches!(route, Route::Unassigned(_)), "{route:?}");
     assert_eq!(queue.dead_letters(|_| true).await.unwrap().len(), 1);
     life.stop();
@@ -173,10 +174,10 @@ async fn deaths_of_other_workers_still_count() {
         queue.drop_ownership(&contract, now).await.unwrap();
         // One counts. Two more are three within an hour.
         die_running(&queue, &contract).await;
-        let route = queue.route(&contract).await.unwrap();
+        let route = route_of(&queue, &contract).await;
         assert!(matches!(route, Route::Unassigned(_)), "{slow}: {route:?}");
         die_running(&queue, &contract).await;
-        let route = queue.route(&contract).await.unwrap();
+        let route = route_of(&queue, &contract).await;
         assert!(matches!(route, Route::Quarantined(_)), "{slow}: {route:?}");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The whole farm meets the same failures in `tests/e2e/faults/`.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shared::queue::leases::Renewal;
@@ -155,8 +156,13 @@ async fn replies_wait_for_a_server_that_is_away() {
         let _ = settlement.finish().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // One that got no answer may have been stored all the same, and is sent again.
     let mut reader = replies::Reader::new(queue.clone(), far);
-    assert_eq!(read_replies(&mut reader, 2).await, [1, 2]);
+    let mut stored = BTreeSet::new();
+    while stored.len() < 2 {
+        stored.extend(read_replies(&mut reader, 1).await);
+    }
+    assert_eq!(stored, BTreeSet::from([1, 2]));
     assert_eq!(queue.inbox_depth(worker).await.unwrap(), 0);
 }
 

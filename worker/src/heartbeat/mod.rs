@@ -1,6 +1,6 @@
 //! Renews the worker's lease every second. A worker that was fenced meanwhile takes another id and
-//! keeps the contracts that no other worker has taken. So does one whose server of a cluster is away
-//! for long.
+//! keeps the contracts that no other worker has taken. So does one whose server of a cluster is
+//! away for long.
 
 use std::sync::Arc;
 

@@ -185,8 +185,8 @@ async fn resume(
 
 /// Whether Redis may have lost a contract of which there is no trace.
 ///
-/// Nobody has unloaded it while this worker owned it. Had somebody done it since, it would have left
-/// a trace for [`PAST`]. So if that is not over, a server of Redis has lost its data.
+/// Nobody has unloaded it while this worker owned it. Had somebody done it since, it would have
+/// left a trace for [`PAST`]. So if that is not over, a server of Redis has lost its data.
 fn may_be_lost(worker: &Worker, contract: &ContractHandle) -> bool {
     let owned = worker.identity.owned_until(contract.tenure.worker());
     owned.is_some_and(|moment| Moment::now() - moment < PAST / 2)

@@ -185,8 +185,8 @@ async fn a_comparison_resumes_what_an_earlier_id_owns() {
     assert_eq!(contract.spec, spec());
 }
 
-/// A server of a cluster that had the record comes back without its data, while the worker has taken
-/// another id. A contract that was unloaded leaves a trace.
+/// A server of a cluster that had the record comes back without its data, while the worker has
+/// taken another id. A contract that was unloaded leaves a trace.
 #[tokio::test]
 async fn a_contract_without_a_trace_is_restored_by_the_next_id() {
     let farm = TestFarm::start();
