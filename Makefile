@@ -16,16 +16,13 @@ DENY = $(CARGO) deny --workspace --all-features --frozen
 # Advisories are checked where the RustSec database was downloaded: `cargo deny fetch db`.
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
-ARM64 = aarch64-unknown-linux-gnu
-TARGET = $(or $(CARGO_TARGET_DIR),target)
-
 .DEFAULT_GOAL := help
 .PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi \
 	faults model soak upgrade bench bench-scale bench-frames bench-guard profile lint lint-bench lint-dependencies \
-	fmt clean release setup build build-arm64 build-tests contract-server
+	fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers, REDIS=cluster for three primaries)
 	@scripts/farm
@@ -147,16 +144,6 @@ setup:
 
 build: setup
 	$(CARGO) build --locked --release --workspace --bins
-
-# For other machines than this one. The images are built by docker buildx: docs/operations.md.
-build-arm64: ## Build both programs for arm64, and run each for a moment under qemu
-	@scripts/setup --arm64
-	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-		CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc \
-		$(CARGO) build --locked --release --target $(ARM64) --package execution-api --package execution-worker
-	for program in execution-api execution-worker; do \
-		qemu-aarch64 -L /usr/aarch64-linux-gnu $(TARGET)/$(ARM64)/release/$$program --version || exit 1; \
-	done
 
 # The tests run the programs that this target builds.
 build-tests: setup contract-server

@@ -2,8 +2,9 @@
 //! container. `make bench` runs it; `make test` does not. `docs/benchmarks.md` explains each
 //! scenario and how to read the report.
 //!
-//! - `BENCH` is `full`, `quick` (within three minutes), `profile` (flame graphs instead of figures),
-//!   `guard` (a comparison with an earlier version), or `scale` or `scale-quick` (the queue alone).
+//! - `BENCH` is `full`, `quick` (within three minutes), `profile` (flame graphs instead of
+//!   figures), `guard` (a comparison with an earlier version), or `scale` or `scale-quick` (the
+//!   queue alone).
 //! - `BENCH_ROUNDS` is how many times everything is measured. `BENCH_SECONDS` is how long each load
 //!   lasts.
 //! - `BENCH_ONLY` names groups: memory, javascript, access, workers, docker, peers.

@@ -75,7 +75,7 @@ impl Queue {
         }
         let counts: Vec<(String, u64)> = redis::cmd("PUBSUB")
             .arg("NUMSUB")
-            .arg(&channels.collect::<Vec<_>>())
+            .arg(channels.collect::<Vec<_>>())
             .query_async(&mut self.shared())
             .await?;
         let counts = counts.into_iter().map(|(_, count)| Some(count > 0));

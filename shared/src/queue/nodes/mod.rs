@@ -104,7 +104,7 @@ impl Nodes {
     pub(super) fn known(&self, key: impl FnOnce() -> String) -> Option<Arc<Node>> {
         match self {
             Self::One(node) => Some(node.clone()),
-            Self::Cluster(cluster) => cluster.owner(Slot::for_key(&key())),
+            Self::Cluster(cluster) => cluster.owner(Slot::for_key(key())),
         }
     }
 
