@@ -152,12 +152,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     }
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     if let Some(listener) = metrics_listener {
-        let (router, ending) = (router::metrics_router(state.clone()), life.clone());
-        let serving = async move {
-            let connections = Connections::new(METRICS_CONNECTIONS);
-            server::serve(listener, router, connections, headers_timeout, &ending).await;
-        };
-        life.spawn("metrics listener", serving);
+        life.spawn("metrics listener", serve_metrics(listener, state.clone()));
     }
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
@@ -167,6 +162,13 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     replies.remove().await;
     tracer.shutdown().await;
     Ok(())
+}
+
+async fn serve_metrics(listener: TcpListener, state: AppState) {
+    let (life, headers_timeout) = (state.life.clone(), state.config.headers_timeout);
+    let connections = Connections::new(METRICS_CONNECTIONS);
+    let router = router::metrics_router(state);
+    server::serve(listener, router, connections, headers_timeout, &life).await;
 }
 
 /// Metrics and traces.
@@ -209,12 +211,8 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     } = parts;
     let life = life.clone();
     let breaker = Breaker::default();
-    let inboxes = Inboxes::new(
-        queue.clone(),
-        replies.clone(),
-        waiters.clone(),
-        life.clone(),
-    );
+    let (to_inboxes, from_inboxes) = (replies.clone(), waiters.clone());
+    let inboxes = Inboxes::new(queue.clone(), to_inboxes, from_inboxes, life.clone());
     let inboxes = Arc::new(inboxes);
 
     life.spawn("heartbeat", replies.clone().run());
@@ -223,7 +221,6 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("worker connections", inboxes.clone().check_workers());
     maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
-
     life.spawn("tenants", tenants.clone().run(life.clone()));
 
     let metrics = Metrics::new(registry);

@@ -243,7 +243,7 @@ impl Metrics {
     }
 
     /// Renders all metrics in Prometheus' text format.
-    pub(crate) fn render(&self, now: Snapshot) -> String {
+    pub(crate) fn render(&self, now: &Snapshot) -> String {
         self.in_flight.set(count(now.in_flight));
         self.unclaimed_replies.absolute(now.unclaimed_replies);
         let [call_bytes, load_bytes] = now.body_bytes;
@@ -374,7 +374,7 @@ mod tests {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             metrics.answered(1, status, Some("overloaded"), took);
         }
-        let text = metrics.render(Snapshot {
+        let text = metrics.render(&Snapshot {
             in_flight: 5,
             unclaimed_replies: 0,
             connections: 7,

@@ -67,6 +67,14 @@ struct Admitted {
     _permit: Option<MeterPermit>,
 }
 
+/// Admits a call once, whatever its number of attempts.
+async fn admit(admitted: &mut Option<Admitted>, meter: Option<Arc<Meter>>) -> Result<(), ApiError> {
+    if admitted.is_none() {
+        *admitted = Some(Admitted::by(meter).await?);
+    }
+    Ok(())
+}
+
 /// Whether a job may be at a worker.
 #[derive(Debug, Default)]
 struct Sent(AtomicBool);
@@ -119,12 +127,12 @@ impl Dispatcher {
             metrics: metrics.clone(),
         });
         Self {
-            routes,
             queue,
             replies,
             waiters,
             inboxes,
             breaker,
+            routes,
             metrics,
             executables_limit,
         }
@@ -225,11 +233,8 @@ impl Dispatcher {
                     if !lost.allow(&ticket.job, &owner) {
                         break Err(ApiError::OutcomeUnknown);
                     }
-                    if admitted.is_none() {
-                        match Admitted::by(owner.meter.clone()).await {
-                            Ok(admission) => admitted = Some(admission),
-                            Err(refused) => break Err(refused),
-                        }
+                    if let Err(refused) = admit(&mut admitted, owner.meter.clone()).await {
+                        break Err(refused);
                     }
                     sent.set(true);
                     let outcome = self.attempt(owner.worker, ticket, number).await;

@@ -23,7 +23,8 @@ impl Dispatcher {
         if !self.queue.is_cluster() || self.routes.known_owner(contract).is_some() {
             return Ok(());
         }
-        self.check(self.queue.server_of_contract(contract), RequestKind::Call)
+        let server = self.queue.server_of_contract(contract);
+        self.check(server.as_ref(), RequestKind::Call)
     }
 
     /// Refuses a call if the server with the inbox of the contract's owner is away.
@@ -31,7 +32,8 @@ impl Dispatcher {
         if !self.queue.is_cluster() {
             return Ok(());
         }
-        self.check(self.queue.server_of_inbox(owner), RequestKind::Call)
+        let server = self.queue.server_of_inbox(owner);
+        self.check(server.as_ref(), RequestKind::Call)
     }
 
     /// Refuses a load if one of the servers that it needs is away, or short of memory.
@@ -41,7 +43,7 @@ impl Dispatcher {
         }
         let servers = self.queue.servers_of_load(&load.address, &load.spec);
         let mut servers = servers.into_iter();
-        servers.try_for_each(|server| self.check(server, RequestKind::Load))
+        servers.try_for_each(|server| self.check(server.as_ref(), RequestKind::Load))
     }
 
     /// Refuses an unload if the server with the contract's record is away.
@@ -49,10 +51,11 @@ impl Dispatcher {
         if !self.queue.is_cluster() {
             return Ok(());
         }
-        self.check(self.queue.server_of_contract(contract), RequestKind::Unload)
+        let server = self.queue.server_of_contract(contract);
+        self.check(server.as_ref(), RequestKind::Unload)
     }
 
-    fn check(&self, server: Option<ServerName>, kind: RequestKind) -> Result<(), ApiError> {
-        self.breaker.state_of(server.as_ref()).check(kind)
+    fn check(&self, server: Option<&ServerName>, kind: RequestKind) -> Result<(), ApiError> {
+        self.breaker.state_of(server).check(kind)
     }
 }

@@ -323,17 +323,19 @@ impl RouteCache {
     /// Whether a cluster lacks the server with the inbox of a worker.
     fn is_inbox_away(&self, worker: WorkerId) -> bool {
         let server = || self.queue.server_of_inbox(worker);
-        self.queue.is_cluster() && self.is_away(server())
+        self.queue.is_cluster() && self.is_away(server().as_ref())
     }
 
     /// Whether a cluster lacks the server with the record of a replica whose owner is not known.
     fn is_record_away(&self, replica: &ContractAddress) -> bool {
         let server = || self.queue.server_of_contract(replica);
-        self.queue.is_cluster() && self.known_owner(replica).is_none() && self.is_away(server())
+        self.queue.is_cluster()
+            && self.known_owner(replica).is_none()
+            && self.is_away(server().as_ref())
     }
 
-    fn is_away(&self, server: Option<ServerName>) -> bool {
-        self.breaker.state_of(server.as_ref()) == QueueState::Unavailable
+    fn is_away(&self, server: Option<&ServerName>) -> bool {
+        self.breaker.state_of(server) == QueueState::Unavailable
     }
 
     /// The cached owner, unless it is suspect, or the server with its inbox is away: then it may go

@@ -27,7 +27,7 @@ pub(crate) struct ErrorBody<'a> {
     /// `false`: nothing was executed, so repeating the request is safe.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<bool>, nullable = false)]
-    started: Option<bool>,
+    pub(super) started: Option<bool>,
     /// The invalid fields, each with the reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, String>, required = false)]

@@ -60,8 +60,8 @@ fn masked(text: &str) -> Cow<'_, str> {
 
 /// What anybody may see of a credential: the id of a key, header and claims of a token.
 fn public_part(credential: &str) -> &str {
-    let secret = if credential.starts_with(KEY) {
-        credential[KEY.len()..].find('_').map(|at| KEY.len() + at)
+    let secret = if let Some(key) = credential.strip_prefix(KEY) {
+        key.find('_').map(|at| KEY.len() + at)
     } else {
         let has_claims = credential.matches('.').count() > 1;
         has_claims.then(|| credential.rfind('.')).flatten()

@@ -43,6 +43,9 @@ pub(crate) struct Counted {
 /// How many tenants have series of their own.
 const TENANTS_SHOWN: usize = 1000;
 
+/// A metric of tenants, and what it is.
+type Figure = (&'static str, fn(&Usage) -> f64);
+
 type Table<K> = Mutex<HashMap<K, Arc<Meter>>>;
 
 impl Meters {
@@ -126,7 +129,7 @@ impl Meters {
             .take(TENANTS_SHOWN)
             .map(|meter| (meter.name.clone(), meter.used()))
             .collect();
-        let metrics: [(&str, fn(&Usage) -> f64); 3] = [
+        let metrics: [Figure; 3] = [
             ("execution_api_tenant_calls_total", |used| float(used.calls)),
             ("execution_api_tenant_errors_total", |used| {
                 float(used.errors)

@@ -39,7 +39,7 @@ pub(crate) async fn show(State(state): State<AppState>) -> Response {
         memory: state.admission.breaker().memory(),
         executables: state.admission.breaker().executables(),
     };
-    let mut text = state.metrics.render(now);
+    let mut text = state.metrics.render(&now);
     state.tenants.meters().write_tenants(&mut text);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

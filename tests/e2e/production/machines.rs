@@ -22,6 +22,12 @@ use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const REDIS: &str = "redis://execution:EXECUTION_PASSWORD@10.77.0.10:6379";
 const API: &str = "http://10.77.0.11:9000";
+const API_SETTINGS: [(&str, &str); 4] = [
+    ("EXECUTION_API_HOST", "10.77.0.11"),
+    ("AUTH", "keys"),
+    ("EXECUTION_API_METRICS_HOST", "10.77.0.11"),
+    ("EXECUTION_API_METRICS_PORT", "9101"),
+];
 const CONTRACTS: usize = 8;
 const CONTRACT: &str = "{ echo: (a) => a }";
 
@@ -155,109 +161,136 @@ impl Caller {
     }
 }
 
+/// A farm whose processes are on machines of their own.
+struct Machines {
+    switch: Switch,
+    processes: Vec<Process>,
+    /// They end after their processes.
+    _namespaces: Vec<Namespace>,
+    caller: Caller,
+    _folder: TempDir,
+}
+
+impl Machines {
+    /// Starts what the recipe says, with its settings.
+    async fn start() -> Self {
+        let folder = TempDir::with_prefix("execution-machines-").expect("a folder can be made");
+        let path = folder.path();
+        // The browsers run as another user, who must be able to reach the profiles.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).expect("it is an own folder");
+        let switch = Switch::new(path).await;
+        let (for_redis, for_api) = (
+            switch.machine(10, path).await,
+            switch.machine(11, path).await,
+        );
+        let mut processes = vec![start_redis(&for_redis, path).await];
+        let key = first_key(&for_api);
+        processes.push(start("api", &for_api, programs::api(), path, &API_SETTINGS));
+        let mut namespaces = vec![for_redis, for_api];
+        for number in [21, 22] {
+            let machine = switch.machine(number, path).await;
+            processes.push(start_worker(&machine, number, path));
+            namespaces.push(machine);
+        }
+        let machine = switch.machine(99, path).await;
+        Self {
+            switch,
+            processes,
+            _namespaces: namespaces,
+            caller: Caller { machine, key },
+            _folder: folder,
+        }
+    }
+
+    async fn wait_for_workers(&self, count: usize) {
+        let what = format!("{count} workers");
+        wait::until_true(&what, DEFAULT_LIMIT, async || {
+            self.caller.workers().await == count
+        })
+        .await;
+    }
+
+    /// Ends all programs, Redis last.
+    async fn stop(mut self) {
+        for process in self.processes.iter_mut().rev() {
+            process.terminate().await;
+        }
+    }
+}
+
+async fn start_redis(machine: &Namespace, folder: &Path) -> Process {
+    let mut redis = Command::new("redis-server");
+    redis
+        .arg(project("deploy/redis/redis.conf"))
+        .args(["--bind", "10.77.0.10", "--dir"])
+        .arg(folder);
+    let mut redis = Process::start("redis", machine.inside(&redis), folder);
+    wait::until_true("Redis to listen", DEFAULT_LIMIT, async || {
+        assert!(redis.ended().is_none(), "{}", redis.log());
+        redis.log().contains("Ready to accept connections")
+    })
+    .await;
+    redis
+}
+
+fn first_key(machine: &Namespace) -> String {
+    let mut keys = programs::api();
+    keys.args(["keys", "create", "--admin"])
+        .env("REDIS_URL", REDIS)
+        .envs(API_SETTINGS);
+    let key = run(&mut machine.inside(&keys)).stdout;
+    String::from_utf8_lossy(&key).trim().to_owned()
+}
+
+fn start_worker(machine: &Namespace, number: u8, folder: &Path) -> Process {
+    let address = format!("10.77.0.{number}");
+    let settings = [
+        ("WORKER_ENGINES", "javascript"),
+        ("EXECUTION_WORKER_HOST", address.as_str()),
+        ("EXECUTION_WORKER_PORT", "9101"),
+        ("TMPDIR", folder.to_str().expect("its name is text")),
+        ("CHROMIUM_CGROUP_MB", "0"),
+    ];
+    let name = format!("worker-{number}");
+    start(&name, machine, programs::worker(), folder, &settings)
+}
+
 /// Starts a program with the settings of the recipe.
 fn start(
     name: &str,
     machine: &Namespace,
     mut program: Command,
     folder: &Path,
-    env: &[(&str, &str)],
+    settings: &[(&str, &str)],
 ) -> Process {
-    program.env("REDIS_URL", REDIS).envs(env.iter().copied());
+    program
+        .env("REDIS_URL", REDIS)
+        .envs(settings.iter().copied());
     Process::start(name, machine.inside(&program), folder)
 }
 
 #[tokio::test]
 async fn a_farm_on_several_machines_survives_the_loss_of_one() {
-    let folder = TempDir::with_prefix("execution-machines-").expect("a folder can be made");
-    let folder = folder.path();
-    // The browsers run as another user, who must be able to reach the profiles.
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o1777)).expect("it is an own folder");
-    let switch = Switch::new(folder).await;
-    let [for_redis, for_api] = [
-        switch.machine(10, folder).await,
-        switch.machine(11, folder).await,
-    ];
-    let for_workers = [
-        switch.machine(21, folder).await,
-        switch.machine(22, folder).await,
-    ];
-
-    let mut redis = Command::new("redis-server");
-    redis
-        .arg(project("deploy/redis/redis.conf"))
-        .args(["--bind", "10.77.0.10", "--dir"])
-        .arg(folder);
-    let mut redis = Process::start("redis", for_redis.inside(&redis), folder);
-    wait::until_true("Redis to listen", DEFAULT_LIMIT, async || {
-        assert!(redis.ended().is_none(), "{}", redis.log());
-        redis.log().contains("Ready to accept connections")
-    })
-    .await;
-    let of_api = [
-        ("EXECUTION_API_HOST", "10.77.0.11"),
-        ("AUTH", "keys"),
-        ("EXECUTION_API_METRICS_HOST", "10.77.0.11"),
-        ("EXECUTION_API_METRICS_PORT", "9101"),
-    ];
-    let mut keys = programs::api();
-    keys.args(["keys", "create", "--admin"])
-        .env("REDIS_URL", REDIS)
-        .envs(of_api);
-    let key = run(&mut for_api.inside(&keys)).stdout;
-    let mut processes = vec![start("api", &for_api, programs::api(), folder, &of_api)];
-    for (machine, address) in for_workers.iter().zip(["10.77.0.21", "10.77.0.22"]) {
-        let of_worker = [
-            ("WORKER_ENGINES", "javascript"),
-            ("EXECUTION_WORKER_HOST", address),
-            ("EXECUTION_WORKER_PORT", "9101"),
-            ("TMPDIR", folder.to_str().expect("its name is text")),
-            ("CHROMIUM_CGROUP_MB", "0"),
-        ];
-        let name = format!("worker-{address}");
-        processes.push(start(
-            &name,
-            machine,
-            programs::worker(),
-            folder,
-            &of_worker,
-        ));
-    }
-    let caller = Caller {
-        machine: switch.machine(99, folder).await,
-        key: String::from_utf8_lossy(&key).trim().to_owned(),
-    };
-    wait::until_true("both workers", DEFAULT_LIMIT, async || {
-        caller.workers().await == 2
-    })
-    .await;
-
+    let machines = Machines::start().await;
+    machines.wait_for_workers(2).await;
+    let caller = &machines.caller;
     for number in 0..CONTRACTS {
         let load = json!({"contractAddress": format!("c{number}"), "executable": CONTRACT});
         let url = format!("{API}/loadSmartContract");
         assert_eq!(caller.send(&url, Some(load)).await.0, 204);
     }
     caller.call_all().await;
-    for metrics in [
-        "10.77.0.11:9101/metrics",
-        "10.77.0.21:9101/metrics",
-        "10.77.0.22:9101/metrics",
-    ] {
-        assert_eq!(caller.send(metrics, None).await.0, 200, "{metrics}");
+    for number in [11, 21, 22] {
+        let metrics = format!("10.77.0.{number}:9101/metrics");
+        assert_eq!(caller.send(&metrics, None).await.0, 200, "{metrics}");
     }
 
     // The machine is there, and nothing reaches it. Its worker does not know that.
-    switch.connect(21, false);
+    machines.switch.connect(21, false);
     caller.call_all().await;
-    wait::until_true("the lost worker to be removed", DEFAULT_LIMIT, async || {
-        caller.workers().await == 1
-    })
-    .await;
-    switch.connect(21, true);
-    wait::until_true("the worker to be back", DEFAULT_LIMIT, async || {
-        caller.workers().await == 2
-    })
-    .await;
+    machines.wait_for_workers(1).await;
+    machines.switch.connect(21, true);
+    machines.wait_for_workers(2).await;
     caller.call_all().await;
 
     for number in 0..CONTRACTS {
@@ -265,7 +298,5 @@ async fn a_farm_on_several_machines_survives_the_loss_of_one() {
         let url = format!("{API}/unloadSmartContract");
         assert_eq!(caller.send(&url, Some(unload)).await.0, 204);
     }
-    for process in processes.iter_mut().chain([&mut redis]) {
-        process.terminate().await;
-    }
+    machines.stop().await;
 }

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn the_page_that_sends_is_to_blame_and_not_the_one_that_computes() {
         let before = usage(1000, &[("a", 500, 500), ("b", 0, 0), ("c", 0, 0)]);
-        let found = |browser, pages: &[_]| {
+        let found = |browser: u64, pages: &[_]| {
             let target = suspect(&before, &usage(1000 + browser, pages))?;
             Some(target.as_ref().to_owned())
         };

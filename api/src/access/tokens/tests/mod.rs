@@ -43,7 +43,7 @@ impl Provider {
         let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         Self {
             // ring cannot generate this kind.
-            rsa: RsaKeyPair::from_der(include_bytes!("test-rsa-key.der")).unwrap(),
+            rsa: RsaKeyPair::from_der(include_bytes!("../test-rsa-key.der")).unwrap(),
             ec: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, ec.as_ref(), &random)
                 .unwrap(),
             ed: Ed25519KeyPair::from_pkcs8(ed.as_ref()).unwrap(),
