@@ -15,12 +15,13 @@ use crate::limits::Refusals;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 23] = [
+const ROUTES: [(&str, StatusCode); 24] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
     ("/unloadSmartContract", StatusCode::NO_CONTENT),
     ("/contracts", StatusCode::OK),
     ("/contracts/{contractAddress}", StatusCode::OK),
+    ("/contracts/{contractAddress}/logs", StatusCode::OK),
     ("/workers", StatusCode::OK),
     ("/workers/{id}/drain", StatusCode::ACCEPTED),
     ("/dead-letters", StatusCode::OK),
