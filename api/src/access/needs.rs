@@ -27,7 +27,7 @@ use Permission::{
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 28] = [
+const NEEDS: [(&str, &str, Need); 30] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
