@@ -144,12 +144,7 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
         &life,
     );
 
-    if state.config.access.auth.keys {
-        life.spawn("keys", state.access.keys.clone().run(life.clone()));
-    }
-    if let Some(tokens) = &state.access.tokens {
-        life.spawn("keys of tokens", tokens.clone().run(life.clone()));
-    }
+    follow_keys(&state);
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     if let Some(listener) = metrics_listener {
         life.spawn("metrics listener", serve_metrics(listener, state.clone()));
@@ -162,6 +157,17 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     replies.remove().await;
     tracer.shutdown().await;
     Ok(())
+}
+
+/// Starts to follow the keys of callers and of identity providers.
+fn follow_keys(state: &AppState) {
+    let life = &state.life;
+    if state.config.access.auth.keys {
+        life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
+    if let Some(tokens) = &state.access.tokens {
+        life.spawn("keys of tokens", tokens.clone().run(life.clone()));
+    }
 }
 
 async fn serve_metrics(listener: TcpListener, state: AppState) {

@@ -146,12 +146,10 @@ mod tests {
 
     fn caller(tenant: &str, scopes: &[&str]) -> Caller {
         let scopes = scopes.iter().map(|text| text.parse::<Scope>().unwrap());
-        Caller {
-            name: "test".to_owned(),
-            tenant: tenant.parse().unwrap(),
-            scopes: scopes.collect::<Scopes>(),
-            ..Caller::anybody()
-        }
+        let mut caller = Caller::anybody();
+        caller.tenant = tenant.parse().unwrap();
+        caller.scopes = scopes.collect::<Scopes>();
+        caller
     }
 
     #[test]

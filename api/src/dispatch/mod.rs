@@ -67,14 +67,6 @@ struct Admitted {
     _permit: Option<MeterPermit>,
 }
 
-/// Admits a call once, whatever its number of attempts.
-async fn admit(admitted: &mut Option<Admitted>, meter: Option<Arc<Meter>>) -> Result<(), ApiError> {
-    if admitted.is_none() {
-        *admitted = Some(Admitted::by(meter).await?);
-    }
-    Ok(())
-}
-
 /// Whether a job may be at a worker.
 #[derive(Debug, Default)]
 struct Sent(AtomicBool);
@@ -130,9 +122,9 @@ impl Dispatcher {
             queue,
             replies,
             waiters,
+            routes,
             inboxes,
             breaker,
-            routes,
             metrics,
             executables_limit,
         }
@@ -227,13 +219,10 @@ impl Dispatcher {
             let destination = self.route(contract, &mut ticket.job).await;
             match destination.and_then(Destination::owner) {
                 Ok(Some((address, owner))) => {
-                    if number == 1 {
-                        self.check_inbox(owner.worker)?;
-                    }
                     if !lost.allow(&ticket.job, &owner) {
                         break Err(ApiError::OutcomeUnknown);
                     }
-                    if let Err(refused) = admit(&mut admitted, owner.meter.clone()).await {
+                    if let Err(refused) = self.admit(&mut admitted, &owner).await {
                         break Err(refused);
                     }
                     sent.set(true);
@@ -278,6 +267,20 @@ impl Dispatcher {
             worker: answered_by,
             meter: admitted.and_then(|admitted| admitted.meter),
         })
+    }
+
+    /// Admits a call before its first attempt: the server with its worker's inbox must answer, and
+    /// its limits must allow it.
+    async fn admit(
+        &self,
+        admitted: &mut Option<Admitted>,
+        owner: &route_cache::Assignment,
+    ) -> Result<(), ApiError> {
+        if admitted.is_none() {
+            self.check_inbox(owner.worker)?;
+            *admitted = Some(Admitted::by(owner.meter.clone()).await?);
+        }
+        Ok(())
     }
 
     /// Where a job goes: a call to one of the contract's replicas, every other job to the
