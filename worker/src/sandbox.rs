@@ -68,7 +68,8 @@ impl Invocation<'_> {
 pub struct MemoryGauge(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl MemoryGauge {
-    /// A gauge that calls `read`. Nothing is left to read once the instance has ended: then it is 0.
+    /// A gauge that calls `read`. Nothing is left to read once the instance has ended: then it
+    /// is 0.
     pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }

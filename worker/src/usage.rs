@@ -1,6 +1,6 @@
-//! How used this worker is, compared with the other workers of its farm. The least used ones wait for
-//! the next loads; the others look only for what none of those has taken. So a new worker takes the
-//! next contracts, and a machine that computes all the time gets fewer.
+//! How used this worker is, compared with the other workers of its farm. The least used ones wait
+//! for the next loads; the others look only for what none of those has taken. So a new worker takes
+//! the next contracts, and a machine that computes all the time gets fewer.
 
 use std::fs;
 use std::thread::available_parallelism;

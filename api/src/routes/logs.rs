@@ -59,8 +59,8 @@ pub(crate) struct LogsQuery {
 /// Follow what a contract writes to its console
 ///
 /// A stream of server-sent events, `text/event-stream`. Each line is an event `line`, whose data is
-/// `{"time", "call", "method", "line"}`; `call` is the id of the call's request. An event `gap` says
-/// that lines may be missing. Lines are kept only while somebody follows, the last 1,000 of a
+/// `{"time", "call", "method", "line"}`; `call` is the id of the call's request. An event `gap`
+/// says that lines may be missing. Lines are kept only while somebody follows, the last 1,000 of a
 /// contract, and for a minute after the last one.
 #[utoipa::path(
     get,

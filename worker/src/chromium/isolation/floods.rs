@@ -10,9 +10,9 @@
 //! The evidence is processor time, so it is the same on a busy machine. The time that the browser
 //! needs for the worker's own commands is not evidence: `cdp::traffic` knows what it may be.
 //!
-//! Measured on Chromium 150, until the browser's thread had used 30, 100, 300 and 500 ms: every page
-//! that floods had been in system calls for 0.6 to 3 times as long. A page that only computes or
-//! collects garbage is in system calls for a tenth of its time.
+//! Measured on Chromium 150, until the browser's thread had used 30, 100, 300 and 500 ms: every
+//! page that floods had been in system calls for 0.6 to 3 times as long. A page that only computes
+//! or collects garbage is in system calls for a tenth of its time.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -40,7 +40,8 @@ const REPLY_LIMIT: Duration = Duration::from_secs(10);
 /// The processor time of the browser's thread, without a reply and without an explanation, that
 /// shows a flood.
 const FLOODED: Duration = Duration::from_millis(30);
-/// The time in system calls that the page must have used meanwhile: two ticks of the kernel's clock.
+/// The time that the page must have been in system calls meanwhile: two ticks of the kernel's
+/// clock.
 const SENDING: Duration = Duration::from_millis(20);
 /// The part of the browser's time that it must be at least: a fifth.
 const SHARE: u32 = 5;
