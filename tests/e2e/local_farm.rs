@@ -150,6 +150,10 @@ async fn a_local_farm_keeps_its_processes_running() {
 async fn a_local_farm_runs_on_a_cluster_of_its_own() {
     let farm = LocalFarm::start_on("cluster");
     farm.workers().await;
+    wait::until_true("the example to have run", PATIENCE, async || {
+        farm.script.log().contains("Press Ctrl-C")
+    })
+    .await;
     let servers = farm.servers();
     assert_eq!(servers.len(), 3, "{servers:#?}");
     // A primary that is killed comes back with its slots and its data.

@@ -64,7 +64,7 @@ failures!(
         ApiError::too_many_requests(),
         ApiError::QuotaExceeded("The tenant may have 100 contracts, replicas included. Unload one".into()),
         ApiError::no_room_for_executable(256 * 1024 * 1024),
-        ApiError::ImageUnavailable("The image acme/app:1 cannot be pulled. The worker's log has the reason".into())
+        ApiError::ImageUnavailable("The image registry.example/app:1 cannot be pulled. The worker's log has the reason".into())
             .if_started(true),
         ApiError::too_many_loads(),
         ApiError::too_many_bytes(),
