@@ -50,6 +50,10 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
             () = worker.life.draining() => break,
         };
         if id != worker.id() {
+            // The comparison may have recorded it after the reaper of this id.
+            if let Err(error) = worker.queue.forget_usage(engine, id).await {
+                tracing::debug!(%engine, %error, "usage under the earlier id not forgotten");
+            }
             id = worker.id();
             reader = new_reader(&worker, engine, id);
         }

@@ -29,8 +29,8 @@ impl Queue {
         Ok(least.first().map_or(usage, |(_, least)| *least))
     }
 
-    /// Forgets how used a worker was that takes no more loads.
-    pub(super) async fn forget_usage(
+    /// Forgets how used a worker was that takes no more loads under this id.
+    pub async fn forget_usage(
         &self,
         engine: EngineKind,
         worker: WorkerId,
