@@ -64,7 +64,7 @@ TRIGGERS = {
     "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS", "username"}),
     "redis-cluster-streams": (
         {"addresses", "stream", "consumerGroup", "lagCount", "activationLagCount"},
-        {"enableTLS"},
+        {"enableTLS", "username"},
     ),
     "prometheus": ({"serverAddress", "query", "threshold"}, {"activationThreshold"}),
     "cpu": ({"value"}, set()),
