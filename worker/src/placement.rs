@@ -9,6 +9,7 @@ use shared::protocol::job::{EngineKind, Job, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 use shared::queue::placement::{Reader, Received};
+use shared::queue::timing::PLACEMENT_BLOCK;
 use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -21,9 +22,6 @@ use crate::{jobs, runner};
 
 /// The maximum number of concurrent loads per engine: starting a sandbox uses every core.
 const CONCURRENT_LOADS: usize = 4;
-
-/// The time after which a worker that others are less used than looks for loads.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// How often workers that own another replica of a contract may requeue a replica. After that, no
 /// other worker is expected to take it; the next call offers it again.
@@ -58,9 +56,10 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
             reader = new_reader(&worker, engine, id);
         }
         // A read that is dropped half-way may lose an entry.
+        // A worker that others are less used than looks for loads as often as those read.
         let received = if comparison.is_behind(&worker).await {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => reader.read_left_over().await,
+                () = tokio::time::sleep(PLACEMENT_BLOCK) => reader.read_left_over().await,
                 () = worker.life.draining() => break,
             }
         } else {
