@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use crate::contracts::CapacityPermit;
 use crate::settle::RunInfo;
-use crate::usage::Comparison;
+use crate::usage::Rank;
 use crate::worker::Worker;
 use crate::{jobs, runner};
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut id = worker.id();
     let mut reader = new_reader(&worker, engine, id);
     let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
-    let mut comparison = Comparison::new(engine);
+    let mut rank = Rank::new(engine);
     while !worker.life.is_draining() {
         let permits = async {
             let load = loads.clone().acquire_owned().await;
@@ -57,7 +57,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
         }
         // A read that is dropped half-way may lose an entry.
         // A worker that others are less used than looks for loads as often as those read.
-        let received = if comparison.is_behind(&worker).await {
+        let received = if rank.is_behind(&worker).await {
             tokio::select! {
                 () = tokio::time::sleep(PLACEMENT_BLOCK) => reader.read_left_over().await,
                 () = worker.life.draining() => break,

@@ -18,15 +18,15 @@ const MARGIN: f64 = 0.1;
 /// How long a comparison is valid.
 const VALID: Duration = Duration::from_secs(1);
 
-/// The last comparison with the other workers, for one engine.
+/// Where a worker stands among the others, for one engine, as last compared.
 #[derive(Debug)]
-pub(crate) struct Comparison {
+pub(crate) struct Rank {
     engine: EngineKind,
     made: Option<Instant>,
     is_behind: bool,
 }
 
-impl Comparison {
+impl Rank {
     pub(crate) fn new(engine: EngineKind) -> Self {
         Self {
             engine,
