@@ -83,6 +83,14 @@ impl LocalFarm {
         .await
     }
 
+    /// Waits until the script has run its example. From then on it starts a process again that fails.
+    async fn started(&self) {
+        wait::until_true("the example to have run", PATIENCE, async || {
+            self.script.log().contains("Press Ctrl-C")
+        })
+        .await;
+    }
+
     /// The servers of its Redis.
     fn servers(&self) -> Vec<ProcessInfo> {
         let mut all = processes::descendants(self.script.pid());
@@ -117,10 +125,12 @@ fn text(value: &Value) -> Option<String> {
 async fn a_local_farm_keeps_its_processes_running() {
     let farm = LocalFarm::start();
     let before = farm.workers().await;
+    // The script may still be starting the farm.
     assert_eq!(farm.client.drain(&before[0]).await.status, 202);
     let drained = farm.replaced(&before[0]).await;
     assert!(drained.contains(&before[1]), "{drained:?} after {before:?}");
 
+    farm.started().await;
     farm.running("execution-worker")[0].kill();
     wait::until_true("a fresh worker", PATIENCE, async || {
         let now = farm.workers().await;
@@ -150,10 +160,7 @@ async fn a_local_farm_keeps_its_processes_running() {
 async fn a_local_farm_runs_on_a_cluster_of_its_own() {
     let farm = LocalFarm::start_on("cluster");
     farm.workers().await;
-    wait::until_true("the example to have run", PATIENCE, async || {
-        farm.script.log().contains("Press Ctrl-C")
-    })
-    .await;
+    farm.started().await;
     let servers = farm.servers();
     assert_eq!(servers.len(), 3, "{servers:#?}");
     // A primary that is killed comes back with its slots and its data.
