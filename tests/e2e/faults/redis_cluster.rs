@@ -259,11 +259,7 @@ async fn fault_36_restart_the_servers_one_by_one() {
         farm.redis.several_mut().server_mut(replica).restart();
         let redis = farm.redis.several();
         redis.replicated().await;
-        redis.servers()[replica]
-            .command::<()>(&["CLUSTER", "FAILOVER"])
-            .await;
-        redis.becomes(replica, Role::Primary).await;
-        redis.becomes(primary, Role::Replica).await;
+        redis.fail_over(replica, primary).await;
         redis.replicated().await;
         farm.redis.several_mut().server_mut(primary).kill();
         farm.redis.several_mut().server_mut(primary).restart();

@@ -29,6 +29,9 @@ pub use self::tls::Authority;
 /// How long servers may take to be ready: 30 s, much longer than on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// When a server gives up a failover that it was asked for: `CLUSTER_MF_TIMEOUT` of Redis.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(5);
+
 /// How Redis is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -273,6 +276,28 @@ impl Redis {
             }
         }
         replicas
+    }
+
+    /// Lets a replica of a cluster take the place of its primary, which becomes its replica.
+    ///
+    /// The two agree within five seconds, or Redis gives up. Whoever asked has to ask again, which
+    /// operators do as well.
+    pub async fn fail_over(&self, replica: usize, primary: usize) {
+        let server = &self.servers()[replica];
+        let deadline = Instant::now() + READY_WITHIN;
+        while server.role().await != Some(Role::Primary) {
+            assert!(Instant::now() < deadline, "server {replica} is no primary");
+            // Refused if it has become the primary meanwhile.
+            let asked = server.try_command::<()>(&["CLUSTER", "FAILOVER"]).await;
+            let given_up = Instant::now() + GIVES_UP_AFTER;
+            while asked.is_ok() && Instant::now() < given_up {
+                if server.role().await == Some(Role::Primary) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        self.becomes(primary, Role::Replica).await;
     }
 
     /// Waits until one of [`Self::servers`] is a replica, or is a primary.
