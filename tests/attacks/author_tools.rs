@@ -18,6 +18,7 @@ pub(crate) async fn run(target: &mut AttackFarm) {
     map_beside_executable(target).await;
     map_within_executable(target).await;
     console(target).await;
+    kept_console(target).await;
 }
 
 /// What the maps are of.
@@ -145,6 +146,46 @@ async fn console(target: &mut AttackFarm) {
                     return Err(format!("{lines} lines, {characters}: {}", shown(&answer)));
                 }
                 Ok(format!("{lines} lines, {characters} characters"))
+            })
+            .await;
+    }
+}
+
+/// What a contract keeps of its output in Redis, which nobody reads.
+async fn kept_console(target: &mut AttackFarm) {
+    const FLOODS: [(&str, &str); 2] = [
+        ("of long lines", "console.log('x'.repeat(1e4))"),
+        (
+            "after an await, in many calls at once",
+            "await undefined; console.log('x'.repeat(1e4))",
+        ),
+    ];
+    for (name, body) in FLOODS {
+        let name = format!("console: a flood that is kept, {name}");
+        target
+            .case("S12", &name, Browser::Stays, async |farm| {
+                let client = farm.client();
+                let executable =
+                    format!("{{ async f() {{ for (let i = 0; i < 100; i += 1) {{ {body} }} }} }}");
+                let load = json!({
+                    "contractAddress": "console", "executable": executable, "logs": "keep",
+                });
+                client
+                    .post("/loadSmartContract", &load)
+                    .await
+                    .is_no_content();
+                for _ in 0..10 {
+                    let calls = (0..20).map(|_| client.call("console", "f"));
+                    futures::future::join_all(calls).await;
+                }
+                let kept = client.get("/contracts/console/logs").await;
+                client.unload("console").await.is_no_content();
+                let lines = kept.body.matches("event: line").count();
+                // A line has 1,024 bytes, and what is around it 200 at most.
+                if kept.status != 200 || lines == 0 || lines > 256 || kept.body.len() > 320 << 10 {
+                    return Err(format!("{lines} lines: {}", shown(&kept)));
+                }
+                Ok(format!("{lines} lines, {} bytes", kept.body.len()))
             })
             .await;
     }

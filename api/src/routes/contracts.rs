@@ -11,6 +11,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::job::KeptLogs;
 use shared::protocol::rank::{Rank, Top};
 use shared::protocol::reply::{ContractState, ContractStatus, LastError, Stack};
 use shared::queue::contracts::{ContractRecord, Route};
@@ -287,6 +288,7 @@ fn recorded(
         image,
         image_source: image_source.flatten(),
         limits: None,
+        logs: record.spec.keep_logs.then_some(KeptLogs::Keep),
         queue_depth: None,
         calls: None,
         errors: None,
@@ -327,6 +329,7 @@ mod tests {
                 limits: Limits::default(),
                 idempotent: false,
                 replicas: 1,
+                keep_logs: false,
             },
             generation: 1,
             load: shared::queue::ownership::LoadId::default(),

@@ -225,6 +225,19 @@ pub struct ContractSpec {
     /// How many workers run it at the same time, from 1 to [`ContractAddress::MAX_REPLICAS`].
     #[serde(default = "one")]
     pub replicas: u32,
+    /// Whether the last lines that it writes to its console are kept while nobody follows it. Older
+    /// workers keep none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_logs: bool,
+}
+
+/// Which lines of a contract are kept while nobody follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = KeptLogs))]
+#[serde(rename_all = "lowercase")]
+pub enum KeptLogs {
+    /// The last ones.
+    Keep,
 }
 
 fn one() -> u32 {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
-use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
+use shared::protocol::job::{ContractSpec, EngineKind, KeptLogs, Limits, Load};
 use shared::queue::blobs::digest;
 use utoipa::ToSchema;
 
@@ -48,6 +48,11 @@ pub(super) struct LoadRequest {
     #[schema(value_type = Option<bool>)]
     #[serde(default)]
     idempotent: Value,
+    /// Whether the last lines that the contract writes to its console are kept while nobody follows
+    /// them.
+    #[schema(value_type = Option<KeptLogs>)]
+    #[serde(default)]
+    logs: Value,
 }
 
 /// Checks a request of a caller; returns the job and the decoded executable.
@@ -87,6 +92,7 @@ pub(super) fn parse(
             .as_bool()
             .ok_or_else(|| "must be true or false".to_owned())
     });
+    let logs = optional(&mut wrong, "logs", request.logs, |value| kept_logs(&value));
     let (Some(address), Some(executable), true) = (address, executable, wrong.is_empty()) else {
         let list: Vec<_> = wrong
             .iter()
@@ -104,6 +110,7 @@ pub(super) fn parse(
         limits: limits.unwrap_or_default(),
         idempotent: idempotent.unwrap_or(false),
         replicas: replicas.unwrap_or(1),
+        keep_logs: matches!(logs, Some(KeptLogs::Keep)),
     };
     let load = Load {
         address,
@@ -179,6 +186,13 @@ fn source_map_text(value: Value, engine: EngineKind) -> Result<String, String> {
     Ok(text)
 }
 
+fn kept_logs(value: &Value) -> Result<KeptLogs, String> {
+    match value.as_str() {
+        Some("keep") => Ok(KeptLogs::Keep),
+        _ => Err("must be \"keep\"".to_owned()),
+    }
+}
+
 fn replica_count(value: &Value) -> Result<u32, String> {
     const MOST: u32 = ContractAddress::MAX_REPLICAS;
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -248,12 +262,20 @@ mod tests {
         assert_eq!(load.address.as_str(), "abcd");
         assert_eq!(load.spec.engine, EngineKind::Javascript);
         assert_eq!(load.spec.limits, Limits::default());
+        assert!(!load.spec.keep_logs);
+    }
+
+    #[test]
+    fn output_is_kept_on_request() {
+        let body = r#"{"contractAddress":"a","executable":"{a(){}}","logs":"keep"}"#;
+        let (load, _) = request(body).unwrap();
+        assert!(load.spec.keep_logs);
     }
 
     #[test]
     fn every_invalid_field_is_reported() {
         let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
-                "limits":{"timeoutMs":0},"idempotent":"yes","sourceMap":1}"#;
+                "limits":{"timeoutMs":0},"idempotent":"yes","logs":"all","sourceMap":1}"#;
         let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
             panic!()
         };
@@ -264,6 +286,7 @@ mod tests {
             "executable",
             "idempotent",
             "limits",
+            "logs",
             "replicas",
             "sourceMap",
         ];
@@ -307,6 +330,7 @@ mod tests {
                 engine,
                 limits,
                 replicas: more.clone(),
+                logs: more.clone(),
                 idempotent: more,
             };
             if let Ok((load, executable)) = parse(request, EngineKind::Docker, &Caller::anybody()) {

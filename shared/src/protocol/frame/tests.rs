@@ -59,6 +59,7 @@ fn job() -> impl Strategy<Value = Job> {
                     limits,
                     idempotent: true,
                     replicas: 2,
+                    keep_logs: false,
                 };
                 Job::Load(Load {
                     address,
