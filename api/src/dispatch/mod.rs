@@ -5,6 +5,7 @@
 //! What a reply means to a client is decided in `routes` and `error`.
 
 mod attempt;
+mod deadline;
 mod inspect;
 mod loading;
 mod lost_attempts;
@@ -13,7 +14,6 @@ mod requirements;
 mod route_cache;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -21,11 +21,13 @@ use shared::protocol::frame::Reply;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::{Argument, Job};
 use shared::queue::farm::Farm;
-use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
+use shared::queue::timing::TIDY_WITHIN;
 use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
+use tokio::time::Instant;
 
 use self::attempt::AttemptOutcome;
+use self::deadline::Sent;
 use self::lost_attempts::LostAttempts;
 use self::route_cache::{Destination, RouteCache, RouteCacheParts};
 use crate::breaker::Breaker;
@@ -66,10 +68,6 @@ struct Admitted {
     meter: Option<Arc<Meter>>,
     _permit: Option<MeterPermit>,
 }
-
-/// Whether a job may be at a worker.
-#[derive(Debug, Default)]
-struct Sent(AtomicBool);
 
 /// Sends jobs to workers and awaits their replies.
 pub(crate) struct Dispatcher {
@@ -184,23 +182,6 @@ impl Dispatcher {
         reply
     }
 
-    /// Ends `work` that takes too long. Commands to Redis have limits of their own, but these may
-    /// add up.
-    ///
-    /// Not an `async fn`, which would hold `work` twice.
-    fn with_deadline<T>(
-        &self,
-        deadline: u64,
-        sent: &Sent,
-        work: impl Future<Output = Result<T, ApiError>>,
-    ) -> impl Future<Output = Result<T, ApiError>> {
-        let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
-        tokio::time::timeout(patience, work).map(move |ended| {
-            let failed = |_| Err(no_reply(sent.get(), self.breaker.is_incomplete()));
-            ended.unwrap_or_else(failed)
-        })
-    }
-
     /// Repeats attempts until one is answered or no time is left for another.
     async fn retry_loop(
         &self,
@@ -214,6 +195,7 @@ impl Dispatcher {
         let mut answered_by = None;
         let mut admitted = None;
         let mut number = 1;
+        let began = Instant::now();
         self.check_record(contract)?;
         let ended = loop {
             let destination = self.route(contract, &mut ticket.job).await;
@@ -230,7 +212,7 @@ impl Dispatcher {
                     match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
                         Ok(AttemptOutcome::Answered(reply)) => {
                             answered_by = Some(owner.worker);
-                            break Ok(reply);
+                            break self.in_time(reply, began);
                         }
                         Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
                         Ok(AttemptOutcome::MaybeStarted) => {
@@ -255,7 +237,7 @@ impl Dispatcher {
             }
             let pause = backoff.delay();
             if self.queue.clock().until(ticket.deadline) < pause {
-                break Err(last_error);
+                break Err(self.out_of_time(last_error, began));
             }
             tokio::time::sleep(pause).await;
             self.metrics.retries.increment(1);
@@ -343,50 +325,9 @@ impl Admitted {
     }
 }
 
-impl Sent {
-    fn set(&self, sent: bool) {
-        self.0.store(sent, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The error of a request that got no answer before its deadline. If Redis is the reason, the error
-/// says so: the contract is not to blame.
-fn no_reply(sent: bool, is_redis_incomplete: bool) -> ApiError {
-    match (sent, is_redis_incomplete) {
-        (false, _) => ApiError::queue_unavailable(),
-        (true, true) => ApiError::Ambiguous,
-        (true, false) => ApiError::no_reply(),
-    }
-}
-
 fn has_large_argument(job: &Job) -> bool {
     let Job::Execute(execute) = job else {
         return false;
     };
     matches!(&execute.argument, Argument::Json(json) if json.get().len() > INLINE_LIMIT)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, false);
-        assert_eq!(
-            (unsent.code(), unsent.never_started()),
-            ("queue_unavailable", true)
-        );
-        let sent = no_reply(true, true);
-        assert_eq!(
-            (sent.code(), sent.never_started()),
-            ("queue_unavailable", false)
-        );
-        let unanswered = no_reply(true, false);
-        assert_eq!(unanswered.code(), "execution_timeout");
-    }
 }
