@@ -98,7 +98,7 @@ async fn a_container_that_floods_its_output_leaves_lines_out() {
     let image = farm.image(TestImage::new()).await;
     let kept = farm.load_with("a", &image, json!({"logs": "keep"})).await;
     kept.is_no_content();
-    farm.call("a", "chatter", json!(20)).await;
+    farm.call("a", "chatter", json!(3)).await;
     farm.call("a", "say", json!("the end")).await;
     let client = farm.client();
     wait::until_true("the last line", DEFAULT_LIMIT, async || {
