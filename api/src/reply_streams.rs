@@ -3,7 +3,7 @@
 //! A worker's replies go to the stream on the server of its inbox. So a server that is away takes
 //! only the replies of its own workers with it, and the others reach this api.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use futures::future::join_all;
 use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
@@ -73,8 +73,13 @@ impl ReplyStreams {
     }
 
     fn all(&self) -> Vec<ApiId> {
+        self.read().clone()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<ApiId>> {
+        // No code that holds the lock can panic half-way.
         let streams = self.0.streams.read();
-        streams.unwrap_or_else(PoisonError::into_inner).clone()
+        streams.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the streams until the process stops: without a heartbeat, each expires.
@@ -109,7 +114,7 @@ impl ReplyStreams {
 
     /// The stream on a server, or the first one while there is none.
     fn on(&self, server: impl FnOnce(&Queue) -> Option<ServerName>) -> ApiId {
-        let streams = self.all();
+        let streams = self.read();
         let [first, rest @ ..] = streams.as_slice() else {
             unreachable!("there is a first stream");
         };

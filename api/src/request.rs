@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
@@ -35,12 +34,12 @@ const HEADER_LIMIT: usize = 128;
 /// closed.
 const DISCARD_LIMIT: usize = 256 * 1024 * 1024;
 
-/// The outermost layer: assigns the request id, checks the head, renders failures, counts, traces
-/// and logs.
-pub(crate) async fn observe(
-    State(state): State<AppState>,
+/// Around everything else: assigns the request id, checks the head, renders failures, counts,
+/// traces and logs.
+pub(crate) async fn observe<F: Future<Output = Response>>(
+    state: &AppState,
     mut request: Request,
-    next: Next,
+    inside: impl FnOnce(Request) -> F,
 ) -> Response {
     let begun = Instant::now();
     let route = state
@@ -52,7 +51,7 @@ pub(crate) async fn observe(
     let connection = request.extensions().get::<Arc<Connection>>();
     let at_loopback = connection.is_some_and(|connection| connection.is_at_loopback());
     let mut response = match state.heads.check(&request, at_loopback) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => inside(request).await,
         Err(refused) => refused.into_response(),
     };
     let error = response.extensions_mut().remove::<ApiError>();
@@ -308,8 +307,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
         .to_ascii_lowercase();
     let is_json = essence == "application/json" || essence.ends_with("+json");
     let is_default = essence.is_empty() || DEFAULT_TYPES.contains(&essence.as_str());
-    let by_browser = OF_BROWSERS.iter().any(|name| headers.contains_key(name));
-    if is_json || is_default && !by_browser {
+    let by_browser = || OF_BROWSERS.iter().any(|name| headers.contains_key(name));
+    if is_json || is_default && !by_browser() {
         return Ok(());
     }
     Err(ApiError::UnsupportedMediaType)

@@ -29,7 +29,7 @@ struct About(ContractAddress);
 #[derive(Debug, Clone)]
 pub(crate) struct OfTenant(pub(crate) Tenant);
 
-/// The worker that answered a call. Handlers attach it to the response.
+/// The worker that answered a call. Handlers attach it to the response of a failed one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AnsweredBy(pub(crate) WorkerId);
 

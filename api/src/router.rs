@@ -1,7 +1,9 @@
-//! All routes of the api, and the layer around them.
+//! All routes of the api, and the layers around them.
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
 
 use crate::access::guard;
@@ -16,7 +18,9 @@ use crate::state::AppState;
 /// The routes for monitoring, on a listener of their own, where nobody needs a key.
 pub(crate) fn metrics_router(state: AppState) -> Router {
     let routes = monitoring().route("/metrics", get(metrics::show));
-    observed(with_fallbacks(routes), state)
+    with_fallbacks(routes)
+        .layer(from_fn_with_state(state.clone(), observed))
+        .with_state(state)
 }
 
 /// The routes for callers. `/metrics` is one of them unless it has a listener of its own.
@@ -62,14 +66,16 @@ pub(crate) fn router(state: AppState) -> Router {
     if state.config.metrics_port.is_none() {
         routes = routes.route("/metrics", get(metrics::show));
     }
-    let guarded = with_fallbacks(routes).layer(from_fn_with_state(state.clone(), guard));
-    // Around the layer that asks for a key: browsers ask without one, and pages may read refusals.
-    // Inside of the outermost layer, which refuses other origins where no key is needed.
+    let routes = with_fallbacks(routes);
     let routes = match state.heads.origins.layer() {
-        Some(cors) => guarded.layer(cors),
-        None => guarded,
+        // Browsers ask without a key, and pages may read refusals.
+        Some(cors) => routes
+            .layer(from_fn_with_state(state.clone(), guarded))
+            .layer(cors)
+            .layer(from_fn_with_state(state.clone(), observed)),
+        None => routes.layer(from_fn_with_state(state.clone(), observed_and_guarded)),
     };
-    observed(routes, state)
+    routes.with_state(state)
 }
 
 fn monitoring() -> Router<AppState> {
@@ -84,10 +90,22 @@ fn with_fallbacks(routes: Router<AppState>) -> Router<AppState> {
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
 }
 
-/// Adds the outermost layer, which also covers the fallbacks: it assigns the request id, renders
-/// every failure, and counts, traces and logs the request.
-fn observed(routes: Router<AppState>, state: AppState) -> Router {
-    routes
-        .layer(from_fn_with_state(state.clone(), observe))
-        .with_state(state)
+/// The outermost layer. It covers the fallbacks as well.
+async fn observed(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    observe(&state, request, |request| next.run(request)).await
+}
+
+/// The innermost layer, which asks for a key.
+async fn guarded(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    guard(&state, request, next).await
+}
+
+/// Both in one, if nothing is between them: a layer takes a twentieth of the api's instructions for
+/// a call.
+async fn observed_and_guarded(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    observe(&state, request, |request| guard(&state, request, next)).await
 }

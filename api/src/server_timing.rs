@@ -1,8 +1,8 @@
 //! The header `Server-Timing`: where the time of a call went.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use shared::protocol::frame::Reply;
 
@@ -32,16 +32,30 @@ impl ServerTiming {
 
     /// The header's value, in milliseconds: the unit of the header's specification.
     pub(crate) fn header(self) -> HeaderValue {
-        let mut text = String::with_capacity(48);
-        let times = [("queue", self.queue), ("exec", self.exec)];
-        for (name, time) in times.into_iter().chain(self.cpu.map(|cpu| ("cpu", cpu))) {
-            let comma = if text.is_empty() { "" } else { ", " };
-            let (millis, rest) = (time.as_millis(), time.subsec_micros() % 1000);
-            // Writing to a string cannot fail.
-            _ = write!(text, "{comma}{name};dur={millis}.{rest:03}");
+        let mut text = Vec::with_capacity(CAPACITY);
+        push(&mut text, "queue;dur=", self.queue);
+        push(&mut text, ", exec;dur=", self.exec);
+        if let Some(cpu) = self.cpu {
+            push(&mut text, ", cpu;dur=", cpu);
         }
-        HeaderValue::from_str(&text).expect("digits and punctuation are a header's value")
+        HeaderValue::from_maybe_shared(Bytes::from(text))
+            .expect("digits and punctuation are a header's value")
     }
+}
+
+/// Enough for three times of up to an hour.
+const CAPACITY: usize = 64;
+
+/// Appends milliseconds with three decimals. Every call needs two or three of them: digits by
+/// `itoa` take a fifth of the instructions of `write!`.
+fn push(text: &mut Vec<u8>, name: &str, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+    text.push(b'.');
+    // The leading one keeps the zeros of what follows it.
+    let rest = 1000 + micros % 1000;
+    text.extend_from_slice(&itoa::Buffer::new().format(rest).as_bytes()[1..]);
 }
 
 #[cfg(test)]

@@ -12,12 +12,13 @@ use crate::support::wait::{self, DEFAULT_LIMIT};
 
 const CONTRACT: &str = "{ echo: (a) => a }";
 
-/// The commands that idle processes send: heartbeats, leases, waiting for jobs and replies.
-const IDLE: [&str; 17] = [
+/// The commands that idle processes send: heartbeats, leases, probes, waiting for jobs and replies.
+const IDLE: [&str; 18] = [
     "client|setinfo",
     "config|resetstat",
     "exists",
     "get",
+    "hget",
     "hmget",
     "info",
     "pexpire",
@@ -106,6 +107,10 @@ async fn a_list_costs_no_walk_of_the_keys_and_no_job() {
     for address in ["a", "b", "c"] {
         client.must_load(address, CONTRACT).await;
     }
+    wait::until_true("the loads to be audited", DEFAULT_LIMIT, async || {
+        farm.redis_command::<usize>(&["XLEN", "exec:audit"]).await == 3
+    })
+    .await;
     reset(&farm).await;
     for _ in 0..50 {
         assert_eq!(client.get("/contracts").await.status, 200);
@@ -139,9 +144,12 @@ async fn asking_for_a_missing_contract_writes_nothing() {
     let idle = |name: &String| IDLE.contains(&name.as_str()) || name.starts_with("zr");
     let other: Vec<_> = ran.keys().filter(|name| !idle(name)).collect();
     assert!(other.is_empty(), "{other:?} of {ran:?}");
-    for write in ["set", "zadd", "pexpire"] {
-        let count = ran.get(write).copied().unwrap_or_default();
-        assert!(count < TIMES, "{count} {write}: not only heartbeats");
+    for command in ["set", "zadd", "pexpire", "hget"] {
+        let count = ran.get(command).copied().unwrap_or_default();
+        assert!(
+            count < TIMES,
+            "{count} {command}: not only heartbeats and probes"
+        );
     }
     assert!(ran["hmget"] >= 2 * TIMES, "{ran:?}");
     farm.stop().await;

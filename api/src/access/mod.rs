@@ -27,7 +27,7 @@ mod view;
 
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
@@ -61,12 +61,8 @@ pub(crate) struct Access {
     anybody: Arc<Caller>,
 }
 
-/// The layer around the routes.
-pub(crate) async fn guard(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+/// Around the routes: only a caller who may send the request gets further.
+pub(crate) async fn guard(state: &AppState, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let need = need(request.method(), route.map(MatchedPath::as_str));
     let now = || state.queue.clock().now_ms();

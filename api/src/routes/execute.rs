@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::request::Parts;
 use serde_json::value::RawValue;
 use shared::protocol::frame::Reply;
 use shared::protocol::job::{Argument, Execute, Job};
@@ -78,10 +78,10 @@ pub(crate) async fn execute(
     Extension(connection): Extension<Arc<Connection>>,
     By(caller): By,
     parts: Result<Path<(String, String)>, PathRejection>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let (contract, method) = path(parts)?;
+    let (Parts { headers, .. }, body) = request.into_parts();
     let address = caller.contract(Permission::ContractsExecute, &contract)?;
     state.admission.check(RequestKind::Call)?;
     caller.admit().await?;
@@ -122,7 +122,8 @@ pub(crate) async fn execute(
     let timing = ServerTiming::of(&reply, accepted.elapsed());
     state.metrics.queue_wait.record(timing.queue);
     let mut response = respond(with_sources(&state, reply).await, timing);
-    if let Some(worker) = worker {
+    // For the log line of a failed call.
+    if is_error && let Some(worker) = worker {
         response.extensions_mut().insert(AnsweredBy(worker));
     }
     Ok(response)

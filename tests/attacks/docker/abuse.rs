@@ -164,6 +164,8 @@ async fn ptrace(farm: &mut DockerFarm) -> Outcome {
 async fn burn(restricted: &DockerFarm, unrestricted: &DockerFarm) -> Outcome {
     /// In hundredths of a second, within one second: half a core, plus the kernel's period.
     const ALLOWED: u64 = 65;
+    /// How often the control burns, until it gets more. Other cases compute at the same time.
+    const TRIES: u32 = 10;
     let burnt = async |farm: &DockerFarm| {
         let pid = pid(farm, "bad").await;
         let ticks = || {
@@ -174,7 +176,12 @@ async fn burn(restricted: &DockerFarm, unrestricted: &DockerFarm) -> Outcome {
         farm.call("bad", "burn", json!(1000)).await;
         ticks().saturating_sub(before)
     };
-    let (own, control) = (burnt(restricted).await, burnt(unrestricted).await);
+    let own = burnt(restricted).await;
+    let (mut control, mut tries) = (0, 0);
+    while control <= ALLOWED && tries < TRIES {
+        control = burnt(unrestricted).await;
+        tries += 1;
+    }
     if own > ALLOWED || control <= ALLOWED {
         return Err(format!("{own} ticks; control: {control}"));
     }
