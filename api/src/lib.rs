@@ -7,6 +7,7 @@ pub mod access;
 mod admission;
 mod audit;
 mod breaker;
+mod call_logs;
 pub mod config;
 mod dispatch;
 mod edge;
@@ -20,7 +21,9 @@ mod request;
 mod request_log;
 mod router;
 mod routes;
+mod schemas;
 mod server;
+mod server_timing;
 mod source_maps;
 mod state;
 mod unanswered;
@@ -52,6 +55,8 @@ use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
+use crate::routes::logs::FOLLOWERS;
+use crate::schemas::SchemaCache;
 use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
 use crate::unanswered::UnansweredContracts;
@@ -197,6 +202,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
 
     let metrics = Metrics::new(registry);
+    let schemas = SchemaCache::new(queue.clone());
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
         api,
@@ -204,6 +210,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         inboxes,
         farm,
         breaker: breaker.clone(),
+        schemas: schemas.clone(),
         metrics: metrics.dispatch.clone(),
         executables_limit: config.executables_limit,
     });
@@ -215,6 +222,8 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         source_maps: SourceMaps::new(queue.clone()),
+        schemas,
+        followers: Arc::new(Semaphore::new(FOLLOWERS)),
         audit: Audit::start(queue.clone(), &life),
         config,
         queue,

@@ -8,7 +8,8 @@ use crate::access::guard;
 use crate::error::ApiError;
 use crate::request::observe;
 use crate::routes::{
-    contracts, dead_letters, docs, execute, health, keys, load, metrics, unload, workers,
+    contracts, dead_letters, description, docs, execute, health, keys, load, logs, metrics, unload,
+    workers,
 };
 use crate::state::AppState;
 
@@ -31,6 +32,11 @@ pub(crate) fn router(state: AppState) -> Router {
         // What is loaded.
         .route("/contracts", get(contracts::list))
         .route("/contracts/{contractAddress}", get(contracts::show))
+        .route(
+            "/contracts/{contractAddress}/openapi.json",
+            get(description::describe),
+        )
+        .route("/contracts/{contractAddress}/logs", get(logs::follow))
         // Operate the farm.
         .route("/workers", get(workers::list))
         .route("/workers/{id}/drain", post(workers::drain))
@@ -45,6 +51,8 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/docs/", get(docs::page))
         .route("/docs/{*file}", get(docs::file))
         .route("/openapi.json", get(docs::document))
+        .route("/documentation", get(docs::enter))
+        .route("/documentation/", get(docs::enter_from_folder))
         .route("/documentation/swagger.json", get(docs::document));
     if state.config.metrics_port.is_none() {
         routes = routes.route("/metrics", get(metrics::show));

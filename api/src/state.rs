@@ -16,6 +16,7 @@ use crate::edge::{Connections, Heads};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
 use crate::request::BodyRules;
+use crate::schemas::SchemaCache;
 use crate::source_maps::SourceMaps;
 use crate::unanswered::UnansweredContracts;
 
@@ -40,6 +41,9 @@ pub(crate) struct Services {
     /// Places for checking loads.
     pub(crate) load_checks: Semaphore,
     pub(crate) source_maps: SourceMaps,
+    pub(crate) schemas: SchemaCache,
+    /// Places for those who follow the output of contracts.
+    pub(crate) followers: Arc<Semaphore>,
     pub(crate) reader_health: ReaderHealth,
     pub(crate) metrics: Metrics,
     pub(crate) unanswered: UnansweredContracts,

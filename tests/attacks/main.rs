@@ -17,6 +17,7 @@
 
 mod attack;
 mod attack_farm;
+mod author_tools;
 mod browsers;
 mod crowding;
 mod docker;
@@ -282,6 +283,7 @@ async fn pages() -> Report {
 async fn edges_shard(quick: bool) -> Report {
     let mut target = AttackFarm::start(edges::farm()).await;
     edges::run(&mut target, quick).await;
+    author_tools::run(&mut target).await;
     target.end().await
 }
 

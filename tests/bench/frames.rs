@@ -54,6 +54,7 @@ fn replies(criterion: &mut Criterion) {
         id: JobId(u64::MAX),
         generation: Some(1),
         ran_us: Some(12),
+        cpu_us: Some(7),
         outcome: Ok(Output::Result(json("3"))),
     };
     let mut group = criterion.benchmark_group("replies");
@@ -89,6 +90,8 @@ fn envelope() -> Envelope {
             address: "abcd".parse().expect("it is an address"),
             method: "add".to_owned(),
             argument: Argument::Json(json(r#"{"number1":1,"number2":2}"#)),
+            schemas: None,
+            logs: None,
         }),
     }
 }

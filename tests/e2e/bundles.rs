@@ -62,3 +62,10 @@ async fn bundles_of_real_libraries_give_what_node_gives() {
     assert_eq!(count, 13, "{printed}");
     farm.stop().await;
 }
+
+/// The whole of docs/contracts.md, in a folder where `npx` finds esbuild.
+#[tokio::test]
+async fn the_guide_for_authors_can_be_followed() {
+    let folder = installed().await;
+    crate::guide::follow(&folder, true).await;
+}

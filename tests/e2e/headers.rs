@@ -71,27 +71,36 @@ fn timing(answer: &Answer) -> Vec<(String, f64)> {
 }
 
 #[tokio::test]
-async fn an_answer_reports_its_queue_and_execution_time() {
+async fn an_answer_reports_its_queue_execution_and_processor_time() {
     let farm = Farm::start().await;
     let client = farm.client();
     // Half a second of work, so that the measured time cannot be zero.
     let executable = "{
         quick: () => 1,
         works: () => { const end = performance.now() + 500; while (performance.now() < end); },
+        waits: () => new Promise((resolve) => setTimeout(resolve, 500)),
         fails: () => { throw new Error('on purpose') },
     }";
     client.must_load("abcd", executable).await;
-    for method in ["quick", "works", "fails"] {
+    let mut used = 0.0;
+    for method in ["quick", "works", "waits", "fails"] {
         let answer = client.call("abcd", method).await;
-        let [(queue, waited), (exec, ran)] = &timing(&answer)[..] else {
-            panic!("not two durations: {answer:?}")
+        let [(queue, waited), (exec, ran), (processor, cpu)] = &timing(&answer)[..] else {
+            panic!("not three durations: {answer:?}")
         };
-        assert_eq!((queue.as_str(), exec.as_str()), ("queue", "exec"));
+        let names = [queue.as_str(), exec.as_str(), processor.as_str()];
+        assert_eq!(names, ["queue", "exec", "cpu"]);
         assert!(*waited >= 0.0 && *ran >= 0.0, "{answer:?}");
-        if method == "works" {
-            assert!(*ran >= 400.0, "{answer:?}");
+        used += cpu;
+        match method {
+            "works" => assert!(*ran >= 400.0 && *cpu >= 50.0, "{answer:?}"),
+            "waits" => assert!(*ran >= 400.0 && *cpu <= 100.0, "{answer:?}"),
+            _ => assert!(*cpu >= 0.0 && *cpu <= 100.0, "{answer:?}"),
         }
     }
+    let status = client.contract("abcd").await;
+    let total = status["cpuMs"].as_f64().expect("a measured contract");
+    assert!((total - used).abs() <= 1.0, "{total} of {used}: {status}");
     farm.stop().await;
 }
 

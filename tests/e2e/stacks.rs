@@ -145,3 +145,48 @@ async fn a_hostile_source_map_harms_nothing() {
     assert_eq!(client.call("fine", "f").await.data(), 1);
     farm.stop().await;
 }
+
+#[tokio::test]
+async fn the_status_of_a_contract_has_its_memory_and_its_last_error() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    let body = json!({
+        "contractAddress": "abcd",
+        "executable": MAPPED,
+        "sourceMap": serde_json::from_str::<Value>(MAP).unwrap(),
+    });
+    client
+        .post("/loadSmartContract", &body)
+        .await
+        .is_no_content();
+    let before = client.contract("abcd").await;
+    assert_eq!(before.get("lastError"), None, "{before}");
+    let bytes = before["memoryBytes"].as_u64().expect("it has a page");
+    assert!((1 << 20..1 << 30).contains(&bytes), "{before}");
+    assert!(before["limits"]["timeoutMs"].is_number(), "{before}");
+    client
+        .call("abcd", "f")
+        .await
+        .error(500, "execution_failed");
+    client
+        .call("abcd", "none")
+        .await
+        .error(404, "endpoint_not_found");
+    let error = client.contract("abcd").await["lastError"].clone();
+    assert_eq!(error["method"], "f", "{error}");
+    assert_eq!(
+        (&error["code"], &error["error"]),
+        (&json!("execution_failed"), &json!("Error: x"))
+    );
+    assert_eq!(error["stack"][0]["source"], "src/bank.ts", "{error}");
+    assert!(
+        error["at"]
+            .as_u64()
+            .is_some_and(|at| at > 1_700_000_000_000),
+        "{error}"
+    );
+    assert_eq!(error.get("sourceMap"), None, "{error}");
+    let listed = client.contracts().await;
+    assert_eq!(listed[0].get("lastError"), None, "{listed:?}");
+    farm.stop().await;
+}

@@ -18,6 +18,7 @@ mod fence;
 mod heartbeat;
 mod identity;
 mod jobs;
+mod log_writer;
 mod metrics;
 mod operator;
 mod placement;
@@ -54,6 +55,7 @@ use crate::contracts::Contracts;
 use crate::docker::{Docker, DockerError};
 use crate::fence::Fence;
 use crate::identity::Identity;
+use crate::log_writer::{LogTask, LogWriter};
 use crate::metrics::Metrics;
 use crate::settle::{SettleTask, Settler};
 use crate::worker::{CatchUpRequests, Worker};
@@ -100,11 +102,13 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let sandboxes = Sandboxes::start(&config, &queue, id, &life).await?;
     let identity = Arc::new(Identity::new(id));
     let (settler, settle_task) = Settler::new(queue.clone(), identity.clone(), life.clone());
+    let (logs, log_task) = LogWriter::new();
     let worker = Arc::new(Worker {
         identity,
         queue,
         contracts: Contracts::new(config.capacity, config.queue_limit),
         settler,
+        logs,
         life: life.clone(),
         comparison: Notify::new(),
         catch_up: CatchUpRequests::default(),
@@ -130,6 +134,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
     let background = Background {
         reaper: config.reaper,
         settle_task,
+        log_task,
         farm,
         registry,
         listener,
@@ -181,6 +186,7 @@ async fn leave(queue: &Queue, worker: WorkerId, handed_over: bool) {
 struct Background {
     reaper: ReaperConfig,
     settle_task: SettleTask,
+    log_task: LogTask,
     farm: Farm,
     registry: Registry,
     listener: Option<TcpListener>,
@@ -192,6 +198,8 @@ impl Background {
         let life = &worker.life;
         let settling = self.settle_task.run(worker.fence.clone(), life.clone());
         life.spawn("settler", settling);
+        let logging = self.log_task.run(worker.queue.clone(), life.clone());
+        life.spawn("output of contracts", logging);
         life.spawn("heartbeat", heartbeat::run(worker.clone(), self.farm));
         life.spawn("presence", heartbeat::hold_subscription(worker.clone()));
         life.spawn("comparison", reconcile::run(worker.clone()));

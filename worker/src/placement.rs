@@ -179,6 +179,7 @@ async fn reply(
         id: envelope.id,
         generation: None,
         ran_us: None,
+        cpu_us: None,
         outcome,
     };
     let frames = [(api, pack_replies(worker.id(), [encode_item(&reply)]))];

@@ -5,13 +5,15 @@ use std::time::Duration;
 use shared::protocol::reply::Failure;
 use shared::service::telemetry::traces::Span;
 
+use crate::sandbox::CallTime;
+
 /// Facts about a job's run that its reply carries besides the outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RunInfo {
     /// The contract's generation.
     pub(crate) generation: Option<u64>,
-    /// How long the job ran.
-    pub(crate) time: Option<Duration>,
+    /// What the job took.
+    pub(crate) time: Option<CallTime>,
 }
 
 impl RunInfo {
@@ -27,10 +29,18 @@ impl RunInfo {
             );
         }
         if let Some(time) = self.time {
-            span.set("execution.run_ms", time.as_secs_f64() * 1000.0);
+            span.set("execution.run_ms", time.elapsed.as_secs_f64() * 1000.0);
+            if let Some(cpu) = time.cpu {
+                span.set("execution.cpu_ms", cpu.as_secs_f64() * 1000.0);
+            }
         }
         if let Err(failure) = outcome {
             span.fail(failure.code.name());
         }
     }
+}
+
+/// A time in whole microseconds.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

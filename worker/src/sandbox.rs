@@ -4,7 +4,9 @@
 //! outcomes. Queues, replies, generations and re-runs belong to `crate::contracts`; an instance
 //! has no knowledge of them. Only one task uses an instance, so it needs no locks.
 
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -12,6 +14,7 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::{ContractSpec, EffectiveLimits, Limits};
 use shared::protocol::reply::Failure;
+use shared::protocol::schemas::SchemaText;
 
 /// The limits that every sandbox applies to its calls.
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +53,69 @@ pub struct Invocation<'a> {
     pub method: &'a str,
     /// Valid JSON text, or none if the call has no argument.
     pub argument: Option<&'a RawValue>,
+    /// How many lines of its output are kept, if the instance can tell whose a line is.
+    pub logs: u32,
 }
 
 impl Invocation<'_> {
     /// The size of the argument, in bytes.
     pub fn size(&self) -> usize {
         self.argument.map_or(0, |json| json.get().len())
+    }
+}
+
+/// Reads how many bytes of memory an instance holds.
+#[derive(Clone)]
+pub struct MemoryGauge(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl MemoryGauge {
+    /// A gauge that calls `read`. Nothing is left to read once the instance has ended: then it is 0.
+    pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Reads it.
+    pub fn bytes(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for MemoryGauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryGauge")
+    }
+}
+
+/// What a call took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallTime {
+    /// The time until the call ended, measured from its submission, or from the end of the work
+    /// that ran before it.
+    pub elapsed: Duration,
+    /// The processor time that the sandbox used for the call, if the engine measures it.
+    pub cpu: Option<Duration>,
+}
+
+/// The lines that a call has written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallOutput {
+    /// How many lines there were before these.
+    pub dropped: u64,
+    /// The last lines.
+    pub lines: Vec<String>,
+}
+
+impl CallOutput {
+    /// At most so many of the last lines, and before them how many are missing.
+    pub fn last(mut self, lines: usize) -> Vec<String> {
+        let surplus = self.lines.len().saturating_sub(lines);
+        self.lines.drain(..surplus);
+        self.dropped += surplus as u64;
+        if self.dropped > 0 && lines > 0 {
+            self.lines
+                .insert(0, format!("({} lines dropped)", self.dropped));
+        }
+        self.lines
     }
 }
 
@@ -68,9 +128,10 @@ pub enum Event {
         call: CallId,
         /// Its result or its failure. A result is valid JSON text within the contract's limit.
         outcome: Result<Box<RawValue>, Failure>,
-        /// The time until the call ended, measured from its submission, or from the end of the
-        /// work that ran before it.
-        elapsed: Duration,
+        /// What the call took.
+        time: CallTime,
+        /// What it has written, if it was asked for.
+        output: CallOutput,
     },
     /// The instance returned the call without having started it.
     NotStarted(CallId),
@@ -204,6 +265,16 @@ impl Room {
 pub trait Instance: Send + 'static {
     /// The methods that can be called. None if only the contract itself knows them.
     fn endpoints(&self) -> Option<&[String]>;
+
+    /// Reads how much memory the instance holds, if the engine can tell.
+    fn memory(&self) -> Option<MemoryGauge> {
+        None
+    }
+
+    /// The schemas of the contract's arguments and results, from the load or from the contract.
+    fn schemas(&self) -> Option<&SchemaText> {
+        None
+    }
 
     /// The running image, if the executable is an image.
     fn image(&self) -> Option<&PinnedImage> {

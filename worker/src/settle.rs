@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::fence::Fence;
 use crate::identity::Identity;
 pub(crate) use crate::run_info::RunInfo;
+use crate::run_info::micros;
 
 /// The maximum number of jobs settled in one round trip.
 const BATCH: usize = 1024;
@@ -79,13 +80,11 @@ impl Delivery {
     fn reply(&mut self, outcome: Result<Output, Failure>, info: RunInfo) {
         info.record(&mut self.span, &outcome);
         let reply = self.api.map(|api| {
-            let ran_us = info
-                .time
-                .map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
             let reply = Reply {
                 id: self.id,
                 generation: info.generation,
-                ran_us,
+                ran_us: info.time.map(|time| micros(time.elapsed)),
+                cpu_us: info.time.and_then(|time| time.cpu).map(micros),
                 outcome,
             };
             (api, encode_item(&reply))

@@ -21,6 +21,7 @@ use crate::cancelled::CancelledJobs;
 use crate::contracts::{ContractHandle, Contracts, TaskEnds, Tenure};
 use crate::fence::Fence;
 use crate::identity::Identity;
+use crate::log_writer::LogWriter;
 use crate::metrics::Metrics;
 use crate::settle::Settler;
 use crate::worker::{CatchUpRequests, Worker};
@@ -92,6 +93,7 @@ impl TestFarm {
             queue,
             contracts: Contracts::new(10, 10),
             settler,
+            logs: LogWriter::new().0,
             life,
             comparison: Notify::new(),
             catch_up: CatchUpRequests::default(),

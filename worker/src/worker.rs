@@ -17,6 +17,7 @@ use crate::contracts::Contracts;
 use crate::docker::Docker;
 use crate::fence::Fence;
 use crate::identity::Identity;
+use crate::log_writer::LogWriter;
 use crate::metrics::{Metrics, Snapshot};
 use crate::sandbox::Engine;
 use crate::settle::Settler;
@@ -57,6 +58,7 @@ pub(crate) struct Worker {
     pub(crate) queue: Queue,
     pub(crate) contracts: Contracts,
     pub(crate) settler: Settler,
+    pub(crate) logs: LogWriter,
     pub(crate) life: Lifecycle,
     /// Requests a comparison of the contracts with the registry.
     pub(crate) comparison: Notify,

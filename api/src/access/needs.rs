@@ -21,11 +21,11 @@ pub(crate) enum Need {
 use Need::{Nothing, Scope};
 use Permission::{
     ContractsExecute, ContractsLoad, ContractsRead, ContractsUnload, FarmOperate, FarmRead,
-    KeysManage,
+    KeysManage, LogsRead,
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 22] = [
+const NEEDS: [(&str, &str, Need); 26] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
@@ -35,6 +35,12 @@ const NEEDS: [(&str, &str, Need); 22] = [
     ("POST", "/unloadSmartContract", Scope(ContractsUnload)),
     ("GET", "/contracts", Scope(ContractsRead)),
     ("GET", "/contracts/{contractAddress}", Scope(ContractsRead)),
+    (
+        "GET",
+        "/contracts/{contractAddress}/openapi.json",
+        Scope(ContractsRead),
+    ),
+    ("GET", "/contracts/{contractAddress}/logs", Scope(LogsRead)),
     ("GET", "/workers", Scope(FarmRead)),
     ("POST", "/workers/{id}/drain", Scope(FarmOperate)),
     ("GET", "/dead-letters", Scope(FarmRead)),
@@ -51,6 +57,8 @@ const NEEDS: [(&str, &str, Need); 22] = [
     ("GET", "/docs/", Nothing),
     ("GET", "/docs/{*file}", Nothing),
     ("GET", "/openapi.json", Nothing),
+    ("GET", "/documentation", Nothing),
+    ("GET", "/documentation/", Nothing),
     ("GET", "/documentation/swagger.json", Nothing),
 ];
 

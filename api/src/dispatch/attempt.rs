@@ -101,6 +101,7 @@ mod tests {
                 id: JobId(1),
                 generation: None,
                 ran_us: None,
+                cpu_us: None,
                 outcome: Err(failure),
             })
         };

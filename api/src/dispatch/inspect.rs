@@ -27,8 +27,35 @@ impl Dispatcher {
         let inspect = Inspect {
             address: address.cloned(),
             top: None,
+            follow_ms: None,
         };
         self.ask(workers, &inspect).await
+    }
+
+    /// Asks the owners of a contract and its replicas to store what it writes, for so long. False
+    /// if it is not loaded.
+    pub(crate) async fn follow(
+        &self,
+        contract: &ContractAddress,
+        follow_ms: u32,
+    ) -> Result<bool, ApiError> {
+        let Some(record) = self.queue.contract(contract).await? else {
+            return Ok(false);
+        };
+        for number in 1..=record.spec.replicas {
+            let replica = contract.replica(number);
+            let owner = match self.queue.contract(&replica).await? {
+                Some(record) => record.owner,
+                None => None,
+            };
+            let inspect = Inspect {
+                address: Some(replica),
+                top: None,
+                follow_ms: Some(follow_ms),
+            };
+            drop(self.ask(owner, &inspect).await);
+        }
+        Ok(true)
     }
 
     /// Asks workers for the first of their contracts in a ranking. A worker that does not reply is
@@ -41,6 +68,7 @@ impl Dispatcher {
         let inspect = Inspect {
             address: None,
             top: Some(top),
+            follow_ms: None,
         };
         self.ask(workers, &inspect).await
     }

@@ -33,13 +33,13 @@ impl LostAttempts {
     /// Whether a job may be sent to this owner. A call that may have been started is repeated
     /// only because the page's state died with its worker. If the same worker still owns the
     /// contract, the state may have survived.
-    pub(super) fn allow(&self, job: &Job, owner: Assignment) -> bool {
+    pub(super) fn allow(&self, job: &Job, owner: &Assignment) -> bool {
         let is_same = |last: WorkerId| last.same_process(owner.worker);
         !is_call(job) || owner.idempotent || !self.last_worker.is_some_and(is_same)
     }
 
     /// Whether a job that may have been started may be sent again.
-    pub(super) fn may_repeat(&self, job: &Job, owner: Assignment) -> bool {
+    pub(super) fn may_repeat(&self, job: &Job, owner: &Assignment) -> bool {
         self.count < MAX_LOST_ATTEMPTS && (owner.repeatable || !is_call(job))
     }
 
@@ -96,6 +96,8 @@ mod tests {
             address: "abcd".parse().unwrap(),
             method: "add".to_owned(),
             argument: Argument::None,
+            schemas: None,
+            logs: None,
         })
     }
 
@@ -105,6 +107,7 @@ mod tests {
             id: JobId(1),
             generation: None,
             ran_us: None,
+            cpu_us: None,
             outcome: Err(failure),
         }
     }

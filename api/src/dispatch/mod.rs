@@ -5,6 +5,7 @@
 //! What a reply means to a client is decided in `routes` and `error`.
 
 mod attempt;
+mod checks;
 mod inspect;
 mod loading;
 mod lost_attempts;
@@ -25,6 +26,7 @@ use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 
 use self::attempt::AttemptOutcome;
+use self::checks::CallChecks;
 use self::lost_attempts::LostAttempts;
 use self::route_cache::{Destination, RouteCache};
 use crate::breaker::{Breaker, QueueState};
@@ -32,6 +34,7 @@ use crate::error::ApiError;
 use crate::inboxes::Inboxes;
 use crate::metrics::DispatchMetrics;
 use crate::reply_router::Waiters;
+use crate::schemas::SchemaCache;
 
 /// A larger argument, in bytes, is stored in Redis beside the frame instead of in it.
 const INLINE_LIMIT: usize = 48 * 1024;
@@ -68,6 +71,7 @@ pub(crate) struct Dispatcher {
     routes: RouteCache,
     inboxes: Arc<Inboxes>,
     breaker: Breaker,
+    schemas: SchemaCache,
     metrics: DispatchMetrics,
     executables_limit: u64,
 }
@@ -80,6 +84,7 @@ pub(crate) struct DispatcherParts {
     pub(crate) inboxes: Arc<Inboxes>,
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
+    pub(crate) schemas: SchemaCache,
     pub(crate) metrics: DispatchMetrics,
     /// What the executables of all contracts may take in Redis, in bytes.
     pub(crate) executables_limit: u64,
@@ -94,6 +99,7 @@ impl Dispatcher {
             inboxes,
             farm,
             breaker,
+            schemas,
             metrics,
             executables_limit,
         } = parts;
@@ -104,6 +110,7 @@ impl Dispatcher {
             waiters,
             inboxes,
             breaker,
+            schemas,
             metrics,
             executables_limit,
         }
@@ -130,10 +137,11 @@ impl Dispatcher {
                 .await;
         }
         let (deadline, sent) = (ticket.deadline, Sent::default());
+        let checks = CallChecks::default();
         self.with_deadline(
             deadline,
             &sent,
-            self.retry_loop(contract, &mut ticket, &sent),
+            self.retry_loop(contract, &mut ticket, &sent, checks),
         )
         .await
     }
@@ -146,8 +154,9 @@ impl Dispatcher {
     ) -> Result<Answer, ApiError> {
         let (deadline, sent, mut stored) = (ticket.deadline, Sent::default(), None);
         let running = async {
-            stored = self.store_argument(&mut ticket).await?;
-            self.retry_loop(contract, &mut ticket, &sent).await
+            let mut checks = CallChecks::default();
+            stored = self.store_argument(&mut ticket, &mut checks).await?;
+            self.retry_loop(contract, &mut ticket, &sent, checks).await
         };
         let reply = self.with_deadline(deadline, &sent, running).await;
         if let Some(name) = stored {
@@ -183,6 +192,7 @@ impl Dispatcher {
         contract: &ContractAddress,
         ticket: &mut Ticket,
         sent: &Sent,
+        mut checks: CallChecks,
     ) -> Result<Answer, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
         let mut last_error = ApiError::no_owner();
@@ -193,24 +203,39 @@ impl Dispatcher {
             let destination = self.route(contract, &mut ticket.job).await;
             match destination.and_then(Destination::owner) {
                 Ok(Some((address, owner))) => {
-                    if !lost.allow(&ticket.job, owner) {
+                    if !lost.allow(&ticket.job, &owner) {
                         break Err(ApiError::OutcomeUnknown);
                     }
-                    sent.set(true);
-                    let outcome = self.attempt(owner.worker, ticket, number).await;
-                    match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
-                        Ok(AttemptOutcome::Answered(reply)) => {
-                            answered_by = Some(owner.worker);
-                            break Ok(reply);
-                        }
-                        Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
-                        Ok(AttemptOutcome::MaybeStarted) => {
-                            lost.add(owner.worker);
-                            if !lost.may_repeat(&ticket.job, owner) {
-                                break Err(ApiError::OutcomeUnknown);
-                            }
+                    let job = &mut ticket.job;
+                    let is_checked = match self
+                        .check_argument(&address, &owner, job, &mut checks)
+                        .await
+                    {
+                        Ok(is_checked) => is_checked,
+                        Err(error @ ApiError::QueueUnavailable(_)) => {
+                            last_error = error;
+                            false
                         }
                         Err(error) => break Err(error),
+                    };
+                    if is_checked {
+                        sent.set(true);
+                        let outcome = self.attempt(owner.worker, ticket, number).await;
+                        match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
+                            Ok(AttemptOutcome::Answered(reply)) => {
+                                self.check_result(&ticket.job, &reply, &checks).await?;
+                                answered_by = Some(owner.worker);
+                                break Ok(reply);
+                            }
+                            Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
+                            Ok(AttemptOutcome::MaybeStarted) => {
+                                lost.add(owner.worker);
+                                if !lost.may_repeat(&ticket.job, &owner) {
+                                    break Err(ApiError::OutcomeUnknown);
+                                }
+                            }
+                            Err(error) => break Err(error),
+                        }
                     }
                     self.routes.invalidate(&address);
                 }
@@ -254,7 +279,11 @@ impl Dispatcher {
     }
 
     /// Moves a call's argument into Redis; returns its name there.
-    async fn store_argument(&self, ticket: &mut Ticket) -> Result<Option<String>, QueueError> {
+    async fn store_argument(
+        &self,
+        ticket: &mut Ticket,
+        checks: &mut CallChecks,
+    ) -> Result<Option<String>, QueueError> {
         let Job::Execute(execute) = &mut ticket.job else {
             return Ok(None);
         };
@@ -266,7 +295,10 @@ impl Dispatcher {
             .queue
             .store_body(self.api, id, body, ticket.deadline)
             .await?;
-        execute.argument = Argument::Stored(name.clone());
+        let argument = Argument::Stored(name.clone());
+        if let Argument::Json(json) = std::mem::replace(&mut execute.argument, argument) {
+            checks.stored = Some(json);
+        }
         Ok(Some(name))
     }
 }

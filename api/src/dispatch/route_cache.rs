@@ -31,7 +31,7 @@ const CAPACITY: u64 = 100_000;
 const UNASSIGNED_AGE: Duration = Duration::from_secs(1);
 
 /// The owner of a contract or a replica, and what its jobs may do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Assignment {
     /// The owning worker.
     pub(super) worker: WorkerId,
@@ -39,12 +39,14 @@ pub(super) struct Assignment {
     pub(super) repeatable: bool,
     /// Whether it may also run again at the same owner.
     pub(super) idempotent: bool,
+    /// The digest of the contract's schemas, if it has some.
+    pub(super) schemas: Option<Arc<str>>,
     /// How many replicas the contract has.
     replicas: u32,
 }
 
 /// Where the jobs of a contract or a replica go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Target {
     /// The contract is not loaded.
     NotLoaded,
@@ -70,12 +72,12 @@ pub(super) enum Target {
 }
 
 impl Target {
-    fn replicas(self) -> u32 {
+    fn replicas(&self) -> u32 {
         match self {
             Self::NotLoaded => 1,
             Self::Unassigned { replicas }
             | Self::WithoutImage { replicas }
-            | Self::Quarantined { replicas, .. } => replicas,
+            | Self::Quarantined { replicas, .. } => *replicas,
             Self::Assigned(owner) => owner.replicas,
         }
     }
@@ -186,7 +188,7 @@ impl RouteCache {
         for offset in 0..replicas {
             let number = (start + offset) % replicas + 1;
             let address = contract.replica(number);
-            let Some(owner) = self.replica_owner(&address, number, first).await? else {
+            let Some(owner) = self.replica_owner(&address, number, &first).await? else {
                 continue;
             };
             let in_flight = self.inboxes.in_flight(owner.worker);
@@ -219,13 +221,13 @@ impl RouteCache {
         &self,
         replica: &ContractAddress,
         number: u32,
-        first: Target,
+        first: &Target,
     ) -> Result<Option<Assignment>, ApiError> {
         if self.unassigned.contains_key(replica) {
             return Ok(None);
         }
         let target = if number == 1 {
-            first
+            first.clone()
         } else {
             self.target(replica).await?
         };
@@ -276,9 +278,10 @@ impl RouteCache {
                     worker,
                     repeatable: is_repeatable(&record.spec),
                     idempotent: record.spec.idempotent,
+                    schemas: record.schemas.map(Arc::from),
                     replicas: record.spec.replicas,
                 };
-                self.owners.insert(address.clone(), owner);
+                self.owners.insert(address.clone(), owner.clone());
                 Target::Assigned(owner)
             }
         })

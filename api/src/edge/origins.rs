@@ -8,9 +8,12 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::CorsLayer;
 
+use crate::call_logs::CALL_LOGS;
+
 /// The request headers that pages of these origins may set.
-const REQUEST_HEADERS: [HeaderName; 4] = [
+const REQUEST_HEADERS: [HeaderName; 5] = [
     AUTHORIZATION,
+    CALL_LOGS,
     CONTENT_TYPE,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("x-request-id"),

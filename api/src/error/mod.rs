@@ -17,6 +17,7 @@ use shared::protocol::reply::{Failure, FailureCode, StackEntry};
 use shared::queue::QueueError;
 use shared::queue::key_store::KEYS_KEPT;
 use shared::queue::timing::RETRY_IMAGE;
+use shared::schemas::Violation;
 use utoipa::ToSchema;
 
 pub(crate) use self::text::cut;
@@ -67,6 +68,11 @@ pub(crate) enum ApiError {
     /// Holds the calls in the contract's executable, if they are known.
     #[error("{0}")]
     ExecutionFailed(String, Vec<StackEntry>),
+    // The places are not in the text, which is logged: they have names that the caller chose.
+    #[error("The argument does not match the contract's schema; \"errors\" lists where")]
+    ArgumentInvalid(Vec<Violation>),
+    #[error("The result does not match the contract's schema; \"errors\" lists where")]
+    ResultInvalid(Vec<Violation>),
     #[error("{0}")]
     ResultTooLarge(String),
     #[error("{0}")]
@@ -109,6 +115,9 @@ pub(crate) enum ApiError {
     /// The same failure, but the request may have had an effect or may still run.
     #[error("{0}")]
     MayHaveRun(Box<Self>),
+    /// The same failure of a call, with what the call has written.
+    #[error("{0}")]
+    Logged(Box<Self>, Vec<String>),
 }
 
 /// The body of every failure.
@@ -135,6 +144,15 @@ pub(crate) struct ErrorBody<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<StackEntry>, required = false)]
     stack: &'a [StackEntry],
+    /// Where the argument or the result is not what the contract's schema says, at most 10 places.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<Violation>, required = false)]
+    errors: &'a [Violation],
+    /// The last lines that the call has written to its console, where the request has asked for
+    /// them.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>, required = false)]
+    logs: &'a [String],
 }
 
 impl ApiError {
@@ -171,6 +189,8 @@ impl ApiError {
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::InvalidExecutable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_executable"),
             Self::ExecutionFailed(..) => (StatusCode::INTERNAL_SERVER_ERROR, "execution_failed"),
+            Self::ArgumentInvalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "argument_invalid"),
+            Self::ResultInvalid(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_invalid"),
             Self::ResultTooLarge(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_too_large"),
             Self::ResultNotJson(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_not_json"),
             Self::ContractCrashed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "contract_crashed"),
@@ -188,7 +208,7 @@ impl ApiError {
             Self::DeadLetterNotFound => (StatusCode::NOT_FOUND, "dead_letter_not_found"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::ExecutionTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "execution_timeout"),
-            Self::MayHaveRun(error) => error.parts(),
+            Self::MayHaveRun(error) | Self::Logged(error, _) => error.parts(),
         }
     }
 
@@ -211,7 +231,9 @@ impl ApiError {
     /// Whether the request certainly had no effect, so that repeating it is safe.
     pub(crate) fn never_started(&self) -> bool {
         match self {
+            Self::Logged(error, _) => error.never_started(),
             Self::ExecutionFailed(..)
+            | Self::ResultInvalid(_)
             | Self::ResultTooLarge(_)
             | Self::ResultNotJson(_)
             | Self::ContractCrashed(_)
@@ -221,6 +243,7 @@ impl ApiError {
             | Self::OutcomeUnknown
             | Self::MayHaveRun(_) => false,
             Self::InvalidRequest(..)
+            | Self::ArgumentInvalid(_)
             | Self::ForeignOrigin
             | Self::Unauthenticated(_)
             | Self::InsufficientScope(_)
@@ -250,8 +273,11 @@ impl ApiError {
     /// the lack of an answer, is what the caller learns about.
     pub(crate) fn is_by_contract_or_caller(&self) -> bool {
         match self {
-            Self::MayHaveRun(error) => error.is_by_contract_or_caller(),
-            Self::ExecutionFailed(..) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
+            Self::MayHaveRun(error) | Self::Logged(error, _) => error.is_by_contract_or_caller(),
+            Self::ExecutionFailed(..)
+            | Self::ResultInvalid(_)
+            | Self::ResultTooLarge(_)
+            | Self::ResultNotJson(_) => true,
             other => other.status().is_client_error(),
         }
     }
@@ -283,6 +309,12 @@ impl ApiError {
 
     /// Builds the response's body.
     pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        if let Self::Logged(error, logs) = self {
+            return ErrorBody {
+                logs,
+                ..error.body(request_id)
+            };
+        }
         let fields = match self {
             Self::InvalidRequest(_, fields) => {
                 fields.iter().map(|(name, why)| (*name, cut(why))).collect()
@@ -293,8 +325,14 @@ impl ApiError {
             Self::ExecutionFailed(_, stack) => stack.as_slice(),
             _ => &[],
         };
+        let errors = match self {
+            Self::ArgumentInvalid(errors) | Self::ResultInvalid(errors) => errors.as_slice(),
+            _ => &[],
+        };
         ErrorBody {
             stack,
+            errors,
+            logs: &[],
             error: cut(&self.to_string()).into_owned(),
             code: self.code(),
             request_id,
@@ -346,6 +384,7 @@ impl From<Failure> for ApiError {
             message,
             started,
             stack,
+            logs,
         } = failure;
         let error = match code {
             FailureCode::NotHosted => Self::ContractNotLoaded,
@@ -368,7 +407,12 @@ impl From<Failure> for ApiError {
             // Redis has lost data.
             FailureCode::ExecutableMissing => Self::QueueUnavailable(message),
         };
-        error.if_started(started)
+        let error = error.if_started(started);
+        if logs.is_empty() {
+            error
+        } else {
+            Self::Logged(Box::new(error), logs)
+        }
     }
 }
 

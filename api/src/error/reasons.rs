@@ -31,6 +31,11 @@ impl ApiError {
         Self::Overloaded("Too many loads are in progress. Try again later".to_owned())
     }
 
+    /// As many clients follow contracts as may.
+    pub(crate) fn too_many_followers() -> Self {
+        Self::Overloaded("Too many clients follow contracts. Try again later".to_owned())
+    }
+
     /// Redis is too full for a request of this kind.
     pub(crate) fn low_memory() -> Self {
         let message = "The queue is low on memory. Unload contracts, or try again later";

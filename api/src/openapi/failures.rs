@@ -9,6 +9,7 @@ use serde_json::Value;
 use shared::protocol::id::InvalidAddress;
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::StackEntry;
+use shared::schemas::Violation;
 use utoipa::IntoResponses;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
@@ -83,8 +84,10 @@ failures!(
             "Error: not enough funds".into(),
             vec![StackEntry::new(Some("withdraw".into()), 12, 11)],
         ),
+        ApiError::ArgumentInvalid(vec![violation("/number1", "the value is not of type \"number\"")]),
+        ApiError::ResultInvalid(vec![violation("", "\"sum\" is a required property")]),
         ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
-        ApiError::ResultNotJson("TypeError: Do not know how to serialize a BigInt".into()),
+        ApiError::ResultNotJson("a function has no JSON form".into()),
         ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
         ApiError::OutcomeUnknown,
         ApiError::too_many_requests(),
@@ -127,6 +130,14 @@ failures!(
 failures!(
     /// Failures of `GET /contracts/{contractAddress}`.
     ContractFailures: wrong_path(), ApiError::ContractNotLoaded, ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `GET /contracts/{contractAddress}/logs`.
+    LogFailures:
+        wrong_path(),
+        ApiError::ContractNotLoaded,
+        ApiError::too_many_followers(),
+        ApiError::queue_unavailable(),
 );
 failures!(
     /// Failures of `POST /workers/{id}/drain`.
@@ -202,6 +213,13 @@ fn of_callers() -> Vec<ApiError> {
         ApiError::queue_unavailable(),
     ]);
     failures
+}
+
+fn violation(path: &str, message: &str) -> Violation {
+    Violation {
+        path: path.to_owned(),
+        message: message.to_owned(),
+    }
 }
 
 fn wrong_path() -> ApiError {
@@ -286,7 +304,7 @@ mod tests {
         assert_eq!(
             statuses,
             [
-                "400", "401", "403", "404", "408", "413", "415", "500", "502", "503", "504"
+                "400", "401", "403", "404", "408", "413", "415", "422", "500", "502", "503", "504"
             ]
         );
         let response = serde_json::to_value(&described["500"]).unwrap();
@@ -295,6 +313,7 @@ mod tests {
             schema["allOf"][1]["properties"]["code"]["enum"],
             serde_json::json!([
                 "execution_failed",
+                "result_invalid",
                 "result_too_large",
                 "result_not_json",
                 "contract_crashed"

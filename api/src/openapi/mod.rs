@@ -10,7 +10,8 @@ use utoipa::OpenApi;
 use crate::access::Security;
 use crate::error::ErrorBody;
 use crate::routes::{
-    contracts, dead_letters, execute, health, keys, load, metrics, unload, workers,
+    contracts, dead_letters, description, execute, health, keys, load, logs, metrics, unload,
+    workers,
 };
 
 /// The document as it is served.
@@ -28,6 +29,8 @@ use crate::routes::{
         unload::unload,
         contracts::list,
         contracts::show,
+        description::describe,
+        logs::follow,
         workers::list,
         workers::drain,
         dead_letters::list,

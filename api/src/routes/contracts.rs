@@ -14,7 +14,7 @@ use http::header::LINK;
 use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::rank::{Rank, Top};
-use shared::protocol::reply::{ContractState, ContractStatus};
+use shared::protocol::reply::{ContractState, ContractStatus, LastError, Stack};
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::listing::{InvalidPosition, ListedContract, Position};
 
@@ -181,7 +181,13 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
     contract.calls = add(contract.calls, replica.calls);
     contract.errors = add(contract.errors, replica.errors);
     contract.ran_ms = add(contract.ran_ms, replica.ran_ms);
+    contract.cpu_ms = add(contract.cpu_ms, replica.cpu_ms);
     contract.losses = add(contract.losses, replica.losses);
+    contract.memory_bytes = add(contract.memory_bytes, replica.memory_bytes);
+    let at = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
+    if at(&replica.last_error) > at(&contract.last_error) {
+        contract.last_error = replica.last_error;
+    }
 }
 
 /// Show the status of a contract
@@ -204,16 +210,34 @@ pub(crate) async fn show(
     if !caller.sees(&contract) {
         return Err(ApiError::ContractNotLoaded);
     }
-    let Some(mut status) = status(&state, &contract).await? else {
+    Ok(Json(whole_status(&state, &contract).await?))
+}
+
+/// The status of a contract with its replicas and its schemas.
+pub(super) async fn whole_status(
+    state: &AppState,
+    contract: &ContractAddress,
+) -> Result<ContractStatus, ApiError> {
+    let Some(mut status) = status(state, contract).await? else {
         return Err(ApiError::ContractNotLoaded);
     };
     let replicas = (2..=status.replicas).map(|number| contract.replica(number));
-    let replicas = replicas.map(async |replica| self::status(&state, &replica).await);
+    let replicas = replicas.map(async |replica| self::status(state, &replica).await);
     let replicas = futures::future::try_join_all(replicas).await?;
     for replica in replicas.into_iter().flatten() {
         merge(&mut status, replica);
     }
-    Ok(Json(status))
+    let schemas = state.queue.schemas(contract).await?;
+    if let Some(error) = &mut status.last_error {
+        let (entries, source_map) = (std::mem::take(&mut error.stack), error.source_map.take());
+        let stack = Stack {
+            entries,
+            source_map,
+        };
+        error.stack = state.source_maps.apply(stack).await;
+    }
+    status.schemas = schemas.and_then(|text| serde_json::from_str(&text).ok());
+    Ok(status)
 }
 
 /// The status of a contract or a replica; `None` if it is not loaded.
@@ -232,6 +256,7 @@ async fn status(
                 calls: Some(0),
                 errors: Some(0),
                 ran_ms: Some(0),
+                cpu_ms: Some(0),
                 losses: Some(0),
                 ..status
             })
@@ -275,11 +300,15 @@ fn recorded(
         image,
         image_source: image_source.flatten(),
         limits: None,
+        schemas: None,
         queue_depth: None,
         calls: None,
         errors: None,
         ran_ms: None,
+        cpu_ms: None,
         losses: None,
+        memory_bytes: None,
+        last_error: None,
     }
 }
 
@@ -338,6 +367,7 @@ mod tests {
             quarantined_until: 0,
             image: None,
             image_missing: false,
+            schemas: None,
         };
         let state = |record: &ContractRecord, now, lives| {
             let status = recorded("abcd".parse().unwrap(), record.clone(), now, |_| lives);

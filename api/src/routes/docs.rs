@@ -35,6 +35,11 @@ pub(crate) async fn enter() -> Redirect {
     Redirect::permanent("docs/")
 }
 
+/// The same from `/documentation/`, where the original service had its page.
+pub(crate) async fn enter_from_folder() -> Redirect {
+    Redirect::permanent("../docs/")
+}
+
 pub(crate) async fn page() -> Response {
     file(Path(String::new())).await
 }
@@ -84,6 +89,17 @@ mod tests {
             let headers = response.headers();
             assert_eq!(headers[CONTENT_SECURITY_POLICY], "frame-ancestors 'none'");
             assert_eq!(headers[X_FRAME_OPTIONS], "DENY");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_paths_of_the_original_service_lead_to_the_page() {
+        for (redirect, target) in [
+            (enter().await, "docs/"),
+            (enter_from_folder().await, "../docs/"),
+        ] {
+            let response = redirect.into_response();
+            assert_eq!(response.headers()[http::header::LOCATION], target);
         }
     }
 

@@ -1,7 +1,7 @@
 //! `POST /execute/{contractAddress}/{method}`: calls a method with the body as its argument.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Extension;
 use axum::body::Body;
@@ -9,7 +9,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use serde_json::value::RawValue;
 use shared::protocol::frame::Reply;
 use shared::protocol::job::{Argument, Execute, Job};
@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::call_logs;
 use crate::dispatch::{Answer, Ticket};
 use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
@@ -25,9 +26,8 @@ use crate::openapi::failures::ExecuteFailures;
 use crate::request::{Received, read_body, request_id, trace_context};
 use crate::request_log::{AnsweredBy, GENERATION};
 use crate::routes::{address, path};
+use crate::server_timing::{SERVER_TIMING, ServerTiming};
 use crate::state::AppState;
-
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The response of a call.
 #[derive(ToSchema)]
@@ -51,6 +51,8 @@ struct ExecuteResponse {
     params(
         ("contractAddress" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "abcd"),
         ("method" = String, Path, min_length = 1, example = "add"),
+        ("Call-Logs" = Option<u32>, Header, minimum = 0, maximum = 100, description = "How many of the last lines that the call \
+            writes to its console a failure has in `logs`"),
     ),
     request_body(
         content = Option<serde_json::Value>,
@@ -62,7 +64,7 @@ struct ExecuteResponse {
             description = "The method's result",
             body = ExecuteResponse,
             headers(
-                ("Server-Timing" = String, description = "`queue`: milliseconds waited; `exec`: milliseconds run"),
+                ("Server-Timing" = String, description = "`queue`: milliseconds waited; `exec`: milliseconds run; `cpu`: milliseconds of processor time, where they are measured"),
                 ("Contract-Generation" = u64, description = "Changes whenever the contract's state is reset"),
                 ("X-Request-Id" = String, description = "The request's id, also in the logs"),
             ),
@@ -95,6 +97,8 @@ pub(crate) async fn execute(
         address: address.clone(),
         method,
         argument,
+        schemas: None,
+        logs: call_logs::wanted(&headers)?,
     };
     let ticket = Ticket {
         job: Job::Execute(job),
@@ -106,11 +110,9 @@ pub(crate) async fn execute(
     let reply = state.dispatcher.call(&address, ticket).await;
     drop(held);
     let Answer { reply, worker } = reply?;
-    let took = accepted.elapsed();
-    let ran = Duration::from_micros(reply.ran_us.unwrap_or_default()).min(took);
-    let waited = took.saturating_sub(ran);
-    state.metrics.queue_wait.record(waited);
-    let mut response = respond(with_sources(&state, reply).await, waited, ran);
+    let timing = ServerTiming::of(&reply, accepted.elapsed());
+    state.metrics.queue_wait.record(timing.queue);
+    let mut response = respond(with_sources(&state, reply).await, timing);
     if let Some(worker) = worker {
         response.extensions_mut().insert(AnsweredBy(worker));
     }
@@ -148,7 +150,7 @@ fn argument(body: &[u8]) -> Result<Argument, ApiError> {
     Ok(Argument::Json(raw))
 }
 
-fn respond(reply: Reply, waited: Duration, ran: Duration) -> Response {
+fn respond(reply: Reply, timing: ServerTiming) -> Response {
     let Reply {
         generation,
         outcome,
@@ -160,7 +162,7 @@ fn respond(reply: Reply, waited: Duration, ran: Duration) -> Response {
         Err(failure) => ApiError::from(failure).into_response(),
     };
     let headers = response.headers_mut();
-    headers.insert(SERVER_TIMING, server_timing(waited, ran));
+    headers.insert(SERVER_TIMING, timing.header());
     if let Some(generation) = generation {
         headers.insert(GENERATION, HeaderValue::from(generation));
     }
@@ -178,19 +180,6 @@ fn data(result: &str) -> Response {
         body,
     )
         .into_response()
-}
-
-/// Formats durations as milliseconds, the unit of the header's specification.
-fn server_timing(queue: Duration, exec: Duration) -> HeaderValue {
-    let (queue, exec) = (queue.as_micros(), exec.as_micros());
-    let text = format!(
-        "queue;dur={}.{:03}, exec;dur={}.{:03}",
-        queue / 1000,
-        queue % 1000,
-        exec / 1000,
-        exec % 1000
-    );
-    HeaderValue::from_str(&text).expect("digits and punctuation are a header's value")
 }
 
 #[cfg(test)]
@@ -211,12 +200,6 @@ mod tests {
     #[test]
     fn a_call_without_a_body_has_an_empty_object_as_its_argument() {
         assert!(matches!(argument(b""), Ok(Argument::Json(raw)) if raw.get() == "{}"));
-    }
-
-    #[test]
-    fn times_are_milliseconds() {
-        let header = server_timing(Duration::from_micros(12_045), Duration::from_nanos(900));
-        assert_eq!(header, "queue;dur=12.045, exec;dur=0.000");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 
 pub(crate) mod contracts;
 pub(crate) mod dead_letters;
+pub(crate) mod description;
 pub(crate) mod docs;
 pub(crate) mod execute;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod load;
+pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod unload;
 pub(crate) mod workers;

@@ -201,6 +201,8 @@ pub struct Load {
 ///     address: "shop.prices".parse()?,
 ///     method: "total".to_owned(),
 ///     argument: Argument::None,
+///     schemas: None,
+///     logs: None,
 /// });
 /// assert_eq!(
 ///     serde_json::to_string(&call)?,
@@ -216,7 +218,17 @@ pub struct Execute {
     pub method: String,
     /// The argument.
     pub argument: Argument,
+    /// The digest of the contract's schemas that the argument was checked by, and the result will
+    /// be. A worker refuses the call if the contract has others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schemas: Option<String>,
+    /// How many lines of the call's output its reply has if it fails, at most [`MAX_LINES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<u32>,
 }
+
+/// The most lines of one call's output.
+pub const MAX_LINES: u32 = 100;
 
 /// The argument of a call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -245,6 +257,9 @@ pub struct Inspect {
     /// Only the first contracts of a ranking. Older workers report all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<Top>,
+    /// For how many milliseconds these contracts' output is to be stored. Older workers store none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow_ms: Option<u32>,
 }
 
 /// Cancels a job that was sent before and has not started, because its caller has disconnected.

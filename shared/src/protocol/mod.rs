@@ -9,4 +9,5 @@ pub mod image;
 pub mod job;
 pub mod rank;
 pub mod reply;
+pub mod schemas;
 pub mod source_map;

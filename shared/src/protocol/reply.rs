@@ -48,6 +48,9 @@ pub struct Failure {
     /// Where in its executable the contract threw, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<Stack>,
+    /// What the call has written to its console, if its caller has asked for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<String>,
 }
 
 /// The calls in a contract's executable during which an error was thrown.
@@ -134,6 +137,7 @@ impl Failure {
             message,
             started,
             stack: None,
+            logs: Vec::new(),
         }
     }
 }
@@ -222,6 +226,55 @@ pub enum ContractState {
     Unplaced,
 }
 
+/// The last call of a contract that failed because of the contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct LastError {
+    /// The endpoint, at most 256 bytes of its name.
+    pub method: String,
+    /// When the call ended, in milliseconds since the epoch by the clock of Redis.
+    pub at: u64,
+    /// What happened, for programs: the same as in the answer of the call.
+    pub code: String,
+    /// What happened, for a person.
+    pub error: String,
+    /// Where the contract threw, if it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(required = false))]
+    pub stack: Vec<StackEntry>,
+    /// The name of the executable whose source map applies to the stack. Only workers send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(ignore))]
+    pub source_map: Option<String>,
+}
+
+impl LastError {
+    /// Of a call of `method` that ended `at` this time. None if the contract is not to blame.
+    pub fn of(method: &str, at: u64, failure: &Failure) -> Option<Self> {
+        let is_own = matches!(
+            failure.code,
+            FailureCode::ExecutionFailed
+                | FailureCode::ExecutionTimeout
+                | FailureCode::ResultTooLarge
+                | FailureCode::ResultNotJson
+                | FailureCode::ContractCrashed
+        );
+        let Stack {
+            entries,
+            source_map,
+        } = failure.stack.clone().unwrap_or_default();
+        is_own.then(|| Self {
+            method: method[..method.floor_char_boundary(256)].to_owned(),
+            at,
+            code: failure.code.name().to_owned(),
+            error: failure.message.clone(),
+            stack: entries,
+            source_map,
+        })
+    }
+}
+
 /// The status of one contract. What only its owner knows is missing where the owner was not asked
 /// or did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,6 +311,11 @@ pub struct ContractStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub limits: Option<EffectiveLimits>,
+    /// The schemas of arguments and results by which every call is checked, by endpoint. Not in the
+    /// list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object, required = false))]
+    pub schemas: Option<serde_json::Value>,
     /// Calls that are waiting or running. Not in the list of contracts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
@@ -274,8 +332,23 @@ pub struct ContractStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub ran_ms: Option<u64>,
+    /// The processor time that the completed calls used, in milliseconds. Measured for JavaScript
+    /// contracts. Not in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub cpu_ms: Option<u64>,
     /// Sandboxes that were lost since this worker became the owner. Not in the list of contracts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub losses: Option<u64>,
+    /// How many bytes of memory its page holds, of JavaScript contracts. Not in the list of
+    /// contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub memory_bytes: Option<u64>,
+    /// The last call that failed because of the contract, since this worker became the owner. Not
+    /// in the list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub last_error: Option<LastError>,
 }

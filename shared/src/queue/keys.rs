@@ -83,6 +83,12 @@ impl Keys {
         format!("{}{{c:{address}}}:past", self.prefix)
     }
 
+    /// `{c:ADDRESS}:logs`: stream, 60 s, 1,000 entries. What the contract writes to its console
+    /// while somebody follows it: fields `r` (request), `m` (method), `t` (text).
+    pub fn logs(&self, address: &ContractAddress) -> String {
+        format!("{}{{c:{address}}}:logs", self.prefix)
+    }
+
     /// A glob pattern that matches every contract's key.
     pub fn contract_pattern(&self) -> String {
         format!("{}{{c:*}}", self.prefix)

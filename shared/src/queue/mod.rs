@@ -120,6 +120,7 @@ pub mod keys;
 pub mod leases;
 pub mod listing;
 mod lock;
+pub mod logs;
 mod nodes;
 mod offers;
 mod outage;

@@ -65,6 +65,8 @@ fn call(id: u64, deadline: u64) -> Envelope {
         address: address("abcd"),
         method: format!("m{id}"),
         argument: Argument::None,
+        schemas: None,
+        logs: None,
     };
     Envelope {
         id: JobId(id),
@@ -157,6 +159,7 @@ fn reply_frame(worker: WorkerId, id: u64) -> Vec<u8> {
         id: JobId(id),
         generation: None,
         ran_us: None,
+        cpu_us: None,
         outcome: Ok(Output::Done),
     };
     pack_replies(worker, [encode_item(&reply)])

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::protocol::id::ContractAddress;
 use shared::protocol::reply::{ContractState, FailureCode};
+use shared::queue::ownership::Sandbox;
 use tokio::time::Instant;
 
 use super::restart::NoRestart;
@@ -89,11 +90,16 @@ impl<E: Engine> ContractTask<E> {
         let endpoints = instance.endpoints();
         self.endpoints = endpoints.map(|names| names.iter().cloned().collect());
         self.image = instance.image().cloned();
-        let endpoints = endpoints.unwrap_or_default().to_vec();
+        // Those of the first sandbox are in the record.
+        self.schemas = self.schemas.take().or_else(|| instance.schemas().cloned());
+        let sandbox = Sandbox {
+            endpoints: endpoints.unwrap_or_default().to_vec(),
+            image: self.image.clone(),
+            schemas: self.schemas.clone(),
+        };
         let generation = self.tenure.generation();
-        self.ends
-            .status
-            .ready(generation, endpoints, self.image.clone());
+        let memory = instance.memory();
+        self.ends.status.ready(generation, sandbox, memory);
     }
 
     async fn close(&self, instance: E::Instance) {

@@ -4,6 +4,7 @@
 
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::schemas::SchemaText;
 
 use super::handle::Call;
 use super::task::{Calls, ContractTask};
@@ -92,6 +93,10 @@ impl<E: Engine> ContractTask<E> {
         if call.delivery.deadline <= now {
             let message = "The call reached its deadline before it could start";
             return Some(Failure::not_started(FailureCode::Expired, message));
+        }
+        if call.schemas.as_deref() != self.schemas.as_ref().map(SchemaText::digest) {
+            let message = "The contract has other schemas than the call was checked by; try again";
+            return Some(Failure::not_started(FailureCode::NotHosted, message));
         }
         let endpoints = self
             .endpoints

@@ -7,12 +7,14 @@
 
 use std::time::Instant;
 
+use shared::protocol::job::MAX_LINES;
 use shared::protocol::reply::{FailureCode, Output};
+use shared::queue::logs::LogLine;
 use shared::service::batch::join_batch;
 
 use super::handle::{Call, StopRequest};
 use super::task::{Calls, ContractTask};
-use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, LossCause, Room};
+use crate::sandbox::{CallId, CallOutput, Engine, Event, Instance, Invocation, LossCause, Room};
 
 /// The failure message for calls that another worker may have got meanwhile.
 const LEASE_LOST: &str = "The worker lost its lease after it accepted the call; try again";
@@ -97,12 +99,14 @@ impl<E: Engine> ContractTask<E> {
                 }
                 return;
             }
+            let followed = self.is_followed();
             let invocations: Vec<_> = batch
                 .iter()
                 .map(|(id, call)| Invocation {
                     id: *id,
                     method: &call.method,
                     argument: call.argument.as_deref(),
+                    logs: if followed { MAX_LINES } else { call.logs },
                 })
                 .collect();
             instance.submit(&invocations);
@@ -163,6 +167,25 @@ impl<E: Engine> ContractTask<E> {
         batch
     }
 
+    /// Whether somebody follows what the contract writes.
+    fn is_followed(&self) -> bool {
+        let now = self.worker.queue.clock().now_ms();
+        self.ends.status.is_followed_at(now)
+    }
+
+    /// Stores what a call has written, for those who follow.
+    fn publish(&self, call: &Call, output: &CallOutput) {
+        let lines = output.clone().last(MAX_LINES as usize).into_iter();
+        let lines: Vec<_> = lines
+            .map(|text| LogLine {
+                request: call.delivery.request().unwrap_or_default().to_owned(),
+                method: call.method.clone(),
+                text,
+            })
+            .collect();
+        self.worker.logs.append(self.address(), lines);
+    }
+
     /// Processes the sandbox's events. Returns the end of serving if the sandbox is lost.
     fn process(&self, events: Vec<Event>, calls: &mut Calls) -> Option<ServeEnd> {
         let mut returned = Vec::new();
@@ -171,11 +194,18 @@ impl<E: Engine> ContractTask<E> {
             match event {
                 Event::Done {
                     call,
-                    outcome,
-                    elapsed,
+                    mut outcome,
+                    time,
+                    output,
                 } => {
                     if let Some(call) = calls.running.remove(&call) {
-                        self.answer(call, outcome.map(Output::Result), Some(elapsed));
+                        if !output.lines.is_empty() && self.is_followed() {
+                            self.publish(&call, &output);
+                        }
+                        if let Err(failure) = &mut outcome {
+                            failure.logs = output.last(call.logs as usize);
+                        }
+                        self.answer(call, outcome.map(Output::Result), Some(time));
                     }
                 }
                 Event::NotStarted(id) => returned.extend(calls.running.remove(&id)),

@@ -8,8 +8,12 @@ use std::time::Duration;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
-use shared::protocol::reply::{ContractState, ContractStatus};
+use shared::protocol::reply::{ContractState, ContractStatus, LastError};
+use shared::protocol::schemas::SchemaText;
 use shared::queue::ownership::Sandbox;
+
+use crate::run_info::micros;
+use crate::sandbox::{CallTime, MemoryGauge};
 
 /// The live status of one contract.
 #[derive(Debug)]
@@ -19,7 +23,12 @@ pub(crate) struct Status {
     calls: AtomicU64,
     errors: AtomicU64,
     ran_us: AtomicU64,
+    cpu_us: AtomicU64,
     losses: AtomicU64,
+    /// Until when its output is stored, in milliseconds by the clock of Redis.
+    followed_until: AtomicU64,
+    memory: Mutex<Option<MemoryGauge>>,
+    last_error: Mutex<Option<LastError>>,
 }
 
 /// The contract's state, and what is known about its sandbox.
@@ -32,6 +41,8 @@ pub(crate) struct SandboxState {
     pub(crate) endpoints: Vec<String>,
     /// The image that every sandbox of the load runs, once it is resolved.
     pub(crate) image: Option<PinnedImage>,
+    /// The schemas of arguments and results.
+    pub(crate) schemas: Option<SchemaText>,
 }
 
 impl SandboxState {
@@ -40,6 +51,7 @@ impl SandboxState {
         Sandbox {
             endpoints: self.endpoints,
             image: self.image,
+            schemas: self.schemas,
         }
     }
 }
@@ -52,6 +64,7 @@ impl Status {
             generation,
             endpoints: Vec::new(),
             image: None,
+            schemas: None,
         };
         Self {
             sandbox: Mutex::new(sandbox),
@@ -59,7 +72,11 @@ impl Status {
             calls: AtomicU64::default(),
             errors: AtomicU64::default(),
             ran_us: AtomicU64::default(),
+            cpu_us: AtomicU64::default(),
             losses: AtomicU64::default(),
+            followed_until: AtomicU64::default(),
+            memory: Mutex::default(),
+            last_error: Mutex::default(),
         }
     }
 
@@ -70,7 +87,10 @@ impl Status {
             calls: copy(&self.calls),
             errors: copy(&self.errors),
             ran_us: copy(&self.ran_us),
+            cpu_us: copy(&self.cpu_us),
             losses: copy(&self.losses),
+            followed_until: copy(&self.followed_until),
+            last_error: Mutex::new(locked(&self.last_error).clone()),
             ..Self::loading(generation)
         }
     }
@@ -86,17 +106,19 @@ impl Status {
     }
 
     /// A new sandbox is ready.
-    pub(crate) fn ready(
-        &self,
-        generation: u64,
-        endpoints: Vec<String>,
-        image: Option<PinnedImage>,
-    ) {
+    pub(crate) fn ready(&self, generation: u64, sandbox: Sandbox, memory: Option<MemoryGauge>) {
+        *locked(&self.memory) = memory;
+        let Sandbox {
+            endpoints,
+            image,
+            schemas,
+        } = sandbox;
         *self.lock() = SandboxState {
             state: ContractState::Ready,
             generation,
             endpoints,
             image,
+            schemas,
         };
     }
 
@@ -122,15 +144,38 @@ impl Status {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A call ended, after it ran for `time` if it ran.
-    pub(crate) fn call_ended(&self, failed: bool, time: Option<Duration>) {
-        let ran_us = time.map_or(0, |time| {
-            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-        });
-        self.ran_us.fetch_add(ran_us, Ordering::Relaxed);
+    /// A call ended, after it took `time` if it ran.
+    pub(crate) fn call_ended(&self, failed: bool, time: Option<CallTime>) {
+        let add = |sum: &AtomicU64, time: Option<Duration>| {
+            sum.fetch_add(time.map_or(0, micros), Ordering::Relaxed);
+        };
+        add(&self.ran_us, time.map(|time| time.elapsed));
+        add(&self.cpu_us, time.and_then(|time| time.cpu));
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.errors.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+
+    /// Somebody follows the output until this time, by the clock of Redis.
+    pub(crate) fn follow_until(&self, time: u64) {
+        self.followed_until.fetch_max(time, Ordering::Relaxed);
+    }
+
+    /// Whether somebody follows the output at this time.
+    pub(crate) fn is_followed_at(&self, now: u64) -> bool {
+        now < self.followed_until.load(Ordering::Relaxed)
+    }
+
+    /// A call failed because of the contract.
+    pub(crate) fn failed(&self, error: LastError) {
+        *locked(&self.last_error) = Some(error);
+    }
+
+    /// How much memory the current sandbox holds, and the last failure.
+    pub(crate) fn details(&self) -> (Option<u64>, Option<LastError>) {
+        let memory = locked(&self.memory).clone();
+        let bytes = memory.map(|gauge| gauge.bytes()).filter(|bytes| *bytes > 0);
+        (bytes, locked(&self.last_error).clone())
     }
 
     /// A sandbox was lost.
@@ -150,6 +195,7 @@ impl Status {
             generation,
             endpoints,
             image,
+            schemas: _,
         } = self.sandbox();
         let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
@@ -165,15 +211,24 @@ impl Status {
             image,
             image_source: image_source.flatten(),
             limits: None,
+            schemas: None,
             queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
             calls: Some(self.calls.load(Ordering::Relaxed)),
             errors: Some(self.errors.load(Ordering::Relaxed)),
             ran_ms: Some(self.ran_us.load(Ordering::Relaxed) / 1000),
+            cpu_ms: Some(self.cpu_us.load(Ordering::Relaxed) / 1000),
             losses: Some(self.losses.load(Ordering::Relaxed)),
+            memory_bytes: None,
+            last_error: None,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, SandboxState> {
-        self.sandbox.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.sandbox)
     }
+}
+
+/// Each value is replaced in one step, so it is valid even if the mutex is poisoned.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,19 +2,19 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use shared::protocol::id::ContractAddress;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
-use shared::protocol::reply::{Failure, Output};
+use shared::protocol::reply::{Failure, LastError, Output};
+use shared::protocol::schemas::SchemaText;
 
 use super::arguments::Fetch;
 use super::crash_loop::CrashHistory;
 use super::handle::{Call, TaskEnds};
 use super::tenure::Tenure;
 use crate::metrics::EngineMetrics;
-use crate::sandbox::{CallId, Engine};
+use crate::sandbox::{CallId, CallTime, Engine};
 use crate::settle::RunInfo;
 use crate::worker::Worker;
 
@@ -32,6 +32,8 @@ pub(crate) struct ContractTask<E: Engine> {
     pub(super) endpoints: Option<HashSet<String>>,
     /// The image that every sandbox of the load runs, if it has one.
     pub(super) image: Option<PinnedImage>,
+    /// The schemas that arguments must have been checked by.
+    pub(super) schemas: Option<SchemaText>,
 }
 
 /// What a task runs; see [`ContractTask::new`].
@@ -73,6 +75,7 @@ impl<E: Engine> ContractTask<E> {
             ends,
             endpoints: None,
             image,
+            schemas: None,
         }
     }
 
@@ -89,10 +92,17 @@ impl<E: Engine> ContractTask<E> {
         &self,
         call: Call,
         outcome: Result<Output, Failure>,
-        time: Option<Duration>,
+        time: Option<CallTime>,
     ) {
         self.ends.status.call_ended(outcome.is_err(), time);
-        self.metrics().answered(&outcome, time);
+        if let Err(failure) = &outcome {
+            let at = self.worker.queue.clock().now_ms();
+            if let Some(error) = LastError::of(&call.method, at, failure) {
+                self.ends.status.failed(error);
+            }
+        }
+        self.metrics()
+            .answered(&outcome, time.map(|time| time.elapsed));
         let info = RunInfo {
             generation: Some(self.tenure.generation()),
             time,

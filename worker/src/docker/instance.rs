@@ -15,12 +15,13 @@ use serde_json::value::RawValue;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::Limits;
 use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::schemas::SchemaText;
 use tokio::time::{Instant, timeout};
 
 use super::client::{CallError, ContractClient};
 use super::config::DockerConfig;
 use super::container::Container;
-use crate::sandbox::{CallId, Event, Instance, Invocation, LossCause, Room};
+use crate::sandbox::{CallId, CallOutput, CallTime, Event, Instance, Invocation, LossCause, Room};
 
 /// How long a failed probe waits for the report of the container's death, which names the cause.
 const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
@@ -28,6 +29,7 @@ const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
 /// One contract in its container.
 pub struct ContractContainer {
     container: Container,
+    schemas: Option<SchemaText>,
     client: ContractClient,
     call_limit: Duration,
     probe_limit: Duration,
@@ -73,11 +75,17 @@ enum Step {
 }
 
 impl ContractContainer {
-    pub(super) fn new(container: Container, config: &DockerConfig, limits: &Limits) -> Self {
+    pub(super) fn new(
+        container: Container,
+        config: &DockerConfig,
+        limits: &Limits,
+        schemas: Option<SchemaText>,
+    ) -> Self {
         let limits = config.limits(limits);
         Self {
             client: ContractClient::new(container.address, limits.result_bytes as usize),
             container,
+            schemas,
             call_limit: Duration::from_millis(limits.timeout_ms.into()),
             probe_limit: config.probe_limit,
             concurrency: limits.concurrency.unwrap_or(config.concurrency) as usize,
@@ -151,7 +159,8 @@ impl ContractContainer {
         Some(Event::Done {
             call,
             outcome,
-            elapsed,
+            time: CallTime { elapsed, cpu: None },
+            output: CallOutput::default(),
         })
     }
 
@@ -183,7 +192,8 @@ impl ContractContainer {
             Event::Done {
                 call,
                 outcome,
-                elapsed,
+                time: CallTime { elapsed, cpu: None },
+                output: CallOutput::default(),
             }
         });
         failed.collect()
@@ -236,6 +246,10 @@ impl Instance for ContractContainer {
     /// None: only the contract itself knows its endpoints.
     fn endpoints(&self) -> Option<&[String]> {
         None
+    }
+
+    fn schemas(&self) -> Option<&SchemaText> {
+        self.schemas.as_ref()
     }
 
     fn image(&self) -> Option<&PinnedImage> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shared::protocol::id::ContractAddress;
-use shared::protocol::job::{Argument, Execute};
+use shared::protocol::job::{Argument, Execute, MAX_LINES};
 use shared::protocol::reply::{Failure, FailureCode};
 
 use crate::contracts::{Call, Tenure};
@@ -15,6 +15,8 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
         address,
         method,
         argument,
+        schemas,
+        logs,
     } = execute;
     let Some(contract) = worker.contracts.get(&address) else {
         delivery.refuse(not_assigned());
@@ -28,6 +30,8 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
     contract.call(Call {
         method,
         argument,
+        schemas,
+        logs: logs.map_or(0, |lines| lines.min(MAX_LINES)),
         stored,
         delivery,
         losses: 0,

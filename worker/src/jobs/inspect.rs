@@ -7,17 +7,33 @@ use shared::protocol::reply::{ContractStatus, Output};
 use crate::settle::{Delivery, RunInfo};
 use crate::worker::Worker;
 
+/// For how long a follower may ask for the output of a contract. It asks again.
+const LONGEST_FOLLOW_MS: u64 = 60_000;
+
 pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
     let mut contracts = worker.contracts.all();
     if let Some(address) = &inspect.address {
         contracts.retain(|(owned, _)| owned == address);
     }
+    if let Some(follow) = inspect.follow_ms {
+        let until = worker.queue.clock().now_ms() + u64::from(follow).min(LONGEST_FOLLOW_MS);
+        for (_, contract) in &contracts {
+            contract.status.follow_until(until);
+        }
+    }
     let mut report: Vec<_> = contracts
         .into_iter()
         .map(|(address, contract)| {
             let spec = &contract.spec;
+            // Only of one contract: they take more than the rest together.
+            let wanted = inspect.address.is_some();
+            let (memory_bytes, last_error) = wanted
+                .then(|| contract.status.details())
+                .unwrap_or_default();
             ContractStatus {
                 limits: worker.limits(spec.engine, &spec.limits),
+                memory_bytes,
+                last_error,
                 ..contract.status.report(address, spec, worker.id())
             }
         })

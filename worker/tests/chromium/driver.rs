@@ -205,6 +205,7 @@ impl Contract {
                 id: CallId(id),
                 method,
                 argument: argument.as_deref(),
+                logs: 0,
             })
             .collect();
         self.page.submit(&invocations);

@@ -5,6 +5,7 @@ use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
 use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
 use shared::queue::blobs::digest;
+use shared::schemas::Schemas;
 use utoipa::ToSchema;
 
 use super::executable;
@@ -31,6 +32,11 @@ pub(super) struct LoadRequest {
     #[schema(value_type = Option<Object>)]
     #[serde(default)]
     source_map: Value,
+    /// JSON Schemas (2020-12) of the arguments and results of endpoints, by which every call is
+    /// checked: `{"METHOD": {"argument": SCHEMA, "result": SCHEMA}}`, 64 KiB at most.
+    #[schema(value_type = Option<Object>)]
+    #[serde(default)]
+    schemas: Value,
     /// Defaults to the deployment's engine.
     #[schema(value_type = Option<EngineKind>)]
     #[serde(default)]
@@ -71,6 +77,9 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
     let source_map = optional(&mut wrong, "sourceMap", request.source_map, |value| {
         source_map_text(value, engine)
     });
+    let schemas = optional(&mut wrong, "schemas", request.schemas, |value| {
+        schemas_text(&value)
+    });
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
         limits_object(value, engine)
     });
@@ -89,9 +98,12 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
             .collect();
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
+    let schemas = schemas.as_deref();
     let executable = match engine {
-        EngineKind::Javascript => executable::javascript(executable, source_map.as_deref())?,
-        EngineKind::Docker => executable::image(&executable)?,
+        EngineKind::Javascript => {
+            executable::javascript(executable, schemas, source_map.as_deref())?
+        }
+        EngineKind::Docker => executable::image(&executable, schemas)?,
     };
     let spec = ContractSpec {
         engine,
@@ -175,6 +187,13 @@ fn source_map_text(value: Value, engine: EngineKind) -> Result<String, String> {
     Ok(text)
 }
 
+/// The text of schemas, which are compiled to find what is wrong with them.
+fn schemas_text(value: &Value) -> Result<String, String> {
+    let text = value.to_string();
+    let compiled = Schemas::compile(&text);
+    compiled.map(|_| text).map_err(|error| error.to_string())
+}
+
 fn replica_count(value: &Value) -> Result<u32, String> {
     const MOST: u32 = ContractAddress::MAX_REPLICAS;
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -244,7 +263,8 @@ mod tests {
     #[test]
     fn every_invalid_field_is_reported() {
         let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
-                "limits":{"timeoutMs":0},"idempotent":"yes","sourceMap":1}"#;
+                "limits":{"timeoutMs":0},"idempotent":"yes","sourceMap":1,
+                "schemas":{"a":{"argument":{"$ref":"http://127.0.0.1/"}}}}"#;
         let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
             panic!()
         };
@@ -256,6 +276,7 @@ mod tests {
             "idempotent",
             "limits",
             "replicas",
+            "schemas",
             "sourceMap",
         ];
         assert_eq!(names, all);
@@ -295,6 +316,7 @@ mod tests {
                 contract_address: address,
                 executable,
                 source_map: more.clone(),
+                schemas: more.clone(),
                 engine,
                 limits,
                 replicas: more.clone(),

@@ -15,7 +15,7 @@
 //!     attempt: 1,
 //!     trace: None,
 //!     request: None,
-//!     job: Job::Inspect(Inspect { address: None, top: None }),
+//!     job: Job::Inspect(Inspect { address: None, top: None, follow_ms: None }),
 //! };
 //! let api = ApiId::random();
 //! let frame = pack_jobs(Some(api), [encode_item(&job)]);
@@ -88,6 +88,10 @@ pub struct Reply {
     /// How long the job ran, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_us: Option<u64>,
+    /// The processor time that the job used, in microseconds, if the engine measures it. Older
+    /// workers do not send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_us: Option<u64>,
     /// The outcome.
     pub outcome: Result<Output, Failure>,
 }
@@ -173,6 +177,7 @@ pub fn pack_jobs_again<I: AsRef<[u8]>>(
 ///     id: JobId(1),
 ///     generation: Some(3),
 ///     ran_us: Some(850),
+///     cpu_us: Some(420),
 ///     outcome: Ok(Output::Done),
 /// };
 /// let worker = WorkerId::random();

@@ -44,6 +44,8 @@ fn job() -> impl Strategy<Value = Job> {
                 address,
                 method,
                 argument,
+                schemas: None,
+                logs: None,
             })
         }),
         (address(), "[0-9a-f]{64}", any::<Option<u32>>()).prop_map(
@@ -67,8 +69,11 @@ fn job() -> impl Strategy<Value = Job> {
             }
         ),
         address().prop_map(|address| Job::Unload(Unload { address })),
-        prop::option::of(address())
-            .prop_map(|address| Job::Inspect(Inspect { address, top: None })),
+        prop::option::of(address()).prop_map(|address| Job::Inspect(Inspect {
+            address,
+            top: None,
+            follow_ms: None
+        })),
     ]
 }
 
@@ -108,6 +113,7 @@ proptest! {
             id: JobId(id),
             generation,
             ran_us: Some(12),
+            cpu_us: Some(7),
             outcome: Ok(Output::Result(raw(&result))),
         };
         let worker = WorkerId::random();
@@ -206,9 +212,9 @@ proptest! {
         damages in prop::collection::vec(damage(), 1..4),
     ) {
         let outcome = Ok(Output::Result(raw(&result)));
-        let reply = Reply { id: JobId(7), generation: Some(1), ran_us: None, outcome };
+        let reply = Reply { id: JobId(7), generation: Some(1), ran_us: None, cpu_us: Some(9), outcome };
         let failure = Failure::started(FailureCode::ExecutionFailed, "Error: \u{2028}");
-        let failed = Reply { id: JobId(8), generation: None, ran_us: Some(1), outcome: Err(failure) };
+        let failed = Reply { id: JobId(8), generation: None, ran_us: Some(1), cpu_us: None, outcome: Err(failure) };
         let worker = WorkerId::random();
         let frame = pack_replies(worker, [encode_item(&reply), encode_item(&failed)]);
         if let Ok(read) = unpack_replies(&damaged(frame, &damages)) {
@@ -226,6 +232,7 @@ fn a_failure_survives_encoding() {
         id: JobId(1),
         generation: None,
         ran_us: None,
+        cpu_us: None,
         outcome: Err(failure.clone()),
     };
     let frame = unpack_replies(&pack_replies(WorkerId::random(), [encode_item(&reply)])).unwrap();

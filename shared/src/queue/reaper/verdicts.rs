@@ -63,6 +63,7 @@ async fn reply(
             id,
             generation: None,
             ran_us: None,
+            cpu_us: None,
             outcome: Err(failure.clone()),
         })
         .map(|reply| encode_item(&reply))

@@ -13,10 +13,11 @@ use serde_json::value::RawValue;
 use shared::protocol::reply::Failure;
 use tokio::time::Instant;
 
+use super::cpu::{CpuMeter, Mark};
 use super::message::Message;
 use crate::chromium::page::harness::handle::Harness;
 use crate::chromium::page::harness::protocol::{self, CallUpdate, ReplyRules, SLICE_MS};
-use crate::sandbox::{CallId, Event};
+use crate::sandbox::{CallId, CallOutput, CallTime, Event};
 
 /// How long a page may take to read one piece of a message, at least. It replies at once unless
 /// something else runs in it.
@@ -31,10 +32,10 @@ pub(super) enum CallState {
     /// In a message without a reply.
     InMessage,
     /// It was started at this time, and its promise is pending.
-    Pending(Instant),
+    Pending(Mark),
     /// Its promise has settled after this time. The page sends the result as soon as a reply has
     /// room for it.
-    Settled(Duration),
+    Settled(CallTime),
 }
 
 impl CallState {
@@ -46,12 +47,12 @@ impl CallState {
         matches!(self, Self::Settled(_))
     }
 
-    /// How long the call has run. `since` counts for a call that has returned no promise.
-    fn elapsed(self, since: Instant, now: Instant) -> Duration {
+    /// What the call has taken. `since` counts for a call that has returned no promise.
+    fn time(self, since: Mark, now: Mark) -> CallTime {
         match self {
-            Self::InMessage => now.duration_since(since),
-            Self::Pending(since) => now.duration_since(since),
-            Self::Settled(elapsed) => elapsed,
+            Self::InMessage => since.until(now),
+            Self::Pending(since) => since.until(now),
+            Self::Settled(time) => time,
         }
     }
 }
@@ -61,6 +62,8 @@ struct Call {
     state: CallState,
     /// The size of its argument, in bytes.
     size: usize,
+    /// What it has written so far.
+    output: CallOutput,
 }
 
 /// The calls in flight to one page.
@@ -73,7 +76,8 @@ pub(super) struct InFlight {
     bytes: usize,
     messages: VecDeque<Message>,
     /// Since when the page works on the first message.
-    front_since: Instant,
+    front_since: Mark,
+    cpu: CpuMeter,
     /// Calls that returned a promise, oldest first. Some may have ended.
     promises: VecDeque<(Instant, CallId)>,
     /// How many calls have returned a promise.
@@ -85,14 +89,15 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    pub(super) fn new(call_limit: Duration, rules: ReplyRules) -> Self {
+    pub(super) fn new(call_limit: Duration, rules: ReplyRules, cpu: CpuMeter) -> Self {
         Self {
             call_limit,
             rules,
             calls: HashMap::new(),
             bytes: 0,
             messages: VecDeque::new(),
-            front_since: Instant::now(),
+            front_since: cpu.mark(Instant::now()),
+            cpu,
             promises: VecDeque::new(),
             pending: 0,
             settled: 0,
@@ -146,7 +151,7 @@ impl InFlight {
     }
 
     /// The calls with a pending promise, and when each was started.
-    pub(super) fn pending_calls(&self) -> impl Iterator<Item = (CallId, Instant)> {
+    pub(super) fn pending_calls(&self) -> impl Iterator<Item = (CallId, Mark)> {
         self.calls.iter().filter_map(|(id, call)| match call.state {
             CallState::Pending(since) => Some((*id, since)),
             CallState::InMessage | CallState::Settled(_) => None,
@@ -161,24 +166,35 @@ impl InFlight {
     }
 
     /// Since when the page works on the first message.
-    pub(super) fn front_since(&self) -> Instant {
+    pub(super) fn front_since(&self) -> Mark {
         self.front_since
     }
 
     /// Whether the calls of the first message have been in work for longer than a call may run.
     pub(super) fn is_front_overdue(&self) -> bool {
         let runs = self.messages.front().is_some_and(|m| !m.is_reading());
-        runs && self.front_since.elapsed() >= self.call_limit
+        runs && self.front_since.at.elapsed() >= self.call_limit
     }
 
     /// Records a message that was sent, with the sizes of its calls' arguments.
     pub(super) fn add(&mut self, message: Message, sizes: impl Iterator<Item = usize>) {
+        if self.calls.is_empty() {
+            self.cpu.start();
+        }
         if self.messages.is_empty() {
-            self.front_since = message.started();
+            self.front_since = self.cpu.mark(message.started());
         }
         for (id, size) in message.calls.iter().zip(sizes) {
             let state = CallState::InMessage;
-            self.calls.insert(*id, Call { state, size });
+            let output = CallOutput::default();
+            self.calls.insert(
+                *id,
+                Call {
+                    state,
+                    size,
+                    output,
+                },
+            );
             self.bytes += size;
         }
         self.messages.push_back(message);
@@ -204,19 +220,34 @@ impl InFlight {
         };
         message.proceed(harness);
         if index == 0 {
-            self.front_since = Instant::now();
+            self.measure();
+            self.front_since = self.cpu.mark(Instant::now());
         }
         true
     }
 
     /// Removes a message that was answered. Returns since when the page has worked on it, too.
-    pub(super) fn remove_message(&mut self, index: usize) -> Option<(Message, Instant)> {
+    pub(super) fn remove_message(&mut self, index: usize) -> Option<(Message, Mark)> {
+        self.measure();
         let message = self.messages.remove(index)?;
-        let since = self.front_since.max(message.started());
+        let mut since = self.front_since;
+        since.at = since.at.max(message.started());
         if index == 0 {
-            self.front_since = Instant::now();
+            self.front_since = self.cpu.mark(Instant::now());
         }
         Some((message, since))
+    }
+
+    /// Shares the page's processor time since the last measurement among the calls that ran.
+    pub(super) fn measure(&mut self) {
+        let front = self.messages.front().filter(|m| !m.is_reading());
+        let front = front.map_or(0, |message| message.calls.len());
+        self.cpu.share(front + self.pending - self.settled);
+    }
+
+    /// What the calls are measured by, as it shows now.
+    pub(super) fn mark(&self) -> Mark {
+        self.cpu.mark(Instant::now())
     }
 
     /// Forgets all messages.
@@ -251,14 +282,14 @@ impl InFlight {
             let sending = (self.settled > 0).then(|| self.last_reply + limit);
             return sending.into_iter().chain(promise).min();
         };
-        let message = self.front_since
+        let message = self.front_since.at
             + if front.is_reading() {
                 limit.max(READ_LIMIT)
             } else {
                 limit + Duration::from_millis(SLICE_MS)
             };
         match promise {
-            Some(promise) if promise < self.front_since + STUCK => Some(message.min(promise)),
+            Some(promise) if promise < self.front_since.at + STUCK => Some(message.min(promise)),
             _ => Some(message),
         }
     }
@@ -275,10 +306,10 @@ impl InFlight {
     }
 
     /// Turns a reply into events. A reply that names a call that is not in flight is forged.
-    pub(super) fn read(&mut self, reply: &str, since: Instant) -> Result<Vec<Event>, String> {
+    pub(super) fn read(&mut self, reply: &str, since: Mark) -> Result<Vec<Event>, String> {
         let reply = protocol::parse(reply, &self.rules).map_err(|e| e.to_string())?;
-        let now = Instant::now();
-        self.last_reply = now;
+        let now = self.mark();
+        self.last_reply = now.at;
         let mut events = Vec::with_capacity(reply.updates.len());
         for (call, update) in reply.updates {
             if !self.apply(call, update, since, now, &mut events) {
@@ -293,8 +324,8 @@ impl InFlight {
         &mut self,
         call: CallId,
         update: CallUpdate,
-        since: Instant,
-        now: Instant,
+        since: Mark,
+        now: Mark,
         events: &mut Vec<Event>,
     ) -> bool {
         match (update, self.state(call)) {
@@ -307,21 +338,20 @@ impl InFlight {
             | (CallUpdate::NotStarted, Some(CallState::Pending(_) | CallState::Settled(_))) => {
                 return false;
             }
+            (CallUpdate::Output(output), Some(_)) => self.set_output(call, output),
             (CallUpdate::Pending, Some(CallState::InMessage)) => {
                 self.set_state(call, CallState::Pending(since));
-                self.promises.push_back((since, call));
+                self.promises.push_back((since.at, call));
             }
             (CallUpdate::Settled, Some(state @ (CallState::InMessage | CallState::Pending(_)))) => {
-                let elapsed = state.elapsed(since, now);
-                self.set_state(call, CallState::Settled(elapsed));
+                self.set_state(call, CallState::Settled(state.time(since, now)));
             }
             (CallUpdate::NotStarted, Some(CallState::InMessage)) => {
                 self.remove(call);
                 events.push(Event::NotStarted(call));
             }
             (CallUpdate::Ended(outcome), Some(state)) => {
-                let elapsed = state.elapsed(since, now);
-                self.finish(call, outcome, elapsed, events);
+                self.finish(call, outcome, state.time(since, now), events);
             }
         }
         true
@@ -337,12 +367,22 @@ impl InFlight {
         }
     }
 
-    fn remove(&mut self, id: CallId) {
-        if let Some(Call { state, size }) = self.calls.remove(&id) {
-            self.bytes -= size;
-            self.pending -= usize::from(state.has_promise());
-            self.settled -= usize::from(state.is_settled());
+    /// Records what a call has written so far, if it is in flight.
+    pub(super) fn set_output(&mut self, id: CallId, output: CallOutput) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.output = output;
         }
+    }
+
+    /// Removes a call; returns what it has written.
+    fn remove(&mut self, id: CallId) -> CallOutput {
+        let Some(call) = self.calls.remove(&id) else {
+            return CallOutput::default();
+        };
+        self.bytes -= call.size;
+        self.pending -= usize::from(call.state.has_promise());
+        self.settled -= usize::from(call.state.is_settled());
+        call.output
     }
 
     /// Ends a call.
@@ -350,14 +390,15 @@ impl InFlight {
         &mut self,
         call: CallId,
         outcome: Result<Box<RawValue>, Failure>,
-        elapsed: Duration,
+        time: CallTime,
         events: &mut Vec<Event>,
     ) {
-        self.remove(call);
+        let output = self.remove(call);
         events.push(Event::Done {
             call,
             outcome,
-            elapsed,
+            time,
+            output,
         });
     }
 }

@@ -10,9 +10,11 @@
 //!
 //! - [`message`] takes one message to the page.
 //! - [`in_flight`] tracks messages, calls and their time.
+//! - [`cpu`] shares the processor time of the page among its calls.
 //! - [`overrun`] finds the call to blame when a limit has passed.
 //! - [`freeze`] freezes an idle page.
 
+mod cpu;
 mod freeze;
 mod in_flight;
 mod message;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::job::{ContractSpec, EffectiveLimits};
+use shared::protocol::schemas::{self, SchemaText};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::browser::death_watch::PageDeath;
@@ -37,7 +40,8 @@ use super::page::harness::handle::PendingReply;
 use super::page::harness::pieces::PIECE;
 use super::page::harness::protocol::{self, ReplyRules};
 use super::page::loaded::{LoadError, Loaded, LoadedPage};
-use crate::sandbox::{Event, Instance, Invocation, LossCause, Room};
+use crate::sandbox::{Event, Instance, Invocation, LossCause, MemoryGauge, Room};
+use cpu::{CpuMeter, Mark};
 use freeze::IdleState;
 use in_flight::{CallState, InFlight};
 use message::Message;
@@ -66,6 +70,7 @@ const STALLED: Duration = Duration::from_millis(100);
 pub struct ContractPage {
     page: LoadedPage,
     endpoints: Vec<String>,
+    schemas: Option<SchemaText>,
     in_flight: InFlight,
     /// For the next message.
     slot_request: SlotRequest,
@@ -119,6 +124,7 @@ impl ContractPage {
         match page.load(executable, config.load_limit).await {
             Ok(Loaded {
                 endpoints,
+                schemas,
                 offsets,
                 has_source_map,
             }) => {
@@ -128,10 +134,16 @@ impl ContractPage {
                     offsets,
                     source_map: has_source_map.then(|| spec.digest.clone()),
                 };
+                let schemas = match schemas::of(executable) {
+                    Some(text) => Some(SchemaText::new(text)),
+                    None => schemas.map(SchemaText::new),
+                };
+                let cpu = CpuMeter::new(page.renderers());
                 Ok(Self {
                     page,
                     endpoints,
-                    in_flight: InFlight::new(call_limit, rules),
+                    schemas,
+                    in_flight: InFlight::new(call_limit, rules, cpu),
                     slot_request: SlotRequest::None,
                     collecting: None,
                     clock: Box::pin(sleep_until(Instant::now())),
@@ -207,6 +219,7 @@ impl ContractPage {
             }
             Step::Collected(Ok(reply)) => {
                 self.collecting = None;
+                self.in_flight.measure();
                 let since = self.in_flight.front_since();
                 let events = self.read(&reply, since);
                 self.or_lose(events)
@@ -265,7 +278,7 @@ impl ContractPage {
     }
 
     /// Turns a reply into events, and waits for promises if there are any.
-    fn read(&mut self, reply: &str, since: Instant) -> Result<Vec<Event>, String> {
+    fn read(&mut self, reply: &str, since: Mark) -> Result<Vec<Event>, String> {
         let events = self.in_flight.read(reply, since)?;
         if self.in_flight.pending() > 0 && self.collecting.is_none() {
             self.collecting = Some(self.page.harness.collect());
@@ -294,6 +307,16 @@ impl ContractPage {
 impl Instance for ContractPage {
     fn endpoints(&self) -> Option<&[String]> {
         Some(&self.endpoints)
+    }
+
+    fn memory(&self) -> Option<MemoryGauge> {
+        let mut renderers = self.page.renderers().iter().copied();
+        let renderer = renderers.next().filter(|_| renderers.next().is_none())?;
+        Some(MemoryGauge::new(move || renderer.own_memory()))
+    }
+
+    fn schemas(&self) -> Option<&SchemaText> {
+        self.schemas.as_ref()
     }
 
     fn reserve(&mut self, next: usize) -> Room {

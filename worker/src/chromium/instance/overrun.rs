@@ -9,11 +9,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::reply::{Failure, FailureCode};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::cpu::Mark;
 use super::in_flight::{CallState, InFlight};
 use crate::chromium::page::harness::handle::Harness;
-use crate::chromium::page::harness::protocol;
+use crate::chromium::page::harness::protocol::{self, CallUpdate};
 use crate::sandbox::{CallId, Event};
 
 /// How long a page that is not stuck may take to report its status.
@@ -74,7 +75,8 @@ fn terminate(harness: Harness) -> BoxFuture<'static, Inspection> {
 /// Ends the calls that the inspection explains: finished calls with their results, those to blame
 /// with a timeout. The caller then loses the page, and the other calls with it.
 pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Event> {
-    let now = Instant::now();
+    calls.measure();
+    let now = calls.mark();
     let mut events = Vec::new();
     let mut running = None;
     let status = inspection.status.as_deref();
@@ -82,7 +84,13 @@ pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Even
         running = reply.running;
         // Only the latest update of each call counts: a call that was handed back may have been
         // sent again since.
-        let mut latest: BTreeMap<_, _> = reply.updates.into_iter().collect();
+        let mut latest = BTreeMap::new();
+        for (call, update) in reply.updates {
+            match update {
+                CallUpdate::Output(output) => calls.set_output(call, output),
+                update => drop(latest.insert(call, update)),
+            }
+        }
         running.and_then(|call| latest.remove(&call));
         for (call, update) in latest {
             // Many of these have arrived before; updates of calls that have ended are ignored.
@@ -93,7 +101,7 @@ pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Even
         let limit = calls.call_limit().as_millis();
         let message = format!("The call ran longer than {limit} ms");
         let failure = Failure::started(FailureCode::ExecutionTimeout, message);
-        calls.finish(call, Err(failure), now.duration_since(since), &mut events);
+        calls.finish(call, Err(failure), since.until(now), &mut events);
     }
     events
 }
@@ -104,12 +112,12 @@ fn culprits(
     calls: &InFlight,
     running: Option<CallId>,
     responsive: bool,
-    now: Instant,
-) -> Vec<(CallId, Instant)> {
+    now: Mark,
+) -> Vec<(CallId, Mark)> {
     if responsive {
         return calls
             .pending_calls()
-            .filter(|(_, since)| *since + calls.call_limit() <= now)
+            .filter(|(_, since)| since.at + calls.call_limit() <= now.at)
             .collect();
     }
     if let Some(call) = running

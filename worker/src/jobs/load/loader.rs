@@ -11,6 +11,7 @@ use shared::queue::QueueError;
 use shared::queue::ownership::Sandbox;
 use shared::queue::references::Reference;
 
+use super::schemas::check_schemas;
 use super::{LoadError, runs_current_image};
 use crate::contracts::{
     Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
@@ -306,7 +307,12 @@ impl<'a, E: Engine> Loader<'a, E> {
         let started = self.engine.start(plan).await;
         let metrics = self.worker.metrics.of(plan.spec.engine);
         metrics.load.record(begun.elapsed());
-        started
+        let instance = started?;
+        if let Err(error) = check_schemas(&instance).await {
+            instance.close().await;
+            return Err(error);
+        }
+        Ok(instance)
     }
 
     /// Undoes a claim after a failed load. What was loaded before stays loaded. False if it may not
@@ -396,5 +402,6 @@ fn facts(instance: &impl Instance) -> Sandbox {
     Sandbox {
         endpoints: instance.endpoints().unwrap_or_default().to_vec(),
         image: instance.image().cloned(),
+        schemas: instance.schemas().cloned(),
     }
 }

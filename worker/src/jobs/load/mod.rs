@@ -2,6 +2,7 @@
 //! this worker owns.
 
 mod loader;
+mod schemas;
 
 use std::sync::Arc;
 

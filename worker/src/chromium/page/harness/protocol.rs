@@ -7,14 +7,18 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
+use shared::protocol::job::MAX_LINES;
 use shared::protocol::reply::{Failure, FailureCode, Stack};
 
 use super::form::Offsets;
 use super::thrown::Thrown;
-use crate::sandbox::{CallId, Invocation};
+use crate::sandbox::{CallId, CallOutput, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
 pub(crate) const SLICE_MS: u64 = 5;
+
+/// The most bytes of a call's output: the harness' `OUTPUT` characters, of three bytes each.
+const OUTPUT_BYTES: usize = 3 << 14;
 
 /// The harness: one function, in the order of its parts.
 const SOURCE: &str = concat!(
@@ -23,6 +27,7 @@ const SOURCE: &str = concat!(
     include_str!("page/values.js"),
     include_str!("page/errors.js"),
     include_str!("page/calls.js"),
+    include_str!("page/console.js"),
     include_str!("page/source.js"),
     include_str!("page/end.js"),
 );
@@ -37,6 +42,7 @@ pub(crate) fn expression(url: &str, result_limit: u32) -> String {
 }
 
 /// The calls in the form that the harness' `run` reads: `[[id,"method"],[id,"method",argument]]`.
+/// After the argument, the number of lines of output that are kept.
 pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
     let mut text = String::with_capacity(32 * calls.len() + 2);
     text.push('[');
@@ -48,6 +54,9 @@ pub(crate) fn encode(calls: &[Invocation<'_>]) -> String {
         if let Some(argument) = call.argument {
             text.push(',');
             text.push_str(argument.get());
+            if call.logs > 0 {
+                _ = write!(text, ",{}", call.logs);
+            }
         }
         text.push(']');
     }
@@ -75,6 +84,8 @@ pub(crate) enum CallUpdate {
     Settled,
     /// The call was not started.
     NotStarted,
+    /// What the call has written so far. Replaces an earlier update of this kind.
+    Output(CallOutput),
 }
 
 /// A reply that the harness does not send: the contract has changed the harness.
@@ -150,9 +161,24 @@ fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), Ma
         "later" => CallUpdate::Pending,
         "settled" => CallUpdate::Settled,
         "skipped" => CallUpdate::NotStarted,
+        "output" => CallUpdate::Output(output(json)?),
         _ => return Err(MalformedReply),
     };
     Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
+}
+
+/// The output of a call. The page keeps these bounds, unless the contract has changed the harness.
+fn output(json: &str) -> Result<CallOutput, MalformedReply> {
+    let (dropped, lines): (u32, Vec<String>) =
+        serde_json::from_str(json).map_err(|_| MalformedReply)?;
+    let bytes: usize = lines.iter().map(String::len).sum();
+    if lines.len() > MAX_LINES as usize || bytes > OUTPUT_BYTES {
+        return Err(MalformedReply);
+    }
+    Ok(CallOutput {
+        dropped: dropped.into(),
+        lines,
+    })
 }
 
 pub(super) fn text(json: &str) -> Result<String, MalformedReply> {
@@ -196,16 +222,45 @@ mod tests {
                 id: CallId(7),
                 method: "a\"\n",
                 argument: None,
+                logs: 5,
             },
             Invocation {
                 id: CallId(8),
                 method: "b",
                 argument: Some(&argument),
+                logs: 0,
+            },
+            Invocation {
+                id: CallId(9),
+                method: "c",
+                argument: Some(&argument),
+                logs: 20,
             },
         ];
-        let expected = r#"[[7,"a\"\n"],[8,"b",{"__proto__":1e999,"a":"\ud800"}]]"#;
+        let argument = argument.get();
+        let expected = format!(r#"[[7,"a\"\n"],[8,"b",{argument}],[9,"c",{argument},20]]"#);
         assert_eq!(encode(&calls), expected);
         assert_eq!(encode(&[]), "[]");
+    }
+
+    #[test]
+    fn output_is_read_within_its_bounds() {
+        let read = |json: &str| {
+            let update = parse(&format!("-1\n4 output {json}"), &rules(10))?
+                .updates
+                .remove(0);
+            match update {
+                (CallId(4), CallUpdate::Output(output)) => Ok(output.last(100)),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(read(r#"[0,["a","b"]]"#).unwrap(), ["a", "b"]);
+        assert_eq!(read(r#"[7,["a"]]"#).unwrap(), ["(7 lines dropped)", "a"]);
+        let many = serde_json::to_string(&(0, vec!["a"; 101])).unwrap();
+        let long = serde_json::to_string(&(0, vec!["a".repeat(50_000)])).unwrap();
+        for wrong in ["", "[]", r#"[-1,["a"]]"#, r#"[0,[1]]"#, &many, &long] {
+            assert!(read(wrong).is_err(), "{wrong:.40}");
+        }
     }
 
     #[test]

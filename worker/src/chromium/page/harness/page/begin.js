@@ -24,6 +24,7 @@
 //     later      the call's promise is pending
 //     settled    the call's promise has settled; its result follows in a later reply
 //     skipped    the call was not started
+//     output     what the call has written so far: [DROPPED, [LINE, ...]]
 //
 // JSON text written by `stringify` has no line breaks. A reply is bounded: once it has `REPLY`
 // characters, only the result that is being written is added.

@@ -22,6 +22,12 @@ function reply() {
   return running + lines;
 }
 
+// Ends a call with what it has written.
+function endCall(id, kind, json) {
+  if (kept > 0) reportOutput(id);
+  report(id, kind, json);
+}
+
 function report(id, kind, json) {
   ready += "\n" + id + " " + kind + (json === undefined ? "" : " " + json);
 }
@@ -32,20 +38,20 @@ function finish(id, value) {
   try {
     json = write(value, resultLimit);
   } catch (thrown) {
-    if (thrown === TOO_LARGE) report(id, "toolarge");
-    else report(id, "notjson", stringify(describe(thrown)));
+    if (thrown === TOO_LARGE) endCall(id, "toolarge");
+    else endCall(id, "notjson", stringify(describe(thrown)));
     return;
   }
   if (json !== undefined) {
     // Counts UTF-16 units. A text has at most as many units as bytes, which the worker counts.
-    if (json.length > resultLimit) report(id, "toolarge");
+    if (json.length > resultLimit) endCall(id, "toolarge");
     // Only raw JSON can have a lone surrogate that is not escaped. No message could carry it.
-    else if (!apply(isWellFormed, json, [])) report(id, "notjson", '"it is not well-formed"');
-    else report(id, "ok", json);
+    else if (!apply(isWellFormed, json, [])) endCall(id, "notjson", '"it is not well-formed"');
+    else endCall(id, "ok", json);
   } else if (type === "function" || type === "symbol") {
-    report(id, "notjson", stringify("a " + type + " has no JSON form"));
+    endCall(id, "notjson", stringify("a " + type + " has no JSON form"));
   } else {
-    report(id, "ok", "null");
+    endCall(id, "ok", "null");
   }
 }
 
@@ -55,8 +61,8 @@ function conclude(id, fulfilled, value) {
   const before = running;
   running = id;
   if (fulfilled) finish(id, value);
-  else if (value === TOO_LARGE) report(id, "toolarge");
-  else report(id, "failed", failure(value));
+  else if (value === TOO_LARGE) endCall(id, "toolarge");
+  else endCall(id, "failed", failure(value));
   running = before;
 }
 
@@ -115,10 +121,11 @@ async function deliverSoon(resolve) {
 
 function start(id, call) {
   running = id;
+  if (call.length > 3) keepOutput(id, call[3]);
   try {
     const endpoint = endpoints[call[1]];
     if (endpoint === undefined) {
-      report(id, "unknown");
+      endCall(id, "unknown");
     } else {
       const value = apply(endpoint, contract, call.length > 2 ? [call[2]] : []);
       if (isPromise(value)) {
@@ -134,7 +141,7 @@ function start(id, call) {
       }
     }
   } catch (thrown) {
-    report(id, "failed", failure(thrown));
+    endCall(id, "failed", failure(thrown));
   }
   running = NONE;
 }
@@ -150,8 +157,8 @@ function take(piece, isLast) {
   return "";
 }
 
-// Starts the calls of a message: [[id, method], [id, method, argument], ...]. Without a text it
-// is the one that was taken.
+// Starts the calls of a message: [[id, method], [id, method, argument], ...]. A fourth element is
+// how many lines of the call's output are kept. Without a text it is the message that was taken.
 function run(text) {
   const calls = text === undefined ? taken : parse(text);
   taken = undefined;
@@ -184,5 +191,5 @@ function collect() {
 function status() {
   let text = "" + running;
   for (let i = 0; i < 4; i += 1) text += recent[(replies + i) & 3];
-  return text + ready;
+  return text + ready + openOutputs();
 }

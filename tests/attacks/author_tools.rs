@@ -1,0 +1,294 @@
+//! S12: what the authors of contracts may bring along for the api, schemas and source maps, and what
+//! their contracts write to the console. The api and Redis are shared by everybody, so their memory
+//! and their time are what these aim at.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use crate::attack::Expect::{self, Any, Fails, Says};
+use crate::attack::shown;
+use crate::attack_farm::{AttackFarm, Browser, rss_kib};
+use crate::support::client::{Client, send, try_send};
+
+/// No call that is refused takes longer, on a machine that is busy with the attack.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the api may keep of an attack, in KiB.
+const KEPT_KIB: u64 = 200 << 10;
+
+const CHECKED: Expect = Any(&[Says("1"), Fails(422, "argument_invalid")]);
+
+/// Runs the group.
+pub(crate) async fn run(target: &mut AttackFarm) {
+    for (name, schema, argument) in checks() {
+        let name = format!("a schema: {name}");
+        target
+            .case("S12", &name, Browser::Stays, async |farm| {
+                judged(farm.client(), &schema, &argument).await
+            })
+            .await;
+    }
+    target
+        .case(
+            "S12",
+            "100 calls whose checks explode",
+            Browser::Stays,
+            async |farm| {
+                let client = farm.client();
+                let strings: Vec<_> = (0..4000).map(|index| format!("v{index}")).collect();
+                let schema = json!({ "items": { "enum": strings } });
+                load(client, &schema).await?;
+                let argument = json!(vec!["v3999"; 20_000]);
+                let calls = (0..100).map(|_| client.execute("schemas", "f", &argument));
+                for answer in futures::future::join_all(calls).await {
+                    let expected = Any(&[CHECKED, Fails(503, "overloaded")]);
+                    if let Some(wrong) = expected.mismatch(&answer) {
+                        return Err(wrong);
+                    }
+                }
+                client.unload("schemas").await;
+                Ok("answered".to_owned())
+            },
+        )
+        .await;
+    source_maps(target).await;
+    console(target).await;
+}
+
+/// Schemas and arguments whose check takes more than anybody has, or reaches out.
+fn checks() -> Vec<(&'static str, Value, Value)> {
+    let next = |index: usize| json!({ "$ref": format!("#/$defs/a{}", index + 1) });
+    let twice = |index| json!({ "allOf": [next(index), next(index)] });
+    let mut defs: Map<String, Value> = (0..60)
+        .map(|index| (format!("a{index}"), twice(index)))
+        .collect();
+    defs.insert("a60".to_owned(), json!({ "type": "number" }));
+    let doubled = json!({ "$ref": "#/$defs/a0", "$defs": defs });
+    let chain: Map<String, Value> = (0..900)
+        .map(|index| (format!("a{index}"), next(index)))
+        .collect();
+    let both = json!({ "properties": { "a": { "$ref": "#" } } });
+    let deep = |depth| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
+    let nested = (0..1000).fold(json!({}), |inner, _| json!({ "items": inner }));
+    let text = json!("x".repeat(1_000_000));
+    vec![
+        ("2^60 subschemas", doubled, json!(1)),
+        (
+            "a chain of references",
+            json!({ "$ref": "#/$defs/a0", "$defs": chain }),
+            json!(1),
+        ),
+        ("a reference to itself", json!({ "$ref": "#" }), json!(1)),
+        (
+            "twice at each level",
+            json!({ "allOf": [both.clone(), both] }),
+            deep(60),
+        ),
+        ("nested 1000 deep", nested, json!(1)),
+        (
+            "an argument nested 5000 deep",
+            json!({ "type": "object" }),
+            deep(5000),
+        ),
+        (
+            "another host",
+            json!({ "$ref": "http://169.254.169.254/latest" }),
+            json!(1),
+        ),
+        ("a file", json!({ "$ref": "file:///etc/passwd" }), json!(1)),
+        (
+            "a base of another host",
+            json!({ "$id": "http://127.0.0.1/", "$ref": "a" }),
+            json!(1),
+        ),
+        (
+            "a meta-schema elsewhere",
+            json!({ "$schema": "http://127.0.0.1/" }),
+            json!(1),
+        ),
+        (
+            "a pattern that backtracks",
+            json!({ "pattern": "^(x+x+)+y$" }),
+            text.clone(),
+        ),
+        (
+            "a pattern with many states",
+            json!({ "pattern": "(a|x)*f.{90}g" }),
+            text.clone(),
+        ),
+        (
+            "a pattern that is huge",
+            json!({ "pattern": "((a{99}){99}){99}" }),
+            text,
+        ),
+        (
+            "800 alternatives of 400,000 elements",
+            json!({ "items": { "anyOf": vec![json!({ "const": 1 }); 800] } }),
+            json!(vec![2; 400_000]),
+        ),
+        (
+            "a million bytes",
+            json!({ "description": "x".repeat(1 << 20) }),
+            json!(1),
+        ),
+    ]
+}
+
+async fn load(client: &Client, schema: &Value) -> Result<bool, String> {
+    let body = json!({
+        "contractAddress": "schemas",
+        "executable": "{ f: (a) => 1 }",
+        "schemas": { "f": { "argument": schema } },
+    });
+    let answer = client.post("/loadSmartContract", &body).await;
+    match answer.status {
+        204 => Ok(true),
+        400 => Ok(false),
+        _ => Err(shown(&answer)),
+    }
+}
+
+/// The schema is refused, or the call is: in both cases soon.
+async fn judged(client: &Client, schema: &Value, argument: &Value) -> Result<String, String> {
+    let begun = Instant::now();
+    if !load(client, schema).await? {
+        return match begun.elapsed() {
+            took if took < PATIENCE => Ok("refused at load".to_owned()),
+            took => Err(format!("refused after {took:?}")),
+        };
+    }
+    let begun = Instant::now();
+    let answer = client.execute("schemas", "f", argument).await;
+    let took = begun.elapsed();
+    client.unload("schemas").await;
+    if took > PATIENCE {
+        return Err(format!("{took:?}: {}", shown(&answer)));
+    }
+    CHECKED.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
+}
+
+/// Source maps that are larger than what is read.
+async fn source_maps(target: &mut AttackFarm) {
+    const CODE: &str = "var f = () => { throw new Error('x') };\nvar init = () => ({ f });";
+    target
+        .case(
+            "S12",
+            "a source map of 100 MB beside the executable",
+            Browser::Stays,
+            async |farm| {
+                let mappings = ";".repeat(100 << 20);
+                let body = json!({
+                    "contractAddress": "maps",
+                    "executable": CODE,
+                    "sourceMap": { "version": 3, "mappings": mappings },
+                });
+                let request = farm
+                    .client()
+                    .request(Method::POST, "/loadSmartContract")
+                    .json(&body);
+                match try_send(request).await {
+                    Ok(answer) => {
+                        let refused = Fails(413, "payload_too_large");
+                        refused.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
+                    }
+                    // The api closes the connection while the client still sends.
+                    Err(_) => Ok("closed".to_owned()),
+                }
+            },
+        )
+        .await;
+    target
+        .case(
+            "S12",
+            "a source map of 60 MB within the executable",
+            Browser::Stays,
+            async |farm| {
+                let client = farm.client();
+                let before = rss_kib(farm.apis[0].pid());
+                let map = "A".repeat(60 << 20);
+                let comment = "//# sourceMappingURL=data:application/json;base64,";
+                let body = json!({
+                    "contractAddress": "maps",
+                    "executable": format!("{CODE}\n{comment}{map}\n"),
+                });
+                let request = client
+                    .request(Method::POST, "/loadSmartContract")
+                    .json(&body);
+                let loaded = send(request).await;
+                if loaded.status != 204 {
+                    return Err(shown(&loaded));
+                }
+                for _ in 0..20 {
+                    let answer = client.call("maps", "f").await;
+                    let wrong = Fails(500, "execution_failed").mismatch(&answer);
+                    if let Some(wrong) = wrong {
+                        return Err(wrong);
+                    }
+                }
+                client.unload("maps").await;
+                let kept = rss_kib(farm.apis[0].pid()).saturating_sub(before);
+                if kept > KEPT_KIB {
+                    return Err(format!("the api keeps {kept} KiB"));
+                }
+                Ok(format!("the api keeps {kept} KiB"))
+            },
+        )
+        .await;
+}
+
+/// What contracts write to their console, while a caller asks for it.
+async fn console(target: &mut AttackFarm) {
+    const FLOODS: [(&str, &str); 8] = [
+        (
+            "a flood of lines",
+            "for (let i = 0; i < 1e5; i += 1) console.log(i)",
+        ),
+        (
+            "a line of 16 MB",
+            "console.log('x'.repeat(1 << 24), { a: 'x'.repeat(1 << 24) })",
+        ),
+        (
+            "getters that print",
+            "console.log({ get a() { console.log(this); return this } })",
+        ),
+        (
+            "a list that explodes",
+            "let d = [1]; for (let i = 0; i < 99; i += 1) d = [d, d]; console.log(d)",
+        ),
+        (
+            "a console that is replaced",
+            "console = { get log() { throw 1 } }; console.log(1)",
+        ),
+        (
+            "methods that are replaced",
+            "console.log = () => { throw 1 }; JSON.stringify = Array.prototype.push = null; console.info(1)",
+        ),
+        (
+            "a hundred thousand timers",
+            "for (let i = 0; i < 1e5; i += 1) console.time(i)",
+        ),
+        ("lone surrogates", "console.log('\\ud800'.repeat(9999))"),
+    ];
+    for (name, body) in FLOODS {
+        let name = format!("console: {name}");
+        target
+            .case("S12", &name, Browser::Stays, async |farm| {
+                let client = farm.client();
+                let executable = format!("{{ f() {{ {body}; throw Error('end') }} }}");
+                client.must_load("console", &executable).await;
+                let request = client.request(Method::POST, "/execute/console/f");
+                let answer = send(request.header("Call-Logs", "100")).await;
+                client.unload("console").await;
+                let logs = answer.json()["logs"].clone();
+                let lines = logs.as_array().map_or(0, Vec::len);
+                let characters: usize = logs.to_string().chars().count();
+                if answer.status != 500 || lines > 101 || characters > 40_000 {
+                    return Err(format!("{lines} lines, {characters}: {}", shown(&answer)));
+                }
+                Ok(format!("{lines} lines, {characters} characters"))
+            })
+            .await;
+    }
+}
