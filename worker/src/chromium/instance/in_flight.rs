@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use shared::protocol::reply::Failure;
 use tokio::time::Instant;
 
+use super::call_state::CallState;
 use super::cpu::{CpuMeter, Mark};
 use super::message::Message;
 use crate::chromium::page::harness::handle::Harness;
@@ -25,37 +26,6 @@ const READ_LIMIT: Duration = Duration::from_secs(2);
 /// A message that takes longer than this keeps the page from settling promises. A promise that
 /// becomes overdue later than that is examined only when the message is answered.
 const STUCK: Duration = Duration::from_millis(100);
-
-/// Where a call is.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum CallState {
-    /// In a message without a reply.
-    InMessage,
-    /// It was started at this time, and its promise is pending.
-    Pending(Mark),
-    /// Its promise has settled after this time. The page sends the result as soon as a reply has
-    /// room for it.
-    Settled(CallTime),
-}
-
-impl CallState {
-    fn has_promise(self) -> bool {
-        matches!(self, Self::Pending(_) | Self::Settled(_))
-    }
-
-    fn is_settled(self) -> bool {
-        matches!(self, Self::Settled(_))
-    }
-
-    /// What the call has taken. `since` counts for a call that has returned no promise.
-    fn time(self, since: Mark, now: Mark) -> CallTime {
-        match self {
-            Self::InMessage => since.until(now),
-            Self::Pending(since) => since.until(now),
-            Self::Settled(time) => time,
-        }
-    }
-}
 
 /// A call without an event.
 struct Call {

@@ -10,10 +10,12 @@
 //!
 //! - [`message`] takes one message to the page.
 //! - [`in_flight`] tracks messages, calls and their time.
+//! - [`call_state`] says where a call is.
 //! - [`cpu`] shares the processor time of the page among its calls.
 //! - [`overrun`] finds the call to blame when a limit has passed.
 //! - [`freeze`] freezes an idle page.
 
+mod call_state;
 mod cpu;
 mod freeze;
 mod in_flight;
@@ -41,9 +43,10 @@ use super::page::harness::pieces::PIECE;
 use super::page::harness::protocol::{self, ReplyRules};
 use super::page::loaded::{LoadError, Loaded, LoadedPage};
 use crate::sandbox::{Event, Instance, Invocation, LossCause, MemoryGauge, Room};
+use call_state::CallState;
 use cpu::{CpuMeter, Mark};
 use freeze::IdleState;
-use in_flight::{CallState, InFlight};
+use in_flight::InFlight;
 use message::Message;
 use overrun::Inspection;
 

@@ -11,8 +11,9 @@ use futures::future::BoxFuture;
 use shared::protocol::reply::{Failure, FailureCode};
 use tokio::time::timeout;
 
+use super::call_state::CallState;
 use super::cpu::Mark;
-use super::in_flight::{CallState, InFlight};
+use super::in_flight::InFlight;
 use crate::chromium::page::harness::handle::Harness;
 use crate::chromium::page::harness::protocol::{self, CallUpdate};
 use crate::sandbox::{CallId, Event};

@@ -6,10 +6,12 @@
 //! - [`handle`] calls the harness' functions over the debugging protocol.
 //! - [`stack`] reads the places in the stacks of errors.
 //! - [`thrown`] reads what the harness reports about an executable and about errors.
+//! - [`output`] reads what calls have written to their console.
 //! - [`pieces`] cuts long texts for the way to the page.
 
 pub(in crate::chromium) mod form;
 pub(in crate::chromium) mod handle;
+pub(in crate::chromium) mod output;
 pub(in crate::chromium) mod pieces;
 pub(in crate::chromium) mod protocol;
 pub(in crate::chromium) mod stack;

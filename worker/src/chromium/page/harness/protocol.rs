@@ -7,18 +7,15 @@
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
-use shared::protocol::job::MAX_LINES;
 use shared::protocol::reply::{Failure, FailureCode, Stack};
 
 use super::form::Offsets;
+use super::output;
 use super::thrown::Thrown;
 use crate::sandbox::{CallId, CallOutput, Invocation};
 
 /// For how long the harness starts calls of one message, in milliseconds; its `SLICE`.
 pub(crate) const SLICE_MS: u64 = 5;
-
-/// The most bytes of a call's output: the harness' `OUTPUT` characters, of three bytes each.
-const OUTPUT_BYTES: usize = 3 << 14;
 
 /// The harness: one function, in the order of its parts.
 const SOURCE: &str = concat!(
@@ -161,24 +158,10 @@ fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), Ma
         "later" => CallUpdate::Pending,
         "settled" => CallUpdate::Settled,
         "skipped" => CallUpdate::NotStarted,
-        "output" => CallUpdate::Output(output(json)?),
+        "output" => CallUpdate::Output(output::read(json)?),
         _ => return Err(MalformedReply),
     };
     Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))
-}
-
-/// The output of a call. The page keeps these bounds, unless the contract has changed the harness.
-fn output(json: &str) -> Result<CallOutput, MalformedReply> {
-    let (dropped, lines): (u32, Vec<String>) =
-        serde_json::from_str(json).map_err(|_| MalformedReply)?;
-    let bytes: usize = lines.iter().map(String::len).sum();
-    if lines.len() > MAX_LINES as usize || bytes > OUTPUT_BYTES {
-        return Err(MalformedReply);
-    }
-    Ok(CallOutput {
-        dropped: dropped.into(),
-        lines,
-    })
 }
 
 pub(super) fn text(json: &str) -> Result<String, MalformedReply> {
@@ -241,26 +224,6 @@ mod tests {
         let expected = format!(r#"[[7,"a\"\n"],[8,"b",{argument}],[9,"c",{argument},20]]"#);
         assert_eq!(encode(&calls), expected);
         assert_eq!(encode(&[]), "[]");
-    }
-
-    #[test]
-    fn output_is_read_within_its_bounds() {
-        let read = |json: &str| {
-            let update = parse(&format!("-1\n4 output {json}"), &rules(10))?
-                .updates
-                .remove(0);
-            match update {
-                (CallId(4), CallUpdate::Output(output)) => Ok(output.last(100)),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(read(r#"[0,["a","b"]]"#).unwrap(), ["a", "b"]);
-        assert_eq!(read(r#"[7,["a"]]"#).unwrap(), ["(7 lines dropped)", "a"]);
-        let many = serde_json::to_string(&(0, vec!["a"; 101])).unwrap();
-        let long = serde_json::to_string(&(0, vec!["a".repeat(50_000)])).unwrap();
-        for wrong in ["", "[]", r#"[-1,["a"]]"#, r#"[0,[1]]"#, &many, &long] {
-            assert!(read(wrong).is_err(), "{wrong:.40}");
-        }
     }
 
     #[test]
