@@ -53,7 +53,8 @@ pub(crate) async fn run(target: &mut AttackFarm) {
             },
         )
         .await;
-    source_maps(target).await;
+    map_beside_executable(target).await;
+    map_within_executable(target).await;
     console(target).await;
 }
 
@@ -169,9 +170,11 @@ async fn judged(client: &Client, schema: &Value, argument: &Value) -> Result<Str
     CHECKED.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
 }
 
-/// Source maps that are larger than what is read.
-async fn source_maps(target: &mut AttackFarm) {
-    const CODE: &str = "var f = () => { throw new Error('x') };\nvar init = () => ({ f });";
+/// What the maps are of.
+const CODE: &str = "var f = () => { throw new Error('x') };\nvar init = () => ({ f });";
+
+/// A source map that is larger than what is read.
+async fn map_beside_executable(target: &mut AttackFarm) {
     target
         .case(
             "S12",
@@ -199,6 +202,10 @@ async fn source_maps(target: &mut AttackFarm) {
             },
         )
         .await;
+}
+
+/// The same in the executable, which may be larger.
+async fn map_within_executable(target: &mut AttackFarm) {
     target
         .case(
             "S12",

@@ -48,14 +48,14 @@ impl Follower {
     /// The next event; none at the end.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some((event, rest)) = self.text.split_once("\n\n") {
+            if let Some(end) = self.text.find("\n\n") {
+                let event: String = self.text.drain(..end + 2).collect();
                 let field = |name: &str| {
                     let mut lines = event.lines();
                     let line = lines.find_map(|line| line.strip_prefix(&format!("{name}: ")));
                     line.unwrap_or_default().to_owned()
                 };
                 let (kind, id, data) = (field("event"), field("id"), field("data"));
-                self.text = rest.to_owned();
                 // A heartbeat is a comment.
                 if !kind.is_empty() {
                     return Some((kind, id, serde_json::from_str(&data).expect("JSON")));

@@ -32,7 +32,8 @@ pub(crate) async fn follow(folder: &Path, with_tools: bool) {
         match step {
             Step::File(name, text) => write(&folder.join(name), text),
             Step::Command(command, _) => {
-                script += &format!("{command}\necho; echo '{MARK}'\n");
+                script += command;
+                script += &["\necho; echo '", MARK, "'\n"].concat();
             }
         }
     }
@@ -94,7 +95,7 @@ fn commands(block: &str, steps: &mut Vec<Step>) {
             command += line;
             command.push('\n');
             // A command goes on in the next line after a backslash, or while a quote is open.
-            if !line.ends_with('\\') && command.matches('\'').count() % 2 == 0 {
+            if !line.ends_with('\\') && command.matches('\'').count().is_multiple_of(2) {
                 break;
             }
         }

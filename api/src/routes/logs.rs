@@ -173,12 +173,9 @@ impl Follower {
             return true;
         }
         self.asked = Some(Instant::now());
-        let state = &self.state;
-        match state.dispatcher.follow(&self.contract, ASK_FOR_MS).await {
-            Ok(is_loaded) => is_loaded,
-            // Asked again soon.
-            Err(_) => true,
-        }
+        let asking = self.state.dispatcher.follow(&self.contract, ASK_FOR_MS);
+        // If that fails, they are asked again soon.
+        asking.await.unwrap_or(true)
     }
 
     fn take(&mut self, page: LogPage) {

@@ -26,10 +26,10 @@ pub(crate) fn answer(worker: &Worker, inspect: &Inspect, delivery: Delivery) {
         .map(|(address, contract)| {
             let spec = &contract.spec;
             // Only of one contract: they take more than the rest together.
-            let wanted = inspect.address.is_some();
-            let (memory_bytes, last_error) = wanted
-                .then(|| contract.status.details())
-                .unwrap_or_default();
+            let (memory_bytes, last_error) = match &inspect.address {
+                Some(_) => contract.status.details(),
+                None => (None, None),
+            };
             ContractStatus {
                 limits: worker.limits(spec.engine, &spec.limits),
                 memory_bytes,

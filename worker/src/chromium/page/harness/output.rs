@@ -33,7 +33,7 @@ mod tests {
         assert_eq!(read(r#"[7,["a"]]"#).unwrap(), ["(7 lines dropped)", "a"]);
         let many = serde_json::to_string(&(0, vec!["a"; 101])).unwrap();
         let long = serde_json::to_string(&(0, vec!["a".repeat(50_000)])).unwrap();
-        for wrong in ["", "[]", r#"[-1,["a"]]"#, r#"[0,[1]]"#, &many, &long] {
+        for wrong in ["", "[]", r#"[-1,["a"]]"#, r"[0,[1]]", &many, &long] {
             assert!(read(wrong).is_err(), "{wrong:.40}");
         }
     }

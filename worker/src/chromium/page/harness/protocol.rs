@@ -351,7 +351,7 @@ mod tests {
         fn encoded_calls_are_one_json_text_for_any_method(methods in prop::collection::vec(".{0,20}", 0..5)) {
             let calls: Vec<_> = (0..)
                 .zip(&methods)
-                .map(|(id, method)| Invocation { id: CallId(id), method, argument: None })
+                .map(|(id, method)| Invocation { id: CallId(id), method, argument: None, logs: 0 })
                 .collect();
             let read: Vec<(u32, String)> = serde_json::from_str(&encode(&calls)).unwrap();
             let expected: Vec<_> = (0..).zip(methods.iter().cloned()).collect();
