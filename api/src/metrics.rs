@@ -14,12 +14,14 @@ use crate::breaker::QueueState;
 
 /// The routes that have metrics of their own, each with its usual status. All other requests count
 /// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 20] = [
+const ROUTES: [(&str, StatusCode); 22] = [
     ("/execute/{contractAddress}/{method}", StatusCode::OK),
     ("/loadSmartContract", StatusCode::NO_CONTENT),
     ("/unloadSmartContract", StatusCode::NO_CONTENT),
     ("/contracts", StatusCode::OK),
     ("/contracts/{contractAddress}", StatusCode::OK),
+    ("/contracts/{contractAddress}/logs", StatusCode::OK),
+    ("/contracts/{contractAddress}/openapi.json", StatusCode::OK),
     ("/workers", StatusCode::OK),
     ("/workers/{id}/drain", StatusCode::ACCEPTED),
     ("/dead-letters", StatusCode::OK),
