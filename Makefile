@@ -4,9 +4,10 @@
 ROUNDS ?= 1
 export ROUNDS
 
-# How many workers `make run` starts.
+# How many workers `make run` starts, and on which Redis of its own: one server, or a cluster.
 WORKERS ?= 1
-export WORKERS
+REDIS ?= one
+export WORKERS REDIS
 
 CARGO ?= cargo
 DOC_FLAGS = -D warnings -A rustdoc::private_intra_doc_links
@@ -17,18 +18,18 @@ ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/adv
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi \
-	faults model soak upgrade bench bench-frames bench-guard profile lint lint-bench lint-dependencies fmt clean release \
-	setup build build-tests contract-server
+	faults model soak upgrade bench bench-scale bench-frames bench-guard profile lint lint-bench lint-dependencies \
+	fmt clean release setup build build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers)
+run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers, REDIS=cluster for three primaries)
 	@scripts/farm
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
-		--skip bundles:: --skip docker::archives:: --skip failover:: --skip faults:: --skip production:: \
+		--skip bundles:: --skip dashboard:: --skip docker::archives:: --skip failover:: --skip faults:: --skip production:: \
 		--skip schemathesis:: --skip upgrade::
 
 # The failovers name the kind of Redis that they need, so they run only once.
@@ -45,10 +46,11 @@ test-tools: build-tests ## Load what npm's bundlers and podman, buildah and skop
 test-kubernetes: target/python-kubernetes ## Render the Kubernetes manifests and check every object
 	kubectl=$$($</bin/python scripts/kubectl) && $</bin/python tests/kubernetes/check.py "$$kubectl"
 
-test-alerts: ## Test the alerts for Prometheus in recorded scenarios (installs Debian's prometheus)
+test-alerts: build-tests ## Test the alerts and the dashboard with Prometheus (installs Debian's)
 	@scripts/setup --alerts
 	promtool check rules deploy/prometheus/alerts.yml
 	promtool test rules tests/prometheus/alerts.yml
+	$(CARGO) test --locked --release --workspace --test e2e -- dashboard::
 
 test-production: build-tests ## Run the recipes of docs/production.md: HAProxy with TLS, Redis with users, systemd units
 	@scripts/setup --production
@@ -83,6 +85,9 @@ test-openapi: build-tests ## Test the documented HTTP interface with schemathesi
 bench: build-tests target/peers/node_modules ## Benchmark the farm beside its limits and its peers; write bench/report.md (QUICK=1: 3 minutes)
 	@scripts/setup --bench
 	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
+
+bench-scale: setup ## Measure the queue alone on 1 to 3 primaries of Redis; write bench/scale.md (QUICK=1: 2 minutes)
+	BENCH=$(if $(QUICK),scale-quick,scale) $(BENCH_CARGO) --bench farm
 
 # What the benchmarks compare the farm with. The scripts of the packages are not run.
 target/peers/node_modules: $(wildcard tests/bench/peers/*)

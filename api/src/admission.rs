@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shared::protocol::id::ContractAddress;
 
-use crate::breaker::{Breaker, QueueState};
+use crate::breaker::Breaker;
 use crate::error::ApiError;
 
 /// What a request asks for. Requests are refused in this order as the memory of Redis fills up.
@@ -78,13 +78,7 @@ impl Admission {
     /// Refuses a request that the queue cannot take at the moment. To be asked before its body is
     /// read: a request whose body is not complete holds no permit.
     pub(crate) fn check(&self, kind: RequestKind) -> Result<(), ApiError> {
-        match (self.breaker.state(), kind) {
-            (QueueState::Unavailable, _) => Err(ApiError::queue_unavailable()),
-            (QueueState::Available(pressure), kind) if pressure.refuses(kind) => {
-                Err(ApiError::low_memory())
-            }
-            _ => Ok(()),
-        }
+        self.breaker.state().check(kind)
     }
 
     /// Admits a request whose body is complete, or refuses it.
@@ -154,10 +148,11 @@ impl Drop for ContractPermit {
 
 #[cfg(test)]
 mod tests {
-    use shared::queue::Memory;
+    use tokio::time::Instant;
 
     use super::RequestKind::{Call, Load, Unload};
     use super::*;
+    use crate::breaker::tests::answered;
 
     fn admission(all: usize, loads: usize, per_contract: usize) -> Admission {
         let limits = InFlightLimits {
@@ -207,7 +202,8 @@ mod tests {
     fn loads_are_refused_first_then_calls_and_unloads_never() {
         let admitted = |used| {
             let admission = admission(9, 9, 9);
-            admission.breaker.found(Memory { used, limit: 100 });
+            let probe = answered("one", used, 100);
+            admission.breaker.found(&[probe], Instant::now());
             [Load, Call, Unload].map(|kind| admission.admit(kind).is_ok())
         };
         assert_eq!(admitted(70), [true, true, true]);

@@ -27,6 +27,10 @@ pub(crate) enum Action {
     CreateKey,
     /// Revoked one.
     RevokeKey,
+    /// Set the limits of a tenant.
+    LimitTenant,
+    /// Removed them.
+    UnlimitTenant,
     /// Drained a worker.
     Drain,
     /// Removed a dead letter.
@@ -40,6 +44,8 @@ impl Action {
             Self::Unload => "unload",
             Self::CreateKey => "create_key",
             Self::RevokeKey => "revoke_key",
+            Self::LimitTenant => "limit_tenant",
+            Self::UnlimitTenant => "unlimit_tenant",
             Self::Drain => "drain",
             Self::RemoveDeadLetter => "remove_dead_letter",
         }
@@ -73,6 +79,7 @@ impl Audit {
         tracing::info!(
             target: "audit",
             caller = caller.name,
+            tenant = caller.tenant.name(),
             action,
             subject = &*subject,
             digest,
@@ -81,6 +88,7 @@ impl Audit {
         );
         let entry = AuditEntry {
             caller: caller.name.clone(),
+            tenant: caller.tenant.clone(),
             action,
             subject: subject.into_owned(),
             digest: digest.map(str::to_owned),

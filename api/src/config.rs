@@ -36,6 +36,11 @@ const METRICS_PORT: Setting = Setting::optional(
     "The port of a listener for /metrics, /healthz and /readyz; 0 takes a free one. Callers cannot \
      read /metrics then.",
 );
+const METRICS_BY_TENANT: Setting = Setting::new(
+    "METRICS_BY_TENANT",
+    "false",
+    "Whether metrics carry each tenant's name as a label.",
+);
 // Longer than the 60 s after which common load balancers close idle connections: a server that is
 // first may close one just when a request is sent on it.
 const HEADERS_TIMEOUT_MS: Setting = Setting::new(
@@ -118,6 +123,7 @@ const HTTP_SETTINGS: Group = Group {
         PORT,
         METRICS_HOST,
         METRICS_PORT,
+        METRICS_BY_TENANT,
         HEADERS_TIMEOUT_MS,
         BODY_TIMEOUT_MS,
         CORS_ORIGINS,
@@ -187,6 +193,8 @@ pub struct Config {
     pub metrics_host: String,
     /// `EXECUTION_API_METRICS_PORT`.
     pub metrics_port: Option<u16>,
+    /// `METRICS_BY_TENANT`.
+    pub metrics_by_tenant: bool,
     /// `EXECUTION_ENGINE`.
     pub engine: EngineKind,
     /// `EXECUTE_BODY_LIMIT_BYTES`.
@@ -245,6 +253,7 @@ impl Config {
             host,
             port: reader.parse(&PORT),
             metrics_host: reader.string(&METRICS_HOST),
+            metrics_by_tenant: reader.parse(&METRICS_BY_TENANT),
             metrics_port: reader.parse_optional(&METRICS_PORT),
             headers_timeout: reader.millis(&HEADERS_TIMEOUT_MS, 100..=3_600_000),
             cors_origins: reader.parse_optional(&CORS_ORIGINS).unwrap_or_default(),

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::error::ApiError;
 use crate::reply_router::{WaitOutcome, Waiters};
+use crate::reply_streams::ReplyStreams;
 
 /// How long a full inbox is not written to. After that the next call finds out whether it is
 /// still full.
@@ -29,14 +30,17 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// The inbox writers, by worker.
 pub(crate) struct Inboxes {
     queue: Queue,
-    api: ApiId,
+    replies: ReplyStreams,
     waiters: Arc<Waiters>,
     life: Lifecycle,
     writers: Mutex<HashMap<WorkerId, InboxWriter>>,
 }
 
+/// Hands jobs to the task that sends them to one worker. Cheap to clone.
 #[derive(Clone)]
-struct InboxWriter {
+pub(crate) struct InboxWriter {
+    /// The reply stream to which the worker replies.
+    pub(crate) stream: ApiId,
     jobs: mpsc::Sender<Outgoing>,
     full_until: Arc<FullUntil>,
     /// The worker's connection is gone, so it may be dead.
@@ -46,20 +50,24 @@ struct InboxWriter {
 }
 
 impl Inboxes {
-    pub(crate) fn new(queue: Queue, api: ApiId, waiters: Arc<Waiters>, life: Lifecycle) -> Self {
+    pub(crate) fn new(
+        queue: Queue,
+        replies: ReplyStreams,
+        waiters: Arc<Waiters>,
+        life: Lifecycle,
+    ) -> Self {
         Self {
             queue,
-            api,
+            replies,
             waiters,
             life,
             writers: Mutex::default(),
         }
     }
 
-    /// Hands a job to the worker's writer without waiting. Jobs keep the order in which they are
+    /// Hands a job to a worker's writer without waiting. Jobs keep the order in which they are
     /// sent. The job counts as in flight until the returned guard is dropped.
-    pub(crate) fn send(&self, worker: WorkerId, job: Outgoing) -> Result<InFlightJob, ApiError> {
-        let writer = self.writer(worker);
+    pub(crate) fn send(&self, writer: InboxWriter, job: Outgoing) -> Result<InFlightJob, ApiError> {
         if writer.full_until.is_full(self.queue.clock()) || writer.jobs.try_send(job).is_err() {
             let message = "The contract's worker is overloaded. Try again later".to_owned();
             return Err(ApiError::Overloaded(message));
@@ -135,7 +143,8 @@ impl Inboxes {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn writer(&self, worker: WorkerId) -> InboxWriter {
+    /// The writer of a worker's inbox.
+    pub(crate) fn writer(&self, worker: WorkerId) -> InboxWriter {
         let mut writers = self.writers();
         writers
             .entry(worker)
@@ -150,7 +159,8 @@ impl Inboxes {
             clock: self.queue.clock().clone(),
             full_until: full_until.clone(),
         };
-        let (jobs, task) = writer(self.queue.clone(), self.api, worker, reports);
+        let stream = self.replies.for_worker(worker);
+        let (jobs, task) = writer(self.queue.clone(), stream, worker, reports);
         let life = self.life.clone();
         self.life.spawn("inbox writer", async move {
             tokio::select! {
@@ -159,6 +169,7 @@ impl Inboxes {
             }
         });
         InboxWriter {
+            stream,
             jobs,
             full_until,
             suspect: Arc::default(),
@@ -217,7 +228,7 @@ impl Drop for CancelOnDrop {
             item: encode_item(&envelope),
         };
         // If it cannot be sent, the job runs although its reply is no longer needed.
-        drop(inboxes.send(self.worker, outgoing));
+        drop(inboxes.send(inboxes.writer(self.worker), outgoing));
     }
 }
 

@@ -6,17 +6,19 @@
 pub mod access;
 mod admission;
 mod audit;
+mod body;
 mod breaker;
 mod call_logs;
 pub mod config;
 mod dispatch;
 mod edge;
 mod error;
-mod heartbeat;
 mod inboxes;
+mod limits;
 mod metrics;
 mod openapi;
 mod reply_router;
+mod reply_streams;
 mod request;
 mod request_log;
 mod router;
@@ -32,7 +34,6 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shared::protocol::id::ApiId;
 use shared::queue::farm::Farm;
 use shared::queue::key_store::KeyStore;
 use shared::queue::{Queue, QueueError, reaper, sweeper};
@@ -46,14 +47,16 @@ use crate::access::first_key::{self, FirstKeyError};
 use crate::access::{Access, TokenKeysError};
 use crate::admission::{Admission, InFlightLimits};
 use crate::audit::Audit;
+use crate::body::BodyRules;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
 use crate::edge::{BodyPool, Connections, Heads};
 use crate::inboxes::Inboxes;
+use crate::limits::{Counted, Holdings, Meters, TenantTable};
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
-use crate::request::BodyRules;
+use crate::reply_streams::ReplyStreams;
 use crate::routes::load::CHECK_PARTS;
 use crate::routes::logs::FOLLOWERS;
 use crate::schemas::SchemaCache;
@@ -108,48 +111,73 @@ async fn serve(config: Config, listener: TcpListener, life: Lifecycle) -> Result
     };
     let tracer = telemetry.tracer.clone();
     let queue = Queue::connect_counting(&config.redis, &telemetry.registry).await?;
-    let api = ApiId::random();
-    queue.api_heartbeat(api).await?;
+    let (waiters, reader_health) = (Arc::new(Waiters::default()), ReaderHealth::default());
+    let replies = ReplyStreams::open(
+        queue.clone(),
+        waiters.clone(),
+        reader_health.clone(),
+        life.clone(),
+    )
+    .await?;
     let farm = queue.farm(None).await?;
     queue.fill_registry().await?;
-    let access = Access::open(&config.access, KeyStore::new(queue.clone())).await?;
+    let counted = Counted {
+        callers: !config.access.auth.is_off(),
+        tenants: config.metrics_by_tenant,
+    };
+    let meters = Meters::start(&queue, counted, &life);
+    let tenants = Arc::new(TenantTable::new(queue.clone(), meters.clone()));
+    tenants.all().await?;
+    let access = Access::open(&config.access, KeyStore::new(queue.clone()), &meters).await?;
     if let Some(file) = &config.access.admin_key_file {
         first_key::register(&access.keys, file).await?;
     }
     let state = start(
         Parts {
             config,
-            queue: queue.clone(),
+            queue,
             access,
-            api,
+            replies: replies.clone(),
+            waiters,
+            reader_health,
+            limits: Limits { meters, tenants },
             farm,
             telemetry,
         },
         &life,
     );
 
-    if state.config.access.auth.keys {
-        life.spawn("keys", state.access.keys.clone().run(life.clone()));
-    }
+    follow_keys(&state);
     let (connections, headers_timeout) = (state.connections.clone(), state.config.headers_timeout);
     if let Some(listener) = metrics_listener {
-        let (router, ending) = (router::metrics_router(state.clone()), life.clone());
-        let serving = async move {
-            let connections = Connections::new(METRICS_CONNECTIONS);
-            server::serve(listener, router, connections, headers_timeout, &ending).await;
-        };
-        life.spawn("metrics listener", serving);
+        life.spawn("metrics listener", serve_metrics(listener, state.clone()));
     }
     let router = router::router(state);
     server::serve(listener, router, connections, headers_timeout, &life).await;
 
     life.stop();
     life.join().await;
-    if let Err(error) = queue.remove_api(api).await {
-        tracing::warn!(%error, "cannot remove the keys of this api, they will expire");
-    }
+    replies.remove().await;
     tracer.shutdown().await;
     Ok(())
+}
+
+/// Starts to follow the keys of callers and of identity providers.
+fn follow_keys(state: &AppState) {
+    let life = &state.life;
+    if state.config.access.auth.keys {
+        life.spawn("keys", state.access.keys.clone().run(life.clone()));
+    }
+    if let Some(tokens) = &state.access.tokens {
+        life.spawn("keys of tokens", tokens.clone().run(life.clone()));
+    }
+}
+
+async fn serve_metrics(listener: TcpListener, state: AppState) {
+    let (life, headers_timeout) = (state.life.clone(), state.config.headers_timeout);
+    let connections = Connections::new(METRICS_CONNECTIONS);
+    let router = router::metrics_router(state);
+    server::serve(listener, router, connections, headers_timeout, &life).await;
 }
 
 /// Metrics and traces.
@@ -163,9 +191,18 @@ struct Parts {
     config: Config,
     queue: Queue,
     access: Access,
-    api: ApiId,
+    replies: ReplyStreams,
+    waiters: Arc<Waiters>,
+    reader_health: ReaderHealth,
+    limits: Limits,
     farm: Farm,
     telemetry: Telemetry,
+}
+
+/// What bounds the use of the farm.
+struct Limits {
+    meters: Arc<Meters>,
+    tenants: Arc<TenantTable>,
 }
 
 /// Starts the background tasks and builds the state that the handlers share.
@@ -174,47 +211,43 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         config,
         queue,
         access,
-        api,
+        replies,
+        waiters,
+        reader_health,
+        limits: Limits { meters, tenants },
         farm,
         telemetry: Telemetry { registry, tracer },
     } = parts;
     let life = life.clone();
-    let waiters = Arc::new(Waiters::default());
-    let reader_health = ReaderHealth::default();
     let breaker = Breaker::default();
-    let inboxes = Inboxes::new(queue.clone(), api, waiters.clone(), life.clone());
+    let (to_inboxes, from_inboxes) = (replies.clone(), waiters.clone());
+    let inboxes = Inboxes::new(queue.clone(), to_inboxes, from_inboxes, life.clone());
     let inboxes = Arc::new(inboxes);
 
-    let heartbeat = heartbeat::run(queue.clone(), api, waiters.clone(), life.clone());
-    life.spawn("heartbeat", heartbeat);
-    let reading = reply_router::read(
-        queue.clone(),
-        api,
-        waiters.clone(),
-        reader_health.clone(),
-        life.clone(),
-    );
-    life.spawn("reply router", reading);
+    life.spawn("heartbeat", replies.clone().run());
     let probing = breaker.clone().run(queue.clone(), life.clone());
     life.spawn("breaker", probing);
     life.spawn("worker connections", inboxes.clone().check_workers());
     maintain(&queue, &config, &life);
     life.spawn("metrics", registry.clone().run_upkeep(life.clone()));
+    life.spawn("tenants", tenants.clone().run(life.clone()));
 
     let metrics = Metrics::new(registry);
-    let schemas = SchemaCache::new(queue.clone());
     let dispatcher = Dispatcher::new(DispatcherParts {
         queue: queue.clone(),
-        api,
+        replies,
         waiters,
         inboxes,
+        meters,
         farm,
         breaker: breaker.clone(),
-        schemas: schemas.clone(),
+        schemas: SchemaCache::new(queue.clone()),
         metrics: metrics.dispatch.clone(),
         executables_limit: config.executables_limit,
     });
     AppState::new(Services {
+        tenants,
+        holdings: Holdings::default(),
         admission: Admission::new(breaker, in_flight_limits(&config)),
         connections: Connections::new(server::connection_limit(config.max_connections)),
         call_bodies: bodies(&config, config.execute_body_limit, config.call_bytes),
@@ -222,7 +255,6 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         heads: heads(&config),
         load_checks: Semaphore::new(CHECK_PARTS as usize),
         source_maps: SourceMaps::new(queue.clone()),
-        schemas,
         followers: Arc::new(Semaphore::new(FOLLOWERS)),
         audit: Audit::start(queue.clone(), &life),
         config,

@@ -1,4 +1,4 @@
-//! Delivers replies to the requests that await them: one reader of the reply stream, one map of
+//! Delivers replies to the requests that await them: one reader for each reply stream, one map of
 //! waiters.
 
 use std::collections::HashMap;
@@ -28,7 +28,15 @@ pub(crate) enum WaitOutcome {
     Lost,
 }
 
-type Pending = HashMap<JobId, oneshot::Sender<WaitOutcome>>;
+type Pending = HashMap<JobId, Awaited>;
+
+/// A job that somebody waits for.
+#[derive(Debug)]
+struct Awaited {
+    /// Where its reply will be.
+    stream: ApiId,
+    waiter: oneshot::Sender<WaitOutcome>,
+}
 
 /// The jobs of this process that have not ended.
 #[derive(Debug, Default)]
@@ -47,11 +55,11 @@ pub(crate) struct Waiter {
 }
 
 impl Waiters {
-    /// Registers a waiter under a new job id.
-    pub(crate) fn register(self: &Arc<Self>) -> Waiter {
+    /// Registers a waiter under a new job id, for a reply in this stream.
+    pub(crate) fn register(self: &Arc<Self>, stream: ApiId) -> Waiter {
         let id = self.next_id();
-        let (sender, outcome) = oneshot::channel();
-        self.lock().insert(id, sender);
+        let (waiter, outcome) = oneshot::channel();
+        self.lock().insert(id, Awaited { stream, waiter });
         Waiter {
             id,
             outcome,
@@ -68,9 +76,9 @@ impl Waiters {
     /// counted if they are replies.
     pub(crate) fn resolve(&self, id: JobId, outcome: WaitOutcome) {
         let is_reply = matches!(outcome, WaitOutcome::Reply(_));
-        let waiter = self.lock().remove(&id);
+        let awaited = self.lock().remove(&id);
         // Sending fails if the waiter was dropped at the same moment.
-        if waiter.is_none_or(|waiter| waiter.send(outcome).is_err()) && is_reply {
+        if awaited.is_none_or(|job| job.waiter.send(outcome).is_err()) && is_reply {
             self.unclaimed_replies.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(job = id.0, "reply without a waiter");
         }
@@ -81,13 +89,16 @@ impl Waiters {
         self.unclaimed_replies.load(Ordering::Relaxed)
     }
 
-    /// Ends every wait with [`WaitOutcome::Lost`]; returns their number.
-    pub(crate) fn lose_all(&self) -> usize {
-        let waiters: Vec<_> = self.lock().drain().collect();
-        let count = waiters.len();
-        for (_, waiter) in waiters {
+    /// Ends every wait for a reply in this stream with [`WaitOutcome::Lost`]; returns their number.
+    pub(crate) fn lose(&self, stream: ApiId) -> usize {
+        let lost: Vec<_> = self
+            .lock()
+            .extract_if(|_, job| job.stream == stream)
+            .collect();
+        let count = lost.len();
+        for (_, job) in lost {
             // Sending fails if the waiter was dropped at the same moment.
-            _ = waiter.send(WaitOutcome::Lost);
+            _ = job.waiter.send(WaitOutcome::Lost);
         }
         count
     }
@@ -116,7 +127,7 @@ impl Drop for Waiter {
     }
 }
 
-/// Whether the reader is running; shared with `/readyz`.
+/// Whether a reader is running; shared with `/readyz`.
 #[derive(Debug, Clone)]
 pub(crate) struct ReaderHealth(Arc<Mutex<Instant>>);
 
@@ -189,7 +200,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_first_outcome_is_delivered() {
         let waiters = Arc::new(Waiters::default());
-        let (first, second) = (waiters.register(), waiters.register());
+        let stream = ApiId::random();
+        let (first, second) = (waiters.register(stream), waiters.register(stream));
         assert_ne!(first.id, second.id);
         waiters.resolve(second.id, WaitOutcome::Refused(Undelivered::NoInbox));
         waiters.resolve(second.id, WaitOutcome::Refused(Undelivered::Unavailable));
@@ -203,11 +215,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lost_stream_ends_only_its_own_waits() {
+        let waiters = Arc::new(Waiters::default());
+        let (lost, other) = (ApiId::random(), ApiId::random());
+        let (first, second) = (waiters.register(lost), waiters.register(other));
+        assert_eq!(waiters.lose(lost), 1);
+        assert!(matches!(first.outcome().await, Some(WaitOutcome::Lost)));
+        assert_eq!(waiters.lock().len(), 1);
+        drop(second);
+    }
+
+    #[tokio::test]
     async fn a_waiter_without_an_outcome_times_out() {
         let waiters = Arc::new(Waiters::default());
         assert!(
             waiters
-                .register()
+                .register(ApiId::random())
                 .outcome_within(Duration::from_millis(1))
                 .await
                 .is_none()

@@ -8,8 +8,9 @@ use std::time::Duration;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::tenant::Tenant;
 use shared::service::telemetry::traces::trace_id;
 
 use crate::error::{ApiError, cut};
@@ -22,6 +23,11 @@ pub(crate) const GENERATION: HeaderName = HeaderName::from_static("contract-gene
 /// the response.
 #[derive(Debug, Clone)]
 struct About(ContractAddress);
+
+/// The tenant of the caller, if it is not the default one. The layer that recognises callers
+/// attaches it to the response.
+#[derive(Debug, Clone)]
+pub(crate) struct OfTenant(pub(crate) Tenant);
 
 /// The worker that answered a call. Handlers attach it to the response.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +100,7 @@ impl RequestLog {
             path = &*cut(self.uri.path()),
             status = end.response.status().as_u16(),
             code = "ok",
+            tenant = tenant(end.response.extensions()),
             duration_ms = milliseconds(end.took),
             trace_id = self.trace_id(),
             "answered"
@@ -102,7 +109,7 @@ impl RequestLog {
 
     fn write_failure(&self, end: &End<'_>, error: &ApiError) {
         let extensions = end.response.extensions();
-        let about = extensions.get::<About>().map(|about| about.0.as_str());
+        let about = extensions.get::<About>().map(|about| about.0.local());
         let worker = extensions.get::<AnsweredBy>();
         tracing::info!(
             target: "request",
@@ -111,6 +118,7 @@ impl RequestLog {
             path = &*cut(self.uri.path()),
             route = self.route.as_ref().map(MatchedPath::as_str),
             contract = about.or(self.contract()).map(|name| cut(name).into_owned()),
+            tenant = tenant(extensions),
             status = error.status().as_u16(),
             code = error.code(),
             error = &*cut(&error.to_string()),
@@ -125,6 +133,11 @@ impl RequestLog {
     fn trace_id(&self) -> Option<&str> {
         trace_id(trace_text(self.trace.as_ref()?)?)
     }
+}
+
+/// The tenant of the caller, if it is not the default one.
+pub(crate) fn tenant(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<OfTenant>()?.0.name()
 }
 
 fn text(id: &HeaderValue) -> &str {

@@ -8,8 +8,8 @@ use crate::access::guard;
 use crate::error::ApiError;
 use crate::request::observe;
 use crate::routes::{
-    contracts, dead_letters, description, docs, execute, health, keys, load, logs, metrics, unload,
-    workers,
+    contracts, dead_letters, description, docs, execute, health, keys, load, logs, metrics,
+    tenants, unload, usage, workers,
 };
 use crate::state::AppState;
 
@@ -45,6 +45,15 @@ pub(crate) fn router(state: AppState) -> Router {
         // Who may use it.
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", get(keys::show).delete(keys::revoke))
+        .route("/tenants", get(tenants::list))
+        .route(
+            "/tenants/{id}",
+            get(tenants::show)
+                .put(tenants::limit)
+                .delete(tenants::unlimit),
+        )
+        // What was used.
+        .route("/usage", get(usage::show))
         // Documentation.
         .route("/", get(docs::enter))
         .route("/docs", get(docs::enter))

@@ -10,13 +10,13 @@ use tokio::sync::Semaphore;
 use crate::access::Access;
 use crate::admission::Admission;
 use crate::audit::Audit;
+use crate::body::BodyRules;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::edge::{Connections, Heads};
+use crate::limits::{Holdings, TenantTable};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
-use crate::request::BodyRules;
-use crate::schemas::SchemaCache;
 use crate::source_maps::SourceMaps;
 use crate::unanswered::UnansweredContracts;
 
@@ -31,6 +31,10 @@ pub(crate) struct Services {
     pub(crate) audit: Audit,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) admission: Admission,
+    /// The limits of tenants.
+    pub(crate) tenants: Arc<TenantTable>,
+    /// Loads of tenants that are under way.
+    pub(crate) holdings: Holdings,
     pub(crate) connections: Arc<Connections>,
     /// Which heads of requests are acceptable.
     pub(crate) heads: Heads,
@@ -41,7 +45,6 @@ pub(crate) struct Services {
     /// Places for checking loads.
     pub(crate) load_checks: Semaphore,
     pub(crate) source_maps: SourceMaps,
-    pub(crate) schemas: SchemaCache,
     /// Places for those who follow the output of contracts.
     pub(crate) followers: Arc<Semaphore>,
     pub(crate) reader_health: ReaderHealth,

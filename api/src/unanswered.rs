@@ -44,9 +44,10 @@ impl Default for UnansweredContracts {
 }
 
 impl UnansweredContracts {
-    /// Counts a contract, by the name that its caller used.
-    pub(crate) fn add(&self, contract: &str, now: Instant) {
-        let hash = self.hashes.hash_one(contract.to_ascii_lowercase());
+    /// Counts a contract, by its caller's tenant and the name that its caller used.
+    pub(crate) fn add(&self, tenant: Option<&str>, contract: &str, now: Instant) {
+        let name = contract.to_ascii_lowercase();
+        let hash = self.hashes.hash_one((tenant, name));
         self.at(now, |seen| {
             if seen.current.len() < MOST {
                 seen.current.insert(hash);
@@ -86,11 +87,11 @@ mod tests {
         let start = Instant::now();
         assert_eq!(contracts.count(start), 0);
         for name in ["abcd", "ABCD", "other"] {
-            contracts.add(name, start);
+            contracts.add(None, name, start);
         }
         assert_eq!(contracts.count(start), 2);
         let next = start + WINDOW;
-        contracts.add("third", next);
+        contracts.add(Some("acme"), "abcd", next);
         assert_eq!(contracts.count(next), 3);
         assert_eq!(contracts.count(next + WINDOW), 1);
         assert_eq!(contracts.count(next + WINDOW * 5), 0);
@@ -101,7 +102,7 @@ mod tests {
         let contracts = UnansweredContracts::default();
         let now = Instant::now();
         for number in 0..2 * MOST {
-            contracts.add(&number.to_string(), now);
+            contracts.add(None, &number.to_string(), now);
         }
         assert_eq!(contracts.count(now), MOST);
     }

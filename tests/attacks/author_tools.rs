@@ -30,28 +30,11 @@ pub(crate) async fn run(target: &mut AttackFarm) {
             })
             .await;
     }
+    let name = "100 calls whose checks explode, beside a neighbour's";
     target
-        .case(
-            "S12",
-            "100 calls whose checks explode",
-            Browser::Stays,
-            async |farm| {
-                let client = farm.client();
-                let strings: Vec<_> = (0..4000).map(|index| format!("v{index}")).collect();
-                let schema = json!({ "items": { "enum": strings } });
-                load(client, &schema).await?;
-                let argument = json!(vec!["v3999"; 20_000]);
-                let calls = (0..100).map(|_| client.execute("schemas", "f", &argument));
-                for answer in futures::future::join_all(calls).await {
-                    let expected = Any(&[CHECKED, Fails(503, "overloaded")]);
-                    if let Some(wrong) = expected.mismatch(&answer) {
-                        return Err(wrong);
-                    }
-                }
-                client.unload("schemas").await;
-                Ok("answered".to_owned())
-            },
-        )
+        .case("S12", name, Browser::Stays, async |farm| {
+            crowd(farm.client()).await
+        })
         .await;
     map_beside_executable(target).await;
     map_within_executable(target).await;
@@ -125,6 +108,21 @@ fn checks() -> Vec<(&'static str, Value, Value)> {
             text,
         ),
         (
+            "a pattern that knows no shortcut",
+            json!({ "items": { "pattern": "(x{1,30}){1,20}y" } }),
+            json!(vec!["x".repeat(1000); 900]),
+        ),
+        (
+            "400 violations that name all elements",
+            json!({ "allOf": vec![json!({ "unevaluatedItems": false }); 400] }),
+            json!(vec!["x".repeat(1000); 900]),
+        ),
+        (
+            "an old keyword that hides references",
+            json!({ "dependencies": { "a": { "$ref": "#" } } }),
+            json!({ "a": 1 }),
+        ),
+        (
             "800 alternatives of 400,000 elements",
             json!({ "items": { "anyOf": vec![json!({ "const": 1 }); 800] } }),
             json!(vec![2; 400_000]),
@@ -137,9 +135,9 @@ fn checks() -> Vec<(&'static str, Value, Value)> {
     ]
 }
 
-async fn load(client: &Client, schema: &Value) -> Result<bool, String> {
+async fn load(client: &Client, address: &str, schema: &Value) -> Result<bool, String> {
     let body = json!({
-        "contractAddress": "schemas",
+        "contractAddress": address,
         "executable": "{ f: (a) => 1 }",
         "schemas": { "f": { "argument": schema } },
     });
@@ -151,10 +149,55 @@ async fn load(client: &Client, schema: &Value) -> Result<bool, String> {
     }
 }
 
+/// 100 checks that explode: they are answered, and those of another contract do not wait for them.
+async fn crowd(client: &Client) -> Result<String, String> {
+    let strings: Vec<_> = (0..4000).map(|index| format!("v{index}")).collect();
+    load(client, "schemas", &json!({ "items": { "enum": strings } })).await?;
+    load(
+        client,
+        "neighbour",
+        &json!({ "items": { "type": "number" } }),
+    )
+    .await?;
+    let argument = json!(vec!["v3999"; 20_000]);
+    let calls = (0..100).map(|_| client.execute("schemas", "f", &argument));
+    let hostile = futures::future::join_all(calls);
+    let neighbour = async {
+        // Large enough to be checked apart from calls.
+        let argument = json!(vec![1; 20_000]);
+        let mut longest = Duration::ZERO;
+        for _ in 0..5 {
+            let begun = Instant::now();
+            let answer = client.execute("neighbour", "f", &argument).await;
+            if answer.status != 200 {
+                return Err(shown(&answer));
+            }
+            longest = longest.max(begun.elapsed());
+        }
+        Ok(longest)
+    };
+    let (answers, longest) = futures::future::join(hostile, neighbour).await;
+    client.unload("schemas").await;
+    client.unload("neighbour").await;
+    let longest = longest?;
+    for answer in answers {
+        let expected = Any(&[CHECKED, Fails(503, "overloaded")]);
+        if let Some(wrong) = expected.mismatch(&answer) {
+            return Err(wrong);
+        }
+    }
+    if longest > PATIENCE {
+        return Err(format!("the neighbour waited {longest:?}"));
+    }
+    Ok(format!(
+        "answered; the neighbour waited {longest:?} at most"
+    ))
+}
+
 /// The schema is refused, or the call is: in both cases soon.
 async fn judged(client: &Client, schema: &Value, argument: &Value) -> Result<String, String> {
     let begun = Instant::now();
-    if !load(client, schema).await? {
+    if !load(client, "schemas", schema).await? {
         return match begun.elapsed() {
             took if took < PATIENCE => Ok("refused at load".to_owned()),
             took => Err(format!("refused after {took:?}")),

@@ -124,6 +124,7 @@ async fn speed(wrk: &Wrk, farm: &Farm, scenario: Scenario) -> f64 {
         body: ADD_BODY,
         connections,
         span: SPAN,
+        key: None,
     };
     let run = wrk.run(&load).await;
     assert!(run.errors.is_none(), "{run:?}");

@@ -2,11 +2,12 @@
 //! container. `make bench` runs it; `make test` does not. `docs/benchmarks.md` explains each
 //! scenario and how to read the report.
 //!
-//! - `BENCH` is `full`, `quick` (within three minutes), `profile` (flame graphs instead of figures)
-//!   or `guard` (a comparison with an earlier version).
+//! - `BENCH` is `full`, `quick` (within three minutes), `profile` (flame graphs instead of
+//!   figures), `guard` (a comparison with an earlier version), or `scale` or `scale-quick` (the
+//!   queue alone).
 //! - `BENCH_ROUNDS` is how many times everything is measured. `BENCH_SECONDS` is how long each load
 //!   lasts.
-//! - `BENCH_ONLY` names groups: memory, javascript, workers, docker, peers.
+//! - `BENCH_ONLY` names groups: memory, javascript, access, workers, docker, peers.
 //!
 //! It is a target of `cargo bench` and not a test, because tests are compiled for fast builds, and
 //! here the ceiling and one of the load generators are measured too.
@@ -29,6 +30,7 @@ mod processor;
 mod profile;
 mod raw_cdp;
 mod report;
+mod scale;
 mod scenarios;
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 #[path = "../e2e/support/mod.rs"]
@@ -51,6 +53,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let plan = Plan::from_env();
+    if plan.mode.is_scale() {
+        scale::use_own_cores();
+    }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     let work = || {
         runtime.block_on(async {
@@ -89,6 +94,10 @@ async fn run(plan: Plan) -> bool {
     }
     if plan.mode == Mode::Guard {
         return guard::run().await;
+    }
+    if plan.mode.is_scale() {
+        scale::run(&plan.scale()).await;
+        return true;
     }
     let start = Start::now();
     let Bench { plan, figures, .. } = Bench::run(plan).await;

@@ -14,6 +14,11 @@ pub(crate) const REGISTRY_EMPTY: &str = "one contract, c=64, alone in the regist
 pub(crate) const REGISTRY_FULL: &str = "one contract, c=64, 1,000 idle ones beside it";
 pub(crate) const PACED: &str = "one contract, 1,000 calls a second";
 pub(crate) const PACED_BARE: &str = "bare echo, 1,000 calls a second";
+pub(crate) const OPEN: &str = "one contract, c=256, without keys";
+pub(crate) const WITH_KEYS: &str = "one contract, c=256, with keys";
+pub(crate) const WITH_MANY_KEYS: &str = "one contract, c=256, with 10,000 keys";
+pub(crate) const KEY_ALONE: &str = "one key, c=4";
+pub(crate) const KEY_BESIDE_FLOOD: &str = "one key, c=4, beside a flood by another key";
 pub(crate) const DOCKER: &str = "docker echo through the farm, c=64";
 pub(crate) const DOCKER_DIRECT: &str = "docker echo directly, c=64";
 pub(crate) const DOCKER_HALF: &str = "docker echo of half a core, through the farm, c=64";

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::scale::Extent;
 use crate::support::programs;
 
 /// `BENCH`: what the program does.
@@ -15,6 +16,16 @@ pub(crate) enum Mode {
     Profile,
     /// A comparison with an earlier version.
     Guard,
+    /// The queue alone.
+    Scale,
+    /// The same, within two minutes.
+    ScaleQuick,
+}
+
+impl Mode {
+    pub(crate) fn is_scale(self) -> bool {
+        matches!(self, Self::Scale | Self::ScaleQuick)
+    }
 }
 
 /// The parameters of a run.
@@ -39,8 +50,13 @@ impl Plan {
             Err(_) | Ok("full") => Self::full(Mode::Full),
             Ok("profile") => Self::full(Mode::Profile),
             Ok("guard") => Self::full(Mode::Guard),
-            Ok("quick") => Self::quick(),
-            Ok(other) => panic!("BENCH={other}: must be full, quick, profile or guard"),
+            Ok("quick") => Self::quick(Mode::Quick),
+            Ok("scale") => Self::full(Mode::Scale),
+            Ok("scale-quick") => Self::quick(Mode::ScaleQuick),
+            Ok(other) => {
+                let names = "full, quick, profile, guard, scale or scale-quick";
+                panic!("BENCH={other}: must be {names}")
+            }
         };
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
         Self {
@@ -67,9 +83,9 @@ impl Plan {
         }
     }
 
-    fn quick() -> Self {
+    fn quick(mode: Mode) -> Self {
         Self {
-            mode: Mode::Quick,
+            mode,
             rounds: 2,
             span: Duration::from_secs(2),
             connections: &[1, 64, 256],
@@ -78,6 +94,15 @@ impl Plan {
             // A separate folder, so that a quick run does not overwrite the real report.
             folder: programs::folder().with_file_name("bench-quick"),
             only: Vec::new(),
+        }
+    }
+
+    /// How much of the queue alone is measured.
+    pub(crate) fn scale(&self) -> Extent {
+        let folder = self.folder.clone();
+        match self.mode {
+            Mode::ScaleQuick => Extent::quick(folder),
+            _ => Extent::full(folder),
         }
     }
 

@@ -12,24 +12,25 @@ use crate::plan::Plan;
 
 const SIZE: (u32, u32) = (720, 420);
 
-const COLOURS: [RGBColor; 3] = [
+const COLOURS: [RGBColor; 4] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 96, 30),
     RGBColor(80, 80, 80),
+    RGBColor(44, 140, 60),
 ];
 
 /// The content of a plot.
-struct Plot {
-    file: &'static str,
-    title: &'static str,
-    x: &'static str,
-    y: &'static str,
-    curves: Vec<Curve>,
+pub(crate) struct Plot {
+    pub(crate) file: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) x: &'static str,
+    pub(crate) y: &'static str,
+    pub(crate) curves: Vec<Curve>,
 }
 
-struct Curve {
-    name: &'static str,
-    points: Vec<(f64, Spread)>,
+pub(crate) struct Curve {
+    pub(crate) name: &'static str,
+    pub(crate) points: Vec<(f64, Spread)>,
 }
 
 /// Draws what was measured and returns the names of the files.
@@ -150,7 +151,7 @@ fn points<'a>(measured: impl Iterator<Item = (f64, &'a [f64])>) -> Vec<(f64, Spr
 }
 
 impl Plot {
-    fn draw(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn draw(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
         let file = folder.join(self.file);
         let area = SVGBackend::new(&file, SIZE).into_drawing_area();
         area.fill(&WHITE)?;

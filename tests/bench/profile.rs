@@ -35,6 +35,7 @@ pub(crate) async fn run(folder: &Path) {
         body: ADD_BODY,
         connections: CONNECTIONS,
         span: LEAD + LOOK + LEAD,
+        key: None,
     };
     let seen = [
         ("api", farm.apis[0].pid()),

@@ -99,6 +99,26 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
             &rates(&names::workers(2), &names::workers(1)),
         ),
         of(
+            "with keys, c=256: calls/s, of without keys",
+            Bound::AtLeast(0.97),
+            &rates(names::WITH_KEYS, names::OPEN),
+        ),
+        of(
+            "with 10,000 keys, c=256: calls/s, of without keys",
+            Bound::AtLeast(0.97),
+            &rates(names::WITH_MANY_KEYS, names::OPEN),
+        ),
+        of(
+            "a key beside a flood by another one over its rate: p99, of alone",
+            Bound::AtMost(1.5),
+            &ratio(
+                figures,
+                names::KEY_BESIDE_FLOOD,
+                names::KEY_ALONE,
+                Metric::P99,
+            ),
+        ),
+        of(
             "a cold contract beside a hot one: p50, of alone",
             Bound::AtMost(2.0),
             &median(names::COLD, names::COLD_ALONE),

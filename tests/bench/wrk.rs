@@ -32,6 +32,8 @@ pub(crate) struct Load<'a> {
     pub(crate) connections: u32,
     /// Whole seconds.
     pub(crate) span: Duration,
+    /// What the requests prove themselves with, if the farm asks for it.
+    pub(crate) key: Option<&'a str>,
 }
 
 /// The result of a load.
@@ -59,7 +61,10 @@ impl Wrk {
     /// Runs a load for its span.
     pub(crate) async fn run(&self, load: &Load<'_>) -> Run {
         let body = self.body(load.body);
+        let key = load.key.map(|key| format!("Authorization: Bearer {key}"));
+        let header = key.into_iter().flat_map(|header| ["-H".to_owned(), header]);
         let output = Command::new("wrk")
+            .args(header)
             .arg("-t1")
             .arg(format!("-c{}", load.connections))
             .arg(format!("-d{}s", load.span.as_secs()))

@@ -222,3 +222,43 @@ pub(crate) async fn page_has_no_network(project: &Project) {
     );
     client.unload("prober").await.is_no_content();
 }
+
+/// Whoever has no password may only ping; the programs may not change the configuration.
+pub(crate) fn redis_is_guarded(project: &Project) {
+    let redis = &project.containers("redis")[0];
+    let said = |command: &str| String::from_utf8_lossy(&redis.run(command).stdout).into_owned();
+    assert_eq!(said("redis-cli ping").trim(), "PONG");
+    for command in [
+        "get exec:farm",
+        "keys '*'",
+        "config get maxmemory",
+        "acl list",
+    ] {
+        let answer = said(&format!("redis-cli {command}"));
+        assert!(answer.starts_with("NOPERM"), "{command}: {answer}");
+    }
+    let as_program = "REDISCLI_AUTH=$(cat /run/redis-access/password) redis-cli --user execution";
+    assert!(!said(&format!("{as_program} get exec:farm")).contains("NOPERM"));
+    for command in [
+        "get other",
+        "config set maxmemory 0",
+        "flushall",
+        "keys '*'",
+    ] {
+        let answer = said(&format!("{as_program} {command}"));
+        assert!(answer.starts_with("NOPERM"), "{command}: {answer}");
+    }
+    let as_operator = "REDISCLI_AUTH=$(cat /data/operator.password) redis-cli --user operator";
+    assert!(!said(&format!("{as_operator} dbsize")).contains("NOPERM"));
+    // Neither the images nor the environment have it.
+    for container in ["api", "worker"]
+        .iter()
+        .flat_map(|name| project.containers(name))
+    {
+        let environment = container.inspect("Config.Env");
+        assert!(
+            environment.contains("redis://execution@redis:6379"),
+            "{environment}"
+        );
+    }
+}

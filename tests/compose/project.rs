@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::support::client::Client;
@@ -28,6 +28,8 @@ pub(crate) struct Project {
     /// The tag of the images, after their names.
     version: Cell<&'static str>,
     files: Vec<&'static str>,
+    /// Variables that only this project has.
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Project {
@@ -40,7 +42,18 @@ impl Project {
             workers: Cell::new(workers),
             version: Cell::new("latest"),
             files: files.to_vec(),
+            variables: Vec::new(),
         }
+    }
+
+    /// Sets a variable to a path, for all that is started from now on.
+    pub(crate) fn set(&mut self, name: &'static str, path: &Path) {
+        self.variables.push((name, path.to_owned()));
+    }
+
+    /// How many workers it runs.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.get()
     }
 
     /// A client of each api of the project, with a new key that permits everything. An api must
@@ -78,7 +91,8 @@ impl Project {
             .env("WORKER_TAG", format!("{WORKER}:{}", self.version.get()))
             .env("DOCKER_GID", socket_group())
             .env("CONTAINER_IMAGES", "execution-test/*")
-            .env("DOCKER_BUILDKIT", "0");
+            .env("DOCKER_BUILDKIT", "0")
+            .envs(self.variables.iter().cloned());
         if let Ok(file) = std::env::var(BASE_IMAGES) {
             command.args(["--env-file", &file]);
         }
@@ -177,8 +191,14 @@ impl Project {
 
     /// Kills all containers at once, as the loss of power does.
     pub(crate) fn lose_power(&self) {
-        let all = self.list(&["ps"], "com.docker.compose.service");
+        let all = self.all_containers().into_iter().map(|each| each.id);
         output_of(Command::new("docker").arg("kill").args(all));
+    }
+
+    /// All containers that run.
+    pub(crate) fn all_containers(&self) -> Vec<Container> {
+        let ids = self.list(&["ps"], "com.docker.compose.service");
+        ids.into_iter().map(|id| Container { id }).collect()
     }
 
     /// The running containers of a service.

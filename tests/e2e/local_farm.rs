@@ -29,6 +29,11 @@ struct LocalFarm {
 
 impl LocalFarm {
     fn start() -> Self {
+        Self::start_on("one")
+    }
+
+    /// A farm on a Redis of its own: `one` server, or a `cluster`.
+    fn start_on(redis: &str) -> Self {
         let folder = TempDir::with_prefix("execution-local-").expect("a folder can be made");
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         for name in ["scripts", "examples"] {
@@ -44,6 +49,7 @@ impl LocalFarm {
         let mut command = Command::new(folder.path().join("scripts/farm"));
         command
             .env("WORKERS", "2")
+            .env("REDIS", redis)
             .env("EXECUTION_API_PORT", port.to_string())
             .env("WORKER_ENGINES", "javascript");
         Self {
@@ -77,6 +83,32 @@ impl LocalFarm {
         .await
     }
 
+    /// Waits until the script has run its example. From then on it starts a process again that fails.
+    async fn started(&self) {
+        wait::until_true("the example to have run", PATIENCE, async || {
+            self.script.log().contains("Press Ctrl-C")
+        })
+        .await;
+    }
+
+    /// The servers of its Redis.
+    fn servers(&self) -> Vec<ProcessInfo> {
+        let mut all = processes::descendants(self.script.pid());
+        all.retain(|process| process.command.starts_with("redis-server"));
+        all
+    }
+
+    /// Ends the script as Ctrl-C does. Nothing that it has started is left.
+    async fn end(mut self) {
+        let seen = processes::descendants(self.script.pid());
+        self.script.signal(Signal::SIGINT);
+        let ended = self.script.end(PATIENCE).await;
+        assert!(ended.success(), "{}", self.script.log());
+        let left: Vec<_> = seen.iter().filter(|process| process.runs()).collect();
+        assert!(left.is_empty(), "{left:#?}");
+        drop(self.folder);
+    }
+
     /// The processes of a program.
     fn running(&self, program: &str) -> Vec<ProcessInfo> {
         let mut all = processes::descendants(self.script.pid());
@@ -91,12 +123,14 @@ fn text(value: &Value) -> Option<String> {
 
 #[tokio::test]
 async fn a_local_farm_keeps_its_processes_running() {
-    let mut farm = LocalFarm::start();
+    let farm = LocalFarm::start();
     let before = farm.workers().await;
+    // The script may still be starting the farm.
     assert_eq!(farm.client.drain(&before[0]).await.status, 202);
     let drained = farm.replaced(&before[0]).await;
     assert!(drained.contains(&before[1]), "{drained:?} after {before:?}");
 
+    farm.started().await;
     farm.running("execution-worker")[0].kill();
     wait::until_true("a fresh worker", PATIENCE, async || {
         let now = farm.workers().await;
@@ -119,14 +153,27 @@ async fn a_local_farm_keeps_its_processes_running() {
     ] {
         assert!(log.contains(told), "{told:?} is not in {log}");
     }
-    let seen = processes::descendants(farm.script.pid());
-    farm.script.signal(Signal::SIGINT);
-    assert!(
-        farm.script.end(PATIENCE).await.success(),
-        "{}",
-        farm.script.log()
-    );
-    let left: Vec<_> = seen.iter().filter(|process| process.runs()).collect();
-    assert!(left.is_empty(), "{left:#?}");
-    drop(farm.folder);
+    farm.end().await;
+}
+
+#[tokio::test]
+async fn a_local_farm_runs_on_a_cluster_of_its_own() {
+    let farm = LocalFarm::start_on("cluster");
+    farm.workers().await;
+    farm.started().await;
+    let servers = farm.servers();
+    assert_eq!(servers.len(), 3, "{servers:#?}");
+    // A primary that is killed comes back with its slots and its data.
+    for server in &servers {
+        server.kill();
+    }
+    wait::until_true("the example to answer again", PATIENCE, async || {
+        farm.servers()
+            .iter()
+            .all(|server| !servers.contains(server))
+            && farm.client.call("guessing-game", "initialise").await.status == 200
+    })
+    .await;
+    assert_eq!(farm.servers().len(), 3);
+    farm.end().await;
 }

@@ -31,7 +31,7 @@ async fn farm(env: &[(&str, &str)]) -> (Farm, Client) {
 
 #[tokio::test]
 async fn requests_and_calls_are_counted() {
-    let (farm, worker) = farm(&[("EXECUTE_TIMEOUT_MS", "300")]).await;
+    let (farm, worker_client) = farm(&[("EXECUTE_TIMEOUT_MS", "300")]).await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
     for number in 0..3 {
@@ -46,13 +46,22 @@ async fn requests_and_calls_are_counted() {
     // The page is recreated meanwhile.
     client.execute("abcd", "echo", &json!(1)).await.data();
 
-    let (api, worker) = (Scrape::of(client).await, Scrape::of(&worker).await);
+    let (api, worker) = (Scrape::of(client).await, Scrape::of(&worker_client).await);
     check_api(&api);
     check_worker(&worker);
     // No label contains a contract's address, so their number does not grow.
     let names_it = |series: &&String| series.contains("abcd");
     let mut all = api.values.keys().chain(worker.values.keys());
     assert_eq!(all.find(names_it), None);
+    let with_contracts = worker_client.get("/metrics?contracts=true").await.body;
+    assert!(
+        with_contracts.contains("{contract=\"abcd\""),
+        "{with_contracts}"
+    );
+    assert_eq!(
+        worker_client.get("/metrics?contracts=some").await.status,
+        400
+    );
     farm.stop().await;
 }
 
@@ -192,13 +201,20 @@ async fn an_outage_is_counted() {
 
 #[tokio::test]
 async fn alerts_dashboard_and_document_name_existing_metrics() {
-    let (farm, worker) = farm(&[("METRICS_BY_CONTRACT", "true")]).await;
+    let by_name = [
+        ("METRICS_BY_CONTRACT", "true"),
+        ("METRICS_BY_TENANT", "true"),
+    ];
+    let (farm, worker) = farm(&by_name).await;
     let client = farm.client();
     client.must_load("abcd", CONTRACT).await;
     client.execute("abcd", "echo", &json!(1)).await.data();
+    // Whoever scrapes may decide otherwise.
+    let shown = worker.get("/metrics?contracts=false").await.body;
     let (api, worker) = (Scrape::of(client).await, Scrape::of(&worker).await);
     let series = "execution_worker_contract_calls_total{contract=\"abcd\",engine=\"javascript\"}";
     assert_eq!(worker.count(series), 1);
+    assert!(!shown.contains(series), "{shown}");
 
     // Not all codes and routes have occurred by now, so the description is checked too.
     let description = client.get("/openapi.json").await.body;

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::support::client::Client;
 use crate::support::farm::Farm;
+use crate::support::wait::{self, DEFAULT_LIMIT};
 
 /// Every contract returns its own name, so that an answer of another contract is noticed.
 fn named(name: &str) -> String {
@@ -70,6 +71,34 @@ async fn two_apis_and_two_workers_share_twenty_contracts() {
             .await;
         assert_eq!(calls.data(), 10, "c{number}");
     }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_fresh_worker_takes_the_next_contracts() {
+    let builder = Farm::builder().env("WORKER_CAPACITY", "16");
+    let mut farm = builder.start().await;
+    for number in 0..8 {
+        let address = format!("old{number}");
+        farm.client().must_load(&address, &named(&address)).await;
+    }
+    let old = farm.client().owner("old0").await;
+    farm.add_worker().await;
+    let client = farm.client();
+    // In turns, three of six would go to each.
+    wait::until_true("the fresh worker to take them", DEFAULT_LIMIT, async || {
+        let mut all_fresh = true;
+        for number in 0..6 {
+            let address = format!("new{number}");
+            client.must_load(&address, &named(&address)).await;
+            all_fresh &= client.owner(&address).await != old;
+        }
+        for number in 0..6 {
+            client.unload(&format!("new{number}")).await.is_no_content();
+        }
+        all_fresh
+    })
+    .await;
     farm.stop().await;
 }
 

@@ -84,11 +84,44 @@ async fn arguments_and_results_are_checked() {
         .error(500, "result_invalid");
     assert_eq!(paths(&error), [""], "{error}");
     assert_eq!(error.get("started"), None, "{error}");
+    let rejected = client.execute("abcd", "add", &text).await;
+    assert!(rejected.header("server-timing").is_some(), "{rejected:?}");
     let many = client
         .execute("abcd", "add", &json!({ "a": 99, "b": 2 }))
         .await;
     many.error(500, "result_invalid");
-    assert_eq!(client.call("abcd", "count").await.data(), 4);
+    assert_eq!(client.call("abcd", "count").await.data(), 5);
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_check_changes_no_number() {
+    const NUMBERS: &str = "[0.1, 1.0, 1e2, -0.0, 1e-7, 2.0030397744267762e-253, 31.245270191439438, \
+        7.101215824554616e260, 12345678901234567890, 1e21, 5e-324, 1.7976931348623157e308]";
+    let farm = Farm::start().await;
+    let client = farm.client();
+    let contract = "{ f: (a) => a }";
+    client.must_load("without", contract).await;
+    let list = json!({ "items": { "type": "number" } });
+    let schemas = json!({ "f": { "argument": list, "result": list } });
+    load(client, "with", contract, &schemas)
+        .await
+        .is_no_content();
+    let without = client.post_text("/execute/without/f", NUMBERS).await;
+    let with = client.post_text("/execute/with/f", NUMBERS).await;
+    assert_eq!((without.status, with.status), (200, 200), "{with:?}");
+    assert_eq!(without.body, with.body);
+    assert!(with.body.contains("2.0030397744267762e-253"), "{with:?}");
+    // The schemas themselves are read by the api, and written again.
+    let body = r#"{"contractAddress": "with", "executable": "{ f: (a) => a }",
+        "schemas": {"f": {"argument": {"enum": [2.0030397744267762e-253, 31.245270191439438]}}}}"#;
+    client
+        .post_text("/loadSmartContract", body)
+        .await
+        .is_no_content();
+    let shown = client.get("/contracts/with").await;
+    let list = "[2.0030397744267762e-253,31.245270191439438]";
+    assert!(shown.body.contains(list), "{shown:?}");
     farm.stop().await;
 }
 

@@ -16,7 +16,12 @@ import kubernetes_validate
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FARMS = ["deploy/kubernetes/overlays/small", "deploy/kubernetes/overlays/production", "tests/kubernetes/all"]
+FARMS = [
+    "deploy/kubernetes/overlays/small",
+    "deploy/kubernetes/overlays/production",
+    "tests/kubernetes/all",
+    "tests/kubernetes/tls",
+]
 TARGETS = [*FARMS, "deploy/kubernetes/node-setup"]
 KUBECTL = sys.argv[1] if len(sys.argv) > 1 else "kubectl"
 # 1.33 is the first release that enables hostUsers by default. It also has `preStop.sleep`.
@@ -56,7 +61,11 @@ POD_MONITOR = {
 PROMETHEUS_RULE = {"apiVersion": str, "kind": str, "metadata": dict, "spec": {"groups": list}}
 # Required and optional metadata. KEDA rejects a lagCount without an activationLagCount.
 TRIGGERS = {
-    "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS"}),
+    "redis-streams": ({"address", "stream", "consumerGroup", "lagCount", "activationLagCount"}, {"enableTLS", "username"}),
+    "redis-cluster-streams": (
+        {"addresses", "stream", "consumerGroup", "lagCount", "activationLagCount"},
+        {"enableTLS", "username"},
+    ),
     "prometheus": ({"serverAddress", "query", "threshold"}, {"activationThreshold"}),
     "cpu": ({"value"}, set()),
 }
@@ -109,7 +118,7 @@ def check_scaled_object(obj, where, find):
         known = required <= set(given) <= required | allowed
         expect(known, where, f"{trigger['type']}: wrong metadata fields {sorted(given)}")
         expect(all(isinstance(value, str) for value in given.values()), where, "metadata must contain only strings")
-        if trigger["type"] == "redis-streams":
+        if trigger["type"] in ("redis-streams", "redis-cluster-streams"):
             check_redis_trigger(obj, trigger, where, find)
         elif trigger["type"] == "cpu":
             requests = pod_of(find(target["kind"], target["name"]))["spec"]["containers"][0]["resources"]["requests"]
@@ -120,14 +129,14 @@ def check_scaled_object(obj, where, find):
 
 def check_redis_trigger(obj, trigger, where, find):
     """KEDA's operator, in its own namespace, resolves Redis, may connect to it, and has its password."""
-    given = trigger["metadata"]["address"].split(":")[0].split(".")
+    metadata = trigger["metadata"]
+    given = (metadata.get("address") or metadata["addresses"]).split(":")[0].split(".")
     if given[0] == "execution-redis":
         expect(given[1:2] == [obj["metadata"]["namespace"]], where, f"{given} does not resolve in another namespace")
         expect(find("Service", given[0]), where, f"the service {given[0]} does not exist")
         expect(find("NetworkPolicy", "execution-redis-keda"), where, "no network policy lets the operator reach Redis")
-    else:
-        name = trigger.get("authenticationRef", {}).get("name")
-        expect(find("TriggerAuthentication", name), where, f"an external Redis needs a TriggerAuthentication: {name}")
+    name = trigger.get("authenticationRef", {}).get("name")
+    expect(find("TriggerAuthentication", name), where, f"Redis needs a TriggerAuthentication: {name}")
 
 
 def check_capacity_trigger(obj, given, where, find):
@@ -164,25 +173,36 @@ def check_rules(obj, where):
         expect(rule["annotations"].get("runbook_url") == link, where, f"{name} does not link to {link}")
 
 
+def instructions_of(folder):
+    """The comments of a kustomization and of everything that it consists of."""
+    text = (folder / "kustomization.yaml").read_text(encoding="utf-8")
+    parts = yaml.safe_load(text)
+    folders = [(folder / part).resolve() for part in parts.get("resources", []) + parts.get("components", [])]
+    return "\n".join([text, *(instructions_of(part) for part in folders if part.is_dir())])
+
+
 def check_secrets(objects, target):
-    """Every referenced Secret key is rendered, or created by the command in the overlay's comment."""
-    instructions = (ROOT / target / "kustomization.yaml").read_text(encoding="utf-8")
+    """Every referenced Secret key is rendered, or created by the command in a comment."""
+    instructions = instructions_of(ROOT / target)
     rendered = {
         (obj["metadata"]["name"], key) for obj in objects if obj["kind"] == "Secret" for key in obj["data"]
     }
     for obj in objects:
         for name, key in secret_keys(obj):
-            by_hand = f"secret generic {name} " in instructions and f"--from-literal={key}=" in instructions
+            given = any(f"--from-{kind}={key}=" in instructions for kind in ("literal", "file"))
+            by_hand = f"secret generic {name} " in instructions and given
             expect((name, key) in rendered or by_hand, target, f"the key {key} of the Secret {name} is not created")
 
 
 def secret_keys(obj):
     if obj["kind"] == "TriggerAuthentication":
         return [(entry["name"], entry["key"]) for entry in obj["spec"]["secretTargetRef"]]
-    containers = pod_of(obj)["spec"]["containers"] if pod_of(obj) else ()
-    sources = [entry.get("valueFrom", {}) for container in containers for entry in container.get("env", ())]
+    spec = pod_of(obj)["spec"] if pod_of(obj) else {"containers": ()}
+    sources = [entry.get("valueFrom", {}) for container in spec["containers"] for entry in container.get("env", ())]
     referenced = [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]
-    return [(entry["name"], entry["key"]) for entry in referenced]
+    secrets = [volume["secret"] for volume in spec.get("volumes", ()) if "secret" in volume]
+    mounted = [(secret["secretName"], item["key"]) for secret in secrets for item in secret["items"]]
+    return [(entry["name"], entry["key"]) for entry in referenced] + mounted
 
 
 def check_schema(obj, where):
@@ -217,8 +237,8 @@ def check_pod(obj, pod, where):
         expect(not spec.get(field), where, f"must not set {field}")
     profile = spec.get("securityContext", {}).get("seccompProfile", {})
     expect(profile.get("type") in ("RuntimeDefault", "Localhost"), where, "has no seccomp profile")
-    volumes = {volume["name"] for volume in spec.get("volumes", ())}
-    volumes |= {claim["metadata"]["name"] for claim in obj["spec"].get("volumeClaimTemplates", ())}
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
+    volumes |= {claim["metadata"]["name"]: {} for claim in obj["spec"].get("volumeClaimTemplates", ())}
     for container in spec["containers"] + spec.get("initContainers", []):
         check_container(container, volumes, f"{where}/{container['name']}")
 
@@ -239,6 +259,21 @@ def check_container(container, volumes, where):
         expect(port is None or port in ports, where, f"{probe} uses the unknown port {port}")
     for mount in container.get("volumeMounts", ()):
         expect(mount["name"] in volumes, where, f"mounts the unknown volume {mount['name']}")
+    check_files(container, volumes, where)
+
+
+def check_files(container, volumes, where):
+    """The files that variables name come from a Secret, and the user of the container may read them."""
+    files = {}
+    for mount in container.get("volumeMounts", ()):
+        secret = volumes.get(mount["name"], {}).get("secret")
+        for item in secret["items"] if secret else ():
+            files[f"{mount['mountPath']}/{item['path']}"] = secret.get("defaultMode", 0o644)
+    for entry in container.get("env", ()):
+        if entry["name"].startswith("REDIS_") and entry["name"].endswith("_FILE"):
+            mode = files.get(entry["value"])
+            expect(mode is not None, where, f"{entry['name']}: nothing is mounted at {entry['value']}")
+            expect(mode is None or mode & 0o004, where, f"{entry['value']} belongs to root, and only root may read it")
 
 
 def check_graces(pods, config):

@@ -1,16 +1,25 @@
 //! The id under which this worker acts. A worker that was fenced takes the next one.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shared::protocol::id::WorkerId;
 use shared::queue::timing::LOSS;
+use shared::service::moment::Moment;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// Earlier ids that are remembered. A worker takes one after another only while servers of Redis
+/// are away.
+const REMEMBERED: usize = 64;
 
 /// The current id of this process.
 #[derive(Debug)]
 pub(crate) struct Identity {
     current: watch::Sender<Registered>,
+    /// The ids before, and until when each of them certainly owned its contracts.
+    earlier: Mutex<VecDeque<(WorkerId, Moment)>>,
 }
 
 /// An id, and when it was registered.
@@ -26,6 +35,7 @@ impl Identity {
         let at = Instant::now();
         Self {
             current: watch::Sender::new(Registered { id, at }),
+            earlier: Mutex::default(),
         }
     }
 
@@ -34,10 +44,27 @@ impl Identity {
         self.current.borrow().id
     }
 
-    /// Goes on under another id, which was registered just now.
-    pub(crate) fn renew(&self, id: WorkerId) {
+    /// Goes on under another id, which was registered just now. The current one certainly owned its
+    /// contracts until the moment `owned`.
+    pub(crate) fn renew(&self, id: WorkerId, owned: Moment) {
+        let mut earlier = self.earlier();
+        earlier.truncate(REMEMBERED - 1);
+        earlier.push_front((self.id(), owned));
+        drop(earlier);
         let at = Instant::now();
         self.current.send_replace(Registered { id, at });
+    }
+
+    /// Until when an earlier id certainly owned its contracts. None if that is not known any more.
+    pub(crate) fn owned_until(&self, id: WorkerId) -> Option<Moment> {
+        let earlier = self.earlier();
+        let found = earlier.iter().find(|(known, _)| *known == id);
+        found.map(|(_, moment)| *moment)
+    }
+
+    fn earlier(&self) -> MutexGuard<'_, VecDeque<(WorkerId, Moment)>> {
+        // No code that holds the lock can panic half-way.
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the id is not `id` any more.
@@ -72,7 +99,10 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(identity.usable().await, first);
         assert!(begun.elapsed() >= LOSS);
-        identity.renew(first.next_epoch());
+        let owned = Moment::now();
+        identity.renew(first.next_epoch(), owned);
+        assert_eq!(identity.owned_until(first), Some(owned));
+        assert_eq!(identity.owned_until(first.next_epoch()), None);
         identity.changed_from(first).await;
         let begun = Instant::now();
         assert_eq!(identity.usable().await, first.next_epoch());

@@ -31,6 +31,7 @@ mod settle;
 mod shutdown;
 #[cfg(test)]
 mod test_farm;
+mod usage;
 mod worker;
 
 use std::sync::Arc;
@@ -111,6 +112,7 @@ async fn work(config: Config, life: Lifecycle) -> Result<(), WorkerError> {
         logs,
         life: life.clone(),
         comparison: Notify::new(),
+        reconnected: Notify::new(),
         catch_up: CatchUpRequests::default(),
         placements: TaskTracker::new(),
         fence: Arc::new(Fence::new()),

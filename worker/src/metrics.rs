@@ -160,11 +160,12 @@ impl Metrics {
         }
     }
 
-    /// All metrics in the Prometheus text format.
-    pub(crate) fn render(&self, now: &Snapshot<'_>) -> String {
+    /// All metrics in the Prometheus text format. Those of each contract only if `by_contract` or
+    /// else the setting says so.
+    pub(crate) fn render(&self, now: &Snapshot<'_>, by_contract: Option<bool>) -> String {
         self.gauges.set(now);
         let mut text = self.registry.render();
-        if self.by_contract {
+        if by_contract.unwrap_or(self.by_contract) {
             write_contracts(now, &mut text);
         }
         text
@@ -355,13 +356,15 @@ fn write_contracts(now: &Snapshot<'_>, text: &mut String) {
         // Writing into a String cannot fail.
         _ = writeln!(text, "# TYPE {name} {kind}");
         for status in &statuses {
-            // Addresses contain no character that needs escaping.
-            let contract = &status.contract_address;
+            // Addresses and names contain no character that needs escaping.
+            let contract = status.contract_address.local();
+            let tenant = status.contract_address.tenant();
             let (engine, value) = (status.engine, value(status).unwrap_or_default());
-            _ = writeln!(
-                text,
-                "{name}{{contract=\"{contract}\",engine=\"{engine}\"}} {value}"
-            );
+            _ = write!(text, "{name}{{contract=\"{contract}\",engine=\"{engine}\"");
+            if let Some(tenant) = tenant.name() {
+                _ = write!(text, ",tenant=\"{tenant}\"");
+            }
+            _ = writeln!(text, "}} {value}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::StatusCode;
@@ -13,6 +13,7 @@ use http::header::CONTENT_TYPE;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
 use shared::service::lifecycle::Lifecycle;
 use shared::service::telemetry::metrics;
 use tokio::net::{TcpListener, TcpStream};
@@ -107,10 +108,17 @@ async fn ready(State(worker): WorkerRef) -> (StatusCode, &'static str) {
     }
 }
 
-async fn show_metrics(State(worker): WorkerRef) -> Response {
+/// The query of `/metrics`.
+#[derive(Debug, Deserialize)]
+struct Shown {
+    /// Whether the figures of each contract are shown, too. `METRICS_BY_CONTRACT` if missing.
+    contracts: Option<bool>,
+}
+
+async fn show_metrics(State(worker): WorkerRef, Query(shown): Query<Shown>) -> Response {
     match worker.upgrade() {
         Some(worker) => {
-            let text = worker.render_metrics();
+            let text = worker.render_metrics(shown.contracts);
             ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
         }
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),

@@ -9,12 +9,14 @@ use shared::protocol::job::{EngineKind, Job, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 use shared::queue::placement::{Reader, Received};
+use shared::queue::timing::PLACEMENT_BLOCK;
 use shared::service::backoff::Backoff;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::contracts::CapacityPermit;
 use crate::settle::RunInfo;
+use crate::usage::Rank;
 use crate::worker::Worker;
 use crate::{jobs, runner};
 
@@ -32,6 +34,7 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
     let mut id = worker.id();
     let mut reader = new_reader(&worker, engine, id);
     let loads = Arc::new(Semaphore::new(CONCURRENT_LOADS));
+    let mut rank = Rank::new(engine);
     while !worker.life.is_draining() {
         let permits = async {
             let load = loads.clone().acquire_owned().await;
@@ -45,11 +48,24 @@ pub(crate) async fn run(worker: Arc<Worker>, engine: EngineKind) {
             () = worker.life.draining() => break,
         };
         if id != worker.id() {
+            // The comparison may have recorded it after the reaper of this id.
+            if let Err(error) = worker.queue.forget_usage(engine, id).await {
+                tracing::debug!(%engine, %error, "usage under the earlier id not forgotten");
+            }
             id = worker.id();
             reader = new_reader(&worker, engine, id);
         }
         // A read that is dropped half-way may lose an entry.
-        let Some(received) = reader.read().await else {
+        // A worker that others are less used than looks for loads as often as those read.
+        let received = if rank.is_behind(&worker).await {
+            tokio::select! {
+                () = tokio::time::sleep(PLACEMENT_BLOCK) => reader.read_left_over().await,
+                () = worker.life.draining() => break,
+            }
+        } else {
+            reader.read().await
+        };
+        let Some(received) = received else {
             continue;
         };
         let (worker, tasks) = (worker.clone(), worker.life.clone());

@@ -35,7 +35,7 @@ impl CallLimits {
         EffectiveLimits {
             timeout_ms: timeout.max(1),
             result_bytes: result.map_or(self.result, |own| own.min(self.result)),
-            ..EffectiveLimits::default()
+            ..EffectiveLimits::default().with_quota(limits.quota())
         }
     }
 }
@@ -69,7 +69,8 @@ impl Invocation<'_> {
 pub struct MemoryGauge(Arc<dyn Fn() -> u64 + Send + Sync>);
 
 impl MemoryGauge {
-    /// A gauge that calls `read`. Nothing is left to read once the instance has ended: then it is 0.
+    /// A gauge that calls `read`. Nothing is left to read once the instance has ended: then it
+    /// is 0.
     pub fn new(read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
@@ -187,6 +188,9 @@ pub enum StartError {
     /// The sandbox could not be made, or did not respond in time. A later retry may succeed.
     #[error("{0}")]
     Unavailable(String),
+    /// The image could not be pulled. A later retry may succeed.
+    #[error("{0}")]
+    ImageUnavailable(String),
     /// The machine does not have the image that the contract was loaded with, and cannot pull it.
     #[error("{0}")]
     ImageMissing(String),
@@ -271,7 +275,7 @@ pub trait Instance: Send + 'static {
         None
     }
 
-    /// The schemas of the contract's arguments and results, from the load or from the contract.
+    /// The schemas that the contract has beside its endpoints.
     fn schemas(&self) -> Option<&SchemaText> {
         None
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use shared::protocol::frame::{Item, Reply, encode_item, has_room, pack_replies};
 use shared::protocol::id::{ApiId, JobId, WorkerId};
 use shared::protocol::reply::{Failure, FailureCode, Output};
-use shared::queue::replies::Settlement;
+use shared::queue::settlement::Settlement;
 use shared::queue::{EntryRef, Queue};
 use shared::service::backoff::Backoff;
 use shared::service::batch::join_batch;
@@ -232,7 +232,7 @@ impl SettleTask {
     /// While the `fence` is closed, nothing is sent: another worker may have the jobs by now.
     pub(crate) async fn run(mut self, fence: Arc<Fence>, life: Lifecycle) {
         let mut batch = Vec::with_capacity(BATCH);
-        while self.next(&mut batch).await {
+        while self.next(&mut batch, &fence).await {
             let room = BATCH - batch.len();
             join_batch(&mut batch, room, || self.settled.try_recv().ok()).await;
             tokio::select! {
@@ -254,14 +254,16 @@ impl SettleTask {
 
     /// Waits for settled jobs. Acknowledges meanwhile what the last batch has left. False if there
     /// will be no more jobs.
-    async fn next(&mut self, batch: &mut Vec<Settled>) -> bool {
+    async fn next(&mut self, batch: &mut Vec<Settled>, fence: &Fence) -> bool {
         let mut backoff = Backoff::redis();
         while let Some(span) = self.settlement.is_due_after() {
             let more = self.settled.recv_many(batch, BATCH);
             if let Ok(1..) = tokio::time::timeout(span, more).await {
                 return true;
             }
-            if let Err(error) = self.settlement.acknowledge().await {
+            if !fence.is_closed()
+                && let Err(error) = self.settlement.finish().await
+            {
                 tracing::warn!(%error, "jobs not acknowledged yet");
                 backoff.wait().await;
             }

@@ -96,6 +96,7 @@ impl TestFarm {
             logs: LogWriter::new().0,
             life,
             comparison: Notify::new(),
+            reconnected: Notify::new(),
             catch_up: CatchUpRequests::default(),
             placements: TaskTracker::new(),
             fence: Arc::new(Fence::new()),

@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     pub(crate) life: Lifecycle,
     /// Requests a comparison of the contracts with the registry.
     pub(crate) comparison: Notify,
+    /// Redis answers again after a heartbeat that failed.
+    pub(crate) reconnected: Notify,
     /// Requests that the readers inspect their pending entries.
     pub(crate) catch_up: CatchUpRequests,
     /// The tasks that read the placement streams.
@@ -137,15 +139,16 @@ impl Worker {
         }
     }
 
-    /// The metrics in the Prometheus text format.
-    pub(crate) fn render_metrics(&self) -> String {
-        self.metrics.render(&Snapshot {
+    /// The metrics in the Prometheus text format, with those of each contract if that is wanted.
+    pub(crate) fn render_metrics(&self, by_contract: Option<bool>) -> String {
+        let now = Snapshot {
             worker: self.id(),
             contracts: self.contracts.all(),
             capacity: self.contracts.capacity(),
             has_lease: !self.fence.is_closed(),
             is_draining: self.life.is_draining(),
             chromium: self.chromium.as_ref(),
-        })
+        };
+        self.metrics.render(&now, by_contract)
     }
 }

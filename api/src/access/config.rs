@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use shared::service::config::{Group, Reader, Setting};
 
-use super::tokens::TokenConfig;
+use super::tokens::{KeySource, KeysUrl, TokenConfig};
 
 const AUTH: Setting = Setting::optional(
     "AUTH",
@@ -34,6 +34,17 @@ const JWT_KEYS_FILE: Setting = Setting::optional(
     "none",
     "A file with the issuer's public keys, a JSON Web Key Set.",
 );
+const JWT_KEYS_URL: Setting = Setting::optional(
+    "JWT_KEYS_URL",
+    "none",
+    "Where the issuer publishes this set instead: an https:// URL.",
+);
+
+const JWT_TENANT_CLAIM: Setting = Setting::optional(
+    "JWT_TENANT_CLAIM",
+    "none: tokens are for the default tenant",
+    "The claim of a token that names its tenant. A token without it is refused then.",
+);
 
 /// The settings of this folder.
 pub const ACCESS_SETTINGS: Group = Group {
@@ -44,6 +55,8 @@ pub const ACCESS_SETTINGS: Group = Group {
         JWT_ISSUER,
         JWT_AUDIENCE,
         JWT_KEYS_FILE,
+        JWT_KEYS_URL,
+        JWT_TENANT_CLAIM,
     ],
 };
 
@@ -94,7 +107,7 @@ pub struct AccessConfig {
     pub auth: Auth,
     /// `ADMIN_KEY_FILE`.
     pub admin_key_file: Option<PathBuf>,
-    /// `JWT_ISSUER`, `JWT_AUDIENCE`, `JWT_KEYS_FILE`.
+    /// The settings that begin with `JWT_`.
     pub tokens: Option<TokenConfig>,
 }
 
@@ -119,6 +132,29 @@ impl AccessConfig {
 
 /// What tokens must say. Without it, every token of the issuer would do, whomever it is for.
 fn tokens(reader: &mut Reader) -> TokenConfig {
+    let tenant_claim = reader.text(&JWT_TENANT_CLAIM);
+    let file = reader.text(&JWT_KEYS_FILE).map(PathBuf::from);
+    let url: Option<KeysUrl> = reader.parse_optional(&JWT_KEYS_URL);
+    let keys = match (file, url) {
+        (Some(_), Some(_)) => {
+            reader.refuse(
+                &JWT_KEYS_URL,
+                "",
+                "cannot be set together with JWT_KEYS_FILE",
+            );
+            None
+        }
+        (Some(file), None) => Some(KeySource::File(file)),
+        (None, Some(url)) => Some(KeySource::Url(url)),
+        (None, None) => {
+            reader.refuse(
+                &JWT_KEYS_FILE,
+                "",
+                "or JWT_KEYS_URL must be set, because AUTH has jwt",
+            );
+            None
+        }
+    };
     let mut needed = |setting: &Setting| {
         let text = reader.text(setting);
         if text.is_none() {
@@ -129,7 +165,9 @@ fn tokens(reader: &mut Reader) -> TokenConfig {
     TokenConfig {
         issuer: needed(&JWT_ISSUER),
         audience: needed(&JWT_AUDIENCE),
-        keys_file: needed(&JWT_KEYS_FILE).into(),
+        // Otherwise the settings were refused.
+        keys: keys.unwrap_or_else(|| KeySource::File(PathBuf::new())),
+        tenant_claim,
     }
 }
 
@@ -199,9 +237,23 @@ mod tests {
     fn tokens_need_an_issuer_an_audience_and_keys() {
         let jwt = |name: &str| (name == "AUTH").then(|| "keys, jwt".to_owned());
         let error = read(jwt, "::1").unwrap_err();
-        for name in ["JWT_ISSUER", "JWT_AUDIENCE", "JWT_KEYS_FILE"] {
+        for name in ["JWT_ISSUER", "JWT_AUDIENCE"] {
             assert!(error.contains(&format!("{name}=: must be set")), "{error}");
         }
+        assert!(
+            error.contains("JWT_KEYS_FILE=: or JWT_KEYS_URL must be set"),
+            "{error}"
+        );
+        let both = |name: &str| match name {
+            "AUTH" => Some("jwt".to_owned()),
+            "JWT_KEYS_URL" => Some("https://id.example/keys".to_owned()),
+            name => name.starts_with("JWT_").then(|| "x".to_owned()),
+        };
+        let error = read(both, "::1").unwrap_err();
+        assert!(
+            error.starts_with("JWT_KEYS_URL=: cannot be set together"),
+            "{error}"
+        );
         let all = |name: &str| match name {
             "AUTH" => Some("jwt".to_owned()),
             "JWT_ISSUER" | "JWT_AUDIENCE" | "JWT_KEYS_FILE" => Some("x".to_owned()),

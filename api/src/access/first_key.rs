@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use secrecy::{ExposeSecret, SecretString};
+use shared::protocol::quota::Quota;
+use shared::protocol::tenant::Tenant;
 use shared::queue::key_store::{Added, KEYS_KEPT, KeyRecord, KeyStore};
 use shared::queue::{Queue, QueueError, RedisConfig};
 
@@ -66,10 +68,12 @@ pub(crate) async fn register(keys: &KeyTable, file: &Path) -> Result<(), FirstKe
     Ok(())
 }
 
-/// The record of a new key.
+/// The record of a new key of the default tenant.
 pub(crate) fn record(token: &Token, name: &str, scopes: &Scopes, now: u64) -> KeyRecord {
     KeyRecord {
         name: name.to_owned(),
+        tenant: Tenant::default(),
+        quota: Quota::default(),
         sha256: token.hash.to_hex(),
         scopes: scopes.to_texts(),
         created: now,
@@ -119,9 +123,14 @@ pub fn command() -> Command {
         .long("name")
         .default_value("")
         .help("What to call it");
+    let tenant = Arg::new("tenant")
+        .long("tenant")
+        .default_value(Tenant::DEFAULT)
+        .value_parser(|text: &str| text.parse::<Tenant>())
+        .help("The tenant whose contracts it is for");
     let create = Command::new("create")
         .about("Create a key and print it. It is not shown again")
-        .args([admin, scope, name]);
+        .args([admin, scope, name, tenant]);
     Command::new("keys")
         .about("Manage the keys of callers, with the same settings as the process that serves")
         .subcommand_required(true)
@@ -158,12 +167,14 @@ async fn create_key(redis: &RedisConfig, arguments: &ArgMatches) -> Result<Token
     let name = arguments
         .get_one::<String>("name")
         .map_or("", String::as_str);
+    let tenant = arguments.get_one::<Tenant>("tenant");
     let store = KeyStore::new(Queue::connect(redis).await?);
     let token = Token::generate();
-    match store
-        .add(&token.id, &record(&token, name, &scopes, store.now_ms()))
-        .await?
-    {
+    let record = KeyRecord {
+        tenant: tenant.cloned().unwrap_or_default(),
+        ..record(&token, name, &scopes, store.now_ms())
+    };
+    match store.add(&token.id, &record).await? {
         Added::Full => Err(FirstKeyError::Full),
         Added::Stored | Added::IdTaken => Ok(token),
     }

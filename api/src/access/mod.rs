@@ -6,6 +6,7 @@
 //! | `needs` | what each route needs, in one list |
 //! | `scope` | what a caller may do, and for which contracts |
 //! | `caller` | the sender of a request, as the handlers see it |
+//! | `view` | what belongs to the caller's tenant; addresses of callers and of the farm |
 //! | `token` | the form of a key, and its secret |
 //! | `table` | all keys in memory |
 //! | `tokens/` | tokens of an identity provider (JWT) |
@@ -22,6 +23,7 @@ mod scope;
 mod table;
 mod token;
 mod tokens;
+mod view;
 
 use std::sync::Arc;
 
@@ -43,15 +45,18 @@ pub(crate) use self::table::{Key, KeyTable, Unknown};
 use self::token::Presented;
 pub(crate) use self::token::Token;
 use self::tokens::Tokens;
-pub use self::tokens::{TokenConfig, TokenKeysError};
+pub use self::tokens::{KeySource, KeysUrl, TokenConfig, TokenKeysError};
+pub(crate) use self::view::View;
 use crate::error::ApiError;
+use crate::limits::Meters;
+use crate::request_log::OfTenant;
 use crate::state::AppState;
 
 /// Recognises callers.
 #[derive(Debug)]
 pub(crate) struct Access {
     auth: Auth,
-    tokens: Option<Tokens>,
+    pub(crate) tokens: Option<Arc<Tokens>>,
     pub(crate) keys: Arc<KeyTable>,
     anybody: Arc<Caller>,
 }
@@ -67,10 +72,16 @@ pub(crate) async fn guard(
     let now = || state.queue.clock().now_ms();
     match state.access.admit(need, request.headers(), now).await {
         Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
+            let Some(caller) = caller else {
+                return next.run(request).await;
+            };
+            let tenant = (!caller.tenant.is_default()).then(|| caller.tenant.clone());
+            request.extensions_mut().insert(caller);
+            let mut response = next.run(request).await;
+            if let Some(tenant) = tenant {
+                response.extensions_mut().insert(OfTenant(tenant));
             }
-            next.run(request).await
+            response
         }
         Err(refused) => refused.into_response(),
     }
@@ -80,15 +91,18 @@ impl Access {
     pub(crate) async fn open(
         config: &AccessConfig,
         store: KeyStore,
+        meters: &Arc<Meters>,
     ) -> Result<Self, TokenKeysError> {
         let tokens = match &config.tokens {
-            Some(tokens) => Some(Tokens::open(tokens.clone()).await?),
+            Some(tokens) => Some(Arc::new(
+                Tokens::open(tokens.clone(), meters.clone()).await?,
+            )),
             None => None,
         };
         Ok(Self {
             auth: config.auth,
             tokens,
-            keys: Arc::new(KeyTable::new(store)),
+            keys: Arc::new(KeyTable::new(store, meters.clone())),
             anybody: Arc::new(Caller::anybody()),
         })
     }
@@ -105,6 +119,11 @@ impl Access {
             Some(Need::Scope(permission)) => {
                 let caller = self.recognise(headers, now).await?;
                 caller.may(permission)?;
+                Ok(Some(caller))
+            }
+            Some(Need::OfFarm(permission)) => {
+                let caller = self.recognise(headers, now).await?;
+                caller.may_for_farm(permission)?;
                 Ok(Some(caller))
             }
             None => Err(ApiError::InsufficientScope("no key has it".to_owned())),

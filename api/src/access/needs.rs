@@ -16,16 +16,18 @@ pub(crate) enum Need {
     Nothing,
     /// A permission. Where it depends on a contract's address, the handler checks it again.
     Scope(Permission),
+    /// A permission of the default tenant: the request is about the farm that all tenants share.
+    OfFarm(Permission),
 }
 
-use Need::{Nothing, Scope};
+use Need::{Nothing, OfFarm, Scope};
 use Permission::{
     ContractsExecute, ContractsLoad, ContractsRead, ContractsUnload, FarmOperate, FarmRead,
     KeysManage, LogsRead,
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 26] = [
+const NEEDS: [(&str, &str, Need); 31] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
@@ -41,15 +43,20 @@ const NEEDS: [(&str, &str, Need); 26] = [
         Scope(ContractsRead),
     ),
     ("GET", "/contracts/{contractAddress}/logs", Scope(LogsRead)),
-    ("GET", "/workers", Scope(FarmRead)),
-    ("POST", "/workers/{id}/drain", Scope(FarmOperate)),
+    ("GET", "/workers", OfFarm(FarmRead)),
+    ("POST", "/workers/{id}/drain", OfFarm(FarmOperate)),
     ("GET", "/dead-letters", Scope(FarmRead)),
     ("DELETE", "/dead-letters/{id}", Scope(FarmOperate)),
     ("GET", "/keys", Scope(KeysManage)),
     ("POST", "/keys", Scope(KeysManage)),
     ("GET", "/keys/{id}", Scope(KeysManage)),
     ("DELETE", "/keys/{id}", Scope(KeysManage)),
-    ("GET", "/metrics", Scope(FarmRead)),
+    ("GET", "/tenants", OfFarm(KeysManage)),
+    ("GET", "/tenants/{id}", OfFarm(KeysManage)),
+    ("PUT", "/tenants/{id}", OfFarm(KeysManage)),
+    ("DELETE", "/tenants/{id}", OfFarm(KeysManage)),
+    ("GET", "/usage", Scope(FarmRead)),
+    ("GET", "/metrics", OfFarm(FarmRead)),
     ("GET", "/healthz", Nothing),
     ("GET", "/readyz", Nothing),
     ("GET", "/", Nothing),
@@ -122,7 +129,7 @@ impl Modify for Security {
                 // An operation without the field is one that nobody has thought of.
                 operation.security = need(&method, Some(path)).map(|need| match need {
                     Nothing => Vec::new(),
-                    Scope(permission) => {
+                    Scope(permission) | OfFarm(permission) => {
                         let by = |scheme| SecurityRequirement::new(scheme, [permission.name()]);
                         vec![by(KEY), by(TOKEN)]
                     }
@@ -134,11 +141,16 @@ impl Modify for Security {
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let PathItem {
-        get, post, delete, ..
+        get,
+        post,
+        put,
+        delete,
+        ..
     } = item;
     let known = [
         (Method::GET, get),
         (Method::POST, post),
+        (Method::PUT, put),
         (Method::DELETE, delete),
     ];
     known
@@ -193,7 +205,10 @@ mod tests {
             "a route is listed that does not exist"
         );
         assert_eq!(need(&Method::GET, Some("/new")), None);
-        assert_eq!(need(&Method::HEAD, Some("/metrics")), Some(Scope(FarmRead)));
+        assert_eq!(
+            need(&Method::HEAD, Some("/metrics")),
+            Some(OfFarm(FarmRead))
+        );
         assert_eq!(need(&Method::PUT, Some("/keys")), Some(Nothing));
     }
 

@@ -49,9 +49,9 @@ permissions! {
     CallsRead = "calls:read",
     /// Read what contracts print.
     LogsRead = "logs:read",
-    /// See workers, dead letters and metrics.
+    /// See dead letters; of the default tenant also workers and metrics.
     FarmRead = "farm:read",
-    /// Drain workers, remove dead letters.
+    /// Remove dead letters; of the default tenant also drain workers, and see other tenants.
     FarmOperate = "farm:operate",
     /// Create, list and revoke keys.
     KeysManage = "keys:manage",
@@ -61,6 +61,14 @@ impl Permission {
     /// Whether it can be limited to some addresses.
     fn is_by_address(self) -> bool {
         !matches!(self, Self::FarmRead | Self::FarmOperate | Self::KeysManage)
+    }
+
+    /// Whether it only permits to see something.
+    pub(crate) fn is_reading(self) -> bool {
+        matches!(
+            self,
+            Self::ContractsRead | Self::CallsRead | Self::LogsRead | Self::FarmRead
+        )
     }
 }
 
@@ -177,11 +185,11 @@ impl Scopes {
         self.0.iter().any(|scope| scope.permission == permission)
     }
 
-    /// Whether it permits something for an address.
+    /// Whether it permits something for an address, by its name within its tenant.
     pub(crate) fn permits(&self, permission: Permission, address: &ContractAddress) -> bool {
         self.0
             .iter()
-            .any(|scope| scope.permits(permission, address.as_str()))
+            .any(|scope| scope.permits(permission, address.local()))
     }
 
     /// A scope that whoever has these scopes may not pass on.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::token::Hash;
+use crate::limits::Meters;
 
 /// The pause between two questions for changes.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -54,12 +55,12 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    fn new(id: String, record: KeyRecord) -> Option<Self> {
+    fn new(id: String, record: KeyRecord, meters: &Meters) -> Option<Self> {
         let Some(hash) = Hash::from_hex(&record.sha256) else {
             tracing::warn!(key = id, "key ignored: its record is unreadable");
             return None;
         };
-        let caller = Arc::new(Caller::of_key(&id, &record));
+        let caller = Arc::new(Caller::of_key(&id, &record, meters));
         Some(Self {
             id,
             record,
@@ -100,6 +101,7 @@ impl Key {
 #[derive(Debug)]
 pub(crate) struct KeyTable {
     store: KeyStore,
+    meters: Arc<Meters>,
     keys: RwLock<HashMap<String, Arc<Key>>>,
     /// When the last successful question was asked, in milliseconds after `origin`, plus one.
     asked: AtomicU64,
@@ -116,9 +118,10 @@ struct Progress {
 }
 
 impl KeyTable {
-    pub(crate) fn new(store: KeyStore) -> Self {
+    pub(crate) fn new(store: KeyStore, meters: Arc<Meters>) -> Self {
         Self {
             store,
+            meters,
             keys: RwLock::default(),
             asked: AtomicU64::new(0),
             origin: Instant::now(),
@@ -211,7 +214,7 @@ impl KeyTable {
                 continue;
             }
             for (id, record) in changes.records {
-                if let Some(key) = Key::new(id.clone(), record) {
+                if let Some(key) = Key::new(id.clone(), record, &self.meters) {
                     self.write().insert(id, Arc::new(key));
                 }
             }

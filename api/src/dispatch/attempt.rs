@@ -29,7 +29,8 @@ impl Dispatcher {
         ticket: &Ticket,
         number: u32,
     ) -> Result<WaitOutcome, ApiError> {
-        let waiter = self.waiters.register();
+        let inbox = self.inboxes.writer(worker);
+        let waiter = self.waiters.register(inbox.stream);
         let item = encode_item(&Envelope {
             id: waiter.id,
             deadline: ticket.deadline,
@@ -42,7 +43,7 @@ impl Dispatcher {
             id: waiter.id,
             item,
         };
-        let _in_flight = self.inboxes.send(worker, outgoing)?;
+        let _in_flight = self.inboxes.send(inbox, outgoing)?;
         let cancel_id = self.waiters.next_id();
         let cancellation = self.inboxes.cancel_on_drop(worker, waiter.id, cancel_id);
         let outcome = waiter.outcome().await.ok_or_else(ApiError::no_reply)?;

@@ -36,6 +36,7 @@ impl Dispatcher {
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
         let (contract, replicas) = (&load.address, load.spec.replicas);
+        self.check_load(load)?;
         self.check_limits(load).await?;
         self.check_room(load).await?;
         let before = self.queue.contract(contract).await?;
@@ -131,6 +132,7 @@ impl Dispatcher {
         contract: &ContractAddress,
         tickets: impl Tickets,
     ) -> Result<(), ApiError> {
+        self.check_unload(contract)?;
         let record = self.queue.contract(contract).await?;
         let replicas = record.map_or(1, |record| record.spec.replicas);
         // The first replica comes last: its record holds their number, in case this is repeated.
@@ -259,7 +261,7 @@ impl Dispatcher {
                     }
                 }
                 // Redis has just lost its data. The owner is about to write the record again.
-                (None, _) if self.routes.may_be_restored(standing).await? => {}
+                (None, _) if self.routes.may_be_restored(address, standing).await? => {}
                 (_, Fate::Cleared) if self.unload_unassigned(address, standing).await? => {
                     return Ok(());
                 }
@@ -314,7 +316,8 @@ impl Dispatcher {
         if workers.iter().all(|(_, info)| info.free(engine) == 0) {
             return Err(ApiError::no_room(workers.len(), engine));
         }
-        let waiter = self.waiters.register();
+        let stream = self.replies.for_loads(engine);
+        let waiter = self.waiters.register(stream);
         let envelope = Envelope {
             id: waiter.id,
             deadline: ticket.deadline,
@@ -323,7 +326,7 @@ impl Dispatcher {
             request: ticket.request.clone(),
             job: Job::Load(load),
         };
-        let placed = self.queue.place(engine, Some(self.api), &envelope).await;
+        let placed = self.queue.place(engine, Some(stream), &envelope).await;
         placed.map_err(ApiError::write_failed)?;
         let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;
         match waiter.outcome_within(patience).await {

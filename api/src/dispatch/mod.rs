@@ -4,11 +4,13 @@
 //! the outcome. The loop tries again while the job certainly was not started, or may run again.
 //! What a reply means to a client is decided in `routes` and `error`.
 
+mod arguments;
 mod attempt;
 mod checks;
 mod inspect;
 mod loading;
 mod lost_attempts;
+mod needs;
 mod requirements;
 mod route_cache;
 
@@ -18,26 +20,26 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use shared::protocol::frame::Reply;
-use shared::protocol::id::{ApiId, ContractAddress, WorkerId};
-use shared::protocol::job::{Argument, Job};
+use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::job::Job;
+use shared::queue::Queue;
 use shared::queue::farm::Farm;
-use shared::queue::timing::{REQUEST_OVERTIME, TIDY_WITHIN};
-use shared::queue::{Queue, QueueError};
+use shared::queue::timing::REQUEST_OVERTIME;
 use shared::service::backoff::Backoff;
 
+use self::arguments::has_large_argument;
 use self::attempt::AttemptOutcome;
 use self::checks::CallChecks;
 use self::lost_attempts::LostAttempts;
-use self::route_cache::{Destination, RouteCache};
-use crate::breaker::{Breaker, QueueState};
+use self::route_cache::{Assignment, Destination, RouteCache, RouteCacheParts};
+use crate::breaker::Breaker;
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::limits::{Meter, MeterPermit, Meters};
 use crate::metrics::DispatchMetrics;
 use crate::reply_router::Waiters;
+use crate::reply_streams::ReplyStreams;
 use crate::schemas::SchemaCache;
-
-/// A larger argument, in bytes, is stored in Redis beside the frame instead of in it.
-const INLINE_LIMIT: usize = 48 * 1024;
 
 /// A job on behalf of one request.
 #[derive(Debug)]
@@ -57,6 +59,26 @@ pub(crate) struct Ticket {
 pub(crate) struct Answer {
     pub(crate) reply: Reply,
     pub(crate) worker: Option<WorkerId>,
+    /// The meter of the contract, if it has one.
+    pub(crate) meter: Option<Arc<Meter>>,
+    /// Why the caller does not get the result, if it does not match the contract's schema.
+    pub(crate) rejected: Option<ApiError>,
+}
+
+/// What is known about a call from one attempt to the next.
+#[derive(Default)]
+struct Progress {
+    admitted: Option<Admitted>,
+    checks: CallChecks,
+    lost: LostAttempts,
+    /// Why there is no reply yet, if that is known.
+    last_error: Option<ApiError>,
+}
+
+/// A call that its contract's limits have let in.
+struct Admitted {
+    meter: Option<Arc<Meter>>,
+    _permit: Option<MeterPermit>,
 }
 
 /// Whether a job may be at a worker.
@@ -66,7 +88,7 @@ struct Sent(AtomicBool);
 /// Sends jobs to workers and awaits their replies.
 pub(crate) struct Dispatcher {
     queue: Queue,
-    api: ApiId,
+    replies: ReplyStreams,
     waiters: Arc<Waiters>,
     routes: RouteCache,
     inboxes: Arc<Inboxes>,
@@ -79,9 +101,10 @@ pub(crate) struct Dispatcher {
 /// What a dispatcher is built from.
 pub(crate) struct DispatcherParts {
     pub(crate) queue: Queue,
-    pub(crate) api: ApiId,
+    pub(crate) replies: ReplyStreams,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) inboxes: Arc<Inboxes>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
     pub(crate) schemas: SchemaCache,
@@ -94,20 +117,29 @@ impl Dispatcher {
     pub(crate) fn new(parts: DispatcherParts) -> Self {
         let DispatcherParts {
             queue,
-            api,
+            replies,
             waiters,
             inboxes,
+            meters,
             farm,
             breaker,
             schemas,
             metrics,
             executables_limit,
         } = parts;
+        let routes = RouteCache::new(RouteCacheParts {
+            queue: queue.clone(),
+            inboxes: inboxes.clone(),
+            breaker: breaker.clone(),
+            meters,
+            farm,
+            metrics: metrics.clone(),
+        });
         Self {
-            routes: RouteCache::new(queue.clone(), inboxes.clone(), farm, metrics.clone()),
             queue,
-            api,
+            replies,
             waiters,
+            routes,
             inboxes,
             breaker,
             schemas,
@@ -137,38 +169,13 @@ impl Dispatcher {
                 .await;
         }
         let (deadline, sent) = (ticket.deadline, Sent::default());
-        let checks = CallChecks::default();
+        let progress = Progress::default();
         self.with_deadline(
             deadline,
             &sent,
-            self.retry_loop(contract, &mut ticket, &sent, checks),
+            self.retry_loop(contract, &mut ticket, &sent, progress),
         )
         .await
-    }
-
-    /// As [`Self::call`], with the argument stored in Redis meanwhile.
-    async fn call_with_stored_argument(
-        &self,
-        contract: &ContractAddress,
-        mut ticket: Ticket,
-    ) -> Result<Answer, ApiError> {
-        let (deadline, sent, mut stored) = (ticket.deadline, Sent::default(), None);
-        let running = async {
-            let mut checks = CallChecks::default();
-            stored = self.store_argument(&mut ticket, &mut checks).await?;
-            self.retry_loop(contract, &mut ticket, &sent, checks).await
-        };
-        let reply = self.with_deadline(deadline, &sent, running).await;
-        if let Some(name) = stored {
-            let removing = self.queue.remove_body(&name);
-            if !matches!(
-                tokio::time::timeout(TIDY_WITHIN, removing).await,
-                Ok(Ok(()))
-            ) {
-                tracing::debug!(name, "stored argument not removed, it will expire");
-            }
-        }
-        reply
     }
 
     /// Ends `work` that takes too long. Commands to Redis have limits of their own, but these may
@@ -182,8 +189,10 @@ impl Dispatcher {
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> impl Future<Output = Result<T, ApiError>> {
         let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
-        tokio::time::timeout(patience, work)
-            .map(|ended| ended.unwrap_or_else(|_| Err(no_reply(sent.get(), self.breaker.state()))))
+        tokio::time::timeout(patience, work).map(move |ended| {
+            let failed = |_| Err(no_reply(sent.get(), self.breaker.is_incomplete()));
+            ended.unwrap_or_else(failed)
+        })
     }
 
     /// Repeats attempts until one is answered or no time is left for another.
@@ -192,72 +201,109 @@ impl Dispatcher {
         contract: &ContractAddress,
         ticket: &mut Ticket,
         sent: &Sent,
-        mut checks: CallChecks,
+        mut progress: Progress,
     ) -> Result<Answer, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
-        let mut last_error = ApiError::no_owner();
-        let mut lost = LostAttempts::default();
         let mut answered_by = None;
         let mut number = 1;
+        self.check_record(contract)?;
         let ended = loop {
             let destination = self.route(contract, &mut ticket.job).await;
             match destination.and_then(Destination::owner) {
                 Ok(Some((address, owner))) => {
-                    if !lost.allow(&ticket.job, &owner) {
-                        break Err(ApiError::OutcomeUnknown);
-                    }
-                    let job = &mut ticket.job;
-                    let is_checked = match self
-                        .check_argument(&address, &owner, job, &mut checks)
-                        .await
-                    {
-                        Ok(is_checked) => is_checked,
-                        Err(error @ ApiError::QueueUnavailable(_)) => {
-                            last_error = error;
-                            false
+                    let tried =
+                        self.try_owner(&address, &owner, ticket, sent, number, &mut progress);
+                    match tried.await {
+                        Ok(Some(reply)) => {
+                            answered_by = Some(owner.worker);
+                            break Ok(reply);
                         }
+                        Ok(None) => self.routes.invalidate(&address),
                         Err(error) => break Err(error),
-                    };
-                    if is_checked {
-                        sent.set(true);
-                        let outcome = self.attempt(owner.worker, ticket, number).await;
-                        match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
-                            Ok(AttemptOutcome::Answered(reply)) => {
-                                self.check_result(&ticket.job, &reply, &checks).await?;
-                                answered_by = Some(owner.worker);
-                                break Ok(reply);
-                            }
-                            Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
-                            Ok(AttemptOutcome::MaybeStarted) => {
-                                lost.add(owner.worker);
-                                if !lost.may_repeat(&ticket.job, &owner) {
-                                    break Err(ApiError::OutcomeUnknown);
-                                }
-                            }
-                            Err(error) => break Err(error),
-                        }
                     }
-                    self.routes.invalidate(&address);
                 }
                 // The contract waits for a worker.
                 Ok(None) => {}
                 // An admitted request waits for Redis to return.
-                Err(error @ ApiError::QueueUnavailable(_)) => last_error = error,
+                Err(error @ ApiError::QueueUnavailable(_))
+                    if number > 1 || !self.is_incomplete() =>
+                {
+                    progress.last_error = Some(error);
+                }
                 Err(error) => break Err(error),
             }
             let pause = backoff.delay();
             if self.queue.clock().until(ticket.deadline) < pause {
-                break Err(last_error);
+                break Err(progress
+                    .last_error
+                    .take()
+                    .unwrap_or_else(ApiError::no_owner));
             }
             tokio::time::sleep(pause).await;
             self.metrics.retries.increment(1);
             number += 1;
         };
-        let reply = lost.qualify(&ticket.job, ended)?;
+        let reply = progress.lost.qualify(&ticket.job, ended)?;
+        let rejected = self
+            .check_result(&ticket.job, &reply, &progress.checks)
+            .await;
         Ok(Answer {
             reply,
             worker: answered_by,
+            meter: progress.admitted.and_then(|admitted| admitted.meter),
+            rejected: rejected.err(),
         })
+    }
+
+    /// Sends a job to its contract's owner and awaits the reply. None if another attempt may
+    /// follow.
+    async fn try_owner(
+        &self,
+        address: &ContractAddress,
+        owner: &Assignment,
+        ticket: &mut Ticket,
+        sent: &Sent,
+        number: u32,
+        progress: &mut Progress,
+    ) -> Result<Option<Reply>, ApiError> {
+        if !progress.lost.allow(&ticket.job, owner) {
+            return Err(ApiError::OutcomeUnknown);
+        }
+        self.admit(&mut progress.admitted, owner).await?;
+        if !self
+            .check_argument(address, owner, &mut ticket.job, progress)
+            .await?
+        {
+            return Ok(None);
+        }
+        sent.set(true);
+        let outcome = self.attempt(owner.worker, ticket, number).await?;
+        let lost = &mut progress.lost;
+        match self.classify(owner.worker, outcome)? {
+            AttemptOutcome::Answered(reply) => return Ok(Some(reply)),
+            AttemptOutcome::NotStarted => sent.set(lost.any()),
+            AttemptOutcome::MaybeStarted => {
+                lost.add(owner.worker);
+                if !lost.may_repeat(&ticket.job, owner) {
+                    return Err(ApiError::OutcomeUnknown);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Admits a call before its first attempt: the server with its worker's inbox must answer, and
+    /// its limits must allow it.
+    async fn admit(
+        &self,
+        admitted: &mut Option<Admitted>,
+        owner: &Assignment,
+    ) -> Result<(), ApiError> {
+        if admitted.is_none() {
+            self.check_inbox(owner.worker)?;
+            *admitted = Some(Admitted::by(owner.meter.clone()).await?);
+        }
+        Ok(())
     }
 
     /// Where a job goes: a call to one of the contract's replicas, every other job to the
@@ -277,29 +323,22 @@ impl Dispatcher {
         execute.address = destination.address.clone();
         Ok(destination)
     }
+}
 
-    /// Moves a call's argument into Redis; returns its name there.
-    async fn store_argument(
-        &self,
-        ticket: &mut Ticket,
-        checks: &mut CallChecks,
-    ) -> Result<Option<String>, QueueError> {
-        let Job::Execute(execute) = &mut ticket.job else {
-            return Ok(None);
+impl Admitted {
+    /// Lets a call begin within the limits of its contract.
+    async fn by(meter: Option<Arc<Meter>>) -> Result<Self, ApiError> {
+        let permit = match &meter {
+            Some(meter) => {
+                meter.admit().await?;
+                meter.enter()?
+            }
+            None => None,
         };
-        let Argument::Json(json) = &execute.argument else {
-            return Ok(None);
-        };
-        let (id, body) = (self.waiters.next_id(), json.get().as_bytes());
-        let name = self
-            .queue
-            .store_body(self.api, id, body, ticket.deadline)
-            .await?;
-        let argument = Argument::Stored(name.clone());
-        if let Argument::Json(json) = std::mem::replace(&mut execute.argument, argument) {
-            checks.stored = Some(json);
-        }
-        Ok(Some(name))
+        Ok(Self {
+            meter,
+            _permit: permit,
+        })
     }
 }
 
@@ -315,39 +354,31 @@ impl Sent {
 
 /// The error of a request that got no answer before its deadline. If Redis is the reason, the error
 /// says so: the contract is not to blame.
-fn no_reply(sent: bool, queue: QueueState) -> ApiError {
-    match (sent, queue) {
+fn no_reply(sent: bool, is_redis_incomplete: bool) -> ApiError {
+    match (sent, is_redis_incomplete) {
         (false, _) => ApiError::queue_unavailable(),
-        (true, QueueState::Unavailable) => ApiError::Ambiguous,
-        (true, QueueState::Available(_)) => ApiError::no_reply(),
+        (true, true) => ApiError::Ambiguous,
+        (true, false) => ApiError::no_reply(),
     }
-}
-
-fn has_large_argument(job: &Job) -> bool {
-    let Job::Execute(execute) = job else {
-        return false;
-    };
-    matches!(&execute.argument, Argument::Json(json) if json.get().len() > INLINE_LIMIT)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::breaker::MemoryPressure;
 
     #[test]
     fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, QueueState::Available(MemoryPressure::None));
+        let unsent = no_reply(false, false);
         assert_eq!(
             (unsent.code(), unsent.never_started()),
             ("queue_unavailable", true)
         );
-        let sent = no_reply(true, QueueState::Unavailable);
+        let sent = no_reply(true, true);
         assert_eq!(
             (sent.code(), sent.never_started()),
             ("queue_unavailable", false)
         );
-        let unanswered = no_reply(true, QueueState::Available(MemoryPressure::None));
+        let unanswered = no_reply(true, false);
         assert_eq!(unanswered.code(), "execution_timeout");
     }
 }

@@ -14,10 +14,12 @@ use shared::queue::contracts::Route;
 use shared::queue::farm::Farm;
 use shared::queue::ownership::Standing;
 use shared::queue::timing::RESTORED_WITHIN;
-use shared::queue::{Queue, QueueError};
+use shared::queue::{Queue, QueueError, ServerName};
 
+use crate::breaker::{Breaker, QueueState};
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
+use crate::limits::{Meter, Meters};
 use crate::metrics::DispatchMetrics;
 
 /// How long an entry is used. A stale one only costs a second attempt, so this bounds the memory
@@ -43,6 +45,8 @@ pub(super) struct Assignment {
     pub(super) schemas: Option<Arc<str>>,
     /// How many replicas the contract has.
     replicas: u32,
+    /// What the contract may use, if that is limited or counted. All its replicas have the same.
+    pub(super) meter: Option<Arc<Meter>>,
 }
 
 /// Where the jobs of a contract or a replica go.
@@ -114,10 +118,22 @@ struct Candidate {
 pub(super) struct RouteCache {
     queue: Queue,
     inboxes: Arc<Inboxes>,
+    breaker: Breaker,
+    meters: Arc<Meters>,
     owners: Cache<ContractAddress, Assignment>,
     unassigned: Cache<ContractAddress, ()>,
     farm: Mutex<KnownFarm>,
     metrics: DispatchMetrics,
+}
+
+/// What a [`RouteCache`] is built from.
+pub(super) struct RouteCacheParts {
+    pub(super) queue: Queue,
+    pub(super) inboxes: Arc<Inboxes>,
+    pub(super) breaker: Breaker,
+    pub(super) meters: Arc<Meters>,
+    pub(super) farm: Farm,
+    pub(super) metrics: DispatchMetrics,
 }
 
 /// The farm's identity, which Redis holds with the rest of its data.
@@ -129,15 +145,20 @@ struct KnownFarm {
 }
 
 impl RouteCache {
-    pub(super) fn new(
-        queue: Queue,
-        inboxes: Arc<Inboxes>,
-        farm: Farm,
-        metrics: DispatchMetrics,
-    ) -> Self {
+    pub(super) fn new(parts: RouteCacheParts) -> Self {
+        let RouteCacheParts {
+            queue,
+            inboxes,
+            breaker,
+            meters,
+            farm,
+            metrics,
+        } = parts;
         Self {
             queue,
             inboxes,
+            breaker,
+            meters,
             owners: Cache::builder()
                 .max_capacity(CAPACITY)
                 .time_to_live(ENTRY_AGE)
@@ -223,7 +244,7 @@ impl RouteCache {
         number: u32,
         first: &Target,
     ) -> Result<Option<Assignment>, ApiError> {
-        if self.unassigned.contains_key(replica) {
+        if self.unassigned.contains_key(replica) || self.is_record_away(replica) {
             return Ok(None);
         }
         let target = if number == 1 {
@@ -235,7 +256,7 @@ impl RouteCache {
             self.unassigned.insert(replica.clone(), ());
             return Ok(None);
         };
-        Ok(Some(owner))
+        Ok((!self.is_inbox_away(owner.worker)).then_some(owner))
     }
 
     /// Where the jobs of a contract or a replica go. One without an owner is offered to the
@@ -251,8 +272,15 @@ impl RouteCache {
     }
 
     async fn look_up(&self, address: &ContractAddress) -> Result<Target, ApiError> {
-        Ok(match self.queue.route(address).await? {
-            Route::NotLoaded if self.has_lost_data().await? => Target::Unassigned { replicas: 1 },
+        let record = self.queue.contract(address).await?;
+        let owner = record.as_ref().and_then(|record| record.owner);
+        if owner.is_some_and(|owner| self.is_inbox_away(owner)) {
+            return Err(ApiError::queue_unavailable());
+        }
+        Ok(match self.queue.route(record).await? {
+            Route::NotLoaded if self.may_be_lost(address).await? => {
+                Target::Unassigned { replicas: 1 }
+            }
             Route::NotLoaded => Target::NotLoaded,
             Route::Quarantined(record) => Target::Quarantined {
                 left: self.queue.clock().until(record.quarantined_until),
@@ -280,6 +308,9 @@ impl RouteCache {
                     idempotent: record.spec.idempotent,
                     schemas: record.schemas.map(Arc::from),
                     replicas: record.spec.replicas,
+                    meter: self
+                        .meters
+                        .contract(&address.replica(1), record.spec.limits.quota()),
                 };
                 self.owners.insert(address.clone(), owner.clone());
                 Target::Assigned(owner)
@@ -287,10 +318,34 @@ impl RouteCache {
         })
     }
 
-    /// The cached owner, unless it is suspect.
+    /// The owner of a contract, if this process knows it.
+    pub(super) fn known_owner(&self, address: &ContractAddress) -> Option<WorkerId> {
+        Some(self.cached_owner(address)?.worker)
+    }
+
+    /// Whether a cluster lacks the server with the inbox of a worker.
+    fn is_inbox_away(&self, worker: WorkerId) -> bool {
+        let server = || self.queue.server_of_inbox(worker);
+        self.queue.is_cluster() && self.is_away(server().as_ref())
+    }
+
+    /// Whether a cluster lacks the server with the record of a replica whose owner is not known.
+    fn is_record_away(&self, replica: &ContractAddress) -> bool {
+        let server = || self.queue.server_of_contract(replica);
+        self.queue.is_cluster()
+            && self.known_owner(replica).is_none()
+            && self.is_away(server().as_ref())
+    }
+
+    fn is_away(&self, server: Option<&ServerName>) -> bool {
+        self.breaker.state_of(server) == QueueState::Unavailable
+    }
+
+    /// The cached owner, unless it is suspect, or the server with its inbox is away: then it may go
+    /// on under another id.
     fn cached_owner(&self, address: &ContractAddress) -> Option<Assignment> {
         let owner = self.owners.get(address)?;
-        if !self.inboxes.is_suspect(owner.worker) {
+        if !self.inboxes.is_suspect(owner.worker) && !self.is_inbox_away(owner.worker) {
             return Some(owner);
         }
         // Another worker may own the contract by now.
@@ -299,8 +354,20 @@ impl RouteCache {
     }
 
     /// Whether a contract that Redis does not know may be one that its owner is about to restore.
-    pub(super) async fn may_be_restored(&self, standing: Standing) -> Result<bool, QueueError> {
-        Ok(standing == Standing::default() && self.has_lost_data().await?)
+    pub(super) async fn may_be_restored(
+        &self,
+        address: &ContractAddress,
+        standing: Standing,
+    ) -> Result<bool, QueueError> {
+        Ok(standing == Standing::default() && self.may_be_lost(address).await?)
+    }
+
+    /// Whether Redis may have lost the record of a contract within [`RESTORED_WITHIN`]: it has lost
+    /// all data, or the server of the record was away.
+    async fn may_be_lost(&self, address: &ContractAddress) -> Result<bool, QueueError> {
+        let server = self.queue.server_of_contract(address);
+        let recovered = self.breaker.has_recovered(server.as_ref(), RESTORED_WITHIN);
+        Ok(recovered || self.has_lost_data().await?)
     }
 
     /// Whether Redis lost its data within [`RESTORED_WITHIN`]: the workers are about to write their

@@ -95,7 +95,7 @@ impl Origins {
         }
         let layer = CorsLayer::new()
             .allow_origin(self.0.clone())
-            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers(REQUEST_HEADERS)
             .expose_headers(RESPONSE_HEADERS)
             .max_age(MAX_AGE);

@@ -9,6 +9,8 @@ use serde_json::Value;
 use shared::protocol::id::InvalidAddress;
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::StackEntry;
+use shared::protocol::tenant::InvalidTenant;
+use shared::queue::key_store::KEYS_KEPT;
 use shared::schemas::Violation;
 use utoipa::IntoResponses;
 use utoipa::openapi::content::ContentBuilder;
@@ -18,6 +20,7 @@ use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Ref, Type};
 use utoipa::openapi::{Header, RefOr, Response, ResponseBuilder};
 
 use crate::error::{ApiError, Fields};
+use crate::limits::{Exceeded, Owner, Resource};
 
 /// Documents the failures of a route. Those of an `open` one, which needs no key, do not include
 /// that there is none.
@@ -60,7 +63,10 @@ failures!(
         ApiError::InvalidExecutable("SyntaxError: Unexpected end of input (line 1, column 9)".into()),
         ApiError::no_room(3, EngineKind::Javascript),
         ApiError::too_many_requests(),
+        ApiError::QuotaExceeded("The tenant may have 100 contracts, replicas included. Unload one".into()),
         ApiError::no_room_for_executable(256 * 1024 * 1024),
+        ApiError::ImageUnavailable("The image registry.example/app:1 cannot be pulled. The worker's log has the reason".into())
+            .if_started(true),
         ApiError::too_many_loads(),
         ApiError::too_many_bytes(),
         ApiError::low_memory(),
@@ -75,6 +81,7 @@ failures!(
     ExecuteFailures:
         ApiError::InvalidRequest("The request body is not JSON: expected value at line 1 column 1".into(), Fields::new()),
         ApiError::ContractNotLoaded,
+        too_many_calls(),
         ApiError::EndpointNotFound("The contract has no endpoint \"sub\"; it has add".into()),
         ApiError::RequestTimeout,
         ApiError::BodyTooSlow,
@@ -88,7 +95,7 @@ failures!(
         ApiError::ResultInvalid(vec![violation("", "\"sum\" is a required property")]),
         ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
         ApiError::ResultNotJson("a function has no JSON form".into()),
-        ApiError::ContractCrashed("The contract's sandbox died while the call ran".into()),
+        ApiError::ContractCrashed("The contract's sandbox died while the call ran: it exited with code 1".into()),
         ApiError::OutcomeUnknown,
         ApiError::too_many_requests(),
         ApiError::too_many_bytes(),
@@ -118,18 +125,30 @@ failures!(
         ApiError::no_reply(),
 );
 failures!(
-    /// Failures of the routes that list workers or dead letters.
-    ListFailures: ApiError::queue_unavailable()
+    /// Failures of the route that lists workers.
+    ListFailures: ApiError::OfDefaultTenant, ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of the route that lists dead letters.
+    DeadLetterListFailures:
+        ApiError::field("tenant", InvalidTenant.to_string()),
+        ApiError::OfDefaultTenant,
+        ApiError::queue_unavailable(),
 );
 failures!(
     /// Failures of `GET /contracts`.
     ContractListFailures:
         ApiError::field("limit", "must be 1 to 1000"),
+        ApiError::OfDefaultTenant,
         ApiError::queue_unavailable(),
 );
 failures!(
     /// Failures of `GET /contracts/{contractAddress}`.
-    ContractFailures: wrong_path(), ApiError::ContractNotLoaded, ApiError::queue_unavailable()
+    ContractFailures:
+        wrong_path(),
+        ApiError::OfDefaultTenant,
+        ApiError::ContractNotLoaded,
+        ApiError::queue_unavailable(),
 );
 failures!(
     /// Failures of `GET /contracts/{contractAddress}/logs`.
@@ -162,7 +181,7 @@ failures!(
         ApiError::BodyTooSlow,
         ApiError::PayloadTooLarge(1024 * 1024),
         ApiError::UnsupportedMediaType,
-        ApiError::TooManyKeys,
+        ApiError::TooManyKeys(KEYS_KEPT),
         ApiError::too_many_requests(),
         ApiError::too_many_bytes(),
         ApiError::low_memory(),
@@ -174,6 +193,42 @@ failures!(
     KeyFailures:
         wrong_id(),
         ApiError::KeyNotFound,
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+);
+failures!(
+    /// Failures of `GET /usage`.
+    UsageFailures:
+        ApiError::field("days", "must be 1 to 31"),
+        ApiError::OfDefaultTenant,
+        ApiError::queue_unavailable(),
+);
+failures!(
+    /// Failures of `GET /tenants`.
+    TenantListFailures: ApiError::OfDefaultTenant, ApiError::queue_unavailable()
+);
+failures!(
+    /// Failures of `GET /tenants/{id}` and `DELETE /tenants/{id}`.
+    TenantFailures:
+        ApiError::field("id", InvalidTenant.to_string()),
+        ApiError::OfDefaultTenant,
+        ApiError::TenantNotFound,
+        ApiError::queue_unavailable(),
+        ApiError::Ambiguous,
+);
+failures!(
+    /// Failures of `PUT /tenants/{id}`.
+    LimitTenantFailures:
+        ApiError::field("callsPerSecond", "must be 1 to 1000000"),
+        ApiError::OfDefaultTenant,
+        ApiError::RequestTimeout,
+        ApiError::BodyTooSlow,
+        ApiError::PayloadTooLarge(1024 * 1024),
+        ApiError::UnsupportedMediaType,
+        ApiError::TooManyTenants,
+        ApiError::too_many_requests(),
+        ApiError::too_many_bytes(),
+        ApiError::low_memory(),
         ApiError::queue_unavailable(),
         ApiError::Ambiguous,
 );
@@ -220,6 +275,15 @@ fn violation(path: &str, message: &str) -> Violation {
         path: path.to_owned(),
         message: message.to_owned(),
     }
+}
+
+fn too_many_calls() -> ApiError {
+    ApiError::RateLimited(Exceeded {
+        owner: Owner::Key,
+        resource: Resource::Calls,
+        limit: 100,
+        retry_after: Duration::from_secs(1),
+    })
 }
 
 fn wrong_path() -> ApiError {
@@ -276,6 +340,16 @@ fn response(failures: &[ApiError]) -> Response {
     }
     if failures
         .iter()
+        .any(|failure| matches!(failure, ApiError::RateLimited(_)))
+    {
+        let state = text_header("What is left of the limit, and in how many seconds there is more");
+        let policy = text_header("The limit and its window in seconds");
+        response = response
+            .header("RateLimit", state)
+            .header("RateLimit-Policy", policy);
+    }
+    if failures
+        .iter()
         .any(|failure| failure.retry_after().is_some())
     {
         let header = HeaderBuilder::new()
@@ -304,7 +378,8 @@ mod tests {
         assert_eq!(
             statuses,
             [
-                "400", "401", "403", "404", "408", "413", "415", "422", "500", "502", "503", "504"
+                "400", "401", "403", "404", "408", "413", "415", "422", "429", "500", "502", "503",
+                "504"
             ]
         );
         let response = serde_json::to_value(&described["500"]).unwrap();

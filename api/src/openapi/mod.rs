@@ -10,8 +10,8 @@ use utoipa::OpenApi;
 use crate::access::Security;
 use crate::error::ErrorBody;
 use crate::routes::{
-    contracts, dead_letters, description, execute, health, keys, load, logs, metrics, unload,
-    workers,
+    contracts, dead_letters, description, execute, health, keys, load, logs, metrics, tenants,
+    unload, usage, workers,
 };
 
 /// The document as it is served.
@@ -39,6 +39,11 @@ use crate::routes::{
         keys::list,
         keys::show,
         keys::revoke,
+        tenants::list,
+        tenants::show,
+        tenants::limit,
+        tenants::unlimit,
+        usage::show,
         health::alive,
         health::ready,
         metrics::show,
@@ -49,6 +54,7 @@ use crate::routes::{
         (name = "Contracts", description = "Load, call and unload contracts"),
         (name = "Farm", description = "Operate the farm"),
         (name = "Keys", description = "Who may use the service"),
+        (name = "Tenants", description = "What tenants may use, and what was used"),
         (name = "Process", description = "Monitor this process"),
     ),
 )]

@@ -9,68 +9,47 @@ use std::collections::btree_map::Entry;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use http::HeaderName;
-use http::header::LINK;
 use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::rank::{Rank, Top};
 use shared::protocol::reply::{ContractState, ContractStatus, LastError, Stack};
 use shared::queue::contracts::{ContractRecord, Route};
-use shared::queue::listing::{InvalidPosition, ListedContract, Position};
+use shared::queue::listing::ListedContract;
 
-use crate::access::{By, Caller};
-use crate::error::{ApiError, Fields};
+use crate::access::{By, Permission, View};
+use crate::error::ApiError;
 use crate::openapi::failures::{ContractFailures, ContractListFailures};
-use crate::routes::{address, path};
+use crate::routes::pages::{self, MAX_LIMIT, NextPage, PageQuery, next_page};
+use crate::routes::path;
 use crate::state::AppState;
 
-/// How many contracts a page has if the caller does not say.
-const DEFAULT_LIMIT: usize = 100;
-
-/// How many contracts a page has at most.
-const MAX_LIMIT: usize = 1000;
-
 /// Which part of the list is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(crate) struct ListQuery {
-    limit: Option<String>,
-    after: Option<String>,
+    #[serde(flatten)]
+    page: PageQuery,
     sort: Option<String>,
 }
 
 impl ListQuery {
-    fn limit(&self) -> Result<usize, ApiError> {
-        let Some(text) = &self.limit else {
-            return Ok(DEFAULT_LIMIT);
-        };
-        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-        let limit = text
-            .parse()
-            .ok()
-            .filter(|limit| is_number && (1..=MAX_LIMIT).contains(limit));
-        limit.ok_or_else(|| ApiError::field("limit", format!("must be 1 to {MAX_LIMIT}")))
-    }
-
     fn sort(&self) -> Result<Option<Rank>, ApiError> {
         let Some(text) = &self.sort else {
             return Ok(None);
         };
-        if self.after.is_some() {
+        if self.page.after.is_some() {
             return Err(ApiError::field("after", "cannot be used with sort"));
         }
         let rank = text.parse();
         rank.map(Some)
             .map_err(|reason: String| ApiError::field("sort", reason))
     }
-
-    fn after(&self) -> Result<Option<Position>, ApiError> {
-        let parsed = self.after.as_ref().map(|text| text.parse()).transpose();
-        parsed.map_err(|reason: InvalidPosition| ApiError::field("after", reason.to_string()))
-    }
 }
 
-/// The header with the address of the next page.
-type NextPage = Option<[(HeaderName, String); 1]>;
+/// Whose contract is asked for.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ShowQuery {
+    tenant: Option<String>,
+}
 
 /// List the loaded contracts, the one with the oldest load first
 ///
@@ -91,6 +70,9 @@ type NextPage = Option<[(HeaderName, String); 1]>;
             `Link` of the page before", pattern = "^[0-9]{1,15}-[A-Za-z0-9._:-]{1,128}$"),
         ("sort" = Option<String>, Query, pattern = "^(losses|calls|errors|queueDepth|ranMs)$", description = "List only the first contracts by this figure, \
             the highest first, as their owners report them; not with `after`"),
+        ("tenant" = Option<String>, Query, description = "Whose contracts: another tenant, or `*` \
+            for all. Only for keys of the default tenant with `farm:operate`",
+            pattern = "^([a-z0-9._-]{1,64}|[*])$"),
     ),
     responses(
         (status = 200, body = Vec<ContractStatus>, headers(
@@ -105,34 +87,36 @@ pub(crate) async fn list(
     By(caller): By,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<(NextPage, Json<Vec<ContractStatus>>), ApiError> {
-    let Query(query) = query
-        .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
-    let (limit, after) = (query.limit()?, query.after()?);
+    let query = pages::query(query)?;
+    let view = caller.view(query.page.tenant.as_deref())?;
+    let limit = query.page.limit()?;
+    let after = query.page.after.as_ref();
+    let after = after.map(|text| view.position(text)).transpose()?;
     if let Some(by) = query.sort()? {
-        return Ok((None, Json(ranked(&state, &caller, by, limit).await?)));
+        return Ok((None, Json(ranked(&state, &view, by, limit).await?)));
     }
     let page = state
         .queue
-        .list_visible_contracts(after.as_ref(), limit, |address| caller.sees(address))
+        .list_visible_contracts(after.as_ref(), limit, |address| view.sees(address))
         .await?;
     let next = page.next.map(|position| {
-        let link = format!("</contracts?limit={limit}&after={position}>; rel=\"next\"");
-        [(LINK, link)]
+        let after = position.to_text(view.tenant());
+        view.link("/contracts", limit, after)
     });
     let now = state.queue.clock().now_ms();
     let lives = |worker: WorkerId| page.living.contains(&worker);
     let statuses = page
         .contracts
         .into_iter()
-        .map(|contract| listed(contract, now, lives))
+        .map(|contract| view.status(listed(contract, now, lives)))
         .collect();
-    Ok((next, Json(statuses)))
+    Ok((next_page(next), Json(statuses)))
 }
 
 /// The first contracts of a ranking that the caller may see, from the workers that own them.
 async fn ranked(
     state: &AppState,
-    caller: &Caller,
+    view: &View<'_>,
     by: Rank,
     limit: usize,
 ) -> Result<Vec<ContractStatus>, ApiError> {
@@ -143,7 +127,7 @@ async fn ranked(
     let mut merged = BTreeMap::<ContractAddress, ContractStatus>::new();
     for mut status in state.dispatcher.top(workers, Top { by, count }).await {
         status.contract_address = status.contract_address.replica(1);
-        if !caller.sees(&status.contract_address) {
+        if !view.sees(&status.contract_address) {
             continue;
         }
         match merged.entry(status.contract_address.clone()) {
@@ -155,7 +139,8 @@ async fn ranked(
     }
     let mut contracts: Vec<_> = merged.into_values().collect();
     by.keep_first(&mut contracts, limit);
-    Ok(contracts)
+    let shown = contracts.into_iter().map(|status| view.status(status));
+    Ok(shown.collect())
 }
 
 /// The status of a contract and its replicas, from their records.
@@ -198,6 +183,8 @@ fn merge(contract: &mut ContractStatus, replica: ContractStatus) {
     operation_id = "showContract",
     params(
         ("contractAddress" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$", example = "abcd"),
+        ("tenant" = Option<String>, Query, description = "Whose contract, if another tenant's. Only \
+            for keys of the default tenant with `farm:operate`", pattern = "^[a-z0-9._-]{1,64}$"),
     ),
     responses((status = 200, body = ContractStatus), ContractFailures),
 )]
@@ -205,12 +192,12 @@ pub(crate) async fn show(
     State(state): State<AppState>,
     By(caller): By,
     parts: Result<Path<String>, PathRejection>,
+    asked: Result<Query<ShowQuery>, QueryRejection>,
 ) -> Result<Json<ContractStatus>, ApiError> {
-    let contract = address(&path(parts)?)?;
-    if !caller.sees(&contract) {
-        return Err(ApiError::ContractNotLoaded);
-    }
-    Ok(Json(whole_status(&state, &contract).await?))
+    let view = caller.view(pages::query(asked)?.tenant.as_deref())?;
+    let contract = view.contract(Permission::ContractsRead, &path::<String>(parts)?)?;
+    let status = whole_status(&state, &contract).await?;
+    Ok(Json(view.status(status)))
 }
 
 /// The status of a contract with its replicas and its schemas.
@@ -246,7 +233,8 @@ async fn status(
     address: &ContractAddress,
 ) -> Result<Option<ContractStatus>, ApiError> {
     let now = state.queue.clock().now_ms();
-    Ok(match state.queue.route(address).await? {
+    let record = state.queue.contract(address).await?;
+    Ok(match state.queue.route(record).await? {
         Route::NotLoaded => None,
         Route::Unassigned(record) | Route::Quarantined(record) => {
             let status = recorded(address.clone(), record, now, |_| false);
@@ -289,6 +277,7 @@ fn recorded(
     let (image, image_source) = record.image.map(|image| (image.id, image.source)).unzip();
     ContractStatus {
         contract_address,
+        tenant: None,
         engine: record.spec.engine,
         state,
         endpoints: record.endpoints,
@@ -318,34 +307,16 @@ mod tests {
 
     use super::*;
 
-    fn query(limit: Option<&str>, after: Option<&str>) -> ListQuery {
-        ListQuery {
-            limit: limit.map(str::to_owned),
-            after: after.map(str::to_owned),
-            sort: None,
-        }
-    }
-
     #[test]
-    fn a_limit_is_from_1_to_1000() {
-        assert_eq!(query(None, None).limit().unwrap(), 100);
-        assert_eq!(query(Some("1000"), None).limit().unwrap(), 1000);
-        for wrong in ["", "0", "1001", "+5", "-1", "many", "1e2"] {
-            let refused = query(Some(wrong), None).limit().unwrap_err();
-            assert_eq!(refused.code(), "invalid_request", "{wrong}");
-        }
-        assert!(query(None, Some("5-abcd")).after().unwrap().is_some());
-        assert!(query(None, Some("abcd")).after().is_err());
+    fn a_ranking_has_no_pages() {
         let sorted = |sort: &str| ListQuery {
             sort: Some(sort.to_owned()),
-            ..query(None, None)
+            ..ListQuery::default()
         };
         assert_eq!(sorted("losses").sort().unwrap(), Some(Rank::Losses));
         assert!(sorted("name").sort().is_err());
-        let both = ListQuery {
-            after: Some("5-abcd".to_owned()),
-            ..sorted("losses")
-        };
+        let mut both = sorted("losses");
+        both.page.after = Some("5-abcd".to_owned());
         assert!(both.sort().is_err());
     }
 

@@ -5,11 +5,11 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::Value;
 
-use crate::access::By;
+use crate::access::{By, Permission};
 use crate::error::ApiError;
 use crate::openapi::failures::ContractFailures;
 use crate::routes::contracts::whole_status;
-use crate::routes::{address, path};
+use crate::routes::path;
 use crate::schemas::description;
 use crate::state::AppState;
 
@@ -32,10 +32,8 @@ pub(crate) async fn describe(
     By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let contract = address(&path(parts)?)?;
-    if !caller.sees(&contract) {
-        return Err(ApiError::ContractNotLoaded);
-    }
+    let view = caller.view(None)?;
+    let contract = view.contract(Permission::ContractsRead, &path::<String>(parts)?)?;
     let status = whole_status(&state, &contract).await?;
-    Ok(Json(description::describe(&status)))
+    Ok(Json(description::describe(&view.status(status))))
 }

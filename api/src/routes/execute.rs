@@ -13,19 +13,20 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::value::RawValue;
 use shared::protocol::frame::Reply;
 use shared::protocol::job::{Argument, Execute, Job};
-use shared::protocol::reply::{Output, Stack};
+use shared::protocol::reply::{FailureCode, Output, Stack};
 use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::body::{Received, read_body};
 use crate::call_logs;
 use crate::dispatch::{Answer, Ticket};
 use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::ExecuteFailures;
-use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request::{request_id, trace_context};
 use crate::request_log::{AnsweredBy, GENERATION};
-use crate::routes::{address, path};
+use crate::routes::path;
 use crate::server_timing::{SERVER_TIMING, ServerTiming};
 use crate::state::AppState;
 
@@ -82,14 +83,15 @@ pub(crate) async fn execute(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (contract, method) = path(parts)?;
-    let address = address(&contract)?;
-    caller.may_for(Permission::ContractsExecute, &address)?;
+    let address = caller.contract(Permission::ContractsExecute, &contract)?;
     state.admission.check(RequestKind::Call)?;
+    caller.admit().await?;
     let Received { bytes, held } =
         read_body(&headers, body, &state.call_bodies, &connection).await?;
     let argument = argument(&bytes)?;
     drop(bytes);
     let _permit = state.admission.admit(RequestKind::Call)?;
+    let _caller_permit = caller.enter()?;
     let _contract_permit = state.admission.admit_call(&address)?;
     let accepted = Instant::now();
     let deadline = state.queue.clock().after(state.config.execute_deadline);
@@ -109,14 +111,39 @@ pub(crate) async fn execute(
     // The argument counts until the reply is there: in this process, or in Redis for it.
     let reply = state.dispatcher.call(&address, ticket).await;
     drop(held);
-    let Answer { reply, worker } = reply?;
+    let Answer {
+        reply,
+        worker,
+        meter,
+        rejected,
+    } = reply?;
+    let is_error = rejected.is_some() || reply.outcome.is_err();
+    let cpu_us = processor_time(&reply);
+    caller.answered(is_error, cpu_us);
+    if let Some(meter) = meter {
+        meter.answered(is_error, cpu_us);
+    }
     let timing = ServerTiming::of(&reply, accepted.elapsed());
     state.metrics.queue_wait.record(timing.queue);
-    let mut response = respond(with_sources(&state, reply).await, timing);
+    let mut response = respond(with_sources(&state, reply).await, rejected, timing);
     if let Some(worker) = worker {
         response.extensions_mut().insert(AnsweredBy(worker));
     }
     Ok(response)
+}
+
+/// The processor time that a call is charged for, in microseconds. A call that lost its sandbox has
+/// used it up for as long as it ran, as far as anybody knows. That of containers is not known.
+fn processor_time(reply: &Reply) -> u64 {
+    let has_lost_sandbox = reply.outcome.as_ref().err().is_some_and(|failure| {
+        let code = failure.code;
+        matches!(
+            code,
+            FailureCode::ExecutionTimeout | FailureCode::ContractCrashed
+        )
+    });
+    let ran_us = reply.ran_us.filter(|_| has_lost_sandbox);
+    reply.cpu_us.or(ran_us).unwrap_or_default()
 }
 
 /// The reply with the places in the contract's sources, if it failed and has a source map.
@@ -150,16 +177,17 @@ fn argument(body: &[u8]) -> Result<Argument, ApiError> {
     Ok(Argument::Json(raw))
 }
 
-fn respond(reply: Reply, timing: ServerTiming) -> Response {
+fn respond(reply: Reply, rejected: Option<ApiError>, timing: ServerTiming) -> Response {
     let Reply {
         generation,
         outcome,
         ..
     } = reply;
-    let mut response = match outcome {
-        Ok(Output::Result(result)) => data(result.get()),
-        Ok(_) => data("null"),
-        Err(failure) => ApiError::from(failure).into_response(),
+    let mut response = match (rejected, outcome) {
+        (Some(error), _) => error.into_response(),
+        (None, Ok(Output::Result(result))) => data(result.get()),
+        (None, Ok(_)) => data("null"),
+        (None, Err(failure)) => ApiError::from(failure).into_response(),
     };
     let headers = response.headers_mut();
     headers.insert(SERVER_TIMING, timing.header());

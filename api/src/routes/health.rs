@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use shared::queue::reaper::WorkerPresence;
+use shared::queue::ServerName;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -33,7 +33,8 @@ pub(crate) struct Alive {
 enum FarmStatus {
     /// It takes every request.
     Ready,
-    /// It refuses some requests, because Redis is low on memory.
+    /// It refuses some requests: Redis is low on memory, or some servers of a cluster do not
+    /// answer.
     Degraded,
     /// Redis has just started, and workers that were alive before have not returned. Other workers
     /// take their contracts over once they have had the time to; until then calls of these wait.
@@ -56,12 +57,18 @@ pub(crate) struct Ready {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     refuses: Vec<&'static str>,
+    /// The servers of Redis that do not answer, by name. Requests that need one of them are
+    /// refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    unavailable_servers: Vec<String>,
     /// In how many seconds other workers begin to take over the contracts of those that have not
     /// returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     recovers_in_seconds: Option<u64>,
-    /// The number of workers that are connected. Missing while Redis does not answer.
+    /// The number of workers that are connected. Missing while Redis does not answer, or the server
+    /// of a cluster that lists the workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     workers: Option<usize>,
@@ -100,6 +107,7 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<Json<Ready>, 
         status: FarmStatus::Unavailable,
         reason: Some(reason.to_string()),
         refuses: Vec::new(),
+        unavailable_servers: unavailable(state.admission.breaker().states()),
         recovers_in_seconds: None,
         workers: None,
     })))
@@ -114,26 +122,40 @@ async fn inspect(state: &AppState) -> Result<Ready, ApiError> {
         let message = "Replies cannot be read from Redis";
         return Err(ApiError::QueueUnavailable(message.to_owned()));
     }
-    let inspecting = timeout(LIST_WITHIN, state.queue.presence(state.config.reaper)).await;
-    let WorkerPresence {
-        connected,
-        recovery,
-    } = inspecting.map_err(|_| ApiError::queue_unavailable())??;
-    let refuses = refused(state.admission.breaker().state());
+    let breaker = state.admission.breaker();
+    let unavailable_servers = unavailable(breaker.states());
+    let presence = match timeout(LIST_WITHIN, state.queue.presence(state.config.reaper)).await {
+        Ok(Ok(presence)) => Some(presence),
+        // The server with the list of workers may be one of them.
+        _ if !unavailable_servers.is_empty() => None,
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => return Err(ApiError::queue_unavailable()),
+    };
+    let connected = presence.map(|presence| presence.connected);
+    let recovery = presence.and_then(|presence| presence.recovery);
+    let refuses = refused(breaker.state());
+    let is_degraded = !refuses.is_empty() || !unavailable_servers.is_empty();
     let status = match recovery {
-        _ if connected == 0 => FarmStatus::Unavailable,
-        _ if !refuses.is_empty() => FarmStatus::Degraded,
+        _ if connected == Some(0) => FarmStatus::Unavailable,
+        _ if is_degraded => FarmStatus::Degraded,
         Some(_) => FarmStatus::Recovering,
         None => FarmStatus::Ready,
     };
-    let no_worker = (connected == 0).then(ApiError::no_live_worker);
+    let no_worker = (connected == Some(0)).then(ApiError::no_live_worker);
     Ok(Ready {
         status,
         reason: no_worker.map(|error| error.to_string()),
         refuses,
+        unavailable_servers,
         recovers_in_seconds: recovery.map(|left| left.as_secs() + 1),
-        workers: Some(connected),
+        workers: connected,
     })
+}
+
+fn unavailable(servers: Vec<(ServerName, QueueState)>) -> Vec<String> {
+    let servers = servers.into_iter();
+    let away = servers.filter(|(_, state)| *state == QueueState::Unavailable);
+    away.map(|(server, _)| server.to_string()).collect()
 }
 
 fn refused(queue: QueueState) -> Vec<&'static str> {

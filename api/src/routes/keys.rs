@@ -8,21 +8,24 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
-use http::header::{CACHE_CONTROL, LINK};
+use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use shared::queue::key_store::{Added, KeyRecord};
+use shared::protocol::quota::Quota;
+use shared::protocol::tenant::{InvalidTenant, Tenant};
+use shared::queue::key_store::{Added, KEYS_KEPT, KeyRecord};
 use utoipa::ToSchema;
 
 use crate::access::{By, Caller, InvalidScope, Key, SCOPES_LENGTH, SCOPES_LIMIT, Scope, Scopes};
 use crate::access::{Token, Unknown, first_key};
 use crate::admission::RequestKind;
 use crate::audit::Action;
+use crate::body::{Received, read_body};
 use crate::edge::Connection;
-use crate::error::{ApiError, Fields};
+use crate::error::ApiError;
 use crate::openapi::failures::{CreateKeyFailures, KeyFailures, KeyListFailures};
-use crate::request::{Received, read_body};
+use crate::routes::pages::{self, NextPage, PageQuery, next_page};
 use crate::routes::{json, path};
 use crate::state::AppState;
 
@@ -32,9 +35,9 @@ const NAME_LENGTH: usize = 128;
 /// The longest time after which a key expires: ten years, in seconds.
 const LONGEST_LIFE: u64 = 10 * 366 * 24 * 3600;
 
-/// How many keys a page has if the caller does not say, and at most.
-const PAGE: usize = 100;
-const LARGEST_PAGE: usize = 1000;
+/// How many keys another tenant than the default one may have, those included that were revoked
+/// lately: a tenant must not use up the keys of the farm.
+const TENANT_KEYS: usize = 1000;
 
 /// The key to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -45,9 +48,16 @@ struct NewKey {
     #[schema(max_length = 128, examples("payments"))]
     #[serde(default)]
     name: String,
+    /// Whose contracts it is for. Missing: those of the caller's own tenant.
+    #[schema(value_type = Option<String>, pattern = "^[a-z0-9._-]{1,64}$", examples("acme"))]
+    #[serde(default)]
+    tenant: Option<String>,
     /// What it permits.
     #[schema(min_items = 1, max_items = 32, examples(json!(["contracts:execute:pay-*"])))]
     scopes: Vec<String>,
+    /// What its calls may use. Missing: not limited.
+    #[serde(default)]
+    limits: Option<Quota>,
     /// After how many seconds it expires. Missing: never.
     #[schema(minimum = 1, maximum = 316_224_000)]
     #[serde(default)]
@@ -61,8 +71,15 @@ struct NewKey {
 pub(crate) struct KeyStatus {
     id: String,
     name: String,
+    /// The tenant that it belongs to.
+    #[schema(value_type = String, examples("default"))]
+    tenant: Tenant,
     /// What it permits.
     scopes: Vec<String>,
+    /// What its calls may use.
+    #[serde(skip_serializing_if = "Quota::is_empty")]
+    #[schema(required = false)]
+    limits: Quota,
     /// `active`, `expired` or `revoked`.
     state: &'static str,
     /// Milliseconds since the epoch, as all times here.
@@ -90,20 +107,15 @@ pub(crate) struct CreatedKey {
     status: KeyStatus,
 }
 
-/// Which part of the list is asked for.
-#[derive(Debug, Deserialize)]
-pub(crate) struct ListQuery {
-    limit: Option<String>,
-    after: Option<String>,
-}
-
 impl KeyStatus {
     fn new(id: &str, record: &KeyRecord, last_used: Option<u64>, now: u64) -> Self {
         let is_past = |moment: Option<u64>| moment.is_some_and(|moment| moment <= now);
         Self {
             id: id.to_owned(),
             name: record.name.clone(),
+            tenant: record.tenant.clone(),
             scopes: record.scopes.clone(),
+            limits: record.quota,
             state: match (record.revoked.is_some(), is_past(record.expires)) {
                 (true, _) => "revoked",
                 (false, true) => "expired",
@@ -132,10 +144,29 @@ impl NewKey {
         scopes.map_err(|reason| invalid(format!("are invalid: {reason}")))
     }
 
+    /// The tenant of the key. Who operates the farm makes keys for every tenant.
+    fn tenant(&self, caller: &Caller) -> Result<Tenant, ApiError> {
+        let Some(text) = &self.tenant else {
+            return Ok(caller.tenant.clone());
+        };
+        let tenant = text.parse();
+        let tenant: Tenant =
+            tenant.map_err(|why: InvalidTenant| ApiError::field("tenant", why.to_string()))?;
+        if caller.sees_of(&tenant) {
+            return Ok(tenant);
+        }
+        Err(ApiError::OfDefaultTenant)
+    }
+
     fn check(&self) -> Result<(), ApiError> {
         if self.name.chars().count() > NAME_LENGTH || self.name.chars().any(char::is_control) {
             let reason = format!("must have at most {NAME_LENGTH} characters");
             return Err(ApiError::field("name", reason));
+        }
+        let wrong = self.limits.and_then(|limits| limits.invalid());
+        if let Some((name, most)) = wrong {
+            let reason = format!("{name} must be 1 to {most}");
+            return Err(ApiError::field("limits", reason));
         }
         if self
             .expires_in
@@ -175,18 +206,22 @@ pub(crate) async fn create(
     wanted.check()?;
     let scopes = wanted.scopes()?;
     may_manage(&caller, &scopes)?;
+    let tenant = wanted.tenant(&caller)?;
     let _permit = state.admission.admit(RequestKind::Load)?;
+    has_room(&state, &tenant).await?;
     let token = Token::generate();
     let now = state.queue.clock().now_ms();
     let expires = wanted.expires_in.map(Duration::from_secs);
     let record = KeyRecord {
+        tenant,
+        quota: wanted.limits.unwrap_or_default(),
         expires: expires.map(|life| state.queue.clock().after(life)),
         ..first_key::record(&token, &wanted.name, &scopes, now)
     };
     let added = state.access.keys.store().add(&token.id, &record).await;
     let added = match added.map_err(ApiError::write_failed) {
         Ok(Added::Stored) => Ok(()),
-        Ok(Added::Full) => Err(ApiError::TooManyKeys),
+        Ok(Added::Full) => Err(ApiError::TooManyKeys(KEYS_KEPT)),
         // Ids have 71 random bits, so this one was stored by a command whose answer was lost.
         Ok(Added::IdTaken) => Err(ApiError::Ambiguous),
         Err(error) => Err(error),
@@ -213,6 +248,9 @@ pub(crate) async fn create(
             minimum = 1, maximum = 1000),
         ("after" = Option<String>, Query, description = "Where the page begins, as in the header \
             `Link` of the page before"),
+        ("tenant" = Option<String>, Query, description = "Whose keys: another tenant, or `*` for \
+            all. Only for keys of the default tenant with `farm:operate`",
+            pattern = "^([a-z0-9._-]{1,64}|[*])$"),
     ),
     responses(
         (status = 200, body = Vec<KeyStatus>, headers(
@@ -224,22 +262,20 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn list(
     State(state): State<AppState>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<(Option<[(HeaderName, String); 1]>, Json<Vec<KeyStatus>>), ApiError> {
-    let Query(query) = query
-        .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
-    let limit = query.limit.map_or(Ok(PAGE), |text| page_size(&text))?;
+    By(caller): By,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<(NextPage, Json<Vec<KeyStatus>>), ApiError> {
+    let query = pages::query(query)?;
+    let view = caller.view(query.tenant.as_deref())?;
+    let limit = query.limit()?;
     let after = query.after.unwrap_or_default();
     let mut keys = all_keys(&state).await?;
-    keys.retain(|key| key.id > after);
+    keys.retain(|key| key.id > after && view.includes(&key.record.tenant));
     let has_more = keys.len() > limit;
     keys.truncate(limit);
     let last = keys.last().filter(|_| has_more);
-    let next = last.map(|key| format!("</keys?limit={limit}&after={}>; rel=\"next\"", key.id));
-    Ok((
-        next.map(|link| [(LINK, link)]),
-        Json(statuses(&state, &keys).await?),
-    ))
+    let next = last.map(|key| view.link("/keys", limit, &key.id));
+    Ok((next_page(next), Json(statuses(&state, &keys).await?)))
 }
 
 /// Show a key, without its secret
@@ -253,9 +289,10 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn show(
     State(state): State<AppState>,
+    By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<Json<KeyStatus>, ApiError> {
-    let key = find(&state, &path::<String>(parts)?).await?;
+    let key = find(&state, &caller, &path::<String>(parts)?).await?;
     let status = statuses(&state, &[key]).await?.pop();
     status.map(Json).ok_or(ApiError::KeyNotFound)
 }
@@ -276,7 +313,7 @@ pub(crate) async fn revoke(
     By(caller): By,
     parts: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let key = find(&state, &path::<String>(parts)?).await?;
+    let key = find(&state, &caller, &path::<String>(parts)?).await?;
     may_manage(&caller, &key.caller.scopes)?;
     let revoked = state.access.keys.store().revoke(&key.id).await;
     let revoked = match revoked.map_err(ApiError::write_failed) {
@@ -300,13 +337,17 @@ fn may_manage(caller: &Caller, scopes: &Scopes) -> Result<(), ApiError> {
     }
 }
 
-fn page_size(text: &str) -> Result<usize, ApiError> {
-    let size = text
-        .parse()
-        .ok()
-        .filter(|size| (1..=LARGEST_PAGE).contains(size));
-    let size = size.filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    size.ok_or_else(|| ApiError::field("limit", format!("must be 1 to {LARGEST_PAGE}")))
+/// Fails if a tenant has as many keys as it may.
+async fn has_room(state: &AppState, tenant: &Tenant) -> Result<(), ApiError> {
+    if tenant.is_default() {
+        return Ok(());
+    }
+    let keys = all_keys(state).await?;
+    let own = keys.iter().filter(|key| key.record.tenant == *tenant);
+    if own.count() < TENANT_KEYS {
+        return Ok(());
+    }
+    Err(ApiError::TooManyKeys(TENANT_KEYS))
 }
 
 async fn all_keys(state: &AppState) -> Result<Vec<Arc<Key>>, ApiError> {
@@ -314,9 +355,12 @@ async fn all_keys(state: &AppState) -> Result<Vec<Arc<Key>>, ApiError> {
     keys.map_err(|Unknown| ApiError::queue_unavailable())
 }
 
-async fn find(state: &AppState, id: &str) -> Result<Arc<Key>, ApiError> {
+/// A key that the caller may see.
+async fn find(state: &AppState, caller: &Caller, id: &str) -> Result<Arc<Key>, ApiError> {
     let keys = all_keys(state).await?;
-    let key = keys.into_iter().find(|key| key.id == id);
+    let key = keys
+        .into_iter()
+        .find(|key| key.id == id && caller.sees_of(&key.record.tenant));
     key.ok_or(ApiError::KeyNotFound)
 }
 

@@ -22,9 +22,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::access::{By, Permission};
-use crate::error::{ApiError, Fields};
+use crate::error::ApiError;
 use crate::openapi::failures::LogFailures;
-use crate::routes::{address, path};
+use crate::routes::{pages, path};
 use crate::state::AppState;
 
 /// How many followers an api has at most.
@@ -59,8 +59,8 @@ pub(crate) struct LogsQuery {
 /// Follow what a contract writes to its console
 ///
 /// A stream of server-sent events, `text/event-stream`. Each line is an event `line`, whose data is
-/// `{"time", "call", "method", "line"}`; `call` is the id of the call's request. An event `gap` says
-/// that lines may be missing. Lines are kept only while somebody follows, the last 1,000 of a
+/// `{"time", "call", "method", "line"}`; `call` is the id of the call's request. An event `gap`
+/// says that lines may be missing. Lines are kept only while somebody follows, the last 1,000 of a
 /// contract, and for a minute after the last one.
 #[utoipa::path(
     get,
@@ -86,10 +86,8 @@ pub(crate) async fn follow(
     query: Result<Query<LogsQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let contract = address(&path(parts)?)?;
-    caller.may_for(Permission::LogsRead, &contract)?;
-    let Query(query) = query
-        .map_err(|rejection| ApiError::InvalidRequest(rejection.body_text(), Fields::new()))?;
+    let contract = caller.contract(Permission::LogsRead, &path::<String>(parts)?)?;
+    let query = pages::query(query)?;
     let last = headers.get(LAST_EVENT_ID).map(|id| {
         let id = id.to_str().map_err(|_| InvalidLogId)?;
         id.parse::<LogId>()

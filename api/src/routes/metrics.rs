@@ -35,9 +35,11 @@ pub(crate) async fn show(State(state): State<AppState>) -> Response {
         unanswered: state.unanswered.count(Instant::now()),
         body_bytes: [&state.call_bodies, &state.load_bodies].map(|rules| rules.pool.used()),
         queue: state.admission.breaker().state(),
+        servers: state.admission.breaker().states(),
         memory: state.admission.breaker().memory(),
         executables: state.admission.breaker().executables(),
     };
-    let text = state.metrics.render(now);
+    let mut text = state.metrics.render(&now);
+    state.tenants.meters().write_tenants(&mut text);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

@@ -12,14 +12,17 @@ pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod metrics;
+mod pages;
+pub(crate) mod tenants;
 pub(crate) mod unload;
+pub(crate) mod usage;
 pub(crate) mod workers;
 
 use axum::extract::Path;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use serde::de::DeserializeOwned;
-use shared::protocol::id::{ContractAddress, InvalidAddress};
+use shared::protocol::id::InvalidAddress;
 
 use crate::error::{ApiError, Fields};
 
@@ -27,12 +30,6 @@ use crate::error::{ApiError, Fields};
 const ADDRESS: &str = "contractAddress";
 const METHOD: &str = "method";
 const ID: &str = "id";
-
-/// Parses an address; the error names the field.
-fn address(text: &str) -> Result<ContractAddress, ApiError> {
-    text.parse()
-        .map_err(|reason: InvalidAddress| ApiError::field(ADDRESS, reason.to_string()))
-}
 
 /// Extracts the path parameters, which may be percent-encoded.
 fn path<T: DeserializeOwned>(path: Result<Path<T>, PathRejection>) -> Result<T, ApiError> {

@@ -14,13 +14,14 @@ use utoipa::ToSchema;
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
 use crate::audit::Action;
+use crate::body::read_body;
 use crate::dispatch::Ticket;
 use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::UnloadFailures;
-use crate::request::{read_body, request_id, trace_context};
+use crate::request::{request_id, trace_context};
 use crate::request_log::about;
-use crate::routes::{address, json};
+use crate::routes::json;
 use crate::state::AppState;
 
 /// The body of an unload.
@@ -60,9 +61,7 @@ pub(crate) async fn unload(
         Value::Null => return Err(ApiError::field("contractAddress", "is missing")),
         _ => return Err(ApiError::field("contractAddress", "must be a string")),
     };
-    let address = address(&given)?;
-    caller.may_for(Permission::ContractsUnload, &address)?;
-
+    let address = caller.contract(Permission::ContractsUnload, &given)?;
     let _permit = state.admission.admit(RequestKind::Unload)?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
     let (trace, request) = (trace_context(&headers), request_id(&headers));
@@ -75,6 +74,6 @@ pub(crate) async fn unload(
     let unloaded = state.dispatcher.unload(&address, tickets).await;
     let unloaded = state
         .audit
-        .record(&caller, Action::Unload, address.as_str(), None, unloaded);
+        .record(&caller, Action::Unload, address.local(), None, unloaded);
     Ok(about(&address, unloaded.map(|()| StatusCode::NO_CONTENT)))
 }

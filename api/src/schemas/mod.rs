@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 
-/// The schemas that are kept, in bytes of their texts. Compiled, they take about 30 times as much.
-const KEPT: u64 = 4 << 20;
+/// The compiled schemas that are kept, in bytes of memory, as [`Schemas::memory`] estimates them.
+const KEPT: u64 = 64 << 20;
 
 /// How many checks may run at once that take longer than a few milliseconds.
 const LONG_CHECKS: usize = 1;
@@ -41,8 +41,9 @@ pub(crate) struct SchemaCache {
 /// The schemas of one contract.
 pub(crate) struct ContractSchemas {
     pub(crate) digest: String,
-    pub(crate) text: String,
     schemas: Schemas,
+    /// One long check at a time, so that the contract does not keep the others from theirs.
+    turn: Arc<Semaphore>,
 }
 
 /// Which of the two texts of a call is checked.
@@ -55,7 +56,7 @@ pub(crate) enum Part {
 impl SchemaCache {
     pub(crate) fn new(queue: Queue) -> Self {
         let weight = |digest: &String, schemas: &Arc<ContractSchemas>| {
-            u32::try_from(digest.len() + schemas.text.len()).unwrap_or(u32::MAX)
+            u32::try_from(digest.len() + schemas.memory()).unwrap_or(u32::MAX)
         };
         Self {
             queue,
@@ -75,18 +76,19 @@ impl SchemaCache {
         if let Some(known) = self.compiled.get(digest) {
             return Ok(Some(known));
         }
+        // A server of Redis that does not answer must not hold up those who compile.
+        let Some(text) = self.queue.schemas(address).await? else {
+            return Ok(None);
+        };
         let place = self.compiling.clone().acquire_owned().await;
         let place = place.expect("the semaphore is never closed");
         if let Some(known) = self.compiled.get(digest) {
             return Ok(Some(known));
         }
-        let Some(text) = self.queue.schemas(address).await? else {
-            return Ok(None);
-        };
         let (digest, compiled) = (digest.to_owned(), self.compiled.clone());
         // It goes on when nobody waits any more: the next call finds them.
         let compiling = tokio::task::spawn_blocking(move || {
-            let schemas = compile(digest, text);
+            let schemas = compile(digest, &text);
             if let Some(schemas) = &schemas {
                 compiled.insert(schemas.digest.clone(), schemas.clone());
             }
@@ -130,13 +132,14 @@ impl SchemaCache {
         part: Part,
         json: &RawValue,
     ) -> Result<(), Rejection> {
-        let place = self.checking.clone().acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
+        let closed = "the semaphore is never closed";
+        let turn = schemas.turn.clone().acquire_owned().await.expect(closed);
+        let place = self.checking.clone().acquire_owned().await.expect(closed);
         let (schemas, method, json) = (schemas.clone(), method.to_owned(), json.to_owned());
         let checking = tokio::task::spawn_blocking(move || {
             let check = schemas.check_of(&method, part);
             let checked = check.map_or(Ok(()), |check| check.check(json.get()));
-            drop(place);
+            drop((place, turn));
             checked
         });
         checking.await.expect("a check does not panic")
@@ -144,6 +147,10 @@ impl SchemaCache {
 }
 
 impl ContractSchemas {
+    fn memory(&self) -> usize {
+        self.schemas.memory()
+    }
+
     fn check_of(&self, method: &str, part: Part) -> Option<&Check> {
         match part {
             Part::Argument => self.schemas.argument(method),
@@ -154,15 +161,15 @@ impl ContractSchemas {
 
 /// Compiles the text of a contract's record. None if the record has changed since its digest was
 /// read: then the caller reads it again.
-fn compile(digest: String, text: String) -> Option<Arc<ContractSchemas>> {
-    if SchemaText::new(text.as_str()).digest() != digest {
+fn compile(digest: String, text: &str) -> Option<Arc<ContractSchemas>> {
+    if SchemaText::new(text).digest() != digest {
         return None;
     }
-    match Schemas::compile(&text) {
+    match Schemas::compile(text) {
         Ok(schemas) => Some(Arc::new(ContractSchemas {
             digest,
-            text,
             schemas,
+            turn: Arc::new(Semaphore::new(1)),
         })),
         Err(error) => {
             // The worker has compiled them.

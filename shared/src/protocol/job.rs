@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::{ContractAddress, JobId};
+use crate::protocol::quota::Quota;
 use crate::protocol::rank::Top;
 
 /// The kind of sandbox that runs a contract.
@@ -95,6 +96,29 @@ pub struct Limits {
     /// the operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
+    /// How many calls may begin in a second, at all apis together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
+    pub calls_per_second: Option<u32>,
+    /// How many calls may wait or run at once, at all apis together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
+    pub calls_in_flight: Option<u32>,
+    /// How many milliseconds of processor time all calls may use in a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10_000_000))]
+    pub cpu_ms_per_minute: Option<u32>,
+}
+
+impl Limits {
+    /// The limits that the apis apply; the worker applies the others.
+    pub fn quota(&self) -> Quota {
+        Quota {
+            calls_per_second: self.calls_per_second,
+            calls_in_flight: self.calls_in_flight,
+            cpu_ms_per_minute: self.cpu_ms_per_minute,
+        }
+    }
 }
 
 /// The limits that a contract runs with: what it asked for, as far as its worker allows it.
@@ -126,9 +150,37 @@ pub struct EffectiveLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub network: Option<bool>,
+    /// How many calls may begin in a second; none if that is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub calls_per_second: Option<u32>,
+    /// How many calls may wait or run at once; none if that is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub calls_in_flight: Option<u32>,
+    /// The processor time of all calls in a minute, in milliseconds; none if that is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub cpu_ms_per_minute: Option<u32>,
 }
 
 impl EffectiveLimits {
+    /// These, with the quota that a contract asked for.
+    #[must_use]
+    pub fn with_quota(self, quota: Quota) -> Self {
+        let Quota {
+            calls_per_second,
+            calls_in_flight,
+            cpu_ms_per_minute,
+        } = quota;
+        Self {
+            calls_per_second,
+            calls_in_flight,
+            cpu_ms_per_minute,
+            ..self
+        }
+    }
+
     /// The limits that `asked` sets higher than these, the highest ones of a worker, allow: the
     /// name of each and the highest value.
     pub fn exceeded_by(&self, asked: &Limits) -> Vec<(&'static str, u32)> {
@@ -219,7 +271,8 @@ pub struct Execute {
     /// The argument.
     pub argument: Argument,
     /// The digest of the contract's schemas that the argument was checked by, and the result will
-    /// be. A worker refuses the call if the contract has others.
+    /// be. Empty: the contract had none when the call was routed. A worker refuses the call if the
+    /// contract has others by now. Missing: the api is of a version that checks nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schemas: Option<String>,
     /// How many lines of the call's output its reply has if it fails, at most [`MAX_LINES`].

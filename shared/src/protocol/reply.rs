@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::id::ContractAddress;
 use crate::protocol::job::{EffectiveLimits, EngineKind};
+use crate::protocol::tenant::Tenant;
 
 /// The result of a job that succeeded.
 ///
@@ -48,6 +49,10 @@ pub struct Failure {
     /// Where in its executable the contract threw, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<Stack>,
+    /// Whether the sandbox is unavailable because its image is. Not a code of its own, which an api
+    /// of an earlier version could not read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_image: bool,
     /// What the call has written to its console, if its caller has asked for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logs: Vec<String>,
@@ -129,6 +134,15 @@ impl Failure {
         Self { stack, ..self }
     }
 
+    /// The same failure, because of the contract's image.
+    #[must_use]
+    pub fn for_lack_of_image(self) -> Self {
+        Self {
+            lacks_image: true,
+            ..self
+        }
+    }
+
     /// Makes every failure. Cuts the message, whatever it consists of.
     fn new(code: FailureCode, mut message: String, started: bool) -> Self {
         message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
@@ -137,6 +151,7 @@ impl Failure {
             message,
             started,
             stack: None,
+            lacks_image: false,
             logs: Vec::new(),
         }
     }
@@ -284,6 +299,10 @@ pub struct ContractStatus {
     /// The contract.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub contract_address: ContractAddress,
+    /// The tenant that it belongs to, if that is another one than the caller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
+    pub tenant: Option<Tenant>,
     /// The kind of sandbox that runs it.
     pub engine: EngineKind,
     /// Its state.

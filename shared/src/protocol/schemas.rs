@@ -40,11 +40,14 @@ impl SchemaText {
     }
 }
 
-/// Puts schemas behind an executable without a source map.
+/// Puts schemas behind an executable without a source map. They are the text of a JSON value, in one
+/// line.
 pub fn append(executable: &mut String, schemas: &str) {
     executable.push('\n');
     executable.push_str(COMMENT);
-    executable.push_str(schemas);
+    // In JSON these are in strings only. In JavaScript they would end the comment.
+    let one_line = schemas.replace('\u{2028}', r"\u2028");
+    executable.push_str(&one_line.replace('\u{2029}', r"\u2029"));
 }
 
 /// The text of the schemas in an executable, which may have a source map behind them.
@@ -94,6 +97,19 @@ mod tests {
         let above = format!("{executable}\nb");
         assert_eq!((of(&above), without(&above)), (None, above.as_str()));
         assert_eq!((of(""), without("")), (None, ""));
+    }
+
+    #[test]
+    fn schemas_stay_in_one_line_of_javascript() {
+        let mut executable = "a".to_owned();
+        append(
+            &mut executable,
+            "{\"a\":{\"description\":\"\u{2028}b\u{2029}\"}}",
+        );
+        let text = of(&executable).unwrap();
+        assert!(text.is_ascii(), "{text}");
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(value["a"]["description"], "\u{2028}b\u{2029}");
     }
 
     #[test]

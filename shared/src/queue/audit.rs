@@ -2,6 +2,7 @@
 //! place for the whole farm, and capped.
 
 use super::{Queue, QueueError};
+use crate::protocol::tenant::Tenant;
 
 /// The approximate number of entries that are kept.
 const KEPT: usize = 10_000;
@@ -11,6 +12,8 @@ const KEPT: usize = 10_000;
 pub struct AuditEntry {
     /// Who: `key:ID`, `token:SUBJECT`, or `anybody`.
     pub caller: String,
+    /// The tenant of the caller.
+    pub tenant: Tenant,
     /// What was done.
     pub action: &'static str,
     /// To which contract, key, worker or dead letter.
@@ -30,6 +33,9 @@ impl Queue {
             command.arg(&["MAXLEN", "~"]).arg(KEPT).arg("*");
             command.arg(&["caller", &entry.caller, "action", entry.action]);
             command.arg(&["subject", &entry.subject, "outcome", entry.outcome]);
+            if let Some(tenant) = entry.tenant.name() {
+                command.arg("tenant").arg(tenant);
+            }
             if let Some(digest) = &entry.digest {
                 command.arg("digest").arg(digest);
             }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join_all, try_join_all};
 use secrecy::ExposeSecret;
 
 use super::QueueError;
@@ -13,9 +12,8 @@ use super::config::RedisConfig;
 use super::counts::{Counts, Observed};
 use super::keys::Keys;
 use super::nodes::{Address, Blocking, Connection, Node, Nodes, Presence};
-use super::timing::{
-    ANSWERS_WITHIN, CONNECT_TIMEOUT, RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT,
-};
+use super::servers::ServerName;
+use super::timing::{CONNECT_TIMEOUT, RECONNECT_FIRST, RECONNECT_LONGEST, RESPONSE_TIMEOUT};
 use crate::service::backoff::Backoff;
 use crate::service::telemetry::metrics::Registry;
 
@@ -55,9 +53,22 @@ impl Queue {
             clock: Clock::default(),
             counts: Counts::new(registry),
         };
-        queue.clock.synchronise(&mut queue.shared()).await?;
+        queue.synchronise().await?;
         queue.check_servers().await?;
         Ok(queue)
+    }
+
+    /// Sets the clock by the first server that answers.
+    async fn synchronise(&self) -> Result<(), QueueError> {
+        let mut ended = Ok(());
+        for server in self.servers() {
+            let mut connection = self.counts.observed(server.shared(CONNECT_TIMEOUT));
+            ended = self.clock.synchronise(&mut connection).await;
+            if ended.is_ok() {
+                break;
+            }
+        }
+        ended
     }
 
     /// The keys of this farm.
@@ -70,32 +81,24 @@ impl Queue {
         &self.clock
     }
 
-    /// Checks that Redis answers: every server of it.
-    pub async fn ping(&self) -> Result<(), QueueError> {
-        let servers = self.nodes.all();
-        let pings = servers.iter().map(async |server| {
-            let mut connection = self.counts.observed(server.shared(RESPONSE_TIMEOUT));
-            redis::cmd("PING").exec_async(&mut connection).await
-        });
-        try_join_all(pings).await?;
-        Ok(())
-    }
-
-    /// The names of the servers that answer soon.
-    pub(super) async fn servers_that_answer(&self) -> Vec<String> {
-        let servers = self.nodes.all();
-        let pings = servers.iter().map(async |server| {
-            let mut connection = server.shared(RESPONSE_TIMEOUT);
-            let ping = redis::cmd("PING");
-            let answer = tokio::time::timeout(ANSWERS_WITHIN, ping.exec_async(&mut connection));
-            matches!(answer.await, Ok(Ok(()))).then(|| server.name().to_owned())
-        });
-        join_all(pings).await.into_iter().flatten().collect()
-    }
-
     /// The server of a key.
     pub(super) async fn server_of(&self, key: &str) -> Result<Arc<Node>, QueueError> {
         Ok(self.nodes.of(key).await?)
+    }
+
+    /// The name of the server of a key, as far as is known.
+    pub(super) fn server_name(&self, key: impl FnOnce() -> String) -> Option<ServerName> {
+        let node = self.nodes.known(key)?;
+        Some(node.name().clone())
+    }
+
+    /// Checks that a server answers, and in a cluster that it serves its slots.
+    pub(super) async fn check(&self, server: &Node) -> Result<(), QueueError> {
+        let checked = self.nodes.check(server).await;
+        if checked.is_err() {
+            self.counts.not_connected();
+        }
+        Ok(checked?)
     }
 
     /// The servers of Redis that may write.

@@ -106,9 +106,9 @@ impl Queue {
         Ok(text.filter(|text| !text.is_empty()))
     }
 
-    /// Looks up where the jobs of a contract are sent.
-    pub async fn route(&self, address: &ContractAddress) -> Result<Route, QueueError> {
-        let Some(record) = self.contract(address).await? else {
+    /// Looks up where the jobs of a contract with this record are sent.
+    pub async fn route(&self, record: Option<ContractRecord>) -> Result<Route, QueueError> {
+        let Some(record) = record else {
             return Ok(Route::NotLoaded);
         };
         match record.owner {

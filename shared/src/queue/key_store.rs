@@ -13,6 +13,8 @@ use redis::Script;
 use serde::{Deserialize, Serialize};
 
 use super::{Queue, QueueError};
+use crate::protocol::quota::Quota;
+use crate::protocol::tenant::Tenant;
 
 /// How many keys are kept, those that were revoked or have expired included. With the longest
 /// scopes they take 40 MB in Redis and in each api.
@@ -40,27 +42,96 @@ const REVOKE: &str = "
 
 /// One key of a caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "StoredKey", into = "StoredKey")]
 pub struct KeyRecord {
     /// What people call it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// The tenant that it belongs to.
+    pub tenant: Tenant,
     /// The SHA-256 of its secret, in hexadecimal.
     pub sha256: String,
     /// What it permits.
     pub scopes: Vec<String>,
+    /// What it may use.
+    pub quota: Quota,
     /// When it was created, in milliseconds since the epoch by the clock of Redis.
     pub created: u64,
     /// When it expires, if it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
     /// Whether a file names it, which an api registers again whenever it starts. Then it is never
     /// forgotten: otherwise a revoked key could come back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_from_file: bool,
     /// When it was revoked. Stored apart.
-    #[serde(skip)]
     pub revoked: Option<u64>,
+}
+
+/// A record as Redis stores it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredKey {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    sha256: String,
+    /// Of a key of the default tenant. A version that knows no tenants would take any key for one
+    /// of these; so it finds no scope here that another tenant's key has.
+    scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of_tenant: Option<OfTenant>,
+    #[serde(default, skip_serializing_if = "Quota::is_empty")]
+    quota: Quota,
+    created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_from_file: bool,
+}
+
+/// What the key of another tenant than the default one permits.
+#[derive(Clone, Serialize, Deserialize)]
+struct OfTenant {
+    name: Tenant,
+    scopes: Vec<String>,
+}
+
+impl From<KeyRecord> for StoredKey {
+    fn from(record: KeyRecord) -> Self {
+        let (scopes, of_tenant) = if record.tenant.is_default() {
+            (record.scopes, None)
+        } else {
+            let (name, scopes) = (record.tenant, record.scopes);
+            (Vec::new(), Some(OfTenant { name, scopes }))
+        };
+        Self {
+            name: record.name,
+            sha256: record.sha256,
+            scopes,
+            of_tenant,
+            quota: record.quota,
+            created: record.created,
+            expires: record.expires,
+            is_from_file: record.is_from_file,
+        }
+    }
+}
+
+impl From<StoredKey> for KeyRecord {
+    fn from(stored: StoredKey) -> Self {
+        let (tenant, scopes) = match stored.of_tenant {
+            Some(OfTenant { name, scopes }) => (name, scopes),
+            None => (Tenant::default(), stored.scopes),
+        };
+        Self {
+            name: stored.name,
+            tenant,
+            sha256: stored.sha256,
+            scopes,
+            quota: stored.quota,
+            created: stored.created,
+            expires: stored.expires,
+            is_from_file: stored.is_from_file,
+            revoked: None,
+        }
+    }
 }
 
 /// What became of a new key.
@@ -182,13 +253,15 @@ impl KeyStore {
             .await?;
         let stored = ids.into_iter().zip(records).zip(revoked);
         let stored = stored.filter_map(|((id, text), revoked)| Some((id, text?, revoked)));
-        let records = stored.map(|(id, text, revoked)| {
+        let records = stored.filter_map(|(id, text, revoked)| {
+            // That of a newer version, perhaps. The other keys are valid all the same.
             let record: KeyRecord = serde_json::from_str(&text)
-                .map_err(|error| QueueError::Unexpected(format!("key {id}: {error}")))?;
-            Ok((id, KeyRecord { revoked, ..record }))
+                .inspect_err(|error| tracing::warn!(key = id, %error, "key ignored"))
+                .ok()?;
+            Some((id, KeyRecord { revoked, ..record }))
         });
         Ok(Changes {
-            records: records.collect::<Result<_, QueueError>>()?,
+            records: records.collect(),
             version,
             has_more: version < newest,
             is_older: false,

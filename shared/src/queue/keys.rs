@@ -5,6 +5,7 @@
 
 use crate::protocol::id::{ApiId, ContractAddress, JobId, WorkerId};
 use crate::protocol::job::EngineKind;
+use crate::protocol::tenant::Tenant;
 
 /// Builds keys under one prefix.
 #[derive(Debug, Clone)]
@@ -114,6 +115,24 @@ impl Keys {
         ["all", "changed", "revoked", "used"].map(|part| format!("{}{{keys}}:{part}", self.prefix))
     }
 
+    /// `{q:SUBJECT}:calls`, `:cpu`: string, one minute at most after it was used. How far the quota
+    /// of a key (`k:ID`), tenant (`t:TENANT`) or contract (`c:ADDRESS`) is used up.
+    pub fn allowance(&self, subject: &str, resource: &str) -> String {
+        format!("{}{{q:{subject}}}:{resource}", self.prefix)
+    }
+
+    /// `{tenants}:limits`, `:version`: hash, number, for ever. What tenants may use, and how often
+    /// that was changed.
+    pub fn tenants(&self) -> [String; 2] {
+        ["limits", "version"].map(|part| format!("{}{{tenants}}:{part}", self.prefix))
+    }
+
+    /// `{u:TENANT}:DAY`: hash, 35 days after its last change. What a tenant used on a day, which is
+    /// counted from the epoch.
+    pub fn usage(&self, tenant: &Tenant, day: u64) -> String {
+        format!("{}{{u:{tenant}}}:{day}", self.prefix)
+    }
+
     /// `{blob:SHA256}`: list, while a load refers to it and 600 s longer. The pieces of an
     /// executable, stored once per content.
     pub fn blob(&self, digest: &str) -> String {
@@ -147,6 +166,11 @@ impl Keys {
     /// `place:ENGINE`: stream with the group `workers`. Loads that wait for a worker with room.
     pub fn placement(&self, engine: EngineKind) -> String {
         format!("{}place:{engine}", self.prefix)
+    }
+
+    /// `used:ENGINE`: sorted set, worker by how used it is. Those that have room for loads.
+    pub fn worker_usage(&self, engine: EngineKind) -> String {
+        format!("{}used:{engine}", self.prefix)
     }
 
     /// `contracts`: sorted set, contract by its last load (ms, Redis' clock). What is loaded: every

@@ -1,15 +1,16 @@
-//! Liveness: a worker is alive while it holds its lease, an api while it sends heartbeats.
+//! Leases: a worker is alive while it holds its lease.
 //!
 //! A worker keeps its contracts for as long as its inbox exists. A lapsed lease only permits others
 //! to *fence* the worker, which renames the inbox. A fenced worker goes on under a new id.
 
-use redis::Script;
+use futures::future::join;
+use redis::{FromRedisValue, Pipeline, Script};
 
 use super::stream::GROUP;
-use super::timing::{API_KEYS, LEASE, RENEW_WITHIN, WORKER_KEYS, millis};
+use super::timing::{ANSWERS_WITHIN, LEASE, RENEW_WITHIN, WORKER_KEYS, millis};
 pub use super::worker_info::WorkerInfo;
-use super::{Presence, Queue, QueueError};
-use crate::protocol::id::{ApiId, ContractAddress, WorkerId};
+use super::{Queue, QueueError};
+use crate::protocol::id::{ContractAddress, WorkerId};
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,22 +168,39 @@ impl Queue {
         worker: WorkerId,
         info: &WorkerInfo,
     ) -> Result<(), QueueError> {
-        let keys = self.keys();
-        redis::pipe()
-            .cmd("ZADD")
-            .arg(keys.workers())
-            .arg(self.clock().now_ms())
-            .arg(worker.to_string())
-            .ignore()
+        let mut report = redis::pipe();
+        report
             .cmd("SET")
-            .arg(keys.info(worker))
+            .arg(self.keys().info(worker))
             .arg(to_json(info))
             .arg("PX")
             .arg(millis(WORKER_KEYS))
-            .ignore()
-            .query_async::<()>(&mut self.shared())
-            .await?;
-        Ok(())
+            .ignore();
+        self.report(report, self.keys().workers(), worker.to_string())
+            .await
+    }
+
+    /// Runs the commands of a heartbeat, and puts its process on a list with the time. In a cluster
+    /// a process works although the server of the list is away.
+    pub(super) async fn report<T: FromRedisValue>(
+        &self,
+        mut heartbeat: Pipeline,
+        list: String,
+        process: String,
+    ) -> Result<T, QueueError> {
+        let mut listing = redis::cmd("ZADD");
+        listing.arg(&list).arg(self.clock().now_ms()).arg(process);
+        if !self.is_cluster() {
+            heartbeat.add_command(listing).ignore();
+            return Ok(heartbeat.query_async(&mut self.shared()).await?);
+        }
+        let (mut own, mut other) = (self.shared(), self.shared_within(ANSWERS_WITHIN));
+        let beating = heartbeat.query_async(&mut own);
+        let (answer, listed) = join(beating, listing.exec_async(&mut other)).await;
+        if let Err(error) = listed {
+            tracing::debug!(list, %error, "process not listed yet");
+        }
+        Ok(answer?)
     }
 
     /// Closes a worker's inbox if it is empty: no entry is unread or unacknowledged. Returns
@@ -227,72 +245,6 @@ impl Queue {
             .await?)
     }
 
-    /// Shows that a worker is connected, for as long as the subscription exists. See
-    /// [`Self::missing_workers`].
-    pub async fn subscribe_alive(&self, worker: WorkerId) -> Result<Presence, QueueError> {
-        self.subscribe(&self.keys().alive_channel(worker)).await
-    }
-
-    /// Those of `workers` whose connection is gone. They may be dead, but only a lapsed lease is
-    /// proof.
-    pub async fn missing_workers(&self, workers: &[WorkerId]) -> Result<Vec<WorkerId>, QueueError> {
-        if workers.is_empty() {
-            return Ok(Vec::new());
-        }
-        let channels: Vec<_> = workers
-            .iter()
-            .map(|id| self.keys().alive_channel(*id))
-            .collect();
-        let counts = if self.is_cluster() {
-            self.subscribers_of_each(&channels).await?
-        } else {
-            redis::cmd("PUBSUB")
-                .arg("NUMSUB")
-                .arg(&channels)
-                .query_async(&mut self.shared())
-                .await?
-        };
-        let missing = |(id, (_, count)): (&WorkerId, &(String, u64))| (*count == 0).then_some(*id);
-        Ok(workers.iter().zip(&counts).filter_map(missing).collect())
-    }
-
-    /// How many are subscribed to channels that are on different nodes of a cluster.
-    async fn subscribers_of_each(
-        &self,
-        channels: &[String],
-    ) -> Result<Vec<(String, u64)>, QueueError> {
-        let mut pipeline = redis::pipe();
-        for channel in channels {
-            pipeline.cmd("PUBSUB").arg("SHARDNUMSUB").arg(channel);
-        }
-        let counts: Vec<(String, u64)> = pipeline.query_async(&mut self.shared()).await?;
-        Ok(counts)
-    }
-
-    /// The living workers.
-    pub async fn workers(&self) -> Result<Vec<(WorkerId, WorkerInfo)>, QueueError> {
-        let mut connection = self.pooled().await?;
-        let since = self.clock().now_ms().saturating_sub(millis(LEASE));
-        let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
-            .arg(self.keys().workers())
-            .arg(since)
-            .arg("+inf")
-            .query_async(&mut connection)
-            .await?;
-        let ids: Vec<WorkerId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut lookups = redis::pipe();
-        for id in &ids {
-            lookups.cmd("GET").arg(self.keys().info(*id));
-        }
-        let infos: Vec<Option<String>> = lookups.query_async(&mut connection).await?;
-        let known =
-            |(id, info): (WorkerId, Option<String>)| Some((id, serde_json::from_str(&info?).ok()?));
-        Ok(ids.into_iter().zip(infos).filter_map(known).collect())
-    }
-
     /// The contracts that a worker owns.
     pub async fn owned_by(&self, worker: WorkerId) -> Result<Vec<ContractAddress>, QueueError> {
         let addresses: Vec<String> = redis::cmd("SMEMBERS")
@@ -328,61 +280,6 @@ impl Queue {
             .arg(address.as_str())
             .query_async(&mut self.pooled().await?)
             .await?)
-    }
-
-    /// Registers an api or renews its registration. Also sets the clock. False if its reply stream
-    /// did not exist: it was created, and any replies in an earlier one are lost.
-    pub async fn api_heartbeat(&self, api: ApiId) -> Result<bool, QueueError> {
-        let replies = self.keys().replies(api);
-        let now = self.clock().now_ms();
-        let (alive, _, time): (bool, u64, (u64, u64)) = redis::pipe()
-            .cmd("PEXPIRE")
-            .arg(&replies)
-            .arg(millis(API_KEYS))
-            .cmd("ZADD")
-            .arg(self.keys().apis())
-            .arg(now)
-            .arg(api.to_string())
-            .cmd("TIME")
-            .query_async(&mut self.shared())
-            .await?;
-        self.clock().set(time);
-        if alive {
-            return Ok(true);
-        }
-        // XGROUP CREATE is the only command that creates an empty stream. Workers append with
-        // NOMKSTREAM, so the stream must exist. A stream without an expiry would stay for ever, so
-        // this is a transaction.
-        redis::pipe()
-            .atomic()
-            .cmd("XGROUP")
-            .arg(&["CREATE", &replies, GROUP, "0", "MKSTREAM"])
-            .ignore()
-            .cmd("XGROUP")
-            .arg(&["DESTROY", &replies, GROUP])
-            .ignore()
-            .cmd("PEXPIRE")
-            .arg(&replies)
-            .arg(millis(API_KEYS))
-            .ignore()
-            .query_async::<()>(&mut self.shared())
-            .await?;
-        Ok(false)
-    }
-
-    /// Removes everything that Redis stores about an api.
-    pub async fn remove_api(&self, api: ApiId) -> Result<(), QueueError> {
-        redis::pipe()
-            .cmd("DEL")
-            .arg(self.keys().replies(api))
-            .ignore()
-            .cmd("ZREM")
-            .arg(self.keys().apis())
-            .arg(api.to_string())
-            .ignore()
-            .query_async::<()>(&mut self.pooled().await?)
-            .await?;
-        Ok(())
     }
 }
 

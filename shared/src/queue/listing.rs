@@ -6,9 +6,13 @@ use super::contracts::ContractRecord;
 use super::registry::Entry;
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
+use crate::protocol::tenant::Tenant;
 
-/// How many entries are read at once at least: most of them may be replicas or invisible.
-const READ_AT_ONCE: usize = 101;
+/// How many entries are read at first, at least: some may be replicas or invisible.
+const READ_FIRST: usize = 101;
+
+/// How many are read at once after that: most of them may belong to other tenants.
+const READ_MORE: usize = 1000;
 
 /// A place in the list of contracts: behind the last one of a page.
 ///
@@ -25,23 +29,29 @@ pub struct Position {
 #[error("must be what the Link header of an earlier page says")]
 pub struct InvalidPosition;
 
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.loaded_at, self.address)
+impl Position {
+    /// As text, for callers who see the contracts of one `tenant`, or of all.
+    pub fn to_text(&self, tenant: Option<&Tenant>) -> String {
+        let address = match tenant {
+            Some(_) => self.address.local(),
+            None => self.address.as_str(),
+        };
+        format!("{}-{address}", self.loaded_at)
     }
-}
 
-impl std::str::FromStr for Position {
-    type Err = InvalidPosition;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    /// Parses what [`Self::to_text`] wrote for the same tenant.
+    pub fn parse(text: &str, tenant: Option<&Tenant>) -> Result<Self, InvalidPosition> {
         let (loaded_at, address) = text.split_once('-').ok_or(InvalidPosition)?;
         if !loaded_at.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(InvalidPosition);
         }
+        let address = match tenant {
+            Some(tenant) => ContractAddress::of(tenant, address),
+            None => ContractAddress::try_from(address.to_owned()),
+        };
         Ok(Self {
             loaded_at: loaded_at.parse().map_err(|_| InvalidPosition)?,
-            address: address.parse().map_err(|_| InvalidPosition)?,
+            address: address.map_err(|_| InvalidPosition)?,
         })
     }
 }
@@ -127,16 +137,19 @@ impl Queue {
             name: position.address.as_str().to_owned(),
         });
         let mut found = Vec::new();
-        let read_at_once = count.max(READ_AT_ONCE);
+        let mut read_at_once = count.max(READ_FIRST);
         loop {
             let page = self
                 .entries(&self.keys().contracts(), after.as_ref(), read_at_once)
                 .await?;
             let is_last = page.len() < read_at_once;
+            read_at_once = read_at_once.max(READ_MORE);
             after = page.last().cloned().or(after);
             found.extend(page.into_iter().filter_map(|entry| {
-                // Replicas cannot be parsed as the address that a caller names.
-                let address = entry.name.parse().ok().filter(&visible)?;
+                let address = ContractAddress::try_from(entry.name).ok()?;
+                if address.replica_number() > 1 || !visible(&address) {
+                    return None;
+                }
                 Some(Position {
                     loaded_at: entry.loaded_at,
                     address,
@@ -177,14 +190,24 @@ mod tests {
 
     #[test]
     fn a_position_is_read_as_it_is_written() {
-        let position: Position = "1795672735175-shop-1.prices:v2".parse().unwrap();
-        assert_eq!(position.loaded_at, 1_795_672_735_175);
-        assert_eq!(position.address.as_str(), "shop-1.prices:v2");
-        assert_eq!(position.to_string(), "1795672735175-shop-1.prices:v2");
+        let (own, acme) = (Tenant::default(), "acme".parse().unwrap());
+        let text = "1795672735175-shop-1.prices:v2";
+        for tenant in [&own, &acme] {
+            let position = Position::parse(text, Some(tenant)).unwrap();
+            assert_eq!(position.loaded_at, 1_795_672_735_175);
+            assert!(position.address.is_of(tenant));
+            assert_eq!(position.address.local(), "shop-1.prices:v2");
+            assert_eq!(position.to_text(Some(tenant)), text);
+            let of_all = position.to_text(None);
+            assert_eq!(Position::parse(&of_all, None), Ok(position));
+        }
         for wrong in [
-            "", "abcd", "-abcd", "1-", "+1-abcd", "1-a b", "1-abcd~2", "1.5-a",
+            "", "abcd", "-abcd", "1-", "+1-abcd", "1-a b", "1-abcd~2", "1.5-a", "1-acme/a",
         ] {
-            assert_eq!(wrong.parse::<Position>(), Err(InvalidPosition), "{wrong:?}");
+            for tenant in [&own, &acme] {
+                let position = Position::parse(wrong, Some(tenant));
+                assert_eq!(position, Err(InvalidPosition), "{wrong:?}");
+            }
         }
     }
 }

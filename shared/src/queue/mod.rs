@@ -101,10 +101,13 @@
 //!
 //! What a job means, and what happens when one cannot be delivered.
 
+pub mod allowances;
+mod apis;
 pub mod audit;
 pub mod blobs;
 pub mod clock;
 mod config;
+mod connected;
 mod connection;
 pub mod contracts;
 mod counts;
@@ -113,6 +116,7 @@ mod error;
 mod executables;
 pub mod failover;
 pub mod farm;
+pub mod holdings;
 mod in_hand;
 pub mod inbox;
 pub mod key_store;
@@ -131,15 +135,22 @@ mod redis_info;
 pub mod references;
 pub mod registry;
 pub mod replies;
+mod servers;
+pub mod settlement;
 mod stream;
 mod surplus;
 pub mod sweeper;
+pub mod tenants;
 pub mod timing;
+pub mod usage;
 mod worker_info;
+mod worker_usage;
 
 pub use config::{QUEUE_SETTINGS, ReaperConfig, RedisConfig};
+pub use connected::WorkerPresence;
 pub use connection::Queue;
 pub use error::QueueError;
 pub use in_hand::{CatchUpRequest, EntryRef};
 pub use nodes::{Files as RedisFiles, Presence};
 pub use redis_info::Memory;
+pub use servers::{ServerName, ServerProbe};

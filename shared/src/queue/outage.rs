@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::servers::ServerName;
 use super::timing::{LEASE, OUTAGE_AFTER};
 use crate::service::moment::Moment;
 
@@ -15,32 +16,39 @@ const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 
 /// Tracks for each server of Redis whether it has answered this process without a pause.
 #[derive(Debug, Default)]
-pub(super) struct Outages(HashMap<String, OutageDetector>);
+pub(super) struct Outages {
+    servers: HashMap<ServerName, OutageDetector>,
+    /// When the servers were asked last.
+    asked: Option<Moment>,
+}
 
 impl Outages {
     /// Records which servers have answered. A server that was not there at first counts as if it
     /// had just had an outage: it may have taken the place of one that was away.
-    pub(super) fn record_responses(&mut self, servers: &[String], now: Moment) {
-        let is_start = self.0.is_empty();
+    pub(super) fn record_responses(&mut self, servers: &[ServerName], now: Moment) {
+        let is_start = self.servers.is_empty();
+        self.asked = Some(now);
         for server in servers {
-            if let Some(detector) = self.0.get_mut(server) {
+            if let Some(detector) = self.servers.get_mut(server) {
                 detector.record_response(now);
                 continue;
             }
             let mut detector = OutageDetector::new(now);
             detector.recovered = (!is_start).then_some(now);
-            self.0.insert(server.clone(), detector);
+            self.servers.insert(server.clone(), detector);
         }
         // What is forgotten counts as new when it comes back.
-        self.0
+        self.servers
             .retain(|_, detector| now - detector.last_response < FORGOTTEN_AFTER);
     }
 
-    /// Whether no worker with a lease on this server may be declared dead: it does not answer, or
-    /// its last outage ended less than a lease ago.
-    pub(super) fn is_recovering(&self, server: &str, now: Moment) -> bool {
-        let detector = self.0.get(server);
-        detector.is_none_or(|detector| detector.is_recovering(now))
+    /// Whether no worker with a lease on this server may be declared dead: it did not answer when
+    /// it was asked last, or its last outage ended less than a lease ago.
+    pub(super) fn is_recovering(&self, server: &ServerName, now: Moment) -> bool {
+        let detector = self.servers.get(server);
+        detector.is_none_or(|detector| {
+            Some(detector.last_response) != self.asked || detector.is_recovering(now)
+        })
     }
 }
 
@@ -82,22 +90,23 @@ mod tests {
     #[test]
     fn servers_are_judged_one_by_one() {
         let mut now = Moment::now();
-        let [one, other] = ["one", "other"].map(str::to_owned);
+        let [one, other, new] = ["one", "other", "new"].map(ServerName::from);
         let mut outages = Outages::default();
         outages.record_responses(&[one.clone(), other.clone()], now);
-        assert!(!outages.is_recovering("one", now));
+        assert!(!outages.is_recovering(&one, now));
         for _ in 0..6 {
             now += Duration::from_secs(1);
             outages.record_responses(std::slice::from_ref(&one), now);
+            assert!(outages.is_recovering(&other, now), "it does not answer");
         }
-        outages.record_responses(&[one, other, "new".to_owned()], now);
-        assert!(!outages.is_recovering("one", now));
-        assert!(outages.is_recovering("other", now), "it was away");
+        outages.record_responses(&[one.clone(), other.clone(), new.clone()], now);
+        assert!(!outages.is_recovering(&one, now));
+        assert!(outages.is_recovering(&other, now), "it was away");
         assert!(
-            outages.is_recovering("new", now),
+            outages.is_recovering(&new, now),
             "it may replace one that was away"
         );
-        assert!(outages.is_recovering("unknown", now));
+        assert!(outages.is_recovering(&"unknown".into(), now));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Placement: loads of contracts without an owner. One stream per engine, read by every worker that
 //! has room.
 
+use std::time::Duration;
+
 use redis::Script;
 
 use super::counts::Observed;
@@ -92,6 +94,7 @@ impl Queue {
         engine: EngineKind,
         worker: WorkerId,
     ) -> Result<(), QueueError> {
+        self.forget_usage(engine, worker).await?;
         let script = Script::new(
             "local taken = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3], ARGV[2])
              for _, load in ipairs(taken) do
@@ -123,6 +126,7 @@ impl Queue {
         engine: EngineKind,
         worker: WorkerId,
     ) -> Result<(), QueueError> {
+        self.forget_usage(engine, worker).await?;
         let script = Script::new(
             "if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
                  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
@@ -201,7 +205,16 @@ impl Reader {
     /// It reads one load at a time. Redis serves readers in the order in which they wait, so loads
     /// spread over the workers.
     pub async fn read(&mut self) -> Option<Received> {
-        match self.try_read().await {
+        self.read_within(Some(PLACEMENT_BLOCK)).await
+    }
+
+    /// As [`Reader::read`], without waiting: only a load that no waiting worker has taken.
+    pub async fn read_left_over(&mut self) -> Option<Received> {
+        self.read_within(None).await
+    }
+
+    async fn read_within(&mut self, wait: Option<Duration>) -> Option<Received> {
+        match self.try_read(wait).await {
             Ok(received) => {
                 self.backoff.reset();
                 received
@@ -216,7 +229,7 @@ impl Reader {
         }
     }
 
-    async fn try_read(&mut self) -> Result<Option<Received>, QueueError> {
+    async fn try_read(&mut self, wait: Option<Duration>) -> Result<Option<Received>, QueueError> {
         let mut connection = if let Some(connection) = self.connection.take() {
             connection
         } else {
@@ -224,7 +237,7 @@ impl Reader {
             self.catch_up.connected(&mut self.in_hand);
             connection
         };
-        let received = self.read_from(&mut connection).await?;
+        let received = self.read_from(&mut connection, wait).await?;
         self.connection = Some(connection);
         Ok(received)
     }
@@ -232,10 +245,11 @@ impl Reader {
     async fn read_from(
         &mut self,
         connection: &mut Observed<Blocking>,
+        wait: Option<Duration>,
     ) -> Result<Option<Received>, QueueError> {
         while let Some(from) = self.catch_up.position() {
             let in_hand = self.in_hand.now();
-            let mut pending = self.read_group(connection, &from.to_string()).await?;
+            let mut pending = self.read_group(connection, &from.to_string(), None).await?;
             remove_deleted(connection, &self.stream, WORKERS, &pending.deleted).await?;
             self.catch_up.listed(pending.last, &mut self.in_hand);
             let Some(entry) = pending.entries.pop() else {
@@ -249,7 +263,7 @@ impl Reader {
                 }
             }
         }
-        let delivered = match self.read_group(connection, ">").await?.entries.pop() {
+        let delivered = match self.read_group(connection, ">", wait).await?.entries.pop() {
             None => self.take_abandoned(connection).await?,
             delivered => delivered,
         };
@@ -263,11 +277,15 @@ impl Reader {
         &self,
         connection: &mut Observed<Blocking>,
         from: &str,
+        wait: Option<Duration>,
     ) -> Result<PendingEntries, QueueError> {
-        let reply = redis::cmd("XREADGROUP")
-            .arg(&["GROUP", WORKERS, &self.worker.to_string()])
-            .arg(&["COUNT", "1", "BLOCK"])
-            .arg(millis(PLACEMENT_BLOCK))
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg(&["GROUP", WORKERS, &self.worker.to_string()])
+            .arg(&["COUNT", "1"]);
+        if let Some(wait) = wait {
+            read.arg("BLOCK").arg(millis(wait));
+        }
+        let reply = read
             .arg(&["STREAMS", &self.stream, from])
             .query_async(connection)
             .await?;

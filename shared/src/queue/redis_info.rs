@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
+
 use super::nodes::Node;
-use super::timing::RESPONSE_TIMEOUT;
+use super::servers::ServerName;
+use super::timing::{ANSWERS_WITHIN, RESPONSE_TIMEOUT};
 use super::{Queue, QueueError};
 
 /// The memory of Redis, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// What its data and buffers take.
     pub used: u64,
@@ -31,11 +34,15 @@ impl Queue {
     pub(super) async fn check_servers(&self) -> Result<(), QueueError> {
         for server in self.servers() {
             let name = server.name();
+            if let (true, Err(error)) = (self.is_cluster(), self.check(&server).await) {
+                tracing::warn!(server = %name, %error, "redis server does not answer, not checked");
+                continue;
+            }
             check_version(name, &self.info(&server, "server").await?)?;
             check_eviction(name, &self.info(&server, "memory").await?)?;
             if text(&self.info(&server, "persistence").await?, "aof_enabled") == Some("0") {
                 tracing::warn!(
-                    server = name,
+                    server = %name,
                     "redis has no append-only file: a restart loses calls and contracts"
                 );
             }
@@ -43,19 +50,14 @@ impl Queue {
         Ok(())
     }
 
-    /// How much memory Redis uses: of several servers, the one that has least left.
-    pub async fn memory(&self) -> Result<Memory, QueueError> {
-        let mut all = Vec::new();
-        for server in self.servers() {
-            let info = self.info(&server, "memory").await?;
-            let read = |name| field(&info, name).unwrap_or_default();
-            all.push(Memory {
-                used: read("used_memory"),
-                limit: read("maxmemory"),
-            });
-        }
-        let fullest = all.into_iter().max_by_key(|memory| memory.percent());
-        fullest.ok_or_else(|| QueueError::Unexpected("no server of Redis is known".to_owned()))
+    /// How much memory a server uses.
+    pub(super) async fn memory_of(&self, server: &Node) -> Result<Memory, QueueError> {
+        let info = self.info(server, "memory").await?;
+        let read = |name| field(&info, name).unwrap_or_default();
+        Ok(Memory {
+            used: read("used_memory"),
+            limit: read("maxmemory"),
+        })
     }
 
     /// How long a server has been running.
@@ -65,13 +67,15 @@ impl Queue {
         Ok(Duration::from_secs(seconds))
     }
 
-    /// The same of the server that was started last.
+    /// The same of the server that was started last. Servers that do not answer are left out.
     pub(super) async fn shortest_uptime(&self) -> Result<Duration, QueueError> {
-        let mut shortest = Duration::MAX;
-        for server in self.servers() {
-            shortest = shortest.min(self.uptime(&server).await?);
-        }
-        Ok(shortest)
+        let servers = self.servers();
+        let uptimes = servers.iter().map(async |server| {
+            let answer = tokio::time::timeout(ANSWERS_WITHIN, self.uptime(server)).await;
+            answer.ok()?.ok()
+        });
+        let known = join_all(uptimes).await.into_iter().flatten().min();
+        known.ok_or_else(|| QueueError::Unexpected("no server of Redis answers".to_owned()))
     }
 
     async fn info(&self, server: &Node, section: &str) -> Result<String, QueueError> {
@@ -86,7 +90,7 @@ impl Queue {
 /// The oldest version that has every command that the queue uses.
 const OLDEST: (u32, u32) = (7, 0);
 
-fn check_version(server: &str, info: &str) -> Result<(), QueueError> {
+fn check_version(server: &ServerName, info: &str) -> Result<(), QueueError> {
     // Valkey states here the version of Redis that it is compatible with.
     let version = text(info, "redis_version").unwrap_or_default();
     let mut parts = version.split('.').map_while(|part| part.parse().ok());
@@ -96,14 +100,14 @@ fn check_version(server: &str, info: &str) -> Result<(), QueueError> {
         )),
         (Some(_), Some(_)) => Ok(()),
         _ => {
-            tracing::warn!(server, version, "cannot read the version of redis");
+            tracing::warn!(%server, version, "cannot read the version of redis");
             Ok(())
         }
     }
 }
 
 /// `INFO` states the policy also where a managed service hides `CONFIG`.
-fn check_eviction(server: &str, info: &str) -> Result<(), QueueError> {
+fn check_eviction(server: &ServerName, info: &str) -> Result<(), QueueError> {
     match text(info, "maxmemory_policy") {
         Some("noeviction") => Ok(()),
         Some(policy) => Err(QueueError::Settings(format!(
@@ -112,7 +116,7 @@ fn check_eviction(server: &str, info: &str) -> Result<(), QueueError> {
         ))),
         None => {
             tracing::warn!(
-                server,
+                %server,
                 "cannot read maxmemory-policy of redis; it must be noeviction"
             );
             Ok(())
@@ -152,7 +156,8 @@ mod tests {
 
     #[test]
     fn an_old_version_is_refused() {
-        let check = |version: &str| check_version("r", &format!("redis_version:{version}\r\n"));
+        let check =
+            |version: &str| check_version(&"r".into(), &format!("redis_version:{version}\r\n"));
         assert!(check("7.0.15").is_ok() && check("10.2.0").is_ok());
         let error = check("6.2.14").unwrap_err().to_string();
         assert!(error.contains("6.2.14"), "{error}");
@@ -161,7 +166,8 @@ mod tests {
 
     #[test]
     fn every_policy_that_evicts_is_refused() {
-        let check = |policy: &str| check_eviction("r", &format!("maxmemory_policy:{policy}\r\n"));
+        let check =
+            |policy: &str| check_eviction(&"r".into(), &format!("maxmemory_policy:{policy}\r\n"));
         assert!(check("noeviction").is_ok());
         for policy in [
             "allkeys-lru",

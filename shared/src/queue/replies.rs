@@ -1,13 +1,11 @@
 //! The reply stream of an api: workers append frames of replies, only the api reads and trims it.
 
-use std::time::Duration;
-
 use redis::{Pipeline, Value};
 
 use super::counts::Observed;
 use super::nodes::Blocking;
 use super::stream::{EntryId, GROUP, parse_read};
-use super::timing::{ACKNOWLEDGE_AFTER, BLOCK, millis};
+use super::timing::{BLOCK, millis};
 use super::{EntryRef, Queue, QueueError};
 use crate::protocol::id::{ApiId, WorkerId};
 use crate::service::backoff::Backoff;
@@ -52,7 +50,7 @@ impl Queue {
         Ok(pipe.query_async(&mut self.shared()).await?)
     }
 
-    fn add_replies(&self, pipe: &mut Pipeline, replies: &[(ApiId, Vec<u8>)]) {
+    pub(super) fn add_replies(&self, pipe: &mut Pipeline, replies: &[(ApiId, Vec<u8>)]) {
         for (api, frame) in replies {
             pipe.cmd("XADD")
                 .arg(self.keys().replies(*api))
@@ -64,7 +62,12 @@ impl Queue {
         }
     }
 
-    fn add_acknowledgement(&self, pipe: &mut Pipeline, worker: WorkerId, entries: &[EntryRef]) {
+    pub(super) fn add_acknowledgement(
+        &self,
+        pipe: &mut Pipeline,
+        worker: WorkerId,
+        entries: &[EntryRef],
+    ) {
         if entries.is_empty() {
             return;
         }
@@ -81,61 +84,6 @@ impl Queue {
             .arg(&["MINID", last])
             .query_async(&mut self.shared())
             .await?)
-    }
-}
-
-/// Settles the jobs of a worker, batch after batch.
-///
-/// In a cluster, replies and inbox are on different servers. An entry is then acknowledged with the
-/// next batch, or when [`Self::acknowledge`] is called: its replies are stored by then, and nobody
-/// waits for it.
-#[derive(Debug)]
-pub struct Settlement {
-    queue: Queue,
-    /// Entries that are to be acknowledged, in the inbox of that worker.
-    owed: Option<(WorkerId, Vec<EntryRef>)>,
-}
-
-impl Settlement {
-    /// Settles nothing yet.
-    pub fn new(queue: Queue) -> Self {
-        Self { queue, owed: None }
-    }
-
-    /// When [`Self::acknowledge`] should be called at the latest, counted from the last batch.
-    pub fn is_due_after(&self) -> Option<Duration> {
-        self.owed.is_some().then_some(ACKNOWLEDGE_AFTER)
-    }
-
-    /// As [`Queue::settle`]. It may be repeated after an error.
-    pub async fn settle(
-        &mut self,
-        worker: WorkerId,
-        replies: &[(ApiId, Vec<u8>)],
-        acknowledge: &[EntryRef],
-    ) -> Result<(), QueueError> {
-        if !self.queue.is_cluster() {
-            return self.queue.settle(worker, replies, acknowledge).await;
-        }
-        let mut pipe = redis::pipe();
-        self.queue.add_replies(&mut pipe, replies);
-        // What is owed to the inbox of an earlier id is not acknowledged: that inbox is gone.
-        let owed = self.owed.as_ref().filter(|(owner, _)| *owner == worker);
-        let owed = owed.map_or(&[][..], |(_, entries)| entries);
-        self.queue.add_acknowledgement(&mut pipe, worker, owed);
-        if !pipe.is_empty() {
-            pipe.query_async::<()>(&mut self.queue.shared()).await?;
-        }
-        self.owed = (!acknowledge.is_empty()).then(|| (worker, acknowledge.to_vec()));
-        Ok(())
-    }
-
-    /// Acknowledges what is still owed.
-    pub async fn acknowledge(&mut self) -> Result<(), QueueError> {
-        match self.owed {
-            Some((worker, _)) => self.settle(worker, &[], &[]).await,
-            None => Ok(()),
-        }
     }
 }
 

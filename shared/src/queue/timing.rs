@@ -68,6 +68,12 @@ pub const WORKER_KEYS: Duration = Duration::from_mins(10);
 /// apis after the same time.
 pub const API_KEYS: Duration = Duration::from_mins(1);
 
+/// How long a worker waits for the server of a cluster that has its lease before it takes an id on
+/// another server: 10 s, two leases.
+///
+/// Usually a replica takes the place of the server sooner, and the worker keeps its id.
+pub const RELOCATE_AFTER: Duration = Duration::from_secs(10);
+
 // ---------------------------------------------------------------------------------------------
 // Cleaning up after dead workers
 // ---------------------------------------------------------------------------------------------
@@ -256,6 +262,11 @@ pub const RECONNECT_LONGEST: Duration = Duration::from_secs(2);
 /// The shortest time between two looks at which node of a cluster serves which slot: 100 ms.
 pub const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long after the first node of a cluster the others may take to say what they know: 50 ms.
+///
+/// The first one may have been cut off from the others, or just started.
+pub const OTHER_VIEWS_WITHIN: Duration = Duration::from_millis(50);
+
 /// The pause before a command is sent again whose keys are moving between two nodes: 20 ms.
 pub const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
@@ -294,6 +305,9 @@ const _: () = assert!(ms(FENCE_AFTER) + ms(LOSS) < ms(LEASE));
 // One renewal that gets no answer is repeated before the worker fences itself.
 const _: () = assert!(ms(HEARTBEAT) + ms(HEARTBEAT_RETRY) + 2 * ms(RENEW_WITHIN) < ms(FENCE_AFTER));
 
+// A worker acts under one id at a time: it has fenced itself before it takes another one.
+const _: () = assert!(ms(FENCE_AFTER) + ms(LOSS) < ms(RELOCATE_AFTER));
+
 // What a comparison repairs is repaired before an unused executable expires.
 const _: () = assert!(2 * ms(COMPARE) < ms(UNREFERENCED_BLOB));
 
@@ -309,8 +323,9 @@ const _: () = assert!(ms(HEARTBEAT_RETRY) < ms(HEARTBEAT));
 // A reaper that saw no outage knows that the workers could renew their leases.
 const _: () = assert!(ms(OUTAGE_AFTER) + ms(HEARTBEAT) < ms(LEASE));
 
-// The pause between two looks, with 20 % of jitter, does not itself count as an outage.
-const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 + ms(ANSWERS_WITHIN) < ms(OUTAGE_AFTER));
+// The pause between two looks, with 20 % of jitter, does not itself count as an outage: not even if
+// one server of a cluster does not answer, and its successor is looked for.
+const _: () = assert!(ms(REAP_INTERVAL) * 12 / 10 + 2 * ms(ANSWERS_WITHIN) < ms(OUTAGE_AFTER));
 
 // After a restart of Redis the slowest worker has reconnected and renewed its lease in time.
 const _: () = assert!(

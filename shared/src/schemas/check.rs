@@ -1,5 +1,7 @@
 //! One compiled schema, and what a value lacks by it.
 
+use std::time::Duration;
+
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
@@ -7,14 +9,17 @@ use super::metered::{Metered, MeteredNode};
 use super::rules::Budget;
 use super::{meter, rules};
 
-/// What one check may cost; see [`meter::run`]. A fifth of a second at most.
-const EFFORT: u64 = 4_000_000;
+/// What one check may cost. Finding out what is wrong may cost as much again, twice.
+const EFFORT: meter::Budget = meter::Budget {
+    looks: 4_000_000,
+    time: Duration::from_millis(200),
+};
 
 /// What a check may cost that runs between other calls on the same thread.
-const QUICK: u64 = 50_000;
-
-/// What it may cost to find more than the first violation.
-const ALL_VIOLATIONS: u64 = 20_000;
+const QUICK: meter::Budget = meter::Budget {
+    looks: 50_000,
+    time: Duration::from_millis(2),
+};
 
 /// The violations that are reported.
 const REPORTED: usize = 10;
@@ -22,12 +27,33 @@ const REPORTED: usize = 10;
 /// The most bytes of a violation's path, and of its message.
 const TEXT: usize = 200;
 
-/// The most bytes of one compiled regular expression, and of what is kept while it is matched.
-const REGEX: usize = 64 << 10;
+/// The sizes of compiled regular expressions, in bytes. The first that is enough for all of a
+/// schema's is taken, the last is the limit.
+const REGEX_SIZES: [usize; 5] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
+
+/// The most bytes that a thread keeps while it matches a regular expression.
+const REGEX_CACHE: usize = 64 << 10;
+
+/// A regular expression of this many bytes takes up to 1 ns for each byte of a text: 8 µs were
+/// measured for `(x{1,30}){1,20}y`, which takes 64 KiB.
+const SIZE_PER_NS: usize = 8;
+
+/// What a check takes in memory for each byte of its schema.
+const MEMORY_PER_BYTE: usize = 30;
+
+/// What a regular expression takes, as a multiple of its size: it is compiled forwards and
+/// backwards, and each thread that matches it keeps as much again.
+const MEMORY_PER_REGEX: usize = 8;
 
 /// The check of one schema.
 #[derive(Debug)]
-pub struct Check(Validator<Metered>);
+pub struct Check {
+    validator: Validator<Metered>,
+    /// How long reading a byte of a text may take, in nanoseconds; see [`meter::run`].
+    byte_ns: u64,
+    /// About what it takes in memory, in bytes.
+    memory: usize,
+}
 
 /// Where and why a value is not what its schema says.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -55,20 +81,31 @@ pub enum Rejection {
 impl Check {
     /// Compiles a schema. An error begins with the place in the schema.
     pub(super) fn compile(schema: &Value, budget: &mut Budget) -> Result<Self, String> {
-        rules::apply(schema, budget)?;
-        let patterns = PatternOptions::regex()
-            .size_limit(REGEX)
-            .dfa_size_limit(REGEX);
-        let compiled = jsonschema::options_for::<Metered>()
-            .with_draft(Draft::Draft202012)
-            .should_validate_formats(false)
-            .with_pattern_options(patterns)
-            .offline()
-            .build(schema);
-        compiled.map(Self).map_err(|error| {
-            let Violation { path, message } = violation(&error, |error| error.to_string());
-            format!("{path}: {message}")
-        })
+        let patterns = rules::apply(schema, budget)?;
+        let mut refused = String::new();
+        for size in REGEX_SIZES {
+            let byte_ns = if patterns == 0 { 0 } else { size / SIZE_PER_NS };
+            match build(schema, size) {
+                Ok(validator) => {
+                    return Ok(Self {
+                        validator,
+                        byte_ns: byte_ns as u64,
+                        memory: MEMORY_PER_BYTE * schema.to_string().len()
+                            + MEMORY_PER_REGEX * patterns * size,
+                    });
+                }
+                Err(error) => refused = error,
+            }
+            if patterns == 0 {
+                break;
+            }
+        }
+        Err(refused)
+    }
+
+    /// About what it takes in memory, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Checks a JSON text. May take a fifth of a second.
@@ -81,10 +118,11 @@ impl Check {
         self.check_within(json, QUICK)
     }
 
-    fn check_within(&self, json: &str, effort: u64) -> Result<(), Rejection> {
+    fn check_within(&self, json: &str, effort: meter::Budget) -> Result<(), Rejection> {
         let value: Value =
             serde_json::from_str(json).map_err(|error| Rejection::Unreadable(error.to_string()))?;
-        match meter::run(effort, || self.0.is_valid(MeteredNode(&value))) {
+        let is_valid = || self.validator.is_valid(MeteredNode(&value));
+        match meter::run(effort, self.byte_ns, is_valid) {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.violations(&value, effort)),
             Err(_) => Err(Rejection::TooCostly),
@@ -92,20 +130,39 @@ impl Check {
     }
 
     /// What a value lacks that is not valid.
-    fn violations(&self, value: &Value, effort: u64) -> Rejection {
+    fn violations(&self, value: &Value, effort: meter::Budget) -> Rejection {
         let described = |error: ValidationError<'_>| {
             violation(&error, |error| error.masked_with("the value").to_string())
         };
-        let all = meter::run(effort.min(ALL_VIOLATIONS), || {
-            let errors = self.0.iter_errors(MeteredNode(value)).take(REPORTED);
-            errors.map(described).collect()
-        });
-        let found = all.or_else(|_| {
-            let first = || self.0.validate(MeteredNode(value)).err();
-            meter::run(effort, || first().map(described).into_iter().collect())
-        });
+        let all = || {
+            let errors = self.validator.iter_errors(MeteredNode(value));
+            errors.take(REPORTED).map(described).collect()
+        };
+        let first = || {
+            let error = self.validator.validate(MeteredNode(value)).err();
+            error.map(described).into_iter().collect()
+        };
+        let found = meter::run(effort, self.byte_ns, all);
+        let found = found.or_else(|_| meter::run(effort, self.byte_ns, first));
         found.map_or(Rejection::TooCostly, Rejection::Violations)
     }
+}
+
+/// Compiles a schema whose regular expressions have at most `size` bytes.
+fn build(schema: &Value, size: usize) -> Result<Validator<Metered>, String> {
+    let patterns = PatternOptions::regex()
+        .size_limit(size)
+        .dfa_size_limit(REGEX_CACHE.min(size));
+    let compiled = jsonschema::options_for::<Metered>()
+        .with_draft(Draft::Draft202012)
+        .should_validate_formats(false)
+        .with_pattern_options(patterns)
+        .offline()
+        .build(schema);
+    compiled.map_err(|error| {
+        let Violation { path, message } = violation(&error, |error| error.to_string());
+        format!("{path}: {message}")
+    })
 }
 
 fn violation(

@@ -6,7 +6,7 @@ use jsonschema::JsonType;
 use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, SerdeJson, cmp, unique};
 use serde_json::{Map, Number, Value};
 
-use super::meter::charge;
+use super::meter::{charge, charge_text};
 
 /// The representation of values that charges for each look.
 #[derive(Debug)]
@@ -15,15 +15,6 @@ pub(super) struct Metered;
 /// A value.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MeteredNode<'a>(pub(super) &'a Value);
-
-/// What reading a text costs, if it has so many bytes. It may be matched with a regular expression
-/// that takes some hundred nanoseconds for each byte.
-fn text_cost(bytes: usize) -> usize {
-    1 + bytes * TEXT
-}
-
-/// The cost of one byte.
-const TEXT: usize = 4;
 
 impl Json for Metered {
     type Node<'a> = MeteredNode<'a>;
@@ -62,7 +53,10 @@ impl<'a> Node<'a, Metered> for MeteredNode<'a> {
 
     fn as_string(&self) -> Option<Cow<'a, str>> {
         let text = self.0.as_str();
-        charge(text.map_or(1, |text| text_cost(text.len())));
+        match text {
+            Some(text) => charge_text(text.len()),
+            None => charge(1),
+        }
         text.map(Cow::Borrowed)
     }
 
@@ -94,15 +88,15 @@ impl<'a> Node<'a, Metered> for MeteredNode<'a> {
     fn equals_value(&self, expected: &Value) -> bool {
         charge(match expected {
             Value::String(text) => 1 + text.len() / 16,
-            Value::Array(list) => 1 + list.len(),
-            Value::Object(map) => 1 + map.len(),
+            Value::Array(_) | Value::Object(_) => size(expected),
             _ => 1,
         });
         cmp::equal(self.0, expected)
     }
 
+    /// Charges for all of the value: it may be printed.
     fn to_value(&self) -> Cow<'a, Value> {
-        charge(1);
+        charge(size(self.0));
         Cow::Borrowed(self.0)
     }
 
@@ -123,7 +117,7 @@ impl<'a> Iterator for Members<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (name, value) = self.0.next()?;
-        charge(text_cost(name.len()));
+        charge_text(name.len());
         Some((name, MeteredNode(value)))
     }
 }

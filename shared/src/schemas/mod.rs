@@ -78,6 +78,15 @@ impl Schemas {
         })
     }
 
+    /// About what they take in memory, in bytes.
+    pub fn memory(&self) -> usize {
+        let checks = self
+            .methods
+            .values()
+            .flat_map(|method| [&method.argument, &method.result]);
+        checks.flatten().map(Check::memory).sum()
+    }
+
     /// The check of a method's arguments.
     pub fn argument(&self, method: &str) -> Option<&Check> {
         self.methods.get(method)?.argument.as_ref()

@@ -50,8 +50,11 @@ const LIST_INSIDE: [&str; 1] = ["prefixItems"];
 const MAP: [&str; 1] = ["dependentSchemas"];
 const MAP_INSIDE: [&str; 4] = ["$defs", "definitions", "patternProperties", "properties"];
 
-/// Keywords that make names or refer to them, other than places in the same schema.
-const NAMES: [&str; 6] = [
+/// Keywords that are refused: they make names or refer to them, other than places in the same schema,
+/// or they are of earlier versions, which the library applies all the same.
+const REFUSED: [&str; 8] = [
+    "additionalItems",
+    "dependencies",
     "$anchor",
     "$dynamicAnchor",
     "$dynamicRef",
@@ -76,8 +79,10 @@ impl Default for Budget {
     }
 }
 
-/// Checks a schema against the rules. The error begins with the place in it.
-pub(super) fn apply(schema: &Value, budget: &mut Budget) -> Result<(), String> {
+/// Checks a schema against the rules, and counts its regular expressions. The error begins with the
+/// place in it.
+pub(super) fn apply(schema: &Value, budget: &mut Budget) -> Result<usize, String> {
+    let before = budget.patterns;
     let mut walk = Walk {
         budget,
         places: HashMap::new(),
@@ -89,7 +94,8 @@ pub(super) fn apply(schema: &Value, budget: &mut Budget) -> Result<(), String> {
     };
     walk.places
         .keys()
-        .try_for_each(|place| applied.size(place).map(drop))
+        .try_for_each(|place| applied.size(place).map(drop))?;
+    Ok(before - walk.budget.patterns)
 }
 
 /// What applies to the same value as a subschema does: the places of other subschemas.
@@ -166,7 +172,7 @@ impl Walk<'_> {
         place: &str,
         applied: &mut Vec<String>,
     ) -> Result<(), String> {
-        if let Some(name) = NAMES.iter().find(|name| keywords.contains_key(**name)) {
+        if let Some(name) = REFUSED.iter().find(|name| keywords.contains_key(**name)) {
             return Err(format!("{place}/{name} is not supported"));
         }
         if keywords

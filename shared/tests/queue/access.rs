@@ -78,8 +78,9 @@ async fn the_documented_rights_are_enough() {
     assert_eq!(read_replies(&mut reader, 1).await, [1]);
     queue.list_contracts(None, 10).await.unwrap();
     queue.sweep().await.unwrap();
-    queue.memory().await.unwrap();
-    queue.dead_letters().await.unwrap();
+    let probes = queue.probe_servers(LONG, true).await;
+    assert!(probes.iter().all(|probe| probe.memory.is_some()));
+    queue.dead_letters(|_| true).await.unwrap();
     // A reaper needs more than a worker.
     queue.abandon_worker(worker).await.unwrap();
     let life = Lifecycle::new();

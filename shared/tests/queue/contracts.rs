@@ -4,21 +4,27 @@ use shared::queue::contracts::Route;
 
 use super::*;
 
+/// Where the jobs of a contract are sent.
+pub(crate) async fn route_of(queue: &Queue, contract: &ContractAddress) -> Route {
+    let record = queue.contract(contract).await.unwrap();
+    queue.route(record).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_contract_is_routed_to_its_living_owner() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let worker = worker(&queue).await;
     let contract = address("abcd");
-    assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
+    assert_eq!(route_of(&queue, &contract).await, Route::NotLoaded);
     let generation = load(&queue, &contract, worker, &spec("1")).await;
-    let Route::Assigned(owner, record) = queue.route(&contract).await.unwrap() else {
+    let Route::Assigned(owner, record) = route_of(&queue, &contract).await else {
         panic!()
     };
     assert_eq!((owner, &record.spec), (worker, &spec("1")));
     assert_eq!(record.standing(), Standing::of(worker, generation));
     queue.abandon_worker(worker).await.unwrap();
-    let route = queue.route(&contract).await.unwrap();
+    let route = route_of(&queue, &contract).await;
     assert!(matches!(route, Route::Unassigned(_)), "{route:?}");
 }
 
@@ -52,7 +58,7 @@ async fn a_released_contract_stays_loaded() {
     let dropped = queue.drop_ownership(&contract, expected).await.unwrap();
     assert_eq!(dropped, Outcome::Done(generation));
     assert_eq!(queue.owned_by(worker).await.unwrap(), []);
-    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Unassigned(record) = route_of(&queue, &contract).await else {
         panic!()
     };
     assert_eq!(record.standing(), Standing::unassigned(generation));

@@ -1,9 +1,12 @@
 //! Tests of the clean-up after dead workers: their jobs, contracts and loads.
 
+use std::cmp::Ordering::Equal;
+
 use shared::queue::contracts::Route;
 use shared::queue::ownership::Failover;
 use shared::queue::{ReaperConfig, reaper};
 
+use super::contracts::route_of;
 use super::*;
 
 /// Waits for `count` failed replies to `api`. Returns each job with its failure code.
@@ -81,7 +84,7 @@ async fn a_dead_worker_is_cleaned_up() {
         panic!("{offer:?}");
     };
     assert_eq!((&load.address, &load.spec), (&contract, &spec("1")));
-    let Route::Unassigned(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Unassigned(record) = route_of(&queue, &contract).await else {
         panic!("it has no owner")
     };
     assert_eq!(record.owner, None);
@@ -107,11 +110,11 @@ async fn only_running_contracts_are_quarantined() {
         queue.abandon_worker(worker).await.unwrap();
         cleaned_up(&queue, &redis, worker).await;
     }
-    let route = queue.route(&called).await.unwrap();
+    let route = route_of(&queue, &called).await;
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
-    let route = queue.route(&idle).await.unwrap();
+    let route = route_of(&queue, &idle).await;
     assert!(matches!(route, Route::Unassigned(_)), "{route:?}");
-    assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
+    assert_eq!(queue.dead_letters(|_| true).await.unwrap().len(), 1);
     life.stop();
     life.join().await;
 }
@@ -171,10 +174,10 @@ async fn deaths_of_other_workers_still_count() {
         queue.drop_ownership(&contract, now).await.unwrap();
         // One counts. Two more are three within an hour.
         die_running(&queue, &contract).await;
-        let route = queue.route(&contract).await.unwrap();
+        let route = route_of(&queue, &contract).await;
         assert!(matches!(route, Route::Unassigned(_)), "{slow}: {route:?}");
         die_running(&queue, &contract).await;
-        let route = queue.route(&contract).await.unwrap();
+        let route = route_of(&queue, &contract).await;
         assert!(matches!(route, Route::Quarantined(_)), "{slow}: {route:?}");
     }
 }
@@ -197,6 +200,14 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
     let dead = worker(&queue).await;
     let contract = address("abcd");
     queue.offer(contract.clone(), spec("1")).await.unwrap();
+    let usage = async |id, usage| {
+        let least = queue.compare_usage(EngineKind::Javascript, id, usage);
+        least.await.unwrap()
+    };
+    let living = WorkerId::random();
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.5), Equal);
+    assert_eq!(usage(dead, 0.25).await.total_cmp(&0.25), Equal);
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.25), Equal);
     let mut taken = placement::Reader::new(queue.clone(), EngineKind::Javascript, dead);
     while taken.read().await.is_none() {}
     queue.abandon_worker(dead).await.unwrap();
@@ -220,6 +231,7 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
         ])
         .await;
     assert_eq!(members.len(), 1, "the dead worker is still a consumer");
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.5), Equal);
     life.stop();
     life.join().await;
 }
@@ -241,7 +253,7 @@ async fn the_reaper_replies_to_frames_of_another_version() {
     let expected = [(7, FailureCode::NotHosted), (8, FailureCode::NotHosted)];
     assert_eq!(failed, expected);
     cleaned_up(&queue, &redis, dead).await;
-    assert!(queue.dead_letters().await.unwrap().is_empty());
+    assert!(queue.dead_letters(|_| true).await.unwrap().is_empty());
     life.stop();
     life.join().await;
 }

@@ -4,6 +4,7 @@ use shared::queue::contracts::Route;
 use shared::queue::leases::{Fate, Renewal};
 use shared::queue::{ReaperConfig, reaper};
 
+use super::contracts::route_of;
 use super::*;
 
 fn reaper_config() -> ReaperConfig {
@@ -90,7 +91,7 @@ async fn row_4_a_late_reaper_takes_nothing_from_the_next_id() {
     while queue.fate(fenced).await.unwrap() != Fate::Cleared {
         tokio::task::yield_now().await;
     }
-    let route = queue.route(&contract).await.unwrap();
+    let route = route_of(&queue, &contract).await;
     assert!(
         matches!(route, Route::Assigned(owner, _) if owner == next),
         "{route:?}"

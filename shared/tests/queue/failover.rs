@@ -2,14 +2,16 @@
 //!
 //! The whole farm meets the same failures in `tests/e2e/faults/`.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shared::queue::leases::Renewal;
+use shared::queue::settlement::Settlement;
 
 use super::*;
 
-/// From the death of a primary until its replica serves. Noticing it takes 2 s in the tests, and
-/// the election some more; an idle machine needs 5 s.
+/// From the death of a primary until its replica serves. Noticing it takes 5 s in the tests, and
+/// the election some more; an idle machine needs 7 s.
 const FAILOVER: Duration = Duration::from_secs(30);
 
 /// A renewal at a server that is well, on a busy machine: less than any failover takes.
@@ -113,6 +115,68 @@ async fn slots_that_move_lose_nothing() {
     assert_eq!(replied.await.unwrap().len(), usize::try_from(JOBS).unwrap());
 }
 
+/// The api whose replies cannot be stored does not keep the other one waiting.
+#[tokio::test]
+async fn replies_wait_for_a_server_that_is_away() {
+    let redis = Redis::exclusive(Kind::Cluster);
+    let queue = redis.queue().await;
+    let worker = worker(&queue).await;
+    let own = redis.server_of(&queue.keys().inbox(worker)).await;
+    let away = (own + 1) % 3;
+    let (near, far) = (
+        api_on(&redis, &queue, own).await,
+        api_on(&redis, &queue, away).await,
+    );
+    send(&queue, near, worker, 2).await;
+    let (_, entries) = read(&mut inbox::Reader::new(queue.clone(), worker), 2).await;
+    redis.replicated().await;
+    redis.servers()[away].signal("STOP");
+    let mut settlement = Settlement::new(queue.clone());
+    for number in 1..=2 {
+        let replies = [far, near].map(|api| (api, reply_frame(worker, number)));
+        let settling = settlement.settle(worker, &replies, &entries);
+        tokio::time::timeout(PROMPT, settling)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let mut reader = replies::Reader::new(queue.clone(), near);
+    assert_eq!(read_replies(&mut reader, 2).await, [1, 2]);
+    let pending = queue.inbox_depth(worker).await.unwrap();
+    assert!(
+        pending > 0,
+        "not acknowledged before all replies are stored"
+    );
+    // Its replica may have taken its place by now.
+    redis.servers()[away].signal("CONT");
+    let start = Instant::now();
+    while settlement.is_due_after().is_some() {
+        assert!(start.elapsed() < FAILOVER);
+        // Its result is that something is left.
+        let _ = settlement.finish().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // One that got no answer may have been stored all the same, and is sent again.
+    let mut reader = replies::Reader::new(queue.clone(), far);
+    let mut stored = BTreeSet::new();
+    while stored.len() < 2 {
+        stored.extend(read_replies(&mut reader, 1).await);
+    }
+    assert_eq!(stored, BTreeSet::from([1, 2]));
+    assert_eq!(queue.inbox_depth(worker).await.unwrap(), 0);
+}
+
+/// An api whose reply stream is on this server.
+async fn api_on(redis: &Redis, queue: &Queue, server: usize) -> ApiId {
+    loop {
+        let api = ApiId::random();
+        if redis.server_of(&queue.keys().replies(api)).await == server {
+            queue.api_heartbeat(api).await.unwrap();
+            return api;
+        }
+    }
+}
+
 /// Sends jobs, 20 at a time. Returns those that were not delivered.
 async fn send_all(queue: Queue, api: ApiId, worker: WorkerId, count: u64) -> Vec<Failed> {
     let mut failed = Vec::new();
@@ -127,7 +191,7 @@ async fn send_all(queue: Queue, api: ApiId, worker: WorkerId, count: u64) -> Vec
 /// Answers `count` jobs.
 async fn serve(queue: Queue, worker: WorkerId, count: u64) {
     let mut reader = inbox::Reader::new(queue.clone(), worker);
-    let mut settlement = replies::Settlement::new(queue);
+    let mut settlement = Settlement::new(queue);
     let mut served = 0;
     while served < count {
         for received in reader.read().await {
@@ -144,5 +208,5 @@ async fn serve(queue: Queue, worker: WorkerId, count: u64) {
             served += u64::try_from(replies.len()).unwrap();
         }
     }
-    settlement.acknowledge().await.unwrap();
+    settlement.finish().await.unwrap();
 }

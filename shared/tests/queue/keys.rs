@@ -1,11 +1,15 @@
 //! The keys of callers: what changed since a version.
 
 use super::Redis;
+use shared::protocol::quota::Quota;
+use shared::protocol::tenant::Tenant;
 use shared::queue::key_store::{Added, KeyRecord, KeyStore};
 
 fn record(name: &str) -> KeyRecord {
     KeyRecord {
         name: name.to_owned(),
+        tenant: Tenant::default(),
+        quota: Quota::default(),
         sha256: "ab".repeat(32),
         scopes: vec!["farm:read".to_owned()],
         created: 1,
@@ -83,4 +87,20 @@ async fn lost_data_is_noticed() {
     store.add("c", &record("")).await.unwrap();
     assert!(store.changes(version).await.unwrap().is_older);
     assert_eq!(changes(&store, 0).await.0, ["c"]);
+}
+
+/// A version without tenants reads `scopes` alone, and takes every key for one of the whole farm.
+#[test]
+fn a_key_of_a_tenant_permits_nothing_to_older_versions() {
+    let record = KeyRecord {
+        tenant: "acme".parse().unwrap(),
+        ..record("")
+    };
+    let text = serde_json::to_string(&record).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(stored["scopes"], serde_json::json!([]), "{text}");
+    assert_eq!(serde_json::from_str::<KeyRecord>(&text).unwrap(), record);
+    let old = r#"{"sha256":"ab","scopes":["farm:read"],"created":1}"#;
+    let old: KeyRecord = serde_json::from_str(old).unwrap();
+    assert!(old.tenant.is_default() && old.scopes == ["farm:read"]);
 }

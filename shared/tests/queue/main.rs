@@ -14,6 +14,7 @@ mod keys;
 mod memory;
 mod ownership;
 mod registry;
+mod tenants;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -3,6 +3,7 @@
 use shared::queue::contracts::{ContractRecord, Route};
 use shared::queue::ownership::{ChangeId, Failover, Host};
 
+use super::contracts::route_of;
 use super::*;
 
 const QUARANTINE_MS: u64 = 60_000;
@@ -128,17 +129,17 @@ async fn row_3_only_a_successful_load_lifts_a_quarantine() {
 
     let claimed = queue.claim(&contract, free, worker, Some(&spec("2"))).await;
     let claimed = Standing::of(worker, claimed.unwrap().done().unwrap());
-    let route = queue.route(&contract).await.unwrap();
+    let route = route_of(&queue, &contract).await;
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
     let dropped = queue.drop_ownership(&contract, claimed).await.unwrap();
     assert!(dropped.done().is_some(), "the load has failed");
-    let Route::Quarantined(record) = queue.route(&contract).await.unwrap() else {
+    let Route::Quarantined(record) = route_of(&queue, &contract).await else {
         panic!("a failed load has lifted the quarantine")
     };
     assert_eq!(record.spec, spec("1"));
 
     load(&queue, &contract, worker, &spec("2")).await;
-    let route = queue.route(&contract).await.unwrap();
+    let route = route_of(&queue, &contract).await;
     assert!(matches!(route, Route::Assigned(..)), "{route:?}");
 }
 
@@ -151,7 +152,7 @@ async fn a_first_load_that_fails_is_forgotten() {
         .claim(&contract, Standing::default(), worker, Some(&spec("1")))
         .await;
     let generation = claimed.unwrap().done().unwrap();
-    assert_eq!(queue.route(&contract).await.unwrap(), Route::NotLoaded);
+    assert_eq!(route_of(&queue, &contract).await, Route::NotLoaded);
     let held = Standing::of(worker, generation);
     let dropped = queue.drop_ownership(&contract, held).await.unwrap();
     assert_eq!(dropped, Outcome::Done(generation));
@@ -232,11 +233,11 @@ async fn the_third_death_within_an_hour_quarantines() {
         // A reaper that died here has neither offered the contract nor reported it.
         assert_eq!(fail_over(dead).await, expected, "death {death}, again");
     }
-    let route = queue.route(&contract).await.unwrap();
+    let route = route_of(&queue, &contract).await;
     assert!(matches!(route, Route::Quarantined(_)), "{route:?}");
     let next = worker(&queue).await;
     load(&queue, &contract, next, &spec("1")).await;
-    let route = queue.route(&contract).await.unwrap();
+    let route = route_of(&queue, &contract).await;
     assert!(matches!(route, Route::Assigned(..)), "{route:?}");
 }
 

@@ -15,7 +15,7 @@ use crate::targets::{Bound, Target};
 /// When a run started, and the load of the machine then.
 pub(crate) struct Start {
     pub(crate) at: Instant,
-    load: String,
+    pub(crate) load: String,
 }
 
 impl Start {
@@ -137,14 +137,19 @@ fn cells(seen: Option<Spread>) -> String {
     })
 }
 
-fn conditions(plan: &Plan, start: &Start) -> Vec<String> {
+/// The name of the processor.
+pub(crate) fn processor_name() -> String {
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = processor.lines().find_map(|line| {
+    let name = processor.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         (name.trim() == "model name").then(|| value.trim().to_owned())
     });
+    name.unwrap_or_else(|| "an unknown processor".to_owned())
+}
+
+fn conditions(plan: &Plan, start: &Start) -> Vec<String> {
+    let processor = processor_name();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let processor = processor.unwrap_or_else(|| "an unknown processor".to_owned());
     let (rounds, span) = (plan.rounds, plan.span.as_secs());
     let minutes = start.at.elapsed().as_secs_f64() / 60.0;
     let extent = if plan.is_quick() {
@@ -158,13 +163,18 @@ fn conditions(plan: &Plan, start: &Start) -> Vec<String> {
             "{cores} cores of {processor}, shared by all processes, including the load generators"
         ),
         format!("load averages at the start: {}", start.load),
-        format!(
-            "{}, Linux {}, commit {}",
-            said("date", &["-u", "+%F %H:%M UTC"]),
-            said("uname", &["-r"]),
-            said("git", &["describe", "--always", "--dirty"])
-        ),
+        system(),
     ]
+}
+
+/// When and on what it was measured, in one line.
+pub(crate) fn system() -> String {
+    format!(
+        "{}, Linux {}, commit {}",
+        said("date", &["-u", "+%F %H:%M UTC"]),
+        said("uname", &["-r"]),
+        said("git", &["describe", "--always", "--dirty"])
+    )
 }
 
 /// The output of a program, if it is installed.

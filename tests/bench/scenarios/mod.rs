@@ -1,6 +1,7 @@
 //! The scenarios, in groups. Each group has its own farm. In each round, every comparison is
 //! measured next to its reference.
 
+mod access;
 mod concurrency;
 mod docker;
 mod idle;
@@ -58,6 +59,9 @@ impl Bench {
         }
         if bench.plan.has("javascript") {
             bench.javascript().await;
+        }
+        if bench.plan.has("access") {
+            access::run(&mut bench).await;
         }
         if bench.plan.has("workers") {
             workers::run(&mut bench).await;
@@ -120,6 +124,7 @@ impl Bench {
             body,
             connections,
             span: self.plan.span,
+            key: None,
         }
     }
 

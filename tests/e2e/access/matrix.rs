@@ -4,21 +4,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{caller, scope, start};
+use super::{SCOPES, caller, scope, start};
 use crate::support::client::{Answer, Client, send};
 use crate::support::farm::Farm;
-
-const SCOPES: [&str; 9] = [
-    "contracts:load",
-    "contracts:execute",
-    "contracts:read",
-    "contracts:unload",
-    "calls:read",
-    "logs:read",
-    "farm:read",
-    "farm:operate",
-    "keys:manage",
-];
 
 /// Every documented operation, with what it needs.
 fn operations(document: &Value) -> Vec<(Method, String, Option<String>)> {

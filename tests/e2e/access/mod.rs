@@ -2,8 +2,10 @@
 
 mod audit;
 mod keys;
+mod limits;
 mod matrix;
 mod secrets;
+mod tenants;
 mod tokens;
 
 use serde_json::{Value, json};
@@ -48,6 +50,44 @@ async fn create(admin: &Client, scopes: &[&str]) -> (String, String) {
     let created = answer.json();
     let text = |field: &str| created[field].as_str().expect("it is text").to_owned();
     (text("id"), text("key"))
+}
+
+/// A client with a new key of a tenant, for these scopes.
+async fn of_tenant(admin: &Client, tenant: &str, scopes: &[&str]) -> Client {
+    let wanted = json!({ "tenant": tenant, "scopes": scopes });
+    let answer = admin.post("/keys", &wanted).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let created = answer.json();
+    assert_eq!(created["tenant"], tenant);
+    admin.as_caller(created["key"].as_str().expect("a key"))
+}
+
+/// All scopes.
+const SCOPES: [&str; 9] = [
+    "contracts:load",
+    "contracts:execute",
+    "contracts:read",
+    "contracts:unload",
+    "calls:read",
+    "logs:read",
+    "farm:read",
+    "farm:operate",
+    "keys:manage",
+];
+
+/// Unloads the contracts of all tenants, and ends the farm.
+async fn stop(farm: Farm) {
+    let admin = farm.client();
+    let contracts = admin.get("/contracts?tenant=*&limit=1000").await.json();
+    for contract in contracts.as_array().expect("a list") {
+        let text = |field: &str| contract[field].as_str().map(str::to_owned);
+        let (Some(address), Some(tenant)) = (text("contractAddress"), text("tenant")) else {
+            continue;
+        };
+        let client = of_tenant(admin, &tenant, &["contracts:unload"]).await;
+        client.unload(&address).await.is_no_content();
+    }
+    farm.stop().await;
 }
 
 /// A client with a new key for these scopes.

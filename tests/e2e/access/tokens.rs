@@ -17,13 +17,13 @@ use crate::support::programs;
 use crate::support::wait::DEFAULT_LIMIT;
 
 /// An identity provider with one key, which is published in a file.
-struct Provider {
+pub(super) struct Provider {
     key: Ed25519KeyPair,
     folder: TempDir,
 }
 
 impl Provider {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key");
         let key = Ed25519KeyPair::from_pkcs8(key.as_ref()).expect("it was just made");
         let folder = TempDir::new().expect("a folder can be made");
@@ -35,7 +35,7 @@ impl Provider {
     }
 
     /// A farm that accepts its tokens.
-    fn trusted_by(&self, farm: Builder) -> Builder {
+    pub(super) fn trusted_by(&self, farm: Builder) -> Builder {
         let file = self.folder.path().join("keys.json");
         farm.env("JWT_ISSUER", "https://id.example")
             .env("JWT_AUDIENCE", "execution")
@@ -43,7 +43,7 @@ impl Provider {
     }
 
     /// A token with these scopes.
-    fn token(&self, scope: &str) -> String {
+    pub(super) fn token(&self, scope: &str) -> String {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .expect("it is after 1970");

@@ -38,7 +38,9 @@ async fn a_crash_looping_container_is_quarantined() {
     farm.load("a", &image).await.is_no_content();
     for _ in 0..3 {
         let answer = farm.client().execute("a", "exit", &json!(1)).await;
-        answer.error(500, "contract_crashed");
+        let text = answer.error_text(500, "contract_crashed");
+        let cause = "it exited with code 1, and it printed last: listening on 8080";
+        assert!(text.ends_with(cause), "{text}");
     }
     let answer = farm.client().call("a", "count").await;
     answer.error(503, "contract_quarantined");

@@ -214,7 +214,7 @@ async fn an_error_names_the_missing_image() {
     let answer = farm.load("a", &nobody).await;
     // What the daemon met at that address is no concern of the caller.
     assert!(
-        !answer.error_text(503, "no_capacity").contains("dial"),
+        !answer.error_text(503, "image_unavailable").contains("dial"),
         "{answer:?}"
     );
     let log = farm.inner().workers[0].log();

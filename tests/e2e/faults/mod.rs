@@ -14,8 +14,11 @@ mod frames;
 mod machine;
 mod pressure;
 mod quarantine;
+mod redis_cluster;
 mod redis_down;
+mod redis_sentinel;
 mod redis_sick;
+mod redis_tls;
 mod sandboxes;
 mod workers;
 

@@ -232,7 +232,7 @@ pub(super) async fn is_refused_at_once(client: &Client, address: &str) -> Instan
 }
 
 /// Waits until the contract answers.
-async fn answers(client: &Client, address: &str) {
+pub(super) async fn answers(client: &Client, address: &str) {
     wait::until_true("the contract to answer", DEFAULT_LIMIT, async || {
         client.execute(address, "known", &json!([])).await.status == 200
     })

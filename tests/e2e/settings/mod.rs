@@ -43,7 +43,8 @@ const WRONG_FOR_BOTH: [(&str, &str); 10] = [
 ];
 
 /// Invalid values of settings of the api.
-const WRONG_FOR_API: [(&str, &str); 16] = [
+const WRONG_FOR_API: [(&str, &str); 17] = [
+    ("METRICS_BY_TENANT", "some"),
     ("AUTH", "keys,none"),
     ("AUTH", "on"),
     ("CORS_ORIGINS", "*"),

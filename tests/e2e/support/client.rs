@@ -62,6 +62,15 @@ impl Client {
         }
     }
 
+    /// The same caller at another api.
+    pub(crate) fn at(&self, port: u16) -> Self {
+        Self {
+            port,
+            base: format!("http://127.0.0.1:{port}"),
+            ..self.clone()
+        }
+    }
+
     /// The port of the api.
     pub(crate) fn port(&self) -> u16 {
         self.port

@@ -17,8 +17,12 @@ const FARM: [&str; 3] = ["audit", "farm", "registry"];
 /// finds that it is old.
 const REGISTRY: [&str; 3] = ["contracts", "blobs", "executables"];
 
-/// The start of the keys that hold the keys of callers.
-const CALLERS: &str = "{keys}:";
+/// The start of the keys that hold the keys of callers and the limits of tenants.
+const ACCESS: [&str; 2] = ["{keys}:", "{tenants}:"];
+
+/// The start of the keys that say how far quotas are used up, and what was used. They expire by
+/// themselves.
+const USE: [&str; 2] = ["{q:", "{u:"];
 
 /// The start of the key of a lock, which expires by itself.
 const LOCK: &str = "lock:";
@@ -57,11 +61,12 @@ pub(crate) async fn keys(redis: &RedisServer, prefix: &str) -> Vec<String> {
     for key in redis.keys().await {
         let name = key.strip_prefix(prefix).unwrap_or(&key);
         let lasts = name.starts_with(PLACEMENT)
-            || name.starts_with(CALLERS)
+            || ACCESS.iter().any(|start| name.starts_with(start))
             || FARM.contains(&name)
             || REGISTRY.contains(&name);
         let expires = name.starts_with(EXECUTABLE)
             || name.starts_with(LOCK)
+            || USE.iter().any(|start| name.starts_with(start))
             || name.contains(ARGUMENT)
             || name.ends_with(UNLOADED);
         let goes = expires && redis.expires(&key).await;

@@ -45,7 +45,9 @@ impl Farm {
         ] {
             // Registered processes that do not run, or the other way round.
             let running = processes.iter().filter(|process| runs(process)).count();
-            if known.len() != running {
+            // In a cluster an api is registered with each of its reply streams.
+            let may_be_more = what == "apis" && self.redis.is_cluster();
+            if known.len() < running || (known.len() > running && !may_be_more) {
                 problems.push(format!("{running} {what} run, {known:?} are registered"));
             }
         }

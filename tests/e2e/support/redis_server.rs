@@ -78,6 +78,27 @@ impl RedisServer {
         }
     }
 
+    /// Whether keys are on different servers.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.url().starts_with("redis+cluster")
+    }
+
+    /// The servers of a Redis that has several.
+    pub(crate) fn several(&self) -> &Redis {
+        match self {
+            Self::One { .. } => panic!("this Redis has one process"),
+            Self::Several(redis) => redis,
+        }
+    }
+
+    /// As [`Self::several`], to kill and to restart them.
+    pub(crate) fn several_mut(&mut self) -> &mut Redis {
+        match self {
+            Self::One { .. } => panic!("this Redis has one process"),
+            Self::Several(redis) => redis,
+        }
+    }
+
     /// Ends it. Servers of other kinds end with this value.
     pub(crate) async fn terminate(&mut self) {
         if let Self::One { process, .. } = self {

@@ -1,4 +1,4 @@
-//! A cluster of three primaries, each with a replica.
+//! Clusters: three primaries, each with a replica; or some primaries without replicas.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,22 +10,23 @@ use super::{Deployment, Kind, READY_WITHIN, Redis};
 
 const PRIMARIES: usize = 3;
 
+/// The slots of a cluster.
+const SLOTS: usize = 16_384;
+
+const OPTIONS: [&str; 6] = [
+    "--cluster-enabled",
+    "yes",
+    // On a busy machine a server may not run for a second or two. Two primaries that miss each
+    // other after the death of the third one stop serving: they see no majority.
+    "--cluster-node-timeout",
+    "5000",
+    "--cluster-require-full-coverage",
+    "no",
+];
+
 pub(crate) fn start(folder: TempDir) -> Deployment {
-    let options = [
-        "--cluster-enabled",
-        "yes",
-        "--cluster-node-timeout",
-        "2000",
-        "--cluster-require-full-coverage",
-        "no",
-    ];
-    let servers: Vec<_> = (0..2 * PRIMARIES)
-        .map(|_| Server::on_port(folder.path(), &options))
-        .collect();
-    let nodes: Vec<_> = servers
-        .iter()
-        .map(|server| format!("127.0.0.1:{}", server.port()))
-        .collect();
+    let servers = servers(&folder, 2 * PRIMARIES);
+    let nodes: Vec<_> = servers.iter().map(endpoint).collect();
     create(&nodes);
     for (index, server) in servers.iter().enumerate() {
         server.wait_for(&["CLUSTER", "INFO"], &["cluster_state:ok"]);
@@ -33,9 +34,41 @@ pub(crate) fn start(folder: TempDir) -> Deployment {
             server.wait_for(&["INFO", "replication"], &["master_link_status:up"]);
         }
     }
-    let url = format!("redis+cluster://{}", nodes[..PRIMARIES].join(","));
+    deployment(folder, servers, PRIMARIES)
+}
+
+/// A cluster of `count` primaries without replicas. `redis-cli` makes none with fewer than three.
+pub(crate) fn primaries(folder: TempDir, count: usize) -> Deployment {
+    let servers = servers(&folder, count);
+    for (index, server) in servers.iter().enumerate() {
+        let [first, last] = [index * SLOTS / count, (index + 1) * SLOTS / count - 1];
+        let range = [first.to_string(), last.to_string()];
+        server.must(&["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]);
+        let port = server.port().to_string();
+        servers[0].must(&["CLUSTER", "MEET", "127.0.0.1", &port]);
+    }
+    let (state, known) = ("cluster_state:ok", format!("cluster_known_nodes:{count}\r"));
+    let slots = format!("cluster_slots_assigned:{SLOTS}");
+    for server in &servers {
+        server.wait_for(&["CLUSTER", "INFO"], &[state, &known, &slots]);
+    }
+    deployment(folder, servers, count)
+}
+
+fn servers(folder: &TempDir, count: usize) -> Vec<Server> {
+    let servers = (0..count).map(|_| Server::on_port(folder.path(), &OPTIONS));
+    servers.collect()
+}
+
+fn endpoint(server: &Server) -> String {
+    format!("127.0.0.1:{}", server.port())
+}
+
+fn deployment(folder: TempDir, servers: Vec<Server>, primaries: usize) -> Deployment {
+    let nodes: Vec<_> = servers[..primaries].iter().map(endpoint).collect();
+    let url = format!("redis+cluster://{}", nodes.join(","));
     let mut deployment = Deployment::new(Kind::Cluster, folder, url, servers);
-    deployment.primaries = PRIMARIES;
+    deployment.primaries = primaries;
     deployment
 }
 

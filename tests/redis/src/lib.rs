@@ -23,7 +23,7 @@ use secrecy::ExposeSecret;
 use shared::queue::{Queue, RedisConfig, RedisFiles};
 use tempfile::TempDir;
 
-pub use self::server::Server;
+pub use self::server::{Role, Server};
 pub use self::tls::Authority;
 
 /// How long servers may take to be ready: 30 s, much longer than on an idle machine.
@@ -130,6 +130,26 @@ impl Redis {
         }
     }
 
+    /// One server on a port, as the nodes of a cluster are, which no other test gets afterwards.
+    pub fn on_port() -> Self {
+        let folder = TempDir::with_prefix("redis-servers-").unwrap();
+        let server = Server::on_port(folder.path(), &[]);
+        let url = format!("redis://127.0.0.1:{}", server.port());
+        Self {
+            deployment: Some(Deployment::new(Kind::One, folder, url, vec![server])),
+            is_passed_on: false,
+        }
+    }
+
+    /// A cluster of so many primaries without replicas, which no other test gets afterwards.
+    pub fn primaries_only(count: usize) -> Self {
+        let folder = TempDir::with_prefix("redis-servers-").unwrap();
+        Self {
+            deployment: Some(cluster::primaries(folder, count)),
+            is_passed_on: false,
+        }
+    }
+
     fn deployment(&self) -> &Deployment {
         let deployment = self.deployment.as_ref();
         deployment.expect("it is taken only when this is dropped")
@@ -187,10 +207,7 @@ impl Redis {
         }
         let mut primaries = Vec::new();
         for server in self.servers().iter().filter(|server| server.runs()) {
-            let role = server.try_command::<Value>(&["ROLE"]).await;
-            if let Ok(Value::Array(role)) = role
-                && role.first() == Some(&Value::BulkString(b"master".to_vec()))
-            {
+            if server.role().await == Some(Role::Primary) {
                 primaries.push(server);
             }
         }
@@ -231,13 +248,50 @@ impl Redis {
 
     /// The primary that has a key, by its place in [`Self::servers`].
     pub async fn server_of(&self, key: &str) -> usize {
+        let found = self.find(key).await;
+        found.unwrap_or_else(|| panic!("no server has {key}"))
+    }
+
+    /// As [`Self::server_of`]. None if no server that runs has the key.
+    pub async fn find(&self, key: &str) -> Option<usize> {
         for (index, server) in self.servers().iter().enumerate() {
             // A replica redirects as well.
             if server.runs() && server.try_command::<bool>(&["EXISTS", key]).await.is_ok() {
-                return index;
+                return Some(index);
             }
         }
-        panic!("no server has {key}");
+        None
+    }
+
+    /// The replicas of one of [`Self::servers`], by their places there.
+    pub async fn replicas_of(&self, primary: usize) -> Vec<usize> {
+        let port = self.servers()[primary].port();
+        let mut replicas = Vec::new();
+        for (index, server) in self.servers().iter().enumerate() {
+            if server.runs() && server.primary_port().await == Some(port) {
+                replicas.push(index);
+            }
+        }
+        replicas
+    }
+
+    /// Waits until one of [`Self::servers`] is a replica, or is a primary.
+    pub async fn becomes(&self, index: usize, role: Role) {
+        let deadline = Instant::now() + READY_WITHIN;
+        while self.servers()[index].role().await != Some(role) {
+            assert!(Instant::now() < deadline, "server {index} is no {role:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// From now on the replicas of one of [`Self::servers`] get none of its writes, and cannot
+    /// connect to it again.
+    pub async fn cut_replication(&self, primary: usize) {
+        let server = &self.servers()[primary];
+        let refuse = ["ACL", "SETUSER", "default", "-psync", "-sync", "-replconf"];
+        server.command::<()>(&refuse).await;
+        let kill = ["CLIENT", "KILL", "TYPE", "replica"];
+        server.command::<u64>(&kill).await;
     }
 
     /// How often the primaries have run each command.

@@ -11,8 +11,8 @@ pub(crate) fn start(folder: TempDir) -> Deployment {
     let replica = Server::on_port(folder.path(), &["--replicaof", "127.0.0.1", &port]);
     let configuration = format!(
         "sentinel monitor farm 127.0.0.1 {port} 2\n\
-         sentinel down-after-milliseconds farm 2000\n\
-         sentinel failover-timeout farm 4000\n"
+         sentinel down-after-milliseconds farm 5000\n\
+         sentinel failover-timeout farm 10000\n"
     );
     let sentinels: Vec<_> = (0..3)
         .map(|_| Server::sentinel(folder.path(), &configuration))

@@ -6,10 +6,21 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, TlsCertificates, Value,
+};
 
 use super::READY_WITHIN;
 use super::process::Guarded;
+
+/// What a server does with writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It accepts them.
+    Primary,
+    /// It gets them from a primary.
+    Replica,
+}
 
 /// A server. Its process is killed when the value is dropped.
 pub struct Server {
@@ -106,6 +117,27 @@ impl Server {
     pub fn signal(&self, name: &str) {
         let process = self.process.as_ref();
         process.expect("it was not killed").signal(name);
+    }
+
+    /// What it does with writes at the moment. None if it does not say.
+    pub async fn role(&self) -> Option<Role> {
+        let role = self.try_command::<Vec<Value>>(&["ROLE"]).await.ok()?;
+        match role.first()? {
+            Value::BulkString(name) if name == b"master" => Some(Role::Primary),
+            Value::BulkString(name) if name == b"slave" => Some(Role::Replica),
+            _ => None,
+        }
+    }
+
+    /// The port of its primary, if it is a replica.
+    pub(crate) async fn primary_port(&self) -> Option<u16> {
+        let role = self.try_command::<Vec<Value>>(&["ROLE"]).await.ok()?;
+        match &role[..] {
+            [Value::BulkString(name), _, Value::Int(port), ..] if name == b"slave" => {
+                u16::try_from(*port).ok()
+            }
+            _ => None,
+        }
     }
 
     /// Its port. 0 if it listens on a Unix socket.

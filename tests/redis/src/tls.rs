@@ -76,8 +76,14 @@ impl Authority {
 
     /// A certificate for `localhost` and its key, as files.
     pub fn issue(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_for(&["localhost"], folder, name)
+    }
+
+    /// A certificate for these hosts and its key, as files.
+    pub fn issue_for(&self, hosts: &[&str], folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let params = CertificateParams::new(hosts).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = ["crt", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
         std::fs::write(&files[0], certificate.pem()).unwrap();

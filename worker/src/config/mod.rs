@@ -73,11 +73,12 @@ const CONTRACT_SETTINGS: Group = Group {
 };
 
 /// The variables of the api, and of the attack suite, which may share the environment.
-const OTHER_VARIABLES: [&str; 19] = [
+const OTHER_VARIABLES: [&str; 20] = [
     "JWT_",
     "AUTH",
     "ADMIN_KEY_FILE",
     "CORS_ORIGINS",
+    "METRICS_BY_TENANT",
     "EXECUTION_API_",
     "EXECUTION_ENGINE",
     "EXECUTE_DEADLINE_MS",

@@ -63,8 +63,9 @@ impl<E: Engine> ContractTask<E> {
                     self.close_queue(calls, code).await;
                     return self.close(instance).await;
                 }
-                ServeEnd::SandboxLost(cause) => {
+                ServeEnd::SandboxLost(cause, reason) => {
                     self.metrics().lost(cause);
+                    self.last_loss = reason;
                     self.ends.status.sandbox_lost();
                     self.ends.status.enter(ContractState::Restarting);
                     let running = calls.running.len();
@@ -90,8 +91,6 @@ impl<E: Engine> ContractTask<E> {
         let endpoints = instance.endpoints();
         self.endpoints = endpoints.map(|names| names.iter().cloned().collect());
         self.image = instance.image().cloned();
-        // Those of the first sandbox are in the record.
-        self.schemas = self.schemas.take().or_else(|| instance.schemas().cloned());
         let sandbox = Sandbox {
             endpoints: endpoints.unwrap_or_default().to_vec(),
             image: self.image.clone(),

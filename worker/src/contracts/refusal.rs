@@ -28,7 +28,7 @@ impl<E: Engine> ContractTask<E> {
             if call.losses < MAX_LOSSES && self.may_run_again() {
                 calls.waiting.push_front(call);
             } else {
-                self.answer(call, Err(crashed()), None);
+                self.answer(call, Err(self.crashed()), None);
             }
         }
     }
@@ -45,7 +45,7 @@ impl<E: Engine> ContractTask<E> {
         let (caught, waiting): (Vec<_>, _) = waiting.partition(|call| call.losses > 0);
         calls.waiting = waiting.into();
         for call in caught {
-            self.answer(call, Err(crashed()), None);
+            self.answer(call, Err(self.crashed()), None);
         }
     }
 
@@ -72,7 +72,7 @@ impl<E: Engine> ContractTask<E> {
 
     pub(super) fn refuse_call(&self, call: Call, code: FailureCode, why: &str) {
         if call.losses > 0 {
-            return self.answer(call, Err(failure_after_loss(code)), None);
+            return self.answer(call, Err(self.failure_after_loss(code)), None);
         }
         self.ends.status.call_refused();
         call.delivery.refuse(Failure::not_started(code, why));
@@ -82,7 +82,7 @@ impl<E: Engine> ContractTask<E> {
     pub(super) fn check_call(&self, call: &Call, now: u64) -> Option<Failure> {
         let failure = self.check_first_run(call, now)?;
         Some(if call.losses > 0 {
-            failure_after_loss(failure.code)
+            self.failure_after_loss(failure.code)
         } else {
             failure
         })
@@ -94,7 +94,7 @@ impl<E: Engine> ContractTask<E> {
             let message = "The call reached its deadline before it could start";
             return Some(Failure::not_started(FailureCode::Expired, message));
         }
-        if call.schemas.as_deref() != self.schemas.as_ref().map(SchemaText::digest) {
+        if !is_checked(call.schemas.as_deref(), self.schemas.as_ref()) {
             let message = "The contract has other schemas than the call was checked by; try again";
             return Some(Failure::not_started(FailureCode::NotHosted, message));
         }
@@ -111,23 +111,27 @@ impl<E: Engine> ContractTask<E> {
         );
         Some(Failure::not_started(FailureCode::EndpointNotFound, message))
     }
-}
 
-fn crashed() -> Failure {
-    let message = "The contract's sandbox died while the call ran";
-    Failure::started(FailureCode::ContractCrashed, message)
-}
+    /// The failure of a call during which a sandbox was lost.
+    fn crashed(&self) -> Failure {
+        let message = format!(
+            "The contract's sandbox died while the call ran: {}",
+            self.last_loss
+        );
+        Failure::started(FailureCode::ContractCrashed, message)
+    }
 
-/// The failure of a call that lost a sandbox and cannot run again here because of `code`.
-fn failure_after_loss(code: FailureCode) -> Failure {
-    match code {
-        // Another worker may run it.
-        FailureCode::NotHosted | FailureCode::Draining => {
-            let message = "The contract's sandbox died while the call ran, and the contract left \
-                           its worker";
-            Failure::started(FailureCode::WorkerLost, message)
+    /// The failure of a call that lost a sandbox and cannot run again here because of `code`.
+    fn failure_after_loss(&self, code: FailureCode) -> Failure {
+        match code {
+            // Another worker may run it.
+            FailureCode::NotHosted | FailureCode::Draining => {
+                let message = "The contract's sandbox died while the call ran, and the contract \
+                               left its worker";
+                Failure::started(FailureCode::WorkerLost, message)
+            }
+            _ => self.crashed(),
         }
-        _ => crashed(),
     }
 }
 
@@ -146,6 +150,12 @@ fn list(names: &[&str]) -> String {
     }
 }
 
+/// Whether the schemas that a call was checked by are the contract's own. An api of an earlier
+/// version checks nothing, and does not say so.
+fn is_checked(by: Option<&str>, own: Option<&SchemaText>) -> bool {
+    by.is_none_or(|digest| digest == own.map_or("", SchemaText::digest))
+}
+
 /// A method name short enough for a message.
 fn excerpt(method: &str) -> &str {
     &method[..method.floor_char_boundary(100)]
@@ -154,6 +164,21 @@ fn excerpt(method: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_must_be_checked_by_the_schemas_of_the_contract() {
+        let (own, other) = (SchemaText::new("{}"), SchemaText::new("{ }"));
+        assert!(is_checked(Some(own.digest()), Some(&own)));
+        assert!(is_checked(Some(""), None));
+        for (by, own) in [
+            (other.digest(), Some(&own)),
+            ("", Some(&own)),
+            (own.digest(), None),
+        ] {
+            assert!(!is_checked(Some(by), own), "{by}");
+        }
+        assert!(is_checked(None, Some(&own)) && is_checked(None, None));
+    }
 
     #[test]
     fn a_list_of_names_is_cut_between_names() {

@@ -52,7 +52,11 @@ impl<E: Engine> ContractTask<E> {
                     return Err(NoRestart::ImageMissing);
                 }
                 // Not a crash: a busy machine may be the cause, however often this happens.
-                Err(StartError::NotReady(error) | StartError::Unavailable(error)) => {
+                Err(
+                    StartError::NotReady(error)
+                    | StartError::Unavailable(error)
+                    | StartError::ImageUnavailable(error),
+                ) => {
                     tracing::warn!(contract = %self.address(), error, "sandbox restart failed");
                     // The duration is unknown, so calls are refused instead of kept waiting.
                     self.refuse_waiting(calls, FailureCode::SandboxUnavailable, NO_SANDBOX);

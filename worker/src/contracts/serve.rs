@@ -28,8 +28,9 @@ pub(super) enum ServeEnd {
     Finished,
     /// The task was asked to stop, and the running calls are answered.
     Stopped(FailureCode),
-    /// The sandbox is gone: it crashed, or was closed because a call exceeded its limit.
-    SandboxLost(LossCause),
+    /// The sandbox is gone: it crashed, or was closed because a call exceeded its limit. With what
+    /// happened, in words.
+    SandboxLost(LossCause, String),
 }
 
 impl<E: Engine> ContractTask<E> {
@@ -213,13 +214,13 @@ impl<E: Engine> ContractTask<E> {
                     let (contract, cause_name) = (self.address(), cause.name());
                     let requests = calls.requests();
                     tracing::warn!(%contract, reason, cause = cause_name, requests, "sandbox lost");
-                    lost = Some(cause);
+                    lost = Some(ServeEnd::SandboxLost(cause, reason));
                 }
             }
         }
         for call in returned.into_iter().rev() {
             calls.waiting.push_front(call);
         }
-        lost.map(ServeEnd::SandboxLost)
+        lost
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct SandboxState {
     pub(crate) endpoints: Vec<String>,
     /// The image that every sandbox of the load runs, once it is resolved.
     pub(crate) image: Option<PinnedImage>,
-    /// The schemas of arguments and results.
+    /// The schemas that the contract was loaded with.
     pub(crate) schemas: Option<SchemaText>,
 }
 
@@ -100,9 +100,11 @@ impl Status {
         self.lock().state = state;
     }
 
-    /// The contract's image is resolved: every sandbox of the load runs it.
-    pub(crate) fn pin(&self, image: Option<PinnedImage>) {
-        self.lock().image = image;
+    /// What is the same for every sandbox of the load: its image, its schemas.
+    pub(crate) fn pin(&self, image: Option<PinnedImage>, schemas: Option<SchemaText>) {
+        let mut sandbox = self.lock();
+        sandbox.image = image;
+        sandbox.schemas = schemas;
     }
 
     /// A new sandbox is ready.
@@ -200,6 +202,7 @@ impl Status {
         let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
             contract_address,
+            tenant: None,
             engine: spec.engine,
             state,
             endpoints,

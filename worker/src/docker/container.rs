@@ -129,7 +129,7 @@ impl Docker {
         let (reason, is_final) = tokio::select! {
             cause = watch.death() => {
                 let platform = self.platform_advice(image).await;
-                (format!("The container died: {cause}{platform}"), true)
+                return Err(StartError::Invalid(format!("The container died: {cause}{platform}")));
             }
             up = timeout_at(deadline, ready(launched.address, port, &warming)) => match up {
                 Ok(address) => return Ok(address),
@@ -195,8 +195,8 @@ impl Docker {
         })
     }
 
-    /// The container's last output, for the caller of a failed load.
-    async fn last_output(&self, name: &str) -> String {
+    /// The container's last output, for the caller of a load or a call that failed.
+    pub(super) async fn last_output(&self, name: &str) -> String {
         let options = LogsOptionsBuilder::new()
             .stdout(true)
             .stderr(true)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::protocol::id::WorkerId;
 use shared::protocol::image::{PinnedImage, is_reference};
 use shared::protocol::job::{EffectiveLimits, Limits};
-use shared::protocol::schemas::{self, SchemaText};
+use shared::protocol::schemas;
 use shared::service::lifecycle::Lifecycle;
 use tokio::time::timeout;
 
@@ -77,14 +77,12 @@ impl Engine for Docker {
 
     /// Ends within the load limit. A failed start also takes the time to remove what it created.
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractContainer, StartError> {
-        let schemas = schemas::of(plan.executable).map(SchemaText::new);
         let executable = image_of(plan.executable);
         let container = Container::start(self, Blueprint { executable, ..plan }).await?;
         Ok(ContractContainer::new(
             container,
             &self.config,
             &plan.spec.limits,
-            schemas,
         ))
     }
 

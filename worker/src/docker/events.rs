@@ -95,7 +95,7 @@ async fn inspect_all(docker: &Docker) -> Result<(), Error> {
 }
 
 impl Docker {
-    /// Why a container died. None if it runs or was not started yet.
+    /// Why a container died, with its last output. None if it runs or was not started yet.
     async fn cause_of_death(&self, name: &str) -> Result<Option<String>, Error> {
         use bollard::models::ContainerStateStatusEnum::{DEAD, EXITED};
         let found = match self.daemon.inspect_container(name, None).await {
@@ -116,7 +116,8 @@ impl Docker {
         } else {
             ""
         };
-        Ok(Some(format!("it exited with code {code}{memory}")))
+        let output = self.last_output(name).await;
+        Ok(Some(format!("it exited with code {code}{memory}{output}")))
     }
 }
 

@@ -50,7 +50,7 @@ impl Image {
 
 /// The failure of a load whose image took too long.
 pub(super) fn late() -> StartError {
-    StartError::Unavailable("The image was not available in time; try again".to_owned())
+    StartError::ImageUnavailable("The image was not available in time; try again".to_owned())
 }
 
 impl Docker {
@@ -124,7 +124,7 @@ impl Docker {
         self.pull(name).await?;
         let found = self.find_image(name, Some(reference)).await?;
         found.ok_or_else(|| {
-            StartError::Unavailable(format!(
+            StartError::ImageUnavailable(format!(
                 "The image {name} was removed right after it was pulled; try again"
             ))
         })
@@ -323,7 +323,7 @@ fn pull_error(reference: &str, cause: &Error) -> StartError {
     if error::status(cause) == Some(404) || PERMANENT.iter().any(|text| lower.contains(text)) {
         StartError::Invalid(message)
     } else {
-        StartError::Unavailable(message)
+        StartError::ImageUnavailable(message)
     }
 }
 
@@ -370,7 +370,7 @@ mod tests {
         ));
         assert!(matches!(
             judged(error(500, "dial tcp: timeout")),
-            StartError::Unavailable(_)
+            StartError::ImageUnavailable(_)
         ));
     }
 }

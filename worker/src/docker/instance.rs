@@ -15,7 +15,6 @@ use serde_json::value::RawValue;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::Limits;
 use shared::protocol::reply::{Failure, FailureCode};
-use shared::protocol::schemas::SchemaText;
 use tokio::time::{Instant, timeout};
 
 use super::client::{CallError, ContractClient};
@@ -23,13 +22,13 @@ use super::config::DockerConfig;
 use super::container::Container;
 use crate::sandbox::{CallId, CallOutput, CallTime, Event, Instance, Invocation, LossCause, Room};
 
-/// How long a failed probe waits for the report of the container's death, which names the cause.
-const DEATH_REPORT_LIMIT: Duration = Duration::from_millis(250);
+/// How long a failed probe waits for the report of the container's death, which names the cause and
+/// what the contract printed last.
+const DEATH_REPORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// One contract in its container.
 pub struct ContractContainer {
     container: Container,
-    schemas: Option<SchemaText>,
     client: ContractClient,
     call_limit: Duration,
     probe_limit: Duration,
@@ -75,17 +74,11 @@ enum Step {
 }
 
 impl ContractContainer {
-    pub(super) fn new(
-        container: Container,
-        config: &DockerConfig,
-        limits: &Limits,
-        schemas: Option<SchemaText>,
-    ) -> Self {
+    pub(super) fn new(container: Container, config: &DockerConfig, limits: &Limits) -> Self {
         let limits = config.limits(limits);
         Self {
             client: ContractClient::new(container.address, limits.result_bytes as usize),
             container,
-            schemas,
             call_limit: Duration::from_millis(limits.timeout_ms.into()),
             probe_limit: config.probe_limit,
             concurrency: limits.concurrency.unwrap_or(config.concurrency) as usize,
@@ -246,10 +239,6 @@ impl Instance for ContractContainer {
     /// None: only the contract itself knows its endpoints.
     fn endpoints(&self) -> Option<&[String]> {
         None
-    }
-
-    fn schemas(&self) -> Option<&SchemaText> {
-        self.schemas.as_ref()
     }
 
     fn image(&self) -> Option<&PinnedImage> {

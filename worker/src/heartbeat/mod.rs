@@ -1,14 +1,16 @@
 //! Renews the worker's lease every second. A worker that was fenced meanwhile takes another id and
-//! keeps the contracts that no other worker has taken.
+//! keeps the contracts that no other worker has taken. So does one whose server of a cluster is
+//! away for long.
 
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use shared::protocol::id::WorkerId;
 use shared::queue::QueueError;
 use shared::queue::farm::Farm;
 use shared::queue::leases::Renewal;
-use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY};
+use shared::queue::timing::{HEARTBEAT, HEARTBEAT_RETRY, RELOCATE_AFTER};
 use shared::service::backoff::Backoff;
 use shared::service::moment::Moment;
 
@@ -20,6 +22,7 @@ pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
     let life = worker.life.clone();
     let mut keeper = LeaseKeeper {
         renewed: Moment::now(),
+        owned: Moment::now(),
         ownership: Ownership::Confirmed,
         farm,
         worker,
@@ -35,8 +38,7 @@ pub(crate) async fn run(worker: Arc<Worker>, farm: Farm) {
                     has_failed = true;
                     interval.reset_after(HEARTBEAT_RETRY);
                 }
-                // Redis may have lost writes meanwhile.
-                Ok(()) if std::mem::take(&mut has_failed) => keeper.worker.comparison.notify_one(),
+                Ok(()) if std::mem::take(&mut has_failed) => keeper.reconnected(),
                 Ok(()) => {}
             },
             outcome = keeper.resuming() => keeper.resumed(outcome),
@@ -52,6 +54,8 @@ struct LeaseKeeper {
     farm: Farm,
     /// When the last successful renewal was sent.
     renewed: Moment,
+    /// The same, while the worker certainly owned its contracts.
+    owned: Moment,
     ownership: Ownership,
 }
 
@@ -70,11 +74,22 @@ impl LeaseKeeper {
     async fn beat(&mut self) -> Result<(), QueueError> {
         let worker = self.worker.clone();
         let sent = Moment::now();
-        match worker.queue.renew_lease(worker.id()).await? {
-            Renewal::Held => self.lease_held(sent),
+        match worker.queue.renew_lease(worker.id()).await {
+            Ok(Renewal::Held) => self.lease_held(sent),
             // A draining worker gives its lease up on purpose, so it does not register again.
-            Renewal::Fenced if worker.life.is_draining() => {}
-            Renewal::Fenced => self.take_next_id().await?,
+            Ok(Renewal::Fenced) if worker.life.is_draining() => {}
+            Ok(Renewal::Fenced) => {
+                tracing::warn!(worker = %worker.id(), "worker fenced; it takes another id");
+                self.take(worker.id().next_epoch()).await?;
+            }
+            Err(error) => {
+                let id = self.id_elsewhere().ok_or(error)?;
+                tracing::warn!(
+                    worker = %worker.id(),
+                    "redis server of the inbox is away; worker takes an id on another one"
+                );
+                self.take(id).await?;
+            }
         }
         let id = worker.id();
         worker.queue.report_worker(id, &worker.info()).await?;
@@ -83,20 +98,34 @@ impl LeaseKeeper {
         Ok(())
     }
 
-    /// Goes on under another id: this one was fenced.
-    async fn take_next_id(&mut self) -> Result<(), QueueError> {
+    /// Redis answers again. It may have lost writes, and another server may have taken the place
+    /// of the one that has the subscription.
+    fn reconnected(&self) {
+        self.worker.comparison.notify_one();
+        self.worker.reconnected.notify_one();
+    }
+
+    /// An id with its inbox on another server, if a cluster has lacked that of the current one for
+    /// long. Whether its contracts are still this worker's is found out when they are resumed.
+    fn id_elsewhere(&self) -> Option<WorkerId> {
+        let is_long = Moment::now() - self.renewed >= RELOCATE_AFTER;
+        let may_relocate = is_long && !self.worker.life.is_draining();
+        may_relocate
+            .then(|| self.worker.queue.id_elsewhere(self.worker.id()))
+            .flatten()
+    }
+
+    /// Goes on under another id.
+    async fn take(&mut self, id: WorkerId) -> Result<(), QueueError> {
         let worker = self.worker.clone();
         // This state is set before any other step. So even if a reply of Redis is lost from here
         // on, the contracts are resumed before the worker acts.
         worker.fence.lease_lost();
         self.ownership = Ownership::Unknown;
-        let fenced = worker.id();
-        let id = fenced.next_epoch();
-        tracing::warn!(worker = %fenced, next = %id, "worker fenced; it takes another id");
         // An id whose registration got no answer may exist, so it is not used again.
         let sent = Moment::now();
         let registered = worker.queue.register_worker(id).await;
-        worker.identity.renew(id);
+        worker.identity.renew(id, self.owned);
         if registered? {
             self.lease_held(sent);
         }
@@ -108,13 +137,19 @@ impl LeaseKeeper {
     fn lease_held(&mut self, moment: Moment) {
         self.renewed = moment;
         match self.ownership {
-            Ownership::Confirmed => self.worker.fence.lease_renewed(moment),
+            Ownership::Confirmed => self.confirmed(),
             Ownership::Unknown => {
                 let resuming = resume_all(self.worker.clone(), self.farm.clone());
                 self.ownership = Ownership::Resuming(resuming.boxed());
             }
             Ownership::Resuming(_) => {}
         }
+    }
+
+    /// The worker owned its contracts when the lease was renewed last, so it may act.
+    fn confirmed(&mut self) {
+        self.owned = self.renewed;
+        self.worker.fence.lease_renewed(self.renewed);
     }
 
     /// Waits for the contracts to be resumed. Pending while that is not in progress.
@@ -130,7 +165,7 @@ impl LeaseKeeper {
             Ok(farm) => {
                 self.farm = farm;
                 self.ownership = Ownership::Confirmed;
-                self.worker.fence.lease_renewed(self.renewed);
+                self.confirmed();
                 self.worker.comparison.notify_one();
             }
             Err(error) => {
@@ -144,7 +179,11 @@ impl LeaseKeeper {
 /// Keeps the contracts that no other worker has taken, closes the others, and returns the current
 /// farm. Can be repeated after a failure.
 async fn resume_all(worker: Arc<Worker>, farm: Farm) -> Result<Farm, QueueError> {
-    let current = worker.queue.farm(Some(&farm)).await?;
+    let current = match worker.queue.farm(Some(&farm)).await {
+        // The server that knows it may be the one that is away.
+        Err(_) if worker.queue.is_cluster() => farm.clone(),
+        current => current?,
+    };
     let lost_data = current.data != farm.data;
     let id = worker.identity.usable().await;
     reconcile::resume_all(&worker, id, lost_data).await?;
@@ -162,6 +201,7 @@ pub(crate) async fn hold_subscription(worker: Arc<Worker>) {
                 backoff.reset();
                 tokio::select! {
                     () = presence.ended() => {}
+                    () = worker.reconnected.notified() => continue,
                     () = worker.identity.changed_from(id) => continue,
                     () = worker.life.stopping() => return,
                 }

@@ -1,6 +1,5 @@
 //! What a worker does that was fenced although it lives, on a real Redis.
 
-use shared::protocol::id::WorkerId;
 use shared::protocol::job::Load;
 use shared::queue::ownership::{Failover, Sandbox, Standing};
 

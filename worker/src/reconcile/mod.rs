@@ -14,7 +14,8 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::reply::FailureCode;
 use shared::queue::QueueError;
 use shared::queue::ownership::Outcome;
-use shared::queue::timing::COMPARE;
+use shared::queue::timing::{COMPARE, PAST};
+use shared::service::moment::Moment;
 
 use crate::contracts::{Comparison, ContractHandle, Tenure};
 use crate::executables;
@@ -118,7 +119,7 @@ async fn repair(
     }
     let id = worker.id();
     if contract.tenure.worker() != id {
-        return resume(worker, id, address, contract, false).await;
+        return resume(worker, id, (address, contract), false).await;
     }
     match contract.tenure.compare().await? {
         Comparison::Equal => {}
@@ -150,7 +151,14 @@ pub(crate) async fn resume_all(
     let contracts = worker.contracts.all().into_iter().filter(in_service);
     futures::stream::iter(contracts.map(Ok))
         .try_for_each_concurrent(CONCURRENT_REPAIRS, |(address, contract)| async move {
-            resume(worker, id, &address, &contract, lost_data).await
+            let resumed = resume(worker, id, (&address, &contract), lost_data).await;
+            if let (true, Err(error)) = (worker.queue.is_cluster(), &resumed) {
+                // The server with its record may be away. Until the comparison resumes it, no api
+                // sends calls of it to this worker.
+                tracing::debug!(contract = %address, %error, "contract not resumed yet");
+                return Ok(());
+            }
+            resumed
         })
         .await
 }
@@ -158,13 +166,11 @@ pub(crate) async fn resume_all(
 async fn resume(
     worker: &Arc<Worker>,
     id: WorkerId,
-    address: &ContractAddress,
-    contract: &Arc<ContractHandle>,
+    (address, contract): (&ContractAddress, &Arc<ContractHandle>),
     lost_data: bool,
 ) -> Result<(), QueueError> {
     if let Outcome::Refused(found) = contract.tenure.resume(id).await? {
-        // Without a trace of the contract, only lost data can explain that it is gone.
-        let may_restore = lost_data || found.generation > 0;
+        let may_restore = lost_data || found.generation > 0 || may_be_lost(worker, contract);
         if !may_restore || !restore(id, contract).await? {
             close_elsewhere(worker, address, contract);
             return Ok(());
@@ -175,6 +181,15 @@ async fn resume(
         keep_executable(worker, contract).await?;
     }
     Ok(())
+}
+
+/// Whether Redis may have lost a contract of which there is no trace.
+///
+/// Nobody has unloaded it while this worker owned it. Had somebody done it since, it would have
+/// left a trace for [`PAST`]. So if that is not over, a server of Redis has lost its data.
+fn may_be_lost(worker: &Worker, contract: &ContractHandle) -> bool {
+    let owned = worker.identity.owned_until(contract.tenure.worker());
+    owned.is_some_and(|moment| Moment::now() - moment < PAST / 2)
 }
 
 /// Writes a contract's record back. False if the contract is not this worker's any more.

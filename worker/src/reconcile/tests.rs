@@ -177,10 +177,33 @@ async fn a_comparison_resumes_what_an_earlier_id_owns() {
     let generation = contract.tenure.generation();
     let next = worker.id().next_epoch();
     assert!(worker.queue.register_worker(next).await.unwrap());
-    worker.identity.renew(next);
+    worker.identity.renew(next, Moment::now());
     compare(&worker).await;
     let expected = Standing::of(next, generation);
     assert_eq!(farm.standing(&worker, &address("abcd")).await, expected);
     assert_eq!(contract.tenure.worker(), next);
     assert_eq!(contract.spec, spec());
+}
+
+/// A server of a cluster that had the record comes back without its data, while the worker has
+/// taken another id. A contract that was unloaded leaves a trace.
+#[tokio::test]
+async fn a_contract_without_a_trace_is_restored_by_the_next_id() {
+    let farm = TestFarm::start();
+    let worker = farm.worker().await;
+    own(&worker, "lost").await;
+    own(&worker, "unloaded").await;
+    let next = worker.id().next_epoch();
+    let standing = farm.standing(&worker, &address("unloaded")).await;
+    let unloaded = worker.queue.unload(&address("unloaded"), standing).await;
+    assert!(unloaded.unwrap().done().is_some());
+    farm.command::<()>(&["DEL", "test:{c:lost}"]).await;
+    assert!(worker.queue.register_worker(next).await.unwrap());
+    worker.identity.renew(next, Moment::now());
+    compare(&worker).await;
+    let restored = farm.standing(&worker, &address("lost")).await;
+    assert_eq!(restored.owner, Some(next));
+    is_closed(&worker, "unloaded").await;
+    let record = worker.queue.contract(&address("unloaded")).await.unwrap();
+    assert_eq!(record, None);
 }

@@ -1,12 +1,12 @@
-//! The public keys of the identity provider, from a file with a JSON Web Key Set (RFC 7517).
+//! The public keys of the identity provider, a JSON Web Key Set (RFC 7517).
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How many bytes a file with keys may have.
-pub(super) const FILE_LIMIT: u64 = 1024 * 1024;
+/// How many bytes a set may have.
+pub(super) const SIZE_LIMIT: usize = 1024 * 1024;
 
 /// How many keys are read from it.
 const KEYS_LIMIT: usize = 100;

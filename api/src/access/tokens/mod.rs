@@ -1,15 +1,16 @@
-//! Tokens of an identity provider: JWT (RFC 7519), signed with a key from `JWT_KEYS_FILE`.
+//! Tokens of an identity provider: JWT (RFC 7519), signed with a key from `JWT_KEYS_FILE` or
+//! `JWT_KEYS_URL`.
 //!
 //! The claim `scope` says what a token permits, as the scopes of a key do. The provider can rotate
-//! its keys: when a token names one that is not known, the file is read again.
+//! its keys: when a token names one that is not known, they are read again.
 
 mod jwks;
+mod source;
 #[cfg(test)]
 mod tests;
 mod verify;
 
-use std::io::{Error, ErrorKind as IoErrorKind};
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,21 +18,25 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header, get_current_timestamp};
 use moka::sync::Cache;
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use shared::protocol::tenant::Tenant;
+use shared::service::lifecycle::Lifecycle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::jwks::{FILE_LIMIT, KeySet};
+use self::jwks::KeySet;
+pub use self::source::{KeySource, KeysUrl, TokenKeysError};
 use super::caller::Caller;
+use crate::limits::Meters;
 
 /// How much the clocks of the provider and of this machine may differ, in seconds.
 const SKEW: u64 = 30;
 
-/// How often the file is read again, so that keys that were removed from it are forgotten.
+/// How often the keys are read again, so that those that were removed are forgotten.
 const READ_EVERY: Duration = Duration::from_mins(1);
 
-/// How often it is read again at most, because a token names a key that is not known.
+/// How often they are read again at most, because a token names a key that is not known.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a token that was verified is not verified again.
@@ -47,28 +52,17 @@ pub struct TokenConfig {
     pub issuer: String,
     /// `JWT_AUDIENCE`.
     pub audience: String,
-    /// `JWT_KEYS_FILE`.
-    pub keys_file: PathBuf,
-}
-
-/// The keys of the provider cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenKeysError {
-    /// The file cannot be read.
-    #[error("JWT_KEYS_FILE {0}: {1}")]
-    File(PathBuf, Error),
-    /// It holds something else.
-    #[error("JWT_KEYS_FILE {0} is not a JSON Web Key Set: {1}")]
-    NotASet(PathBuf, serde_json::Error),
-    /// It has no key of a kind that is supported.
-    #[error("JWT_KEYS_FILE {0} has no key for RS256, ES256 or EdDSA")]
-    NoKey(PathBuf),
+    /// `JWT_KEYS_FILE` or `JWT_KEYS_URL`.
+    pub keys: KeySource,
+    /// `JWT_TENANT_CLAIM`.
+    pub tenant_claim: Option<String>,
 }
 
 /// Recognises tokens.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     config: TokenConfig,
+    meters: Arc<Meters>,
     keys: RwLock<Arc<KeySet>>,
     read_at: Mutex<Instant>,
     known: Cache<[u8; 32], Known>,
@@ -90,15 +84,21 @@ struct Claims {
     #[serde(default)]
     scope: String,
     exp: u64,
+    #[serde(flatten)]
+    others: HashMap<String, Value>,
 }
 
 impl Tokens {
     /// Reads the keys.
-    pub(crate) async fn open(config: TokenConfig) -> Result<Self, TokenKeysError> {
+    pub(crate) async fn open(
+        config: TokenConfig,
+        meters: Arc<Meters>,
+    ) -> Result<Self, TokenKeysError> {
         verify::install();
-        let keys = read(&config.keys_file).await?;
+        let keys = config.keys.read().await?;
         Ok(Self {
             config,
+            meters,
             keys: RwLock::new(Arc::new(keys)),
             read_at: Mutex::new(Instant::now()),
             known: Cache::builder()
@@ -121,7 +121,6 @@ impl Tokens {
         if header.crit.is_some() {
             return Err("The token has critical headers, which are not supported");
         }
-        self.read_after(READ_EVERY).await;
         let mut keys = self.keys();
         if keys.find(header.kid.as_deref()).is_none() {
             self.read_after(READ_AGAIN).await;
@@ -136,17 +135,46 @@ impl Tokens {
         rules.set_audience(&[&self.config.audience]);
         rules.set_required_spec_claims(&["exp", "iss", "aud"]);
         let claims = decode::<Claims>(token, &key.key, &rules);
-        let Claims { sub, scope, exp } = claims.map_err(|error| why(error.kind()))?.claims;
-        let caller = Arc::new(Caller::of_token(&sub, &scope));
+        let claims = claims.map_err(|error| why(error.kind()))?.claims;
+        let tenant = self.tenant(&claims)?;
+        let caller = Arc::new(Caller::of_token(
+            &claims.sub,
+            tenant,
+            &claims.scope,
+            &self.meters,
+        ));
         let known = Known {
             caller: caller.clone(),
-            expires: exp,
+            expires: claims.exp,
         };
         self.known.insert(digest, known);
         Ok(caller)
     }
 
-    /// As if the file was last read some time ago.
+    /// The tenant that a token names. Where tokens must name one, none is not the default tenant.
+    fn tenant(&self, claims: &Claims) -> Result<Tenant, &'static str> {
+        let Some(claim) = &self.config.tenant_claim else {
+            return Ok(Tenant::default());
+        };
+        let named = match claim.as_str() {
+            "sub" => Some(claims.sub.as_str()),
+            "scope" => Some(claims.scope.as_str()),
+            claim => claims.others.get(claim).and_then(Value::as_str),
+        };
+        named.and_then(|name| name.parse().ok()).ok_or(NO_TENANT)
+    }
+
+    /// Reads the keys again each minute, until the process stops.
+    pub(crate) async fn run(self: Arc<Self>, life: Lifecycle) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(READ_EVERY) => self.read_after(READ_AGAIN).await,
+                () = life.stopping() => return,
+            }
+        }
+    }
+
+    /// As if the keys were last read some time ago.
     #[cfg(test)]
     async fn lapse(&self) {
         *self.read_at.lock().await -= READ_AGAIN;
@@ -159,13 +187,13 @@ impl Tokens {
             .clone()
     }
 
-    /// Reads the file again, if the last time is so long ago. Others who want that wait.
+    /// Reads the keys again, if the last time is so long ago. Others who want that wait.
     async fn read_after(&self, pause: Duration) {
         let mut read_at = self.read_at.lock().await;
         if read_at.elapsed() < pause {
             return;
         }
-        match read(&self.config.keys_file).await {
+        match self.config.keys.read().await {
             Ok(keys) => *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys),
             Err(error) => {
                 tracing::warn!(%error, "keys of tokens cannot be read, the old ones stay");
@@ -175,31 +203,8 @@ impl Tokens {
     }
 }
 
-async fn read(file: &PathBuf) -> Result<KeySet, TokenKeysError> {
-    let text = read_text(file).await;
-    let text = text.map_err(|error| TokenKeysError::File(file.clone(), error))?;
-    let keys =
-        KeySet::parse(&text).map_err(|error| TokenKeysError::NotASet(file.clone(), error))?;
-    if keys.is_empty() {
-        return Err(TokenKeysError::NoKey(file.clone()));
-    }
-    Ok(keys)
-}
-
-async fn read_text(file: &PathBuf) -> Result<String, Error> {
-    let mut text = String::new();
-    let limited = tokio::fs::File::open(file).await?.take(FILE_LIMIT + 1);
-    let length = { limited }.read_to_string(&mut text).await?;
-    if u64::try_from(length).is_ok_and(|length| length > FILE_LIMIT) {
-        return Err(Error::new(
-            IoErrorKind::FileTooLarge,
-            "it has more than 1 MiB",
-        ));
-    }
-    Ok(text)
-}
-
 const UNREADABLE: &str = "The credential is neither a key nor a token that can be read";
+const NO_TENANT: &str = "The token names no tenant of 1 to 64 characters of a-z 0-9 . _ -";
 const EXPIRED: &str = "The token has expired";
 
 fn why(kind: &ErrorKind) -> &'static str {

@@ -48,8 +48,10 @@ pub(super) fn javascript(
     Ok(source)
 }
 
-/// Normalises a docker executable, and puts its schemas behind it, if there are any: an image reference, plain or in base64, or a tar, which stays in
-/// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
+/// Normalises a docker executable, and puts its schemas behind it, if there are any.
+///
+/// It is an image reference, plain or in base64, or a tar, which stays in base64 until a worker
+/// unpacks it. An encoded reference cannot be mistaken for a plain one: it
 /// contains upper-case letters. Which references are allowed is the workers' decision; an id is
 /// none, wherever the contract is placed.
 pub(super) fn image(executable: &str, schemas: Option<&str>) -> Result<String, ApiError> {

@@ -14,14 +14,16 @@ use http::{HeaderMap, StatusCode};
 use shared::protocol::job::Load;
 
 use self::request::{LoadRequest, parse};
-use crate::access::{By, Permission};
+use crate::access::{By, Caller, Permission};
 use crate::admission::RequestKind;
 use crate::audit::Action;
+use crate::body::{Received, read_body};
 use crate::dispatch::Ticket;
 use crate::edge::{Connection, HeldBytes};
 use crate::error::ApiError;
+use crate::limits::Held;
 use crate::openapi::failures::LoadFailures;
-use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request::{request_id, trace_context};
 use crate::request_log::about;
 use crate::routes::json;
 use crate::state::AppState;
@@ -59,8 +61,9 @@ pub(crate) async fn load(
     let _permit = state.admission.admit(RequestKind::Load)?;
     let _load_permit = state.admission.admit_load()?;
     let deadline = state.queue.clock().after(state.config.load_deadline);
-    let (load, executable) = check(&state, bytes).await?;
+    let (load, executable) = check(&state, caller.clone(), bytes).await?;
     caller.may_for(Permission::ContractsLoad, &load.address)?;
+    let _held = hold(&state, &load, executable.len()).await?;
     let executable = Executable {
         text: executable,
         _held: held,
@@ -73,7 +76,7 @@ pub(crate) async fn load(
         request: request.clone(),
     };
     let loaded = state.dispatcher.load(&load, executable, tickets).await;
-    let (address, digest) = (load.address.as_str(), load.spec.digest.as_str());
+    let (address, digest) = (load.address.local(), load.spec.digest.as_str());
     let loaded = state
         .audit
         .record(&caller, Action::Load, address, Some(digest), loaded);
@@ -81,6 +84,18 @@ pub(crate) async fn load(
         &load.address,
         loaded.map(|()| StatusCode::NO_CONTENT),
     ))
+}
+
+/// Lets a load begin if its tenant may have another contract of so many bytes.
+async fn hold(state: &AppState, load: &Load, bytes: usize) -> Result<Option<Held>, ApiError> {
+    let Some(limits) = state.tenants.limits(&load.address.tenant()) else {
+        return Ok(None);
+    };
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    state
+        .holdings
+        .hold(&state.queue, &limits, load, bytes)
+        .await
 }
 
 /// An executable on its way to Redis, with the place of its body.
@@ -98,7 +113,11 @@ impl AsRef<[u8]> for Executable {
 /// Parses the request. Parsing, decoding and hashing tens of megabytes must not block the calls of
 /// other clients. It needs the size of the body once more, so the bytes that are checked at once
 /// are bounded as well.
-async fn check(state: &AppState, body: Bytes) -> Result<(Load, String), ApiError> {
+async fn check(
+    state: &AppState,
+    caller: Arc<Caller>,
+    body: Bytes,
+) -> Result<(Load, String), ApiError> {
     let parts = u32::try_from(body.len() / CHECK_PART + 1).unwrap_or(CHECK_PARTS);
     let place = state.load_checks.acquire_many(parts.min(CHECK_PARTS)).await;
     let place = place.expect("the semaphore is never closed");
@@ -106,7 +125,7 @@ async fn check(state: &AppState, body: Bytes) -> Result<(Load, String), ApiError
     let checking = tokio::task::spawn_blocking(move || {
         let request = json(&body)?;
         drop(body);
-        parse(request, engine)
+        parse(request, engine, &caller)
     });
     let checked = checking.await.expect("checking does not panic");
     drop(place);

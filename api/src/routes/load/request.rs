@@ -9,6 +9,7 @@ use shared::schemas::Schemas;
 use utoipa::ToSchema;
 
 use super::executable;
+use crate::access::Caller;
 use crate::error::{ApiError, Fields};
 use crate::source_maps::MAP_LIMIT;
 
@@ -55,14 +56,18 @@ pub(super) struct LoadRequest {
     idempotent: Value,
 }
 
-/// Checks a request; returns the job and the decoded executable.
-pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, String), ApiError> {
+/// Checks a request of a caller; returns the job and the decoded executable.
+pub(super) fn parse(
+    request: LoadRequest,
+    default: EngineKind,
+    caller: &Caller,
+) -> Result<(Load, String), ApiError> {
     let mut wrong = Fields::new();
     let address = read(
         &mut wrong,
         "contractAddress",
         request.contract_address,
-        address_text,
+        |value| address(value, caller),
     );
     let executable = read(
         &mut wrong,
@@ -98,11 +103,9 @@ pub(super) fn parse(request: LoadRequest, default: EngineKind) -> Result<(Load, 
             .collect();
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
-    let schemas = schemas.as_deref();
+    let (schemas, source_map) = (schemas.as_deref(), source_map.as_deref());
     let executable = match engine {
-        EngineKind::Javascript => {
-            executable::javascript(executable, schemas, source_map.as_deref())?
-        }
+        EngineKind::Javascript => executable::javascript(executable, schemas, source_map)?,
         EngineKind::Docker => executable::image(&executable, schemas)?,
     };
     let spec = ContractSpec {
@@ -156,10 +159,9 @@ fn text(value: Value) -> Result<String, String> {
     }
 }
 
-fn address_text(value: Value) -> Result<ContractAddress, String> {
-    text(value)?
-        .parse()
-        .map_err(|reason: InvalidAddress| reason.to_string())
+fn address(value: Value, caller: &Caller) -> Result<ContractAddress, String> {
+    let address = caller.address(&text(value)?);
+    address.map_err(|reason: InvalidAddress| reason.to_string())
 }
 
 fn executable_text(value: Value) -> Result<String, String> {
@@ -214,7 +216,11 @@ fn limits_object(value: Value, engine: EngineKind) -> Result<Limits, String> {
         memory_mb,
         concurrency,
         network,
+        ..
     } = limits;
+    if let Some((name, most)) = limits.quota().invalid() {
+        return Err(format!("{name} must be 1 to {most}"));
+    }
     let numbers = [timeout_ms, result_bytes, memory_mb, concurrency];
     if numbers.contains(&Some(0)) {
         return Err("must be greater than 0".to_owned());
@@ -237,7 +243,8 @@ mod tests {
     use crate::routes::json;
 
     fn request(body: &str) -> Result<(Load, String), ApiError> {
-        parse(json(body.as_bytes())?, EngineKind::Javascript)
+        let caller = Caller::anybody();
+        parse(json(body.as_bytes())?, EngineKind::Javascript, &caller)
     }
 
     #[test]
@@ -304,7 +311,7 @@ mod tests {
         #[test]
         fn no_body_makes_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(request) = json(&body) {
-                drop(parse(request, EngineKind::Javascript));
+                drop(parse(request, EngineKind::Javascript, &Caller::anybody()));
             }
         }
 
@@ -322,7 +329,7 @@ mod tests {
                 replicas: more.clone(),
                 idempotent: more,
             };
-            if let Ok((load, executable)) = parse(request, EngineKind::Docker) {
+            if let Ok((load, executable)) = parse(request, EngineKind::Docker, &Caller::anybody()) {
                 prop_assert!(!executable.is_empty());
                 prop_assert_eq!(load.spec.digest, digest(executable.as_bytes()));
             }

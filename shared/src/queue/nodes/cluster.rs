@@ -5,16 +5,16 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use redis::aio::ConnectionLike;
 use redis::cluster_routing::Slot;
-use redis::{RedisError, RedisResult};
+use redis::{RedisError, RedisResult, Value};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Node;
 use super::address::{Address, Endpoint};
-use super::slots::{self, Range};
-use crate::queue::timing::{CONNECT_TIMEOUT, REFRESH_PAUSE};
+use super::connector::Connector;
+use super::slots::{Range, View};
+use crate::queue::timing::{CONNECT_TIMEOUT, OTHER_VIEWS_WITHIN, REFRESH_PAUSE};
 
 /// The nodes of a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,6 +55,13 @@ impl Cluster {
         self.map().owners.get(&slot).cloned()
     }
 
+    /// A node that is connected, else any other.
+    pub(super) fn any(&self) -> Option<Arc<Node>> {
+        let primaries = self.primaries();
+        let connected = primaries.iter().find(|node| node.peek().is_some());
+        connected.or(primaries.first()).cloned()
+    }
+
     /// The nodes that serve slots, by name.
     pub(super) fn primaries(&self) -> Vec<Arc<Node>> {
         let mut primaries: Vec<_> = self.map().nodes.values().cloned().collect();
@@ -88,7 +95,8 @@ impl Cluster {
         *refreshed = Some(Instant::now());
     }
 
-    /// Asks all nodes at once and takes the first answer, because some of them may be away.
+    /// Asks all nodes at once, because some of them may be away, and takes the answer of the one
+    /// that knows most.
     async fn read_map(&self) -> RedisResult<()> {
         let mut known: BTreeSet<_> = self.map().nodes.keys().cloned().collect();
         known.extend(self.0.seeds.iter().cloned());
@@ -97,35 +105,61 @@ impl Cluster {
             .map(|endpoint| timeout(CONNECT_TIMEOUT, self.ask(endpoint)));
         let mut asked: FuturesUnordered<_> = asked.collect();
         let mut failure: Option<RedisError> = None;
-        while let Some(answer) = asked.next().await {
+        let mut best: Option<View> = None;
+        let mut until = Instant::now() + CONNECT_TIMEOUT;
+        while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
             match answer {
-                Ok(Ok(ranges)) if !ranges.is_empty() => {
-                    self.0.apply(&mut self.map_mut(), &ranges);
-                    return Ok(());
+                Ok(Ok(view)) if !view.ranges.is_empty() => {
+                    until = until.min(Instant::now() + OTHER_VIEWS_WITHIN);
+                    let knows_more = |best: &View| view.rank() > best.rank();
+                    if best.as_ref().is_none_or(knows_more) {
+                        best = Some(view);
+                    }
                 }
-                Ok(Ok(_)) => {}
                 Ok(Err(error)) => failure = Some(error),
-                Err(_) => {
-                    let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
-                    failure = Some(timed_out.into());
-                }
+                // It serves nothing, or does not answer.
+                Ok(Ok(_)) | Err(_) => {}
             }
         }
         let nobody = || std::io::Error::other("no node of the cluster serves a slot").into();
-        Err(failure.unwrap_or_else(nobody))
+        let best = best.ok_or_else(|| failure.unwrap_or_else(nobody))?;
+        self.apply(&best.ranges);
+        Ok(())
     }
 
-    async fn ask(&self, endpoint: &Endpoint) -> RedisResult<Vec<Range>> {
-        let command = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
+    /// Nodes that serve nothing any more are forgotten.
+    fn apply(&self, ranges: &[Range]) {
+        let mut map = self.map_mut();
+        let nodes = ranges
+            .iter()
+            .map(|range| self.0.node(&mut map, &range.primary));
+        let nodes: Vec<_> = nodes.collect();
+        drop(map);
+        // Thousands of slots: nobody waits for the lock meanwhile.
+        let of_range = |(range, node): (&Range, Arc<Node>)| {
+            range.slots().map(move |slot| (slot, node.clone()))
+        };
+        let mut owners = ranges.iter().zip(nodes).flat_map(of_range).collect();
+        let mut map = self.map_mut();
+        std::mem::swap(&mut map.owners, &mut owners);
+        map.nodes
+            .retain(|endpoint, _| ranges.iter().any(|range| range.primary == *endpoint));
+        drop(map);
+    }
+
+    async fn ask(&self, endpoint: &Endpoint) -> RedisResult<View> {
         let connected = self.map().nodes.get(endpoint).and_then(|node| node.peek());
         let mut connection = if let Some(connection) = connected {
             connection
         } else {
-            let connector = self.0.address.connector_to(endpoint);
+            let connector = Connector::to(&self.0.address, endpoint);
             connector.connect(CONNECT_TIMEOUT).await?
         };
-        let answer = connection.req_packed_command(&command).await?;
-        Ok(slots::parse(&answer.extract_error()?, endpoint))
+        let mut questions = redis::pipe();
+        questions.cmd("CLUSTER").arg("INFO");
+        questions.cmd("CLUSTER").arg("SLOTS");
+        let (info, slots): (String, Value) = questions.query_async(&mut connection).await?;
+        Ok(View::parse(&info, &slots, endpoint))
     }
 
     fn map(&self) -> RwLockReadGuard<'_, Map> {
@@ -140,19 +174,7 @@ impl Cluster {
 
 impl Inner {
     fn node(&self, map: &mut Map, at: &Endpoint) -> Arc<Node> {
-        let make = || Arc::new(Node::new(self.address.connector_to(at)));
+        let make = || Arc::new(Node::new(Connector::to(&self.address, at)));
         map.nodes.entry(at.clone()).or_insert_with(make).clone()
-    }
-
-    /// Nodes that serve nothing any more are forgotten.
-    fn apply(&self, map: &mut Map, ranges: &[Range]) {
-        let mut owners = HashMap::new();
-        for range in ranges {
-            let node = self.node(map, &range.primary);
-            owners.extend(range.slots().map(|slot| (slot, node.clone())));
-        }
-        map.nodes
-            .retain(|endpoint, _| ranges.iter().any(|range| range.primary == *endpoint));
-        map.owners = owners;
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `address` | what `REDIS_URL` names, with certificates and password |
+//! | `address` | what `REDIS_URL` names |
+//! | `connector` | makes connections to it, with certificates and password from files |
 //! | `node` | one server: the connections to it by use |
 //! | `shared_connection` | the connection for frequent commands, which reconnects by itself |
 //! | `blocking` | the connection of one reader, which follows its stream |
@@ -15,6 +16,7 @@
 mod address;
 mod blocking;
 mod cluster;
+mod connector;
 mod node;
 mod pool;
 mod presence;
@@ -32,13 +34,15 @@ use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use self::address::Deployment;
 use self::cluster::Cluster;
+use self::connector::Connector;
 use self::pool::Pooled;
 use self::router::{Lane, Router, no_node};
 use self::shared_connection::SharedHandle;
+use crate::queue::timing::RESPONSE_TIMEOUT;
 
 pub(super) use self::address::Address;
-pub use self::address::Files;
 pub(super) use self::blocking::Blocking;
+pub use self::connector::Files;
 pub(super) use self::node::Node;
 pub(super) use self::pool::PoolError;
 pub use self::presence::Presence;
@@ -68,10 +72,10 @@ impl Nodes {
     pub(super) async fn connect(address: &Address) -> RedisResult<Self> {
         // Fails if the process has installed one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        if let Deployment::Cluster(seeds) = address.deployment() {
+        if let Deployment::Cluster(seeds) = &address.deployment {
             return Ok(Self::Cluster(Cluster::connect(address, seeds).await?));
         }
-        let node = Node::new(address.connector());
+        let node = Node::new(Connector::new(address));
         node.connected().await?;
         Ok(Self::One(Arc::new(node)))
     }
@@ -93,6 +97,14 @@ impl Nodes {
                 cluster.refresh().await;
                 cluster.owner(slot).ok_or_else(no_node)
             }
+        }
+    }
+
+    /// The server of a key, as far as is known. The key is only made for a cluster.
+    pub(super) fn known(&self, key: impl FnOnce() -> String) -> Option<Arc<Node>> {
+        match self {
+            Self::One(node) => Some(node.clone()),
+            Self::Cluster(cluster) => cluster.owner(Slot::for_key(key())),
         }
     }
 
@@ -119,6 +131,22 @@ impl Nodes {
             Self::One(node) => Connection::Pooled(node.pooled().await?),
             Self::Cluster(cluster) => Connection::routed(cluster, Lane::Pooled),
         })
+    }
+
+    /// Checks that a server answers, and in a cluster that it serves its slots.
+    pub(super) async fn check(&self, server: &Node) -> RedisResult<()> {
+        let mut connection = server.shared(RESPONSE_TIMEOUT);
+        if !self.is_cluster() {
+            return redis::cmd("PING").exec_async(&mut connection).await;
+        }
+        let info: String = redis::cmd("CLUSTER")
+            .arg("INFO")
+            .query_async(&mut connection)
+            .await?;
+        if slots::is_up(&info) {
+            return Ok(());
+        }
+        Err(std::io::Error::other("the node serves no slots at the moment").into())
     }
 
     /// A separate connection for one reader of the stream `key`.

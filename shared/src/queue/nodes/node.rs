@@ -5,16 +5,18 @@ use std::time::Duration;
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 
-use super::address::{Connector, Endpoint};
+use super::address::Endpoint;
+use super::connector::Connector;
 use super::pool::{Pool, PoolError, Pooled};
 use super::shared_connection::{SharedConnection, SharedHandle};
+use crate::queue::servers::ServerName;
 use crate::queue::timing::BLOCKING_RESPONSE_TIMEOUT;
 
 /// A Redis server.
 #[derive(Debug)]
 pub(in crate::queue) struct Node {
     endpoint: Endpoint,
-    name: String,
+    name: ServerName,
     connector: Connector,
     shared: SharedConnection,
     pool: Pool,
@@ -25,7 +27,7 @@ impl Node {
     pub(super) fn new(connector: Connector) -> Self {
         let endpoint = connector.endpoint();
         Self {
-            name: endpoint.to_string(),
+            name: ServerName::from(endpoint.to_string().as_str()),
             endpoint,
             shared: SharedConnection::new(connector.clone()),
             pool: Pool::new(connector.clone()),
@@ -39,7 +41,7 @@ impl Node {
     }
 
     /// Its name for logs and metrics: where it is.
-    pub(in crate::queue) fn name(&self) -> &str {
+    pub(in crate::queue) fn name(&self) -> &ServerName {
         &self.name
     }
 

@@ -5,7 +5,7 @@ use deadpool::managed::{self, Metrics, Object, RecycleResult};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
-use super::address::Connector;
+use super::connector::Connector;
 use super::shared_connection::is_lost;
 use crate::queue::timing::{CONNECT_TIMEOUT, PATIENT_RESPONSE_TIMEOUT, RESPONSE_TIMEOUT};
 

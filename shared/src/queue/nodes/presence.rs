@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, RedisRes
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::Node;
-use super::address::Connector;
+use super::connector::Connector;
 use crate::queue::timing::CONNECT_TIMEOUT;
 
 /// A subscription. It ends when this value is dropped.

@@ -16,7 +16,14 @@ use tokio::time::Instant;
 use super::Node;
 use super::cluster::Cluster;
 use super::route::{Redirect, slot_of};
+use super::shared_connection::has_code;
 use crate::queue::timing::{PATIENT_RESPONSE_TIMEOUT, TRY_AGAIN_AFTER};
+
+/// Redirections that are followed without a pause.
+const REDIRECTS_AT_ONCE: usize = 4;
+
+/// How a node refuses a command while it cannot reach most of the cluster.
+const CLUSTER_DOWN: &str = "CLUSTERDOWN";
 
 /// Which connections of the nodes carry the commands.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +86,7 @@ impl Router {
     async fn target(&self, slot: Option<Slot>) -> RedisResult<Target> {
         let any = || {
             let last = self.last.clone();
-            last.or_else(|| self.cluster.primaries().into_iter().next())
+            last.or_else(|| self.cluster.any())
         };
         let find = || slot.map_or_else(any, |slot| self.cluster.owner(slot));
         if let Some(node) = find() {
@@ -95,15 +102,16 @@ impl Router {
         let mut answers = vec![Value::Nil; commands.len()];
         let mut open: Vec<(usize, Option<Target>)> =
             (0..commands.len()).map(|index| (index, None)).collect();
-        loop {
+        for round in 1.. {
             let groups = self.groups(commands, open).await?;
             let sent = groups.iter().map(|(target, indexes)| {
                 let chosen: Vec<_> = indexes.iter().map(|index| commands[*index]).collect();
-                self.send(target, chosen)
+                self.send(target, chosen, deadline)
             });
             let received = join_all(sent).await;
             let mut again = Vec::new();
-            let mut wait = false;
+            // Nodes that name each other are not of one mind yet.
+            let mut wait = round > REDIRECTS_AT_ONCE;
             for ((target, indexes), received) in groups.into_iter().zip(received) {
                 let values = self.checked(received).await?;
                 for (index, value) in indexes.into_iter().zip(values) {
@@ -124,6 +132,7 @@ impl Router {
             again.sort_by_key(|(index, _)| *index);
             open = again;
         }
+        unreachable!("the deadline ends the rounds")
     }
 
     /// Divides commands by where they go. Those that were redirected bring their target.
@@ -163,7 +172,17 @@ impl Router {
     }
 
     /// Sends commands to one node in one pipeline.
-    async fn send(&self, target: &Target, commands: Vec<&Cmd>) -> RedisResult<Vec<Value>> {
+    async fn send(
+        &self,
+        target: &Target,
+        commands: Vec<&Cmd>,
+        deadline: Instant,
+    ) -> RedisResult<Vec<Value>> {
+        if let ([command], false, Lane::Shared(_)) = (&commands[..], target.asking, self.lane) {
+            // On the way of a call: it is not copied.
+            let mut connection = target.node.shared(left(deadline));
+            return Ok(vec![connection.req_packed_command(command).await?]);
+        }
         let mut pipeline = Pipeline::with_capacity(2 * commands.len());
         let each = if target.asking { 2 } else { 1 };
         for command in &commands {
@@ -172,7 +191,8 @@ impl Router {
             }
             pipeline.add_command((*command).clone());
         }
-        let answers = self.send_packed(&target.node, &pipeline, 0, each * commands.len());
+        let count = each * commands.len();
+        let answers = self.send_packed(&target.node, &pipeline, (0, count), deadline);
         let answers = answers.await?;
         Ok(answers.into_iter().skip(each - 1).step_by(each).collect())
     }
@@ -181,12 +201,12 @@ impl Router {
         &self,
         node: &Node,
         pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
+        (offset, count): (usize, usize),
+        deadline: Instant,
     ) -> RedisResult<Vec<Value>> {
         match self.lane {
-            Lane::Shared(limit) => {
-                let mut connection = node.shared(limit);
+            Lane::Shared(_) => {
+                let mut connection = node.shared(left(deadline));
                 connection
                     .req_packed_commands(pipeline, offset, count)
                     .await
@@ -205,9 +225,9 @@ impl Router {
         let deadline = Instant::now() + self.limit();
         let slot = pipeline.cmd_iter().find_map(slot_of);
         let mut target = self.target(slot).await?;
-        loop {
+        for round in 1.. {
             self.last = Some(target.node.clone());
-            let answer = self.send_transaction(&target, pipeline).await;
+            let answer = self.send_transaction(&target, pipeline, deadline).await;
             let from = target.node.endpoint();
             let redirect = match &answer {
                 Err(error) => Redirect::of_transaction(error, from),
@@ -219,7 +239,7 @@ impl Router {
             if Instant::now() + TRY_AGAIN_AFTER >= deadline {
                 return answer;
             }
-            if redirect == Redirect::TryAgain {
+            if redirect == Redirect::TryAgain || round > REDIRECTS_AT_ONCE {
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
             }
             target = match self.follow(redirect, &target) {
@@ -227,6 +247,7 @@ impl Router {
                 None => self.target(slot).await?,
             };
         }
+        unreachable!("the deadline ends the rounds")
     }
 
     /// Inside a transaction, `ASKING` holds until its end.
@@ -234,10 +255,12 @@ impl Router {
         &self,
         target: &Target,
         pipeline: &Pipeline,
+        deadline: Instant,
     ) -> RedisResult<Vec<Value>> {
         if !target.asking {
-            let offset = pipeline.len() + 1;
-            return self.send_packed(&target.node, pipeline, offset, 1).await;
+            let answers = (pipeline.len() + 1, 1);
+            let sending = self.send_packed(&target.node, pipeline, answers, deadline);
+            return sending.await;
         }
         let mut asking = Pipeline::with_capacity(pipeline.len() + 3);
         asking.cmd("ASKING").cmd("MULTI");
@@ -246,19 +269,31 @@ impl Router {
         }
         asking.cmd("EXEC");
         let count = asking.len();
-        let answers = self.send_packed(&target.node, &asking, 0, count).await?;
-        Ok(answers.into_iter().skip(count - 1).collect())
+        let answers = self.send_packed(&target.node, &asking, (0, count), deadline);
+        Ok(answers.await?.into_iter().skip(count - 1).collect())
     }
 
-    /// After a failure of a node, another one may serve its slots.
-    async fn checked<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
-        if let Err(error) = &answer
-            && error.is_io_error()
-        {
+    /// After a failure of a node, another one may serve its slots. So may it if the node says that
+    /// it serves none: it was cut off from the others.
+    async fn checked(&self, answer: RedisResult<Vec<Value>>) -> RedisResult<Vec<Value>> {
+        let is_away = match &answer {
+            Ok(values) => values.iter().any(is_down),
+            Err(error) => error.is_io_error() || has_code(error, CLUSTER_DOWN),
+        };
+        if is_away {
             self.cluster.refresh().await;
         }
         answer
     }
+}
+
+/// The time that is left.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+fn is_down(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == CLUSTER_DOWN)
 }
 
 /// Fails a command that was not sent, because no node is known to serve its slot.

@@ -18,7 +18,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::address::Connector;
+use super::connector::Connector;
 use crate::queue::timing::{RECONNECT_FIRST, RESPONSE_TIMEOUT};
 
 /// Holds the current connection. Cheap to clone.

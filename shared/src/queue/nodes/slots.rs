@@ -21,9 +21,46 @@ impl Range {
     }
 }
 
+/// What one node knows of its cluster. A node that was cut off, or has just been started, may know
+/// less than others.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) ranges: Vec<Range>,
+    /// Whether it serves its slots, as far as it knows.
+    is_up: bool,
+    /// Grows with every failover.
+    epoch: u64,
+}
+
+impl View {
+    /// Parses the answers to `CLUSTER INFO` and `CLUSTER SLOTS` of the node `from`.
+    pub(super) fn parse(info: &str, slots: &Value, from: &Endpoint) -> Self {
+        let field = |name| {
+            let mut lines = info.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        };
+        let epoch = field("cluster_current_epoch").and_then(|text| text.trim().parse().ok());
+        Self {
+            ranges: parse(slots, from),
+            is_up: is_up(info),
+            epoch: epoch.unwrap_or_default(),
+        }
+    }
+
+    /// The view with the higher rank is the one to follow.
+    pub(super) fn rank(&self) -> (bool, u64) {
+        (self.is_up, self.epoch)
+    }
+}
+
+/// Whether a node serves its slots, by its answer to `CLUSTER INFO`.
+pub(super) fn is_up(info: &str) -> bool {
+    info.lines().any(|line| line.trim() == "cluster_state:ok")
+}
+
 /// Parses the answer to `CLUSTER SLOTS` of the node `from`. Ranges whose node is not known to it
 /// are left out.
-pub(super) fn parse(answer: &Value, from: &Endpoint) -> Vec<Range> {
+fn parse(answer: &Value, from: &Endpoint) -> Vec<Range> {
     let Value::Array(ranges) = answer else {
         return Vec::new();
     };
@@ -82,5 +119,15 @@ mod tests {
         let hosts: Vec<_> = parsed.iter().map(|range| range.primary.host()).collect();
         assert_eq!(hosts, ["10.0.0.2", "10.0.0.1", "10.0.0.1"]);
         assert_eq!(parsed[0].slots().count(), 2);
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_knows_less() {
+        let view = |state: &str, epoch: u64| {
+            let info = format!("cluster_state:{state}\r\ncluster_current_epoch:{epoch}\r\n");
+            View::parse(&info, &Value::Nil, &Endpoint::new("10.0.0.1", 6379))
+        };
+        assert!(view("ok", 7).rank() > view("ok", 6).rank());
+        assert!(view("ok", 6).rank() > view("fail", 9).rank());
     }
 }

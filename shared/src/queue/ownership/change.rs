@@ -16,7 +16,7 @@ pub struct Sandbox {
     pub endpoints: Vec<String>,
     /// Its image, if it has one. Every later sandbox of the same load runs this image.
     pub image: Option<PinnedImage>,
-    /// What its arguments and results are checked by.
+    /// The schemas that it was loaded with.
     pub schemas: Option<SchemaText>,
 }
 

@@ -9,8 +9,6 @@
 mod record;
 mod verdicts;
 
-use std::time::Duration;
-
 use redis::Script;
 
 use self::record::running_contracts;
@@ -18,7 +16,7 @@ use self::verdicts::reply_to_all;
 use super::config::ReaperConfig;
 use super::outage::Outages;
 use super::ownership::{Failover, Standing};
-use super::timing::{API_KEYS, LEASE, REAP_INTERVAL, REAP_LOCK, millis};
+use super::timing::{LEASE, REAP_INTERVAL, REAP_LOCK, millis};
 use super::{Queue, QueueError};
 use crate::protocol::id::{ContractAddress, WorkerId};
 use crate::protocol::job::EngineKind;
@@ -46,10 +44,12 @@ async fn reap_expired(
     config: ReaperConfig,
     outages: &mut Outages,
 ) -> Result<(), QueueError> {
-    queue.remove_expired_apis().await?;
     outages.record_responses(&queue.servers_that_answer().await, Moment::now());
+    // In a cluster, one server may be away while the others answer.
+    if let Err(error) = queue.remove_expired_apis().await {
+        tracing::debug!(%error, "expired apis not removed yet");
+    }
     for worker in queue.expired_workers().await? {
-        // In a cluster, one server may be away while the others answer.
         if let Err(error) = reap(queue, worker, config, outages).await {
             tracing::debug!(%worker, %error, "cannot clean up after a dead worker yet");
         }
@@ -138,41 +138,7 @@ async fn fail_over(
     queue.remove_owned(address, worker).await
 }
 
-/// Which workers of the farm are there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkerPresence {
-    /// How many are connected to Redis.
-    pub connected: usize,
-    /// How long reapers still wait for workers that were alive before Redis started. None if all
-    /// have returned, or if reapers do not wait any more.
-    pub recovery: Option<Duration>,
-}
-
 impl Queue {
-    /// Counts the workers that are connected, and those that reapers wait for.
-    pub async fn presence(&self, config: ReaperConfig) -> Result<WorkerPresence, QueueError> {
-        let ids: Vec<_> = self
-            .workers()
-            .await?
-            .into_iter()
-            .map(|(id, _)| id)
-            .collect();
-        let missing = self.missing_workers(&ids).await?;
-        let connected = ids.len() - missing.len();
-        let known: usize = redis::cmd("ZCARD")
-            .arg(self.keys().workers())
-            .query_async(&mut self.shared())
-            .await?;
-        let mut recovery = None;
-        if known > connected {
-            recovery = config.grace.checked_sub(self.shortest_uptime().await?);
-        }
-        Ok(WorkerPresence {
-            connected,
-            recovery: recovery.filter(|left| !left.is_zero()),
-        })
-    }
-
     /// Workers whose last heartbeat is older than a lease.
     async fn expired_workers(&self) -> Result<Vec<WorkerId>, QueueError> {
         let ids: Vec<String> = redis::cmd("ZRANGEBYSCORE")
@@ -182,17 +148,6 @@ impl Queue {
             .query_async(&mut self.shared())
             .await?;
         Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
-    }
-
-    /// Removes apis whose keys have expired from the list of apis.
-    async fn remove_expired_apis(&self) -> Result<(), QueueError> {
-        let since = self.clock().now_ms().saturating_sub(millis(API_KEYS));
-        Ok(redis::cmd("ZREMRANGEBYSCORE")
-            .arg(self.keys().apis())
-            .arg("-inf")
-            .arg(since)
-            .query_async(&mut self.shared())
-            .await?)
     }
 
     /// Removes the recovery record and everything else that Redis stores about the worker. False if

@@ -31,7 +31,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::job::{ContractSpec, EffectiveLimits};
-use shared::protocol::schemas::{self, SchemaText};
+use shared::protocol::schemas::SchemaText;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::browser::death_watch::PageDeath;
@@ -137,15 +137,11 @@ impl ContractPage {
                     offsets,
                     source_map: has_source_map.then(|| spec.digest.clone()),
                 };
-                let schemas = match schemas::of(executable) {
-                    Some(text) => Some(SchemaText::new(text)),
-                    None => schemas.map(SchemaText::new),
-                };
                 let cpu = CpuMeter::new(page.renderers());
                 Ok(Self {
                     page,
                     endpoints,
-                    schemas,
+                    schemas: schemas.map(SchemaText::new),
                     in_flight: InFlight::new(call_limit, rules, cpu),
                     slot_request: SlotRequest::None,
                     collecting: None,

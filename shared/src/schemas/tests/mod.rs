@@ -1,5 +1,8 @@
-use std::time::{Duration, Instant};
+mod costs;
 
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -21,6 +24,13 @@ fn violations(schema: &Value, value: &Value) -> Vec<(String, String)> {
             .collect(),
         other => panic!("{other:?}"),
     }
+}
+
+/// What something returns, and the processor time that it takes: other processes do not count.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let (begun, done) = (used(), work());
+    (done, used().saturating_sub(begun))
 }
 
 /// Schemas `a0` to `aN`, each made of the next one, and `last`.
@@ -123,6 +133,9 @@ fn a_schema_refers_to_nothing_outside_itself() {
         json!({ "$id": "http://127.0.0.1:9/", "$ref": "x" }),
         json!({ "items": { "$dynamicRef": "#a" } }),
         json!({ "$schema": "http://127.0.0.1:9/meta" }),
+        json!({ "dependencies": { "a": { "$ref": "#" } } }),
+        json!({ "dependencies": { "a": { "pattern": "a" } } }),
+        json!({ "additionalItems": { "pattern": "a" }, "items": [] }),
     ] {
         assert!(compiled(&schema).is_err(), "{schema}");
     }
@@ -147,8 +160,8 @@ fn schemas_are_bounded_in_bytes_depth_and_number() {
 }
 
 #[test]
-fn schemas_that_explode_or_refer_to_themselves_are_refused_in_no_time() {
-    let begun = Instant::now();
+fn schemas_that_explode_or_refer_to_themselves_are_refused() {
+    // Without the rules this would not end.
     let twice = |next: Value| json!({ "allOf": [next.clone(), next] });
     for schema in [
         chain(60, twice, json!({})),
@@ -169,65 +182,37 @@ fn schemas_that_explode_or_refer_to_themselves_are_refused_in_no_time() {
     let tree = json!({ "type": "object", "additionalProperties": { "$ref": "#" } });
     assert!(check(&tree, &nested(60, json!({}))).is_ok());
     assert!(check(&tree, &nested(60, json!(1))).is_err());
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
 }
 
 #[test]
-fn checks_that_explode_are_given_up() {
-    let both = json!({ "properties": { "a": { "$ref": "#" } } });
-    let any = json!({ "not": { "anyOf": [{ "const": 1 }, { "$ref": "#/properties/a" }] } });
-    let strings: Vec<_> = (0..4000).map(|index| format!("v{index}")).collect();
-    let lists: Vec<_> = (0..900).map(|index| json!([index])).collect();
-    let values = vec![json!({ "x": [1] }); 60_000];
-    for (schema, value) in [
-        (
-            json!({ "allOf": [both.clone(), both], "type": "object" }),
-            nested(60, json!(1)),
-        ),
-        (
-            json!({ "properties": { "a": { "properties": { "a": any } } } }),
-            nested(100, json!(2)),
-        ),
-        (
-            json!({ "items": { "enum": strings } }),
-            json!(vec!["v3999"; 100_000]),
-        ),
-        (
-            json!({ "items": { "enum": lists } }),
-            json!(vec![[899]; 100_000]),
-        ),
-        (
-            json!({ "items": { "anyOf": vec![json!({ "const": 1 }); 900] } }),
-            json!(vec![2; 500_000]),
-        ),
-        (json!({ "uniqueItems": true }), Value::from(values)),
-        (json!({ "pattern": "(x+x+)+y" }), json!("x".repeat(1 << 20))),
-        (
-            json!({ "pattern": "(a|b|x)*f.{60}g" }),
-            json!("x".repeat(1 << 20)),
-        ),
-        (
-            json!({ "pattern": "[ax].{60}[bx].{60}[cx]y" }),
-            json!("x".repeat(1 << 20)),
-        ),
-        (
-            json!({ "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$" }),
-            json!("a".repeat(1 << 20)),
-        ),
-    ] {
-        let schemas = compiled(&schema);
-        let Ok(schemas) = schemas else { continue };
-        let begun = Instant::now();
-        let ended = schemas.argument("a").unwrap().check(&value.to_string());
-        let took = begun.elapsed();
-        let shown = format!("{took:?}: {schema:.100} {ended:.100?}");
-        assert!(took < Duration::from_secs(2), "{shown}");
-        println!("{shown}");
-    }
+fn ordinary_schemas_of_large_arguments_are_checked() {
+    let uuid = "^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
+    let schema = json!({
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {
+                "id": { "type": "string", "pattern": uuid },
+                "name": { "type": "string", "maxLength": 50 },
+                "price": { "type": "number", "minimum": 0 },
+                "tags": { "items": { "enum": ["a", "b", "c"] } },
+            },
+            "required": ["id", "price"],
+            "additionalProperties": false,
+        },
+    });
+    let item = json!({
+        "id": "0b8ef3a2-a0e8-4ee4-9e50-a2a4c8ff25cf",
+        "name": "an item",
+        "price": 12.5,
+        "tags": ["a", "c"],
+    });
+    let mut value = vec![item; 10_000];
+    let (checked, took) = timed(|| check(&schema, &value.clone().into()));
+    assert_eq!(checked, Ok(()));
+    eprintln!("10,000 items: {took:?}");
+    value[9_999]["price"] = json!(-1);
+    assert_eq!(violations(&schema, &value.into())[0].0, "/9999/price");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The recipes of docs/production.md, run: a proxy with TLS in front of two apis, a Redis with
-//! users, the units for systemd.
+//! users, the units for systemd, several machines.
 //!
 //! `make test-production` installs the proxy and runs this module; `make test` does not.
+
+mod machines;
 
 use std::fs;
 use std::net::TcpStream;

@@ -1,5 +1,7 @@
 //! Tokens that must be refused, each beside one that is accepted.
 
+mod url;
+
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -41,7 +43,7 @@ impl Provider {
         let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         Self {
             // ring cannot generate this kind.
-            rsa: RsaKeyPair::from_der(include_bytes!("test-rsa-key.der")).unwrap(),
+            rsa: RsaKeyPair::from_der(include_bytes!("../test-rsa-key.der")).unwrap(),
             ec: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, ec.as_ref(), &random)
                 .unwrap(),
             ed: Ed25519KeyPair::from_pkcs8(ed.as_ref()).unwrap(),
@@ -117,14 +119,18 @@ async fn tokens(provider: &Provider) -> (TempDir, Tokens) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("keys.json");
     fs::write(&file, provider.keys().to_string()).unwrap();
-    (folder, Tokens::open(config(&file)).await.unwrap())
+    (
+        folder,
+        Tokens::open(config(&file), Meters::idle()).await.unwrap(),
+    )
 }
 
 fn config(file: &Path) -> TokenConfig {
     TokenConfig {
         issuer: ISSUER.to_owned(),
         audience: AUDIENCE.to_owned(),
-        keys_file: file.to_owned(),
+        keys: KeySource::File(file.to_owned()),
+        tenant_claim: None,
     }
 }
 
@@ -147,6 +153,40 @@ async fn each_algorithm_is_accepted_with_its_key() {
             assert!(caller.may(Permission::FarmRead).is_ok());
             assert!(caller.may(Permission::ContractsLoad).is_err());
         }
+    }
+}
+
+/// A token without a tenant is not one for the default tenant, where tokens must name theirs.
+#[tokio::test]
+async fn a_claim_names_the_tenant() {
+    let provider = Provider::new();
+    let (_folder, tokens) = tokens(&provider).await;
+    let header = json!({ "alg": "EdDSA", "kid": "ed" });
+    let with = |tenant: Option<Value>| {
+        let mut claims = claims();
+        if let Some(tenant) = tenant {
+            claims["org"] = tenant;
+        }
+        provider.token(&header, &claims)
+    };
+    let token = with(Some(json!("acme")));
+    assert!(tokens.recognise(&token).await.unwrap().tenant.is_default());
+    let mut tokens = tokens;
+    tokens.config.tenant_claim = Some("org".to_owned());
+    tokens.known.invalidate_all();
+    let caller = tokens.recognise(&token).await.unwrap();
+    assert_eq!(caller.tenant.as_str(), "acme");
+    let token = with(Some(json!("default")));
+    assert!(tokens.recognise(&token).await.unwrap().tenant.is_default());
+    for wrong in [
+        None,
+        Some(json!("Acme")),
+        Some(json!("a/b")),
+        Some(json!(["acme"])),
+        Some(json!("")),
+    ] {
+        let refused = tokens.recognise(&with(wrong.clone())).await;
+        assert_eq!(refused.err(), Some(NO_TENANT), "{wrong:?}");
     }
 }
 
@@ -289,7 +329,7 @@ async fn a_file_without_usable_keys_is_refused() {
     let file = folder.path().join("keys.json");
     let opened = async |text: &str| {
         fs::write(&file, text).unwrap();
-        Tokens::open(config(&file))
+        Tokens::open(config(&file), Meters::idle())
             .await
             .err()
             .map(|error| error.to_string())
@@ -306,8 +346,8 @@ async fn a_file_without_usable_keys_is_refused() {
         opened(&" ".repeat(1024 * 1024 + 1))
             .await
             .unwrap()
-            .contains("1 MiB")
+            .contains("more than 1048576 bytes")
     );
     fs::remove_file(&file).unwrap();
-    assert!(Tokens::open(config(&file)).await.is_err());
+    assert!(Tokens::open(config(&file), Meters::idle()).await.is_err());
 }

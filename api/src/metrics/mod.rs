@@ -1,59 +1,27 @@
 //! The api's metrics. Handles are created here once; the code that counts holds them.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+mod routes;
 
-use axum::extract::MatchedPath;
-use http::StatusCode;
-use shared::queue::Memory;
+use shared::queue::{Memory, ServerName};
 use shared::service::telemetry::metrics::{Counter, Gauge, Histogram, Registry};
 
+use self::routes::RouteMetrics;
 use crate::admission::RequestKind;
 use crate::breaker::QueueState;
-
-/// The routes that have metrics of their own, each with its usual status. All other requests count
-/// as [`OTHER`]. The busiest come first, because they are searched in this order.
-const ROUTES: [(&str, StatusCode); 22] = [
-    ("/execute/{contractAddress}/{method}", StatusCode::OK),
-    ("/loadSmartContract", StatusCode::NO_CONTENT),
-    ("/unloadSmartContract", StatusCode::NO_CONTENT),
-    ("/contracts", StatusCode::OK),
-    ("/contracts/{contractAddress}", StatusCode::OK),
-    ("/contracts/{contractAddress}/logs", StatusCode::OK),
-    ("/contracts/{contractAddress}/openapi.json", StatusCode::OK),
-    ("/workers", StatusCode::OK),
-    ("/workers/{id}/drain", StatusCode::ACCEPTED),
-    ("/dead-letters", StatusCode::OK),
-    ("/dead-letters/{id}", StatusCode::NO_CONTENT),
-    ("/keys", StatusCode::OK),
-    ("/keys/{id}", StatusCode::OK),
-    ("/healthz", StatusCode::OK),
-    ("/readyz", StatusCode::OK),
-    ("/metrics", StatusCode::OK),
-    ("/docs", StatusCode::PERMANENT_REDIRECT),
-    ("/docs/", StatusCode::OK),
-    ("/docs/{*file}", StatusCode::OK),
-    ("/openapi.json", StatusCode::OK),
-    ("/documentation/swagger.json", StatusCode::OK),
-    (OTHER, StatusCode::NOT_FOUND),
-];
-
-/// The label of requests that match no route.
-const OTHER: &str = "other";
-
-/// The `code` label of a request that did not fail.
-const OK: &str = "ok";
+use crate::limits::Refusals;
 
 /// The api's metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    routes: Vec<RouteMetrics>,
+    /// Requests by route.
+    pub(crate) routes: RouteMetrics,
     /// From a call's acceptance to its response, without its run time.
     pub(crate) queue_wait: Histogram,
     /// Counted by the dispatcher.
     pub(crate) dispatch: DispatchMetrics,
+    /// Calls that a limit refused.
+    pub(crate) limited: Refusals,
     unclaimed_replies: Counter,
     in_flight: Gauge,
     available: Gauge,
@@ -80,7 +48,7 @@ pub(crate) struct DispatchMetrics {
 }
 
 /// The state of the process at the moment of a scrape.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     /// Requests in progress.
     pub(crate) in_flight: usize,
@@ -94,27 +62,17 @@ pub(crate) struct Snapshot {
     pub(crate) body_bytes: [usize; 2],
     /// Whether the queue takes requests.
     pub(crate) queue: QueueState,
+    /// The servers of Redis, each with its state.
+    pub(crate) servers: Vec<(ServerName, QueueState)>,
     /// The memory of Redis.
     pub(crate) memory: Memory,
     /// The bytes of all executables in Redis.
     pub(crate) executables: u64,
 }
 
-/// The metrics of one route.
-#[derive(Debug)]
-struct RouteMetrics {
-    name: &'static str,
-    usual: StatusCode,
-    succeeded: Counter,
-    duration: Histogram,
-    /// Created on first use, because most never occur.
-    others: Mutex<HashMap<(StatusCode, &'static str), Counter>>,
-}
-
 impl Metrics {
     #[expect(clippy::too_many_lines, reason = "a list of metrics")]
     pub(crate) fn new(registry: Registry) -> Self {
-        let routes = ROUTES.map(|(name, usual)| RouteMetrics::new(&registry, name, usual));
         let cache = |outcome| {
             registry.counter(
                 "execution_api_route_cache_lookups_total",
@@ -137,7 +95,7 @@ impl Metrics {
             )
         };
         Self {
-            routes: routes.into(),
+            routes: RouteMetrics::new(registry.clone()),
             queue_wait: registry.histogram(
                 "execution_api_queue_wait_seconds",
                 "Time from a call's acceptance to its response, without its run time.",
@@ -152,6 +110,7 @@ impl Metrics {
                     &[],
                 ),
             },
+            limited: Refusals::new(&registry),
             unclaimed_replies: registry.counter(
                 "execution_api_unclaimed_replies_total",
                 "Replies that were duplicate, late, or for a client that had disconnected.",
@@ -200,43 +159,8 @@ impl Metrics {
         }
     }
 
-    /// The index of a request's route.
-    pub(crate) fn route(&self, path: Option<&MatchedPath>) -> usize {
-        let other = self.routes.len() - 1;
-        path.and_then(|path| self.routes.iter().position(|r| r.name == path.as_str()))
-            .unwrap_or(other)
-    }
-
-    /// Counts a request that was answered; `code` is its error code, if it failed.
-    pub(crate) fn answered(
-        &self,
-        route: usize,
-        status: StatusCode,
-        code: Option<&'static str>,
-        took: Duration,
-    ) {
-        let Some(route) = self.routes.get(route) else {
-            return;
-        };
-        route.duration.record(took);
-        match code {
-            None if status == route.usual => route.succeeded.increment(1),
-            code => self.count_other(route, status, code.unwrap_or(OK)),
-        }
-    }
-
-    fn count_other(&self, route: &RouteMetrics, status: StatusCode, code: &'static str) {
-        route
-            .others
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((status, code))
-            .or_insert_with(|| requests(&self.registry, route.name, status, code))
-            .increment(1);
-    }
-
     /// Renders all metrics in Prometheus' text format.
-    pub(crate) fn render(&self, now: Snapshot) -> String {
+    pub(crate) fn render(&self, now: &Snapshot) -> String {
         self.in_flight.set(count(now.in_flight));
         self.unclaimed_replies.absolute(now.unclaimed_replies);
         let [call_bytes, load_bytes] = now.body_bytes;
@@ -251,67 +175,24 @@ impl Metrics {
         self.refuses_loads.set(refuses(RequestKind::Load));
         self.refuses_calls.set(refuses(RequestKind::Call));
         self.available.set(1.0 - refuses(RequestKind::Call));
-        self.registry.render()
+        self.registry.render() + &render_servers(&now.servers)
     }
 }
 
-impl RouteMetrics {
-    fn new(registry: &Registry, name: &'static str, usual: StatusCode) -> Self {
-        Self {
-            name,
-            usual,
-            succeeded: requests(registry, name, usual, OK),
-            duration: registry.histogram(
-                "execution_api_request_duration_seconds",
-                "Time from a request's headers to its response.",
-                &[("route", name)],
-            ),
-            others: Mutex::default(),
-        }
-    }
-}
-
-fn requests(
-    registry: &Registry,
-    route: &'static str,
-    status: StatusCode,
-    code: &'static str,
-) -> Counter {
-    registry.counter(
-        "execution_api_requests_total",
-        "Requests that were answered.",
-        &[
-            ("route", route),
-            ("status", status_text(status)),
-            ("code", code),
-        ],
+/// Servers of Redis come and go with the names of their machines, so their gauges are not
+/// registered: those of servers that are gone would stay.
+fn render_servers(states: &[(ServerName, QueueState)]) -> String {
+    const NAME: &str = "execution_api_redis_server_available";
+    let lines = states.iter().map(|(server, state)| {
+        let answers = u8::from(*state != QueueState::Unavailable);
+        // No name of a host has a character that would have to be escaped.
+        format!("{NAME}{{server=\"{server}\"}} {answers}\n")
+    });
+    let lines: String = lines.collect();
+    format!(
+        "# HELP {NAME} 1 while this server of Redis answers, otherwise 0.\n\
+         # TYPE {NAME} gauge\n{lines}"
     )
-}
-
-/// The `status` label: every status that `error` or a route can choose.
-fn status_text(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        200 => "200",
-        201 => "201",
-        202 => "202",
-        204 => "204",
-        308 => "308",
-        400 => "400",
-        401 => "401",
-        403 => "403",
-        404 => "404",
-        405 => "405",
-        408 => "408",
-        409 => "409",
-        413 => "413",
-        415 => "415",
-        422 => "422",
-        500 => "500",
-        502 => "502",
-        503 => "503",
-        504 => "504",
-        _ => OTHER,
-    }
 }
 
 #[expect(
@@ -329,35 +210,29 @@ fn count(number: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use utoipa::OpenApi;
+    use std::time::Duration;
+
+    use http::StatusCode;
 
     use super::*;
-    use crate::breaker::MemoryPressure;
-    use crate::openapi::Description;
-
-    #[test]
-    fn every_documented_route_has_metrics() {
-        for path in Description::openapi().paths.paths.keys() {
-            assert!(ROUTES.iter().any(|(name, _)| name == path), "{path}");
-        }
-    }
 
     #[test]
     fn a_failure_is_counted_by_its_code() {
         let metrics = Metrics::new(Registry::default());
         let took = Duration::from_millis(3);
         for _ in 0..2 {
-            metrics.answered(0, StatusCode::OK, None, took);
+            metrics.routes.answered(0, StatusCode::OK, None, took);
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            metrics.answered(1, status, Some("overloaded"), took);
+            metrics.routes.answered(1, status, Some("overloaded"), took);
         }
-        let text = metrics.render(Snapshot {
+        let text = metrics.render(&Snapshot {
             in_flight: 5,
             unclaimed_replies: 0,
             connections: 7,
             unanswered: 2,
             body_bytes: [3, 4],
-            queue: QueueState::Available(MemoryPressure::Calls),
+            queue: QueueState::NoCalls,
+            servers: vec![("r:1".into(), QueueState::Unavailable)],
             memory: Memory {
                 used: 90,
                 limit: 100,
@@ -373,6 +248,7 @@ mod tests {
             "execution_api_body_bytes{kind=\"load\"} 4",
             "execution_api_refuses{kind=\"call\"} 1",
             "execution_api_redis_memory_used_bytes 90",
+            "execution_api_redis_server_available{server=\"r:1\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
         }

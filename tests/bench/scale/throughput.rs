@@ -1,0 +1,228 @@
+//! Calls on one server and on clusters of one to three primaries.
+
+use std::time::{Duration, Instant};
+
+use redis_servers::Redis;
+
+use super::Extent;
+use super::api::CALLERS;
+use super::crowd::Crowd;
+use super::servers::{Servers, own_processor};
+use crate::figures::Spread;
+use crate::latencies::Latencies;
+
+/// How many calls a caller makes at once, and so how many go in one frame.
+pub(super) const FRAMES: [usize; 3] = [1, 4, 32];
+
+/// How long a load lasts before it is measured.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// How Redis is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deployment {
+    /// One server that is no cluster.
+    One,
+    /// The same, with an append-only file that is written to disk each second.
+    AppendOnly,
+    /// A cluster of so many primaries.
+    Cluster(usize),
+}
+
+pub(super) const DEPLOYMENTS: [Deployment; 5] = [
+    Deployment::One,
+    Deployment::AppendOnly,
+    Deployment::Cluster(1),
+    Deployment::Cluster(2),
+    Deployment::Cluster(3),
+];
+
+impl Deployment {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::One => "one server",
+            Self::AppendOnly => "one server, append-only file",
+            Self::Cluster(1) => "cluster, 1 primary",
+            Self::Cluster(2) => "cluster, 2 primaries",
+            Self::Cluster(_) => "cluster, 3 primaries",
+        }
+    }
+
+    async fn start(self) -> Redis {
+        match self {
+            Self::One => Redis::on_port(),
+            Self::AppendOnly => {
+                let redis = Redis::on_port();
+                let on = [
+                    "CONFIG",
+                    "SET",
+                    "appendonly",
+                    "yes",
+                    "appendfsync",
+                    "everysec",
+                ];
+                redis.command::<()>(&on).await;
+                redis
+            }
+            Self::Cluster(primaries) => Redis::primaries_only(primaries),
+        }
+    }
+}
+
+/// What one load of calls took.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    calls: f64,
+    seconds: f64,
+    /// Microseconds of processor time of all servers, and of the busiest one.
+    redis: f64,
+    busiest: f64,
+    /// The same of this process.
+    own: f64,
+    /// Frames of jobs and of replies.
+    frames: f64,
+    commands: f64,
+    p50: f64,
+    p99: f64,
+}
+
+/// The loads of one deployment with so many calls in a frame, one for each round.
+#[derive(Debug)]
+pub(super) struct Calls {
+    pub(super) deployment: Deployment,
+    pub(super) calls_a_frame: usize,
+    loads: Vec<Load>,
+}
+
+impl Calls {
+    fn spread(&self, value: impl Fn(&Load) -> f64) -> Spread {
+        let values: Vec<_> = self.loads.iter().map(value).collect();
+        Spread::of(&values).expect("there was a round")
+    }
+
+    fn median(&self, value: impl Fn(&Load) -> f64) -> f64 {
+        self.spread(value).median
+    }
+
+    pub(super) fn rate(&self) -> f64 {
+        self.median(|load| load.calls / load.seconds)
+    }
+
+    /// Microseconds of processor time of Redis for each call.
+    pub(super) fn redis(&self) -> Spread {
+        self.spread(|load| load.redis / load.calls)
+    }
+
+    /// The same of the busiest server.
+    pub(super) fn busiest(&self) -> f64 {
+        self.median(|load| load.busiest / load.calls)
+    }
+
+    /// The same of the simulated processes.
+    pub(super) fn own(&self) -> f64 {
+        self.median(|load| load.own / load.calls)
+    }
+
+    /// How much of a core all servers used.
+    pub(super) fn cores(&self) -> f64 {
+        self.median(|load| load.redis / load.seconds / 1e6)
+    }
+
+    /// The calls that a frame really held.
+    pub(super) fn measured_calls_a_frame(&self) -> f64 {
+        // Each call is in a frame of jobs and in a frame of replies.
+        self.median(|load| 2.0 * load.calls / load.frames)
+    }
+
+    pub(super) fn commands(&self) -> f64 {
+        self.median(|load| load.commands / load.calls)
+    }
+
+    /// Milliseconds.
+    pub(super) fn p50(&self) -> f64 {
+        self.median(|load| load.p50)
+    }
+
+    /// Milliseconds.
+    pub(super) fn p99(&self) -> f64 {
+        self.median(|load| load.p99)
+    }
+}
+
+/// Measures all deployments.
+pub(super) async fn run(extent: &Extent) -> Vec<Calls> {
+    let mut all = Vec::new();
+    for deployment in DEPLOYMENTS {
+        let redis = deployment.start().await;
+        let servers = Servers::find();
+        let crowd = Crowd::start(&redis.config(), extent.apis, extent.called, 0).await;
+        let mut measured = FRAMES.map(|calls_a_frame| Calls {
+            deployment,
+            calls_a_frame,
+            loads: Vec::new(),
+        });
+        for _ in 0..extent.rounds {
+            for calls in &mut measured {
+                let load = measure(extent, &redis, &servers, &crowd, calls.calls_a_frame).await;
+                eprintln!(
+                    "scale: {}, {} calls a frame: {:.0} calls/s, {:.2} µs of Redis a call",
+                    deployment.name(),
+                    calls.calls_a_frame,
+                    load.calls / load.seconds,
+                    load.redis / load.calls,
+                );
+                calls.loads.push(load);
+            }
+        }
+        crowd.end().await;
+        all.extend(measured);
+    }
+    all
+}
+
+async fn measure(
+    extent: &Extent,
+    redis: &Redis,
+    servers: &Servers,
+    crowd: &Crowd,
+    calls_a_frame: usize,
+) -> Load {
+    let calling = crowd.call(&crowd.workers, CALLERS, calls_a_frame);
+    tokio::time::sleep(WARM_UP).await;
+    let commands = redis.command_counts().await;
+    let (start, answered) = (Instant::now(), crowd.answered());
+    let (before, own) = (servers.processor(), own_processor());
+    crowd.record(true);
+    tokio::time::sleep(extent.span).await;
+    crowd.record(false);
+    let (after, own) = (servers.processor(), own_processor() - own);
+    let calls = count(crowd.answered() - answered);
+    let seconds = start.elapsed().as_secs_f64();
+    let later = redis.command_counts().await;
+    calling.stop();
+    calling.join().await;
+    let latencies = Latencies::new(crowd.take_latencies());
+    let used: Vec<_> = before
+        .iter()
+        .zip(&after)
+        .map(|(from, to)| to - from)
+        .collect();
+    let of = |name: &str| {
+        later.get(name).copied().unwrap_or(0) - commands.get(name).copied().unwrap_or(0)
+    };
+    Load {
+        calls,
+        seconds,
+        redis: used.iter().sum(),
+        busiest: used.iter().copied().fold(0.0, f64::max),
+        own,
+        frames: count(of("xadd")),
+        commands: count(later.keys().map(|name| of(name)).sum()),
+        p50: latencies.all_but_one_in(2),
+        p99: latencies.all_but_one_in(100),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "there are never 2^52 of them")]
+pub(super) fn count(number: u64) -> f64 {
+    number as f64
+}
