@@ -36,6 +36,7 @@ pub(crate) async fn run(target: &mut AttackFarm) {
             crowd(farm.client()).await
         })
         .await;
+    kept_schemas(target).await;
     map_beside_executable(target).await;
     map_within_executable(target).await;
     console(target).await;
@@ -192,6 +193,48 @@ async fn crowd(client: &Client) -> Result<String, String> {
     Ok(format!(
         "answered; the neighbour waited {longest:?} at most"
     ))
+}
+
+/// Many different schemas of the largest kinds: the api keeps a bounded part of them.
+async fn kept_schemas(target: &mut AttackFarm) {
+    let patterns = |round: usize| {
+        let pattern = |index: usize| format!("([a-z]{{1,30}}){{1,15}}{round}-{index}");
+        let of = |index| (index.to_string(), json!({ "pattern": pattern(index) }));
+        json!({ "properties": (0..20).map(of).collect::<Map<_, _>>() })
+    };
+    let properties = |round: usize| {
+        let name = |index: usize| format!("a-property-{round}-{index}-with-a-long-name");
+        let of = |index| (name(index), json!({ "type": "number" }));
+        json!({ "properties": (0..900).map(of).collect::<Map<_, _>>() })
+    };
+    let texts = (0..20).map(|index| (index.to_string(), json!("x".repeat(100))));
+    let argument = Value::Object(texts.collect());
+    target
+        .case(
+            "S12",
+            "60 contracts' largest schemas",
+            Browser::Stays,
+            async |farm| {
+                let client = farm.client();
+                let before = rss_kib(farm.apis[0].pid());
+                for schema in (0..30).flat_map(|round| [patterns(round), properties(round)]) {
+                    if !load(client, "schemas", &schema).await? {
+                        return Err(format!("refused: {schema:.100}"));
+                    }
+                    let answer = client.execute("schemas", "f", &argument).await;
+                    if let Some(wrong) = CHECKED.mismatch(&answer) {
+                        return Err(wrong);
+                    }
+                }
+                client.unload("schemas").await;
+                let kept = rss_kib(farm.apis[0].pid()).saturating_sub(before);
+                if kept > KEPT_KIB {
+                    return Err(format!("the api keeps {kept} KiB"));
+                }
+                Ok(format!("the api keeps {kept} KiB"))
+            },
+        )
+        .await;
 }
 
 /// The schema is refused, or the call is: in both cases soon.

@@ -11,13 +11,24 @@ use crate::openapi::Description;
 /// Keywords whose values are data in which a `$ref` means nothing.
 const DATA: [&str; 4] = ["const", "default", "enum", "examples"];
 
-/// Describes the endpoints of a contract, and the methods that only its schemas name.
+/// Keywords whose values are schemas by names, which are no keywords.
+const NAMED: [&str; 5] = [
+    "$defs",
+    "definitions",
+    "dependentSchemas",
+    "patternProperties",
+    "properties",
+];
+
+/// Describes the endpoints of a contract. Where they are not known, as those of containers, these
+/// are the methods that its schemas name.
 pub(crate) fn describe(contract: &ContractStatus) -> Value {
     let schemas = contract.schemas.as_ref().and_then(Value::as_object);
-    let named = schemas.into_iter().flat_map(Map::keys);
-    let mut methods: Vec<_> = contract.endpoints.iter().chain(named).collect();
+    let mut methods: Vec<_> = contract.endpoints.iter().collect();
+    if methods.is_empty() {
+        methods = schemas.into_iter().flat_map(Map::keys).collect();
+    }
     methods.sort_unstable();
-    methods.dedup();
     let mut components = common();
     let mut paths = Map::new();
     for (index, method) in methods.into_iter().enumerate() {
@@ -108,6 +119,11 @@ fn relocate(schema: &mut Value, name: &str) {
                         }
                     }
                     _ if DATA.contains(&keyword.as_str()) => {}
+                    Value::Object(schemas) if NAMED.contains(&keyword.as_str()) => {
+                        schemas
+                            .values_mut()
+                            .for_each(|schema| relocate(schema, name));
+                    }
                     value => relocate(value, name),
                 }
             }
@@ -145,7 +161,10 @@ mod tests {
             "add": {
                 "argument": {
                     "$ref": "#/$defs/pair",
-                    "$defs": { "pair": { "type": "object" } },
+                    "$defs": {
+                        "pair": { "type": "object" },
+                        "default": { "$ref": "#/$defs/pair" },
+                    },
                     "default": { "$ref": "#/data" },
                 },
                 "result": { "type": "number" },
@@ -160,6 +179,7 @@ mod tests {
         let pair = schema["$ref"].as_str().unwrap().strip_prefix('#').unwrap();
         assert_eq!(document.pointer(pair), Some(&json!({ "type": "object" })));
         assert_eq!(schema["default"]["$ref"], "#/data");
+        assert_eq!(schema["$defs"]["default"]["$ref"], schema["$ref"]);
         let result = &add["responses"]["200"]["content"]["application/json"]["schema"];
         let data = json!({ "$ref": "#/components/schemas/add.result" });
         assert_eq!(result["properties"]["data"], data);
