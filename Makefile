@@ -12,25 +12,27 @@ export WORKERS REDIS
 CARGO ?= cargo
 DOC_FLAGS = -D warnings -A rustdoc::private_intra_doc_links
 BENCH_CARGO = $(CARGO) bench --locked --workspace --features tests/bench
+ARM64 = aarch64-unknown-linux-gnu
+ARM64_PROGRAMS = $(CURDIR)/target/arm64/$(ARM64)/release
 DENY = $(CARGO) deny --workspace --all-features --frozen
 # Advisories are checked where the RustSec database was downloaded: `cargo deny fetch db`.
 ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*),advisories)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi \
-	faults model soak upgrade bench bench-scale bench-frames bench-guard profile lint lint-bench lint-dependencies \
-	fmt clean release setup build build-tests contract-server
+	test-arm64 faults model soak upgrade bench bench-scale bench-frames bench-guard profile lint lint-bench \
+	lint-dependencies fmt clean release setup build build-arm64 build-tests contract-server
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: build ## Start a farm on this machine until Ctrl-C (WORKERS=n for n workers, REDIS=cluster for three primaries)
 	@scripts/farm
 
 test: build-tests test-kubernetes ## Run all tests (starts a Docker daemon when none runs; 12 minutes on 2 cores)
 	ATTACKS=quick $(CARGO) test --locked --release --workspace -- \
-		--skip bundles:: --skip dashboard:: --skip docker::archives:: --skip failover:: --skip faults:: --skip production:: \
-		--skip schemathesis:: --skip upgrade::
+		--skip arm64:: --skip bundles:: --skip dashboard:: --skip docker::archives:: --skip failover:: \
+		--skip faults:: --skip production:: --skip schemathesis:: --skip upgrade::
 
 # The failovers name the kind of Redis that they need, so they run only once.
 test-redis: build-tests ## Run the tests of the queue on Redis with TLS, Sentinel and Cluster, and failovers (3 minutes)
@@ -61,6 +63,9 @@ test-compose: build-tests ## Build the images, start the Compose project, inject
 	scripts/base-images >target/base-images.env
 	COMPOSE_TEST_ENV_FILE=$(CURDIR)/target/base-images.env $(CARGO) test --locked --release --workspace \
 		--test compose -- --nocapture --test-threads 1
+
+test-arm64: build-tests build-arm64 ## Cross-compile the programs for arm64, and run them in an emulator
+	ARM64_PROGRAMS=$(ARM64_PROGRAMS) $(CARGO) test --locked --release --workspace --test e2e -- arm64::
 
 attack: build-tests ## Attack farms as a hostile contract or caller; write attacks-report.md (ROUNDS=n repeats)
 	ATTACKS_REPORT=$(CURDIR)/attacks-report.md $(CARGO) test --locked --release --workspace --test attacks
@@ -154,6 +159,12 @@ build-tests: setup contract-server
 contract-server:
 	cd tests/contract-server && RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked \
 		--release --target-dir target --target $$(rustc -vV | sed -n 's/^host: //p')
+
+# In a folder of its own, so that it does not wait for other builds, nor they for it.
+build-arm64:
+	@scripts/setup --arm64
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc $(CARGO) build --locked --release \
+		--package execution-api --package execution-worker --target $(ARM64) --target-dir target/arm64
 
 target/python-kubernetes: tests/kubernetes/requirements.txt
 	@scripts/setup --python

@@ -181,6 +181,13 @@ impl Breaker {
         self.servers().values().any(|server| !server.answers)
     }
 
+    /// Whether a server does not answer, or did not at some time since `moment`.
+    pub(crate) fn was_incomplete_since(&self, moment: Instant) -> bool {
+        let recovered = |server: &Server| server.recovered_at.is_some_and(|at| at >= moment);
+        let is_or_was_away = |server: &Server| !server.answers || recovered(server);
+        self.servers().values().any(is_or_was_away)
+    }
+
     /// The memory of the fullest server, as it was measured last.
     pub(crate) fn memory(&self) -> Memory {
         let servers = self.servers();
@@ -333,7 +340,7 @@ pub(crate) mod tests {
         assert_eq!(breaker.states(), expected);
         assert_eq!(breaker.state_of(Some(&other)), QueueState::NoLoads);
         assert_eq!(breaker.state(), QueueState::NoLoads, "the best of them");
-        assert!(breaker.is_incomplete());
+        assert!(breaker.is_incomplete() && breaker.was_incomplete_since(later));
         assert_eq!(breaker.memory().used, 75, "of the fullest");
         assert_eq!(breaker.state_of(None), QueueState::Unavailable);
         assert_eq!(breaker.state_of(Some(&"new".into())), QueueState::Available);
@@ -343,6 +350,9 @@ pub(crate) mod tests {
         assert!(breaker.has_recovered(Some(&"next".into()), OPEN_AFTER));
         assert_eq!(breaker.state(), QueueState::Available);
         assert!(!breaker.is_incomplete());
+        assert!(breaker.was_incomplete_since(now) && breaker.was_incomplete_since(later));
+        let after = later + Duration::from_millis(1);
+        assert!(!breaker.was_incomplete_since(after));
         let last = later + OPEN_AFTER;
         breaker.found(&[silent("next"), silent("other")], last);
         assert_eq!(breaker.state(), QueueState::Unavailable);

@@ -6,6 +6,7 @@
 
 mod access;
 mod any_redis;
+mod arm64;
 mod bundles;
 mod console;
 mod contracts;

@@ -10,6 +10,7 @@ use shared::queue::ownership::Standing;
 use shared::queue::references::Reference;
 use shared::queue::timing::{REPLY_SLACK, TIDY_WITHIN};
 use shared::service::backoff::Backoff;
+use tokio::time::Instant;
 
 use super::attempt::AttemptOutcome;
 use super::{Dispatcher, Sent, Ticket};
@@ -174,9 +175,10 @@ impl Dispatcher {
     ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut number = 1;
+        let began = Instant::now();
         loop {
             if self.queue.clock().until(ticket.deadline).is_zero() {
-                return Err(not_accepted());
+                return Err(self.out_of_time(not_accepted(), began));
             }
             self.queue.enlist_contract(&load.address).await?;
             self.routes.invalidate(&load.address);
@@ -244,6 +246,7 @@ impl Dispatcher {
     ) -> Result<(), ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
         let mut number = 1;
+        let began = Instant::now();
         loop {
             self.routes.invalidate(address);
             let standing = self.queue.ownership(address).await?.standing;
@@ -270,7 +273,7 @@ impl Dispatcher {
             }
             let pause = backoff.delay();
             if self.queue.clock().until(ticket.deadline) < pause {
-                return Err(ApiError::no_owner());
+                return Err(self.out_of_time(ApiError::no_owner(), began));
             }
             tokio::time::sleep(pause).await;
             number += 1;
@@ -326,6 +329,7 @@ impl Dispatcher {
             request: ticket.request.clone(),
             job: Job::Load(load),
         };
+        let began = Instant::now();
         let placed = self.queue.place(engine, Some(stream), &envelope).await;
         placed.map_err(ApiError::write_failed)?;
         let patience = self.queue.clock().until(ticket.deadline) + REPLY_SLACK;
@@ -333,7 +337,9 @@ impl Dispatcher {
             Some(WaitOutcome::Reply(reply)) => Ok(AttemptOutcome::of(reply)),
             Some(WaitOutcome::Lost) => Ok(AttemptOutcome::MaybeStarted),
             // A worker may have taken the load and may still complete it.
-            Some(WaitOutcome::Refused(_)) | None => Err(not_accepted().if_started(true)),
+            Some(WaitOutcome::Refused(_)) | None => {
+                Err(self.out_of_time(not_accepted().if_started(true), began))
+            }
         }
     }
 }

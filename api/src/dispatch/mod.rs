@@ -7,6 +7,7 @@
 mod arguments;
 mod attempt;
 mod checks;
+mod deadline;
 mod inspect;
 mod loading;
 mod lost_attempts;
@@ -15,7 +16,6 @@ mod requirements;
 mod route_cache;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -24,12 +24,13 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::job::Job;
 use shared::queue::Queue;
 use shared::queue::farm::Farm;
-use shared::queue::timing::REQUEST_OVERTIME;
 use shared::service::backoff::Backoff;
+use tokio::time::Instant;
 
 use self::arguments::has_large_argument;
 use self::attempt::AttemptOutcome;
 use self::checks::CallChecks;
+use self::deadline::Sent;
 use self::lost_attempts::LostAttempts;
 use self::route_cache::{Assignment, Destination, RouteCache, RouteCacheParts};
 use crate::breaker::Breaker;
@@ -80,10 +81,6 @@ struct Admitted {
     meter: Option<Arc<Meter>>,
     _permit: Option<MeterPermit>,
 }
-
-/// Whether a job may be at a worker.
-#[derive(Debug, Default)]
-struct Sent(AtomicBool);
 
 /// Sends jobs to workers and awaits their replies.
 pub(crate) struct Dispatcher {
@@ -178,23 +175,6 @@ impl Dispatcher {
         .await
     }
 
-    /// Ends `work` that takes too long. Commands to Redis have limits of their own, but these may
-    /// add up.
-    ///
-    /// Not an `async fn`, which would hold `work` twice.
-    fn with_deadline<T>(
-        &self,
-        deadline: u64,
-        sent: &Sent,
-        work: impl Future<Output = Result<T, ApiError>>,
-    ) -> impl Future<Output = Result<T, ApiError>> {
-        let patience = self.queue.clock().until(deadline) + REQUEST_OVERTIME;
-        tokio::time::timeout(patience, work).map(move |ended| {
-            let failed = |_| Err(no_reply(sent.get(), self.breaker.is_incomplete()));
-            ended.unwrap_or_else(failed)
-        })
-    }
-
     /// Repeats attempts until one is answered or no time is left for another.
     async fn retry_loop(
         &self,
@@ -206,6 +186,7 @@ impl Dispatcher {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
         let mut answered_by = None;
         let mut number = 1;
+        let began = Instant::now();
         self.check_record(contract)?;
         let ended = loop {
             let destination = self.route(contract, &mut ticket.job).await;
@@ -216,7 +197,7 @@ impl Dispatcher {
                     match tried.await {
                         Ok(Some(reply)) => {
                             answered_by = Some(owner.worker);
-                            break Ok(reply);
+                            break self.in_time(reply, began);
                         }
                         Ok(None) => self.routes.invalidate(&address),
                         Err(error) => break Err(error),
@@ -234,10 +215,8 @@ impl Dispatcher {
             }
             let pause = backoff.delay();
             if self.queue.clock().until(ticket.deadline) < pause {
-                break Err(progress
-                    .last_error
-                    .take()
-                    .unwrap_or_else(ApiError::no_owner));
+                let error = progress.last_error.take();
+                break Err(self.out_of_time(error.unwrap_or_else(ApiError::no_owner), began));
             }
             tokio::time::sleep(pause).await;
             self.metrics.retries.increment(1);
@@ -339,46 +318,5 @@ impl Admitted {
             meter,
             _permit: permit,
         })
-    }
-}
-
-impl Sent {
-    fn set(&self, sent: bool) {
-        self.0.store(sent, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The error of a request that got no answer before its deadline. If Redis is the reason, the error
-/// says so: the contract is not to blame.
-fn no_reply(sent: bool, is_redis_incomplete: bool) -> ApiError {
-    match (sent, is_redis_incomplete) {
-        (false, _) => ApiError::queue_unavailable(),
-        (true, true) => ApiError::Ambiguous,
-        (true, false) => ApiError::no_reply(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_that_hangs_on_redis_is_not_an_execution_timeout() {
-        let unsent = no_reply(false, false);
-        assert_eq!(
-            (unsent.code(), unsent.never_started()),
-            ("queue_unavailable", true)
-        );
-        let sent = no_reply(true, true);
-        assert_eq!(
-            (sent.code(), sent.never_started()),
-            ("queue_unavailable", false)
-        );
-        let unanswered = no_reply(true, false);
-        assert_eq!(unanswered.code(), "execution_timeout");
     }
 }

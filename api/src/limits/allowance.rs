@@ -155,6 +155,11 @@ impl Allowance {
         self.refusal().is_none() && !self.is_asked.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether more was spent than there was, and no lease has paid for it yet.
+    pub(super) fn is_in_debt(&self) -> bool {
+        self.quota() > 0 && self.left.load(Ordering::Relaxed) < 0
+    }
+
     /// How many units to lease: a slice, what was spent without being there, and as many as wait
     /// for some.
     pub(super) fn wanted(&self, unit_of_call: u64) -> u64 {
@@ -263,10 +268,12 @@ mod tests {
     fn what_was_overspent_is_paid_by_the_next_lease() {
         let allowance = limited_to(100);
         assert!(allowance.charge(35));
+        assert!(allowance.is_in_debt());
         assert_eq!(allowance.spend(0), Spent::Nothing);
         assert_eq!(allowance.wanted(0), 35);
         allowance.granted(25);
         assert_eq!(allowance.spend(0), Spent::Nothing);
+        assert!(!allowance.is_in_debt());
         allowance.granted(1);
         assert_eq!(allowance.spend(0), Spent::Low);
     }

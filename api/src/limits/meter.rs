@@ -148,6 +148,16 @@ impl Meter {
         }
     }
 
+    /// Whether it has used more processor time than it had. Then the next slice is asked for, so
+    /// that this is paid also if nobody calls.
+    pub(super) fn is_in_debt(self: &Arc<Self>) -> bool {
+        let is_in_debt = self.cpu.is_in_debt();
+        if is_in_debt {
+            self.ask(Resource::Cpu);
+        }
+        is_in_debt
+    }
+
     /// What was used since the beginning, of a meter from which nothing is taken.
     pub(super) fn used(&self) -> Usage {
         Usage {

@@ -152,7 +152,8 @@ impl Meters {
         self.apis.store(apis, Ordering::Relaxed);
     }
 
-    /// The meters of callers and contracts. Those that nothing refers to any more are forgotten.
+    /// The meters of callers and contracts. Those that nothing refers to any more are forgotten
+    /// once what they have used is paid.
     pub(super) fn take_callers_and_contracts(&self) -> Vec<Arc<Meter>> {
         let mut all = take(&self.callers);
         all.extend(take(&self.contracts));
@@ -200,6 +201,38 @@ fn take<K: Eq + Hash>(table: &Table<K>) -> Vec<Arc<Meter>> {
     let mut table = lock(table);
     let all = table.values().cloned().collect();
     // Two: the table's own, and the one in `all`, through which its last figures are added up.
-    table.retain(|_, meter| Arc::strong_count(meter) > 2);
+    table.retain(|_, meter| meter.is_in_debt() || Arc::strong_count(meter) > 2);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meter_is_forgotten_once_it_is_unused_and_owes_nothing() {
+        let (meters, mut asked) = Meters::new(Counted::default());
+        let address = ContractAddress::try_from("metered".to_owned()).expect("valid");
+        let quota = Quota {
+            cpu_ms_per_minute: Some(1000),
+            ..Quota::default()
+        };
+        let meter = meters.contract(&address, quota).expect("it has a limit");
+        // A call begins while something is left, and may use more than that.
+        meter.answered(false, 2_000_000);
+        drop(meter);
+        drop(asked.try_recv().expect("a slice is asked for"));
+        for _ in 0..2 {
+            assert_eq!(meters.take_callers_and_contracts().len(), 1);
+        }
+        let meter = meters.contract(&address, quota).expect("it has a limit");
+        meter.cpu.granted(1_000_000);
+        assert!(meter.is_in_debt());
+        let refill = asked.try_recv().expect("the rest is asked for");
+        assert_eq!(refill.meter.cpu.wanted(0), 1_000_000, "at most a window");
+        meter.cpu.granted(1_000_000);
+        drop((refill, meter));
+        assert_eq!(meters.take_callers_and_contracts().len(), 1);
+        assert!(meters.take_callers_and_contracts().is_empty());
+    }
 }

@@ -5,6 +5,7 @@
 //! ensures that.
 
 mod archives;
+mod arm64;
 mod calls;
 mod docker_farm;
 mod faults;

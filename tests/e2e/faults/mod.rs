@@ -24,11 +24,13 @@ mod workers;
 
 use std::time::Duration;
 
+use redis_servers::Kind;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::support::call_log::CONTRACT;
 use crate::support::client::Client;
 use crate::support::farm::{Builder, Farm};
+use crate::support::load::{Load, Pace};
 
 /// From the death of a worker until its contracts answer: a lease of 5 s, plus the time to notice
 /// and to load.
@@ -58,6 +60,16 @@ async fn load_recorders(client: &Client, count: usize) -> Vec<String> {
         .map(|address| client.must_load(address, CONTRACT));
     futures::future::join_all(loads).await;
     addresses
+}
+
+/// A farm of two apis and two workers on this kind of Redis, whose contracts are called at a steady
+/// pace.
+async fn under_load(kind: Kind) -> (Farm, Vec<String>, Load) {
+    let farm = builder().redis(kind).apis(2).workers(2).start().await;
+    let addresses = load_recorders(farm.client(), 6).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.full_pace().await;
+    (farm, addresses, load)
 }
 
 /// A farm whose first worker owns `count` contracts. A second worker owns none.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::redis_down::{answers, is_refused_at_once};
-use super::{builder, generations, load_recorders, shared};
+use super::{builder, generations, load_recorders, shared, under_load};
 use crate::support::call_log::{CONTRACT, CallLog, percentile};
 use crate::support::client::Client;
 use crate::support::farm::Farm;
@@ -210,17 +210,9 @@ async fn fault_34_kill_the_primary_of_one_shard() {
 #[tokio::test]
 async fn fault_36_move_slots() {
     let _machine = shared().await;
-    let mut farm = builder()
-        .redis(Kind::Cluster)
-        .apis(2)
-        .workers(2)
-        .start()
-        .await;
+    let (mut farm, addresses, load) = under_load(Kind::Cluster).await;
     let client = farm.client().clone();
-    let addresses = load_recorders(&client, 6).await;
     let before = generations(&client, &addresses).await;
-    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.full_pace().await;
     let prefix = farm.prefix().to_owned();
     let apis: Vec<String> = farm
         .redis_command(&["ZRANGE", &format!("{prefix}apis"), "0", "-1"])
@@ -251,20 +243,48 @@ async fn fault_36_move_slots() {
     farm.stop().await;
 }
 
+/// The servers are restarted one by one, as for an upgrade: each primary hands its slots over to its
+/// replica before.
+#[tokio::test]
+async fn fault_36_restart_the_servers_one_by_one() {
+    let _machine = shared().await;
+    let (mut farm, addresses, load) = under_load(Kind::Cluster).await;
+    let client = farm.client().clone();
+    let before = generations(&client, &addresses).await;
+    for primary in 0..3 {
+        let redis = farm.redis.several();
+        let replicas = redis.replicas_of(primary).await;
+        let replica = replicas[0];
+        farm.redis.several_mut().server_mut(replica).kill();
+        farm.redis.several_mut().server_mut(replica).restart();
+        let redis = farm.redis.several();
+        redis.replicated().await;
+        redis.servers()[replica]
+            .command::<()>(&["CLUSTER", "FAILOVER"])
+            .await;
+        redis.becomes(replica, Role::Primary).await;
+        redis.becomes(primary, Role::Replica).await;
+        redis.replicated().await;
+        farm.redis.several_mut().server_mut(primary).kill();
+        farm.redis.several_mut().server_mut(primary).restart();
+        load.full_pace().await;
+    }
+    load.end().await.check(&client, &["ok"]).await;
+    assert_eq!(
+        generations(&client, &addresses).await,
+        before,
+        "contracts were recreated"
+    );
+    farm.wait_until_recovered().await;
+    farm.stop().await;
+}
+
 /// Replicas are only for failovers.
 #[tokio::test]
 async fn fault_39_kill_all_replicas() {
     let _machine = shared().await;
-    let mut farm = builder()
-        .redis(Kind::Cluster)
-        .apis(2)
-        .workers(2)
-        .start()
-        .await;
+    let (mut farm, _, load) = under_load(Kind::Cluster).await;
     let client = farm.client().clone();
-    let addresses = load_recorders(&client, 6).await;
-    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.full_pace().await;
     for server in 3..6 {
         farm.redis.several_mut().server_mut(server).kill();
     }

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::{builder, generations, load_recorders, shared};
+use super::{generations, shared, under_load};
 use crate::support::call_log::CONTRACT;
 use crate::support::farm::Farm;
-use crate::support::load::{Load, Pace};
+use crate::support::load::Load;
 use redis_servers::{Kind, Role};
 
 /// How a call may end while there is no primary.
@@ -25,17 +25,9 @@ async fn fails_over(farm: &Farm, load: &Load, to: usize) {
 #[tokio::test]
 async fn fault_35_fail_over_and_the_old_primary_comes_back() {
     let _machine = shared().await;
-    let mut farm = builder()
-        .redis(Kind::Sentinel)
-        .apis(2)
-        .workers(2)
-        .start()
-        .await;
+    let (mut farm, addresses, load) = under_load(Kind::Sentinel).await;
     let client = farm.client().clone();
-    let addresses = load_recorders(&client, 6).await;
     let before = generations(&client, &addresses).await;
-    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.full_pace().await;
 
     farm.redis.several().replicated().await;
     farm.redis.several().servers()[0].signal("STOP");
@@ -66,16 +58,8 @@ async fn fault_35_fail_over_and_the_old_primary_comes_back() {
 #[tokio::test]
 async fn fault_37_a_failover_loses_writes() {
     let _machine = shared().await;
-    let mut farm = builder()
-        .redis(Kind::Sentinel)
-        .apis(2)
-        .workers(2)
-        .start()
-        .await;
+    let (mut farm, _, load) = under_load(Kind::Sentinel).await;
     let client = farm.client().clone();
-    let addresses = load_recorders(&client, 6).await;
-    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.full_pace().await;
     farm.redis.several().replicated().await;
     farm.redis.several().cut_replication(0).await;
     let cut = Instant::now();
@@ -95,16 +79,8 @@ async fn fault_37_a_failover_loses_writes() {
 #[tokio::test]
 async fn fault_39_kill_the_replica() {
     let _machine = shared().await;
-    let mut farm = builder()
-        .redis(Kind::Sentinel)
-        .apis(2)
-        .workers(2)
-        .start()
-        .await;
+    let (mut farm, _, load) = under_load(Kind::Sentinel).await;
     let client = farm.client().clone();
-    let addresses = load_recorders(&client, 6).await;
-    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
-    load.full_pace().await;
     farm.redis.several_mut().server_mut(1).kill();
     client.must_load("late", CONTRACT).await;
     load.full_pace().await;

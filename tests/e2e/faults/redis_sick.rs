@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::redis_down::is_refused_at_once;
 use super::{builder, generations, load_recorders, shared};
-use crate::support::call_log::CONTRACT;
+use crate::support::call_log::{CONTRACT, Call};
 use crate::support::chaos::{freeze, thaw};
 use crate::support::client::Client;
 use crate::support::load::{Load, Pace};
@@ -42,6 +42,32 @@ async fn fault_21_freeze_redis_for_3_s() {
         before,
         "contracts moved to another worker"
     );
+    farm.wait_until_recovered().await;
+    farm.stop().await;
+}
+
+/// Calls that reach the workers after their deadline do not blame them.
+#[tokio::test]
+async fn fault_21_freeze_redis_until_calls_expire() {
+    const EXPIRY: Duration = Duration::from_secs(2);
+    let _machine = shared().await;
+    let deadline = EXPIRY.as_millis().to_string();
+    let farm = builder().env("EXECUTE_DEADLINE_MS", &deadline);
+    let mut farm = farm.start().await;
+    let client = farm.client().clone();
+    let addresses = load_recorders(&client, 4).await;
+    let load = Load::start(&farm.clients, &addresses, Pace::STEADY);
+    load.full_pace().await;
+    freeze(farm.redis.process());
+    // The first calls have expired, and their callers still wait for an answer.
+    wait::pass(EXPIRY + Duration::from_millis(300)).await;
+    thaw(farm.redis.process());
+    load.full_pace().await;
+    let log = load.end().await;
+    log.check(&client, &["ok", "queue_unavailable"]).await;
+    let expired = |call: &&Call| call.took() >= EXPIRY && call.never_started();
+    let count = log.calls.iter().filter(expired).count();
+    assert!(count > 0, "no call has expired");
     farm.wait_until_recovered().await;
     farm.stop().await;
 }
