@@ -31,19 +31,12 @@ const TEXT: usize = 200;
 /// schema's is taken, the last is the limit.
 const REGEX_SIZES: [usize; 5] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
 
-/// The most bytes that a thread keeps while it matches a regular expression.
-const REGEX_CACHE: usize = 64 << 10;
-
 /// A regular expression of this many bytes takes up to 1 ns for each byte of a text: 8 µs were
 /// measured for `(x{1,30}){1,20}y`, which takes 64 KiB.
 const SIZE_PER_NS: usize = 8;
 
 /// What a check takes in memory for each byte of its schema.
 const MEMORY_PER_BYTE: usize = 30;
-
-/// What a regular expression takes, as a multiple of its size: it is compiled forwards and
-/// backwards, and each thread that matches it keeps as much again.
-const MEMORY_PER_REGEX: usize = 8;
 
 /// The check of one schema.
 #[derive(Debug)]
@@ -91,7 +84,7 @@ impl Check {
                         validator,
                         byte_ns: byte_ns as u64,
                         memory: MEMORY_PER_BYTE * schema.to_string().len()
-                            + MEMORY_PER_REGEX * patterns * size,
+                            + 2 * patterns * (size + regex_cache(size)),
                     });
                 }
                 Err(error) => refused = error,
@@ -148,11 +141,17 @@ impl Check {
     }
 }
 
+/// How many bytes a thread keeps while it matches a regular expression of this size, and as many
+/// while it matches it backwards. With less, ordinary ones take longer.
+fn regex_cache(size: usize) -> usize {
+    (4 * size).clamp(8 << 10, 64 << 10)
+}
+
 /// Compiles a schema whose regular expressions have at most `size` bytes.
 fn build(schema: &Value, size: usize) -> Result<Validator<Metered>, String> {
     let patterns = PatternOptions::regex()
         .size_limit(size)
-        .dfa_size_limit(REGEX_CACHE.min(size));
+        .dfa_size_limit(regex_cache(size));
     let compiled = jsonschema::options_for::<Metered>()
         .with_draft(Draft::Draft202012)
         .should_validate_formats(false)
