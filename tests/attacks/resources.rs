@@ -196,9 +196,7 @@ async fn run_overuse(client: &Client, overuse: &Overuse, rest: Duration) -> Resu
         return Err(wrong);
     }
     if overuse.after == After::Recreated {
-        // The watchdog checks only at intervals.
-        let recreated = async || client.generation(&address).await > before;
-        wait::until_true("the contract to be recreated", DEFAULT_LIMIT, recreated).await;
+        recreated(client, &address, before).await;
     }
     let start = Instant::now();
     let mut well = client.call(&address, "ping").await;
@@ -216,6 +214,21 @@ async fn run_overuse(client: &Client, overuse: &Overuse, rest: Duration) -> Resu
         return Err(format!("it was recreated: {}", shown(&answer)));
     }
     Ok(format!("{}; then generation {generation}", shown(&answer)))
+}
+
+/// Waits until a contract has another page than in this generation. A page that is idle for a second
+/// is frozen. On a busy machine it has not used too much by then, so it is woken again and again.
+async fn recreated(client: &Client, address: &str, before: u64) {
+    const AWAKE: Duration = Duration::from_secs(2);
+    let mut woken = Instant::now();
+    wait::until_true("the contract to be recreated", DEFAULT_LIMIT, async || {
+        if woken.elapsed() > AWAKE {
+            client.call(address, "ping").await;
+            woken = Instant::now();
+        }
+        client.generation(address).await > before
+    })
+    .await;
 }
 
 /// R4: the small amount of time that a contract may use between calls.
@@ -250,8 +263,7 @@ async fn idle(target: &mut AttackFarm) {
             client.must_load("burner", &contract(BURNS)).await;
             let generation = client.generation("burner").await;
             client.call("burner", "attack").await.data();
-            let recreated = async || client.generation("burner").await > generation;
-            wait::until_true("the contract to be recreated", DEFAULT_LIMIT, recreated).await;
+            recreated(client, "burner", generation).await;
             // Its page and the spare page. All other renderers were there before.
             let young = farm.renderers(0);
             let young: Vec<_> = young

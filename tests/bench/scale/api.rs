@@ -192,6 +192,7 @@ fn call(id: JobId, deadline: u64) -> Item {
             address: "abcd".parse().expect("it is an address"),
             method: "add".to_owned(),
             argument: Argument::Json(RawValue::from_string(argument).expect("it is JSON")),
+            logs: None,
         }),
     };
     encode_item(&envelope)

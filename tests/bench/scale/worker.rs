@@ -14,7 +14,7 @@ use shared::queue::inbox::{self, Received};
 use shared::queue::leases::{Renewal, WorkerInfo};
 use shared::queue::ownership::{LoadId, Outcome, Sandbox, Standing};
 use shared::queue::references::Reference;
-use shared::queue::replies::Settlement;
+use shared::queue::settlement::Settlement;
 use shared::queue::timing::{COMPARE, HEARTBEAT};
 use shared::queue::{Queue, QueueError, ReaperConfig, RedisConfig, placement, reaper};
 use shared::service::lifecycle::Lifecycle;
@@ -194,6 +194,7 @@ async fn answer(worker: Arc<Worker>) {
                     id: job.id,
                     generation: Some(1),
                     ran_us: Some(12),
+                    cpu_us: None,
                     outcome: Ok(Output::Result(result())),
                 })
             });
@@ -214,7 +215,7 @@ async fn read(reader: &mut inbox::Reader, settlement: &mut Settlement) -> Vec<Re
         tokio::select! {
             received = &mut reading => return received,
             () = tokio::time::sleep(span) => {
-                settlement.acknowledge().await.expect("Redis takes acknowledgements");
+                settlement.finish().await.expect("Redis takes acknowledgements");
             }
         }
     }
