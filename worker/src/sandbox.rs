@@ -14,6 +14,7 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::{ContractSpec, EffectiveLimits, Limits};
 use shared::protocol::reply::Failure;
+use shared::protocol::schemas::SchemaText;
 
 /// The limits that every sandbox applies to its calls.
 #[derive(Debug, Clone, Copy)]
@@ -293,6 +294,11 @@ pub trait Instance: Send + 'static {
 
     /// Reads how much memory the instance holds, if the engine can tell.
     fn memory(&self) -> Option<MemoryGauge> {
+        None
+    }
+
+    /// The schemas that the contract has beside its endpoints.
+    fn schemas(&self) -> Option<&SchemaText> {
         None
     }
 

@@ -201,8 +201,8 @@ pub(crate) async fn show(
     Ok(Json(view.status(status)))
 }
 
-/// The status of a contract with its replicas.
-async fn whole_status(
+/// The status of a contract with its replicas and its schemas.
+pub(super) async fn whole_status(
     state: &AppState,
     contract: &ContractAddress,
 ) -> Result<ContractStatus, ApiError> {
@@ -215,6 +215,7 @@ async fn whole_status(
     for replica in replicas.into_iter().flatten() {
         merge(&mut status, replica);
     }
+    let schemas = state.queue.schemas(contract).await?;
     if let Some(error) = &mut status.last_error {
         let (entries, source_map) = (std::mem::take(&mut error.stack), error.source_map.take());
         let stack = Stack {
@@ -223,6 +224,7 @@ async fn whole_status(
         };
         error.stack = state.source_maps.apply(stack).await;
     }
+    status.schemas = schemas.and_then(|text| serde_json::from_str(&text).ok());
     Ok(status)
 }
 
@@ -289,6 +291,7 @@ fn recorded(
         image_source: image_source.flatten(),
         limits: None,
         logs: record.spec.keep_logs.then_some(KeptLogs::Keep),
+        schemas: None,
         queue_depth: None,
         calls: None,
         errors: None,
@@ -338,6 +341,7 @@ mod tests {
             quarantined_until: 0,
             image: None,
             image_missing: false,
+            schemas: None,
         };
         let state = |record: &ContractRecord, now, lives| {
             let status = recorded("abcd".parse().unwrap(), record.clone(), now, |_| lives);

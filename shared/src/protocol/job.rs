@@ -266,6 +266,7 @@ pub struct Load {
 ///     address: "shop.prices".parse()?,
 ///     method: "total".to_owned(),
 ///     argument: Argument::None,
+///     schemas: None,
 ///     logs: None,
 /// });
 /// assert_eq!(
@@ -282,6 +283,11 @@ pub struct Execute {
     pub method: String,
     /// The argument.
     pub argument: Argument,
+    /// The digest of the contract's schemas that the argument was checked by, and the result will
+    /// be. Empty: the contract had none when the call was routed. A worker refuses the call if the
+    /// contract has others by now. Missing: the api is of a version that checks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schemas: Option<String>,
     /// How many lines of the call's output its reply has if it fails, at most [`MAX_LINES`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logs: Option<u32>,

@@ -334,6 +334,11 @@ pub struct ContractStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub logs: Option<KeptLogs>,
+    /// The schemas of arguments and results by which every call is checked, by endpoint. Not in the
+    /// list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object, required = false))]
+    pub schemas: Option<serde_json::Value>,
     /// Calls that are waiting or running. Not in the list of contracts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]

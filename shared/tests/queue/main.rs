@@ -68,6 +68,7 @@ fn call(id: u64, deadline: u64) -> Envelope {
         address: address("abcd"),
         method: format!("m{id}"),
         argument: Argument::None,
+        schemas: None,
         logs: None,
     };
     Envelope {

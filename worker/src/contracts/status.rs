@@ -10,6 +10,7 @@ use shared::protocol::image::PinnedImage;
 use shared::protocol::job::{ContractSpec, KeptLogs};
 use shared::protocol::reply::{ContractState, ContractStatus, LastError};
 use shared::queue::clock::Clock;
+use shared::protocol::schemas::SchemaText;
 use shared::queue::ownership::Sandbox;
 use tokio::sync::Notify;
 
@@ -46,6 +47,8 @@ pub(crate) struct SandboxState {
     pub(crate) endpoints: Vec<String>,
     /// The image that every sandbox of the load runs, once it is resolved.
     pub(crate) image: Option<PinnedImage>,
+    /// The schemas that the contract was loaded with.
+    pub(crate) schemas: Option<SchemaText>,
 }
 
 impl SandboxState {
@@ -54,6 +57,7 @@ impl SandboxState {
         Sandbox {
             endpoints: self.endpoints,
             image: self.image,
+            schemas: self.schemas,
         }
     }
 }
@@ -66,6 +70,7 @@ impl Status {
             generation,
             endpoints: Vec::new(),
             image: None,
+            schemas: None,
         };
         Self {
             sandbox: Mutex::new(sandbox),
@@ -104,20 +109,27 @@ impl Status {
         self.lock().state = state;
     }
 
-    /// The contract's image is resolved: every sandbox of the load runs it.
-    pub(crate) fn pin(&self, image: Option<PinnedImage>) {
-        self.lock().image = image;
+    /// What is the same for every sandbox of the load: its image, its schemas.
+    pub(crate) fn pin(&self, image: Option<PinnedImage>, schemas: Option<SchemaText>) {
+        let mut sandbox = self.lock();
+        sandbox.image = image;
+        sandbox.schemas = schemas;
     }
 
     /// A new sandbox is ready.
     pub(crate) fn ready(&self, generation: u64, sandbox: Sandbox, memory: Option<MemoryGauge>) {
         *locked(&self.memory) = memory;
-        let Sandbox { endpoints, image } = sandbox;
+        let Sandbox {
+            endpoints,
+            image,
+            schemas,
+        } = sandbox;
         *self.lock() = SandboxState {
             state: ContractState::Ready,
             generation,
             endpoints,
             image,
+            schemas,
         };
     }
 
@@ -218,6 +230,7 @@ impl Status {
             generation,
             endpoints,
             image,
+            schemas: _,
         } = self.sandbox();
         let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
@@ -235,6 +248,7 @@ impl Status {
             image_source: image_source.flatten(),
             limits: None,
             logs: spec.keep_logs.then_some(KeptLogs::Keep),
+            schemas: None,
             queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
             calls: Some(self.calls.load(Ordering::Relaxed)),
             errors: Some(self.errors.load(Ordering::Relaxed)),

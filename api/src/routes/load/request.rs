@@ -5,6 +5,7 @@ use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
 use shared::protocol::job::{ContractSpec, EngineKind, KeptLogs, Limits, Load};
 use shared::queue::blobs::digest;
+use shared::schemas::Schemas;
 use utoipa::ToSchema;
 
 use super::executable;
@@ -32,6 +33,11 @@ pub(super) struct LoadRequest {
     #[schema(value_type = Option<Object>)]
     #[serde(default)]
     source_map: Value,
+    /// JSON Schemas (2020-12) of the arguments and results of endpoints, by which every call is
+    /// checked: `{"METHOD": {"argument": SCHEMA, "result": SCHEMA}}`, 64 KiB at most.
+    #[schema(value_type = Option<Object>)]
+    #[serde(default)]
+    schemas: Value,
     /// Defaults to the deployment's engine.
     #[schema(value_type = Option<EngineKind>)]
     #[serde(default)]
@@ -81,6 +87,9 @@ pub(super) fn parse(
     let source_map = optional(&mut wrong, "sourceMap", request.source_map, |value| {
         source_map_text(value, engine)
     });
+    let schemas = optional(&mut wrong, "schemas", request.schemas, |value| {
+        schemas_text(&value)
+    });
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
         limits_object(value, engine)
     });
@@ -100,9 +109,10 @@ pub(super) fn parse(
             .collect();
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
+    let (schemas, source_map) = (schemas.as_deref(), source_map.as_deref());
     let executable = match engine {
-        EngineKind::Javascript => executable::javascript(executable, source_map.as_deref())?,
-        EngineKind::Docker => executable::image(&executable)?,
+        EngineKind::Javascript => executable::javascript(executable, schemas, source_map)?,
+        EngineKind::Docker => executable::image(&executable, schemas)?,
     };
     let spec = ContractSpec {
         engine,
@@ -193,6 +203,13 @@ fn kept_logs(value: &Value) -> Result<KeptLogs, String> {
     }
 }
 
+/// The text of schemas, which are compiled to find what is wrong with them.
+fn schemas_text(value: &Value) -> Result<String, String> {
+    let text = value.to_string();
+    let compiled = Schemas::compile(&text);
+    compiled.map(|_| text).map_err(|error| error.to_string())
+}
+
 fn replica_count(value: &Value) -> Result<u32, String> {
     const MOST: u32 = ContractAddress::MAX_REPLICAS;
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -275,7 +292,8 @@ mod tests {
     #[test]
     fn every_invalid_field_is_reported() {
         let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
-                "limits":{"timeoutMs":0},"idempotent":"yes","logs":"all","sourceMap":1}"#;
+                "limits":{"timeoutMs":0},"idempotent":"yes","logs":"all","sourceMap":1,
+                "schemas":{"a":{"argument":{"$ref":"http://127.0.0.1/"}}}}"#;
         let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
             panic!()
         };
@@ -288,6 +306,7 @@ mod tests {
             "limits",
             "logs",
             "replicas",
+            "schemas",
             "sourceMap",
         ];
         assert_eq!(names, all);
@@ -327,6 +346,7 @@ mod tests {
                 contract_address: address,
                 executable,
                 source_map: more.clone(),
+                schemas: more.clone(),
                 engine,
                 limits,
                 replicas: more.clone(),
