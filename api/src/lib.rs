@@ -6,6 +6,7 @@
 pub mod access;
 mod admission;
 mod audit;
+mod body;
 mod breaker;
 mod call_logs;
 pub mod config;
@@ -22,6 +23,7 @@ mod request;
 mod request_log;
 mod router;
 mod routes;
+mod schemas;
 mod server;
 mod server_timing;
 mod source_maps;
@@ -45,6 +47,7 @@ use crate::access::first_key::{self, FirstKeyError};
 use crate::access::{Access, TokenKeysError};
 use crate::admission::{Admission, InFlightLimits};
 use crate::audit::Audit;
+use crate::body::BodyRules;
 use crate::breaker::Breaker;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, DispatcherParts};
@@ -54,9 +57,9 @@ use crate::limits::{Counted, Holdings, Meters, TenantTable};
 use crate::metrics::Metrics;
 use crate::reply_router::{ReaderHealth, Waiters};
 use crate::reply_streams::ReplyStreams;
-use crate::request::BodyRules;
 use crate::routes::load::CHECK_PARTS;
 use crate::routes::logs::FOLLOWERS;
+use crate::schemas::SchemaCache;
 use crate::source_maps::SourceMaps;
 use crate::state::{AppState, Services};
 use crate::unanswered::UnansweredContracts;
@@ -238,6 +241,7 @@ fn start(parts: Parts, life: &Lifecycle) -> AppState {
         meters,
         farm,
         breaker: breaker.clone(),
+        schemas: SchemaCache::new(queue.clone()),
         metrics: metrics.dispatch.clone(),
         executables_limit: config.executables_limit,
     });

@@ -10,8 +10,8 @@ use crate::access::guard;
 use crate::error::ApiError;
 use crate::request::observe;
 use crate::routes::{
-    contracts, dead_letters, docs, execute, health, keys, load, logs, metrics, tenants, unload,
-    usage, workers,
+    contracts, dead_letters, description, docs, execute, health, keys, load, logs, metrics,
+    tenants, unload, usage, workers,
 };
 use crate::state::AppState;
 
@@ -36,6 +36,10 @@ pub(crate) fn router(state: AppState) -> Router {
         // What is loaded.
         .route("/contracts", get(contracts::list))
         .route("/contracts/{contractAddress}", get(contracts::show))
+        .route(
+            "/contracts/{contractAddress}/openapi.json",
+            get(description::describe),
+        )
         .route("/contracts/{contractAddress}/logs", get(logs::follow))
         // Operate the farm.
         .route("/workers", get(workers::list))

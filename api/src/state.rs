@@ -10,13 +10,13 @@ use tokio::sync::Semaphore;
 use crate::access::Access;
 use crate::admission::Admission;
 use crate::audit::Audit;
+use crate::body::BodyRules;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::edge::{Connections, Heads};
 use crate::limits::{Holdings, TenantTable};
 use crate::metrics::Metrics;
 use crate::reply_router::ReaderHealth;
-use crate::request::BodyRules;
 use crate::source_maps::SourceMaps;
 use crate::unanswered::UnansweredContracts;
 

@@ -1,23 +1,260 @@
-//! S12: the source maps that authors of contracts may bring along for the api, and what their
-//! contracts write to the console. The api and Redis are shared by everybody, so their memory and
-//! their time are what these aim at.
+//! S12: what the authors of contracts may bring along for the api, schemas and source maps, and what
+//! their contracts write to the console. The api and Redis are shared by everybody, so their memory
+//! and their time are what these aim at.
+
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::attack::Expect::Fails;
+use crate::attack::Expect::{self, Any, Fails, Says};
 use crate::attack::shown;
 use crate::attack_farm::{AttackFarm, Browser, rss_kib};
-use crate::support::client::{send, try_send};
+use crate::support::client::{Client, send, try_send};
+
+/// No call that is refused takes longer, on a machine that is busy with the attack.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the api may keep of an attack, in KiB.
 const KEPT_KIB: u64 = 200 << 10;
 
+const CHECKED: Expect = Any(&[Says("1"), Fails(422, "argument_invalid")]);
+
 /// Runs the group.
 pub(crate) async fn run(target: &mut AttackFarm) {
+    for (name, schema, argument) in checks() {
+        let name = format!("a schema: {name}");
+        target
+            .case("S12", &name, Browser::Stays, async |farm| {
+                judged(farm.client(), &schema, &argument).await
+            })
+            .await;
+    }
+    let name = "100 calls whose checks explode, beside a neighbour's";
+    target
+        .case("S12", name, Browser::Stays, async |farm| {
+            crowd(farm.client()).await
+        })
+        .await;
+    kept_schemas(target).await;
     map_beside_executable(target).await;
     map_within_executable(target).await;
     console(target).await;
+    kept_console(target).await;
+}
+
+/// Schemas and arguments whose check takes more than anybody has, or reaches out.
+fn checks() -> Vec<(&'static str, Value, Value)> {
+    let next = |index: usize| json!({ "$ref": format!("#/$defs/a{}", index + 1) });
+    let twice = |index| json!({ "allOf": [next(index), next(index)] });
+    let mut defs: Map<String, Value> = (0..60)
+        .map(|index| (format!("a{index}"), twice(index)))
+        .collect();
+    defs.insert("a60".to_owned(), json!({ "type": "number" }));
+    let doubled = json!({ "$ref": "#/$defs/a0", "$defs": defs });
+    let chain: Map<String, Value> = (0..900)
+        .map(|index| (format!("a{index}"), next(index)))
+        .collect();
+    let both = json!({ "properties": { "a": { "$ref": "#" } } });
+    let deep = |depth| (0..depth).fold(json!(1), |inner, _| json!({ "a": inner }));
+    let nested = (0..1000).fold(json!({}), |inner, _| json!({ "items": inner }));
+    let text = json!("x".repeat(1_000_000));
+    vec![
+        ("2^60 subschemas", doubled, json!(1)),
+        (
+            "a chain of references",
+            json!({ "$ref": "#/$defs/a0", "$defs": chain }),
+            json!(1),
+        ),
+        ("a reference to itself", json!({ "$ref": "#" }), json!(1)),
+        (
+            "twice at each level",
+            json!({ "allOf": [both.clone(), both] }),
+            deep(60),
+        ),
+        ("nested 1000 deep", nested, json!(1)),
+        (
+            "an argument nested 5000 deep",
+            json!({ "type": "object" }),
+            deep(5000),
+        ),
+        (
+            "another host",
+            json!({ "$ref": "http://169.254.169.254/latest" }),
+            json!(1),
+        ),
+        ("a file", json!({ "$ref": "file:///etc/passwd" }), json!(1)),
+        (
+            "a base of another host",
+            json!({ "$id": "http://127.0.0.1/", "$ref": "a" }),
+            json!(1),
+        ),
+        (
+            "a meta-schema elsewhere",
+            json!({ "$schema": "http://127.0.0.1/" }),
+            json!(1),
+        ),
+        (
+            "a pattern that backtracks",
+            json!({ "pattern": "^(x+x+)+y$" }),
+            text.clone(),
+        ),
+        (
+            "a pattern with many states",
+            json!({ "pattern": "(a|x)*f.{90}g" }),
+            text.clone(),
+        ),
+        (
+            "a pattern that is huge",
+            json!({ "pattern": "((a{99}){99}){99}" }),
+            text,
+        ),
+        (
+            "a pattern that knows no shortcut",
+            json!({ "items": { "pattern": "(x{1,30}){1,20}y" } }),
+            json!(vec!["x".repeat(1000); 900]),
+        ),
+        (
+            "400 violations that name all elements",
+            json!({ "allOf": vec![json!({ "unevaluatedItems": false }); 400] }),
+            json!(vec!["x".repeat(1000); 900]),
+        ),
+        (
+            "an old keyword that hides references",
+            json!({ "dependencies": { "a": { "$ref": "#" } } }),
+            json!({ "a": 1 }),
+        ),
+        (
+            "800 alternatives of 400,000 elements",
+            json!({ "items": { "anyOf": vec![json!({ "const": 1 }); 800] } }),
+            json!(vec![2; 400_000]),
+        ),
+        (
+            "a million bytes",
+            json!({ "description": "x".repeat(1 << 20) }),
+            json!(1),
+        ),
+    ]
+}
+
+async fn load(client: &Client, address: &str, schema: &Value) -> Result<bool, String> {
+    let body = json!({
+        "contractAddress": address,
+        "executable": "{ f: (a) => 1 }",
+        "schemas": { "f": { "argument": schema } },
+    });
+    let answer = client.post("/loadSmartContract", &body).await;
+    match answer.status {
+        204 => Ok(true),
+        400 => Ok(false),
+        _ => Err(shown(&answer)),
+    }
+}
+
+/// 100 checks that explode: they are answered, and those of another contract do not wait for them.
+async fn crowd(client: &Client) -> Result<String, String> {
+    let strings: Vec<_> = (0..4000).map(|index| format!("v{index}")).collect();
+    load(client, "schemas", &json!({ "items": { "enum": strings } })).await?;
+    load(
+        client,
+        "neighbour",
+        &json!({ "items": { "type": "number" } }),
+    )
+    .await?;
+    let argument = json!(vec!["v3999"; 20_000]);
+    let calls = (0..100).map(|_| client.execute("schemas", "f", &argument));
+    let hostile = futures::future::join_all(calls);
+    let neighbour = async {
+        // Large enough to be checked apart from calls.
+        let argument = json!(vec![1; 20_000]);
+        let mut longest = Duration::ZERO;
+        for _ in 0..5 {
+            let begun = Instant::now();
+            let answer = client.execute("neighbour", "f", &argument).await;
+            if answer.status != 200 {
+                return Err(shown(&answer));
+            }
+            longest = longest.max(begun.elapsed());
+        }
+        Ok(longest)
+    };
+    let (answers, longest) = futures::future::join(hostile, neighbour).await;
+    client.unload("schemas").await;
+    client.unload("neighbour").await;
+    let longest = longest?;
+    for answer in answers {
+        let expected = Any(&[CHECKED, Fails(503, "overloaded")]);
+        if let Some(wrong) = expected.mismatch(&answer) {
+            return Err(wrong);
+        }
+    }
+    if longest > PATIENCE {
+        return Err(format!("the neighbour waited {longest:?}"));
+    }
+    Ok(format!(
+        "answered; the neighbour waited {longest:?} at most"
+    ))
+}
+
+/// Many different schemas of the largest kinds: the api keeps a bounded part of them.
+async fn kept_schemas(target: &mut AttackFarm) {
+    let patterns = |round: usize| {
+        let pattern = |index: usize| format!("([a-z]{{1,30}}){{1,15}}{round}-{index}");
+        let of = |index| (index.to_string(), json!({ "pattern": pattern(index) }));
+        json!({ "properties": (0..20).map(of).collect::<Map<_, _>>() })
+    };
+    let properties = |round: usize| {
+        let name = |index: usize| format!("a-property-{round}-{index}-with-a-long-name");
+        let of = |index| (name(index), json!({ "type": "number" }));
+        json!({ "properties": (0..900).map(of).collect::<Map<_, _>>() })
+    };
+    let texts = (0..20).map(|index| (index.to_string(), json!("x".repeat(100))));
+    let argument = Value::Object(texts.collect());
+    target
+        .case(
+            "S12",
+            "60 contracts' largest schemas",
+            Browser::Stays,
+            async |farm| {
+                let client = farm.client();
+                let before = rss_kib(farm.apis[0].pid());
+                for schema in (0..30).flat_map(|round| [patterns(round), properties(round)]) {
+                    if !load(client, "schemas", &schema).await? {
+                        return Err(format!("refused: {schema:.100}"));
+                    }
+                    let answer = client.execute("schemas", "f", &argument).await;
+                    if let Some(wrong) = CHECKED.mismatch(&answer) {
+                        return Err(wrong);
+                    }
+                }
+                client.unload("schemas").await;
+                let kept = rss_kib(farm.apis[0].pid()).saturating_sub(before);
+                if kept > KEPT_KIB {
+                    return Err(format!("the api keeps {kept} KiB"));
+                }
+                Ok(format!("the api keeps {kept} KiB"))
+            },
+        )
+        .await;
+}
+
+/// The schema is refused, or the call is: in both cases soon.
+async fn judged(client: &Client, schema: &Value, argument: &Value) -> Result<String, String> {
+    let begun = Instant::now();
+    if !load(client, "schemas", schema).await? {
+        return match begun.elapsed() {
+            took if took < PATIENCE => Ok("refused at load".to_owned()),
+            took => Err(format!("refused after {took:?}")),
+        };
+    }
+    let begun = Instant::now();
+    let answer = client.execute("schemas", "f", argument).await;
+    let took = begun.elapsed();
+    client.unload("schemas").await;
+    if took > PATIENCE {
+        return Err(format!("{took:?}: {}", shown(&answer)));
+    }
+    CHECKED.mismatch(&answer).map_or(Ok(shown(&answer)), Err)
 }
 
 /// What the maps are of.
@@ -145,6 +382,46 @@ async fn console(target: &mut AttackFarm) {
                     return Err(format!("{lines} lines, {characters}: {}", shown(&answer)));
                 }
                 Ok(format!("{lines} lines, {characters} characters"))
+            })
+            .await;
+    }
+}
+
+/// What a contract keeps of its output in Redis, which nobody reads.
+async fn kept_console(target: &mut AttackFarm) {
+    const FLOODS: [(&str, &str); 2] = [
+        ("of long lines", "console.log('x'.repeat(1e4))"),
+        (
+            "after an await, in many calls at once",
+            "await undefined; console.log('x'.repeat(1e4))",
+        ),
+    ];
+    for (name, body) in FLOODS {
+        let name = format!("console: a flood that is kept, {name}");
+        target
+            .case("S12", &name, Browser::Stays, async |farm| {
+                let client = farm.client();
+                let executable =
+                    format!("{{ async f() {{ for (let i = 0; i < 100; i += 1) {{ {body} }} }} }}");
+                let load = json!({
+                    "contractAddress": "console", "executable": executable, "logs": "keep",
+                });
+                client
+                    .post("/loadSmartContract", &load)
+                    .await
+                    .is_no_content();
+                for _ in 0..10 {
+                    let calls = (0..20).map(|_| client.call("console", "f"));
+                    futures::future::join_all(calls).await;
+                }
+                let kept = client.get("/contracts/console/logs").await;
+                client.unload("console").await.is_no_content();
+                let lines = kept.body.matches("event: line").count();
+                // A line has 1,024 bytes, and what is around it 200 at most.
+                if kept.status != 200 || lines == 0 || lines > 256 || kept.body.len() > 320 << 10 {
+                    return Err(format!("{lines} lines: {}", shown(&kept)));
+                }
+                Ok(format!("{lines} lines, {} bytes", kept.body.len()))
             })
             .await;
     }

@@ -90,6 +90,7 @@ fn envelope() -> Envelope {
             address: "abcd".parse().expect("it is an address"),
             method: "add".to_owned(),
             argument: Argument::Json(json(r#"{"number1":1,"number2":2}"#)),
+            schemas: None,
             logs: None,
         }),
     }

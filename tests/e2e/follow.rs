@@ -13,8 +13,33 @@ use crate::support::wait;
 const CONTRACT: &str = "{
     say(text) { console.log('said', text) },
     flood(n) { for (let i = 0; i < n; i += 1) console.log('line', i) },
+    long(n) { for (let i = 0; i < n; i += 1) console.log(i, 'x'.repeat(1500)) },
     fails() { console.error('before'); throw Error('end') },
 }";
+
+/// Calls of `wait` are pending until `open` is called.
+const GATED: &str = "let open, waiting = 0; const gate = new Promise((r) => { open = r });
+const init = () => ({
+    async wait() { waiting += 1; await gate; console.log('whose') },
+    waiting: () => waiting,
+    open() { open(); console.log('opened') },
+})";
+
+/// The texts of the lines that are kept.
+async fn kept(client: &Client) -> Vec<String> {
+    let mut reader = Follower::start(client, "", None).await;
+    let mut lines = Vec::new();
+    while let Some((_, _, data)) = reader.next().await {
+        lines.push(data["line"].as_str().unwrap_or_default().to_owned());
+    }
+    lines
+}
+
+/// Loads the contract so that its lines are kept; returns the answer.
+async fn load_keeping(client: &Client, logs: Value) -> crate::support::client::Answer {
+    let body = json!({ "contractAddress": "abcd", "executable": CONTRACT, "logs": logs });
+    client.post("/loadSmartContract", &body).await
+}
 
 /// A reader of the events of one contract.
 struct Follower {
@@ -141,11 +166,7 @@ async fn a_reader_that_falls_behind_learns_of_the_gap() {
         client.execute("abcd", "flood", &json!(150)).await;
     }
     let last = wait::until("the last line", Duration::from_secs(30), async || {
-        let mut reader = Follower::start(client, "", None).await;
-        let mut lines = Vec::new();
-        while let Some((_, _, data)) = reader.next().await {
-            lines.push(data["line"].as_str().unwrap_or_default().to_owned());
-        }
+        let lines = kept(client).await;
         let is_done = lines.len() == 1000 && lines.last().is_some_and(|line| line == "line 149");
         is_done.then_some(lines)
     })
@@ -180,5 +201,99 @@ async fn a_contract_that_nobody_follows_keeps_no_lines() {
     let mut follower = Follower::start(client, "?follow=true", None).await;
     client.unload("abcd").await.is_no_content();
     assert!(follower.next().await.is_none());
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_contract_may_keep_its_last_lines_without_a_follower() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    for wrong in [json!("all"), json!(true), json!(["keep"])] {
+        let refused = load_keeping(client, wrong).await;
+        let error = refused.error(400, "invalid_request");
+        assert!(error["fields"]["logs"].is_string(), "{error}");
+    }
+    load_keeping(client, json!("keep")).await.is_no_content();
+    assert_eq!(client.contract("abcd").await["logs"], "keep");
+    client.execute("abcd", "say", &json!("hello")).await;
+    wait::until("the line", wait::DEFAULT_LIMIT, async || {
+        (kept(client).await == ["said hello"]).then_some(())
+    })
+    .await;
+    // Lines are bounded in number, and in bytes.
+    for _ in 0..12 {
+        client.execute("abcd", "flood", &json!(100)).await;
+    }
+    wait::until("a thousand lines", wait::DEFAULT_LIMIT, async || {
+        let lines = kept(client).await;
+        (lines.len() == 1000 && lines[999] == "line 99").then_some(())
+    })
+    .await;
+    for _ in 0..40 {
+        client.execute("abcd", "long", &json!(10)).await;
+    }
+    wait::until("the bound in bytes", wait::DEFAULT_LIMIT, async || {
+        let lines = kept(client).await;
+        let bytes: usize = lines.iter().map(String::len).sum();
+        let is_full = (200 << 10..=256 << 10).contains(&bytes);
+        (is_full && lines.iter().all(|line| line.len() == 1024)).then_some(())
+    })
+    .await;
+    // They outlive the contract's page, and a load that keeps them as well.
+    client.execute("abcd", "say", &json!("last")).await;
+    wait::until("the last line", wait::DEFAULT_LIMIT, async || {
+        let lines = kept(client).await;
+        lines
+            .last()
+            .is_some_and(|line| line == "said last")
+            .then_some(())
+    })
+    .await;
+    // They end with a load that does not, or with the contract.
+    load_keeping(client, Value::Null).await.is_no_content();
+    assert_eq!(client.contract("abcd").await.get("logs"), None);
+    assert!(kept(client).await.is_empty());
+    load_keeping(client, json!("keep")).await.is_no_content();
+    client.execute("abcd", "say", &json!("again")).await;
+    wait::until("the line", wait::DEFAULT_LIMIT, async || {
+        (kept(client).await == ["said again"]).then_some(())
+    })
+    .await;
+    client.unload("abcd").await.is_no_content();
+    load_keeping(client, json!("keep")).await.is_no_content();
+    assert!(kept(client).await.is_empty());
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_line_that_may_be_of_several_calls_names_none() {
+    let farm = Farm::start().await;
+    let client = farm.client();
+    let body = json!({ "contractAddress": "abcd", "executable": GATED, "logs": "keep" });
+    let loaded = client.post("/loadSmartContract", &body).await;
+    loaded.is_no_content();
+    let calls = futures::future::join_all((0..3).map(|_| client.call("abcd", "wait")));
+    let opening = async {
+        wait::until_true("three pending calls", wait::DEFAULT_LIMIT, async || {
+            client.call("abcd", "waiting").await.data() == 3
+        })
+        .await;
+        client.call("abcd", "open").await;
+    };
+    tokio::join!(calls, opening);
+    let lines = wait::until("all lines", wait::DEFAULT_LIMIT, async || {
+        let mut reader = Follower::start(client, "", None).await;
+        let mut lines = Vec::new();
+        while let Some((_, _, data)) = reader.next().await {
+            lines.push(data);
+        }
+        (lines.len() == 4).then_some(lines)
+    })
+    .await;
+    assert_eq!(lines[0]["method"], "open", "{lines:?}");
+    for data in &lines[1..] {
+        assert_eq!(data["line"], "whose", "{data}");
+        assert!(data["call"].is_null() && data["method"].is_null(), "{data}");
+    }
     farm.stop().await;
 }

@@ -11,7 +11,7 @@ use crate::support::farm::Farm;
 const DOCUMENT: &str = include_str!("../../docs/contracts.md");
 
 /// The steps that need tools of npm, which `make test-tools` installs.
-const WITH_TOOLS: [&str; 2] = ["5. Bundle", "6. Test"];
+const WITH_TOOLS: [&str; 2] = ["6. Bundle", "7. Test"];
 
 /// Printed between the outputs of commands.
 const MARK: &str = "-- end of a command --";

@@ -33,6 +33,7 @@ mod registry;
 mod reload;
 mod replicas;
 mod scale;
+mod schemas;
 mod schemathesis;
 mod settings;
 mod stacks;

@@ -14,6 +14,7 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::{ContractSpec, EffectiveLimits, Limits};
 use shared::protocol::reply::Failure;
+use shared::protocol::schemas::SchemaText;
 
 /// The limits that every sandbox applies to its calls.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +104,8 @@ pub struct CallOutput {
     pub dropped: u64,
     /// The last lines.
     pub lines: Vec<String>,
+    /// How many more lines were written, meanwhile, of which it is not known which call wrote them.
+    pub unknown: u64,
 }
 
 impl CallOutput {
@@ -116,6 +119,24 @@ impl CallOutput {
                 .insert(0, format!("({} lines dropped)", self.dropped));
         }
         self.lines
+    }
+
+    /// The same for the caller, who may not see what other calls have written: says how many lines
+    /// may be missing because of that.
+    pub fn last_for_caller(self, lines: usize) -> Vec<String> {
+        let unknown = self.unknown;
+        let mut last = self.last(lines);
+        if unknown > 0 && lines > 0 {
+            last.push(format!(
+                "({unknown} lines left out: several calls were pending, and any may have written them)"
+            ));
+        }
+        last
+    }
+
+    /// Whether there is nothing to say about it.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.unknown == 0
     }
 }
 
@@ -135,6 +156,8 @@ pub enum Event {
     },
     /// The instance returned the call without having started it.
     NotStarted(CallId),
+    /// The contract has written lines, and it is not known during which call.
+    Written(Vec<String>),
     /// The instance is gone. Every call without its own event ended with it. It is unknown whether
     /// such a call was started.
     Lost {
@@ -274,6 +297,11 @@ pub trait Instance: Send + 'static {
         None
     }
 
+    /// The schemas that the contract has beside its endpoints.
+    fn schemas(&self) -> Option<&SchemaText> {
+        None
+    }
+
     /// The running image, if the executable is an image.
     fn image(&self) -> Option<&PinnedImage> {
         None
@@ -289,6 +317,10 @@ pub trait Instance: Send + 'static {
     fn worthwhile(&self) -> usize {
         1
     }
+
+    /// From now on, what the contract writes by itself is wanted, or not: as [`Event::Written`].
+    /// What calls have written is in their outcomes, if they were submitted so.
+    fn follow(&mut self, _wanted: bool) {}
 
     /// Starts the calls, at most as many and as large ones as were [reserved](Self::reserve) for.
     ///

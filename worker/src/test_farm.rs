@@ -145,6 +145,7 @@ pub(crate) fn spec() -> ContractSpec {
         limits: Limits::default(),
         idempotent: false,
         replicas: 1,
+        keep_logs: false,
     }
 }
 

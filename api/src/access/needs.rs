@@ -27,7 +27,7 @@ use Permission::{
 };
 
 /// The busiest come first, because they are searched in this order.
-const NEEDS: [(&str, &str, Need); 30] = [
+const NEEDS: [(&str, &str, Need); 31] = [
     (
         "POST",
         "/execute/{contractAddress}/{method}",
@@ -37,6 +37,11 @@ const NEEDS: [(&str, &str, Need); 30] = [
     ("POST", "/unloadSmartContract", Scope(ContractsUnload)),
     ("GET", "/contracts", Scope(ContractsRead)),
     ("GET", "/contracts/{contractAddress}", Scope(ContractsRead)),
+    (
+        "GET",
+        "/contracts/{contractAddress}/openapi.json",
+        Scope(ContractsRead),
+    ),
     ("GET", "/contracts/{contractAddress}/logs", Scope(LogsRead)),
     ("GET", "/workers", OfFarm(FarmRead)),
     ("POST", "/workers/{id}/drain", OfFarm(FarmOperate)),

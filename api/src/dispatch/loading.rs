@@ -57,6 +57,9 @@ impl Dispatcher {
         }
         match (&loaded, before) {
             (Ok(()), Some(before)) => {
+                if before.spec.keep_logs && !load.spec.keep_logs {
+                    self.remove_logs(contract).await;
+                }
                 for number in replicas + 1..=before.spec.replicas {
                     let surplus = contract.replica(number);
                     let unloaded = Box::pin(self.unload_replica(&surplus, &tickets)).await;
@@ -109,6 +112,14 @@ impl Dispatcher {
         let discarded = tokio::time::timeout(TIDY_WITHIN, discarding).await;
         if !matches!(discarded, Ok(Ok(()))) {
             tracing::debug!(contract = %load.address, "executable of a failed load not removed yet");
+        }
+    }
+
+    /// Removes what the contract has written so far: the load asks not to keep it.
+    async fn remove_logs(&self, contract: &ContractAddress) {
+        let removed = tokio::time::timeout(TIDY_WITHIN, self.queue.remove_logs(contract)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::debug!(%contract, "output not removed, it will expire");
         }
     }
 

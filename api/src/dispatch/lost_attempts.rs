@@ -96,6 +96,7 @@ mod tests {
             address: "abcd".parse().unwrap(),
             method: "add".to_owned(),
             argument: Argument::None,
+            schemas: None,
             logs: None,
         })
     }

@@ -4,7 +4,9 @@
 //! the outcome. The loop tries again while the job certainly was not started, or may run again.
 //! What a reply means to a client is decided in `routes` and `error`.
 
+mod arguments;
 mod attempt;
+mod checks;
 mod deadline;
 mod inspect;
 mod loading;
@@ -19,17 +21,18 @@ use std::time::Duration;
 use futures::FutureExt;
 use shared::protocol::frame::Reply;
 use shared::protocol::id::{ContractAddress, WorkerId};
-use shared::protocol::job::{Argument, Job};
+use shared::protocol::job::Job;
+use shared::queue::Queue;
 use shared::queue::farm::Farm;
-use shared::queue::timing::TIDY_WITHIN;
-use shared::queue::{Queue, QueueError};
 use shared::service::backoff::Backoff;
 use tokio::time::Instant;
 
+use self::arguments::has_large_argument;
 use self::attempt::AttemptOutcome;
+use self::checks::CallChecks;
 use self::deadline::Sent;
 use self::lost_attempts::LostAttempts;
-use self::route_cache::{Destination, RouteCache, RouteCacheParts};
+use self::route_cache::{Assignment, Destination, RouteCache, RouteCacheParts};
 use crate::breaker::Breaker;
 use crate::error::ApiError;
 use crate::inboxes::Inboxes;
@@ -37,9 +40,7 @@ use crate::limits::{Meter, MeterPermit, Meters};
 use crate::metrics::DispatchMetrics;
 use crate::reply_router::Waiters;
 use crate::reply_streams::ReplyStreams;
-
-/// A larger argument, in bytes, is stored in Redis beside the frame instead of in it.
-const INLINE_LIMIT: usize = 48 * 1024;
+use crate::schemas::SchemaCache;
 
 /// A job on behalf of one request.
 #[derive(Debug)]
@@ -61,6 +62,18 @@ pub(crate) struct Answer {
     pub(crate) worker: Option<WorkerId>,
     /// The meter of the contract, if it has one.
     pub(crate) meter: Option<Arc<Meter>>,
+    /// Why the caller does not get the result, if it does not match the contract's schema.
+    pub(crate) rejected: Option<ApiError>,
+}
+
+/// What is known about a call from one attempt to the next.
+#[derive(Default)]
+struct Progress {
+    admitted: Option<Admitted>,
+    checks: CallChecks,
+    lost: LostAttempts,
+    /// Why there is no reply yet, if that is known.
+    last_error: Option<ApiError>,
 }
 
 /// A call that its contract's limits have let in.
@@ -77,6 +90,7 @@ pub(crate) struct Dispatcher {
     routes: RouteCache,
     inboxes: Arc<Inboxes>,
     breaker: Breaker,
+    schemas: SchemaCache,
     metrics: DispatchMetrics,
     executables_limit: u64,
 }
@@ -90,6 +104,7 @@ pub(crate) struct DispatcherParts {
     pub(crate) meters: Arc<Meters>,
     pub(crate) farm: Farm,
     pub(crate) breaker: Breaker,
+    pub(crate) schemas: SchemaCache,
     pub(crate) metrics: DispatchMetrics,
     /// What the executables of all contracts may take in Redis, in bytes.
     pub(crate) executables_limit: u64,
@@ -105,6 +120,7 @@ impl Dispatcher {
             meters,
             farm,
             breaker,
+            schemas,
             metrics,
             executables_limit,
         } = parts;
@@ -123,6 +139,7 @@ impl Dispatcher {
             routes,
             inboxes,
             breaker,
+            schemas,
             metrics,
             executables_limit,
         }
@@ -149,37 +166,13 @@ impl Dispatcher {
                 .await;
         }
         let (deadline, sent) = (ticket.deadline, Sent::default());
+        let progress = Progress::default();
         self.with_deadline(
             deadline,
             &sent,
-            self.retry_loop(contract, &mut ticket, &sent),
+            self.retry_loop(contract, &mut ticket, &sent, progress),
         )
         .await
-    }
-
-    /// As [`Self::call`], with the argument stored in Redis meanwhile.
-    async fn call_with_stored_argument(
-        &self,
-        contract: &ContractAddress,
-        mut ticket: Ticket,
-    ) -> Result<Answer, ApiError> {
-        let (deadline, sent, mut stored) = (ticket.deadline, Sent::default(), None);
-        let running = async {
-            self.check_record(contract)?;
-            stored = self.store_argument(contract, &mut ticket).await?;
-            self.retry_loop(contract, &mut ticket, &sent).await
-        };
-        let reply = self.with_deadline(deadline, &sent, running).await;
-        if let Some(name) = stored {
-            let removing = self.queue.remove_body(&name);
-            if !matches!(
-                tokio::time::timeout(TIDY_WITHIN, removing).await,
-                Ok(Ok(()))
-            ) {
-                tracing::debug!(name, "stored argument not removed, it will expire");
-            }
-        }
-        reply
     }
 
     /// Repeats attempts until one is answered or no time is left for another.
@@ -188,12 +181,10 @@ impl Dispatcher {
         contract: &ContractAddress,
         ticket: &mut Ticket,
         sent: &Sent,
+        mut progress: Progress,
     ) -> Result<Answer, ApiError> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
-        let mut last_error = ApiError::no_owner();
-        let mut lost = LostAttempts::default();
         let mut answered_by = None;
-        let mut admitted = None;
         let mut number = 1;
         let began = Instant::now();
         self.check_record(contract)?;
@@ -201,29 +192,16 @@ impl Dispatcher {
             let destination = self.route(contract, &mut ticket.job).await;
             match destination.and_then(Destination::owner) {
                 Ok(Some((address, owner))) => {
-                    if !lost.allow(&ticket.job, &owner) {
-                        break Err(ApiError::OutcomeUnknown);
-                    }
-                    if let Err(refused) = self.admit(&mut admitted, &owner).await {
-                        break Err(refused);
-                    }
-                    sent.set(true);
-                    let outcome = self.attempt(owner.worker, ticket, number).await;
-                    match outcome.and_then(|outcome| self.classify(owner.worker, outcome)) {
-                        Ok(AttemptOutcome::Answered(reply)) => {
+                    let tried =
+                        self.try_owner(&address, &owner, ticket, sent, number, &mut progress);
+                    match tried.await {
+                        Ok(Some(reply)) => {
                             answered_by = Some(owner.worker);
                             break self.in_time(reply, began);
                         }
-                        Ok(AttemptOutcome::NotStarted) => sent.set(lost.any()),
-                        Ok(AttemptOutcome::MaybeStarted) => {
-                            lost.add(owner.worker);
-                            if !lost.may_repeat(&ticket.job, &owner) {
-                                break Err(ApiError::OutcomeUnknown);
-                            }
-                        }
+                        Ok(None) => self.routes.invalidate(&address),
                         Err(error) => break Err(error),
                     }
-                    self.routes.invalidate(&address);
                 }
                 // The contract waits for a worker.
                 Ok(None) => {}
@@ -231,24 +209,66 @@ impl Dispatcher {
                 Err(error @ ApiError::QueueUnavailable(_))
                     if number > 1 || !self.is_incomplete() =>
                 {
-                    last_error = error;
+                    progress.last_error = Some(error);
                 }
                 Err(error) => break Err(error),
             }
             let pause = backoff.delay();
             if self.queue.clock().until(ticket.deadline) < pause {
-                break Err(self.out_of_time(last_error, began));
+                let error = progress.last_error.take();
+                break Err(self.out_of_time(error.unwrap_or_else(ApiError::no_owner), began));
             }
             tokio::time::sleep(pause).await;
             self.metrics.retries.increment(1);
             number += 1;
         };
-        let reply = lost.qualify(&ticket.job, ended)?;
+        let reply = progress.lost.qualify(&ticket.job, ended)?;
+        let rejected = self
+            .check_result(&ticket.job, &reply, &progress.checks)
+            .await;
         Ok(Answer {
             reply,
             worker: answered_by,
-            meter: admitted.and_then(|admitted| admitted.meter),
+            meter: progress.admitted.and_then(|admitted| admitted.meter),
+            rejected: rejected.err(),
         })
+    }
+
+    /// Sends a job to its contract's owner and awaits the reply. None if another attempt may
+    /// follow.
+    async fn try_owner(
+        &self,
+        address: &ContractAddress,
+        owner: &Assignment,
+        ticket: &mut Ticket,
+        sent: &Sent,
+        number: u32,
+        progress: &mut Progress,
+    ) -> Result<Option<Reply>, ApiError> {
+        if !progress.lost.allow(&ticket.job, owner) {
+            return Err(ApiError::OutcomeUnknown);
+        }
+        self.admit(&mut progress.admitted, owner).await?;
+        if !self
+            .check_argument(address, owner, &mut ticket.job, progress)
+            .await?
+        {
+            return Ok(None);
+        }
+        sent.set(true);
+        let outcome = self.attempt(owner.worker, ticket, number).await?;
+        let lost = &mut progress.lost;
+        match self.classify(owner.worker, outcome)? {
+            AttemptOutcome::Answered(reply) => return Ok(Some(reply)),
+            AttemptOutcome::NotStarted => sent.set(lost.any()),
+            AttemptOutcome::MaybeStarted => {
+                lost.add(owner.worker);
+                if !lost.may_repeat(&ticket.job, owner) {
+                    return Err(ApiError::OutcomeUnknown);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Admits a call before its first attempt: the server with its worker's inbox must answer, and
@@ -256,7 +276,7 @@ impl Dispatcher {
     async fn admit(
         &self,
         admitted: &mut Option<Admitted>,
-        owner: &route_cache::Assignment,
+        owner: &Assignment,
     ) -> Result<(), ApiError> {
         if admitted.is_none() {
             self.check_inbox(owner.worker)?;
@@ -282,30 +302,6 @@ impl Dispatcher {
         execute.address = destination.address.clone();
         Ok(destination)
     }
-
-    /// Moves a call's argument into Redis; returns its name there.
-    async fn store_argument(
-        &self,
-        contract: &ContractAddress,
-        ticket: &mut Ticket,
-    ) -> Result<Option<String>, QueueError> {
-        let Job::Execute(execute) = &mut ticket.job else {
-            return Ok(None);
-        };
-        let Argument::Json(json) = &execute.argument else {
-            return Ok(None);
-        };
-        let (id, body) = (self.waiters.next_id(), json.get().as_bytes());
-        // On a server that the call needs anyway.
-        let stream = match self.routes.known_owner(contract) {
-            Some(owner) => self.inboxes.writer(owner).stream,
-            None => self.replies.for_contract(contract),
-        };
-        let storing = self.queue.store_body(stream, id, body, ticket.deadline);
-        let name = storing.await?;
-        execute.argument = Argument::Stored(name.clone());
-        Ok(Some(name))
-    }
 }
 
 impl Admitted {
@@ -323,11 +319,4 @@ impl Admitted {
             _permit: permit,
         })
     }
-}
-
-fn has_large_argument(job: &Job) -> bool {
-    let Job::Execute(execute) = job else {
-        return false;
-    };
-    matches!(&execute.argument, Argument::Json(json) if json.get().len() > INLINE_LIMIT)
 }

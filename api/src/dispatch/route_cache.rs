@@ -41,6 +41,8 @@ pub(super) struct Assignment {
     pub(super) repeatable: bool,
     /// Whether it may also run again at the same owner.
     pub(super) idempotent: bool,
+    /// The digest of the contract's schemas, if it has some.
+    pub(super) schemas: Option<Arc<str>>,
     /// How many replicas the contract has.
     replicas: u32,
     /// What the contract may use, if that is limited or counted. All its replicas have the same.
@@ -304,6 +306,7 @@ impl RouteCache {
                     worker,
                     repeatable: is_repeatable(&record.spec),
                     idempotent: record.spec.idempotent,
+                    schemas: record.schemas.map(Arc::from),
                     replicas: record.spec.replicas,
                     meter: self
                         .meters

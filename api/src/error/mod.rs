@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use shared::protocol::reply::StackEntry;
 use shared::queue::tenants::TENANTS_KEPT;
+use shared::schemas::Violation;
 
 pub(crate) use self::render::ErrorBody;
 pub(crate) use self::text::cut;
@@ -69,6 +70,11 @@ pub(crate) enum ApiError {
     /// Holds the calls in the contract's executable, if they are known.
     #[error("{0}")]
     ExecutionFailed(String, Vec<StackEntry>),
+    // The places are not in the text, which is logged: they have names that the caller chose.
+    #[error("The argument does not match the contract's schema; \"errors\" lists where")]
+    ArgumentInvalid(Vec<Violation>),
+    #[error("The result does not match the contract's schema; \"errors\" lists where")]
+    ResultInvalid(Vec<Violation>),
     #[error("{0}")]
     ResultTooLarge(String),
     #[error("{0}")]

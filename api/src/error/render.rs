@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shared::protocol::reply::StackEntry;
 use shared::queue::timing::RETRY_IMAGE;
+use shared::schemas::Violation;
 use utoipa::ToSchema;
 
 use super::{ApiError, cut};
@@ -37,6 +38,10 @@ pub(crate) struct ErrorBody<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<StackEntry>, required = false)]
     stack: &'a [StackEntry],
+    /// Where the argument or the result is not what the contract's schema says, at most 10 places.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<Violation>, required = false)]
+    errors: &'a [Violation],
     /// The last lines that the call has written to its console, where the request has asked for
     /// them.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -90,8 +95,13 @@ impl ApiError {
             Self::ExecutionFailed(_, stack) => stack.as_slice(),
             _ => &[],
         };
+        let errors = match self {
+            Self::ArgumentInvalid(errors) | Self::ResultInvalid(errors) => errors.as_slice(),
+            _ => &[],
+        };
         ErrorBody {
             stack,
+            errors,
             logs: &[],
             error: cut(&self.to_string()).into_owned(),
             code: self.code(),

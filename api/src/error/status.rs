@@ -32,6 +32,8 @@ impl ApiError {
             Self::PayloadTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::InvalidExecutable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_executable"),
             Self::ExecutionFailed(..) => (StatusCode::INTERNAL_SERVER_ERROR, "execution_failed"),
+            Self::ArgumentInvalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "argument_invalid"),
+            Self::ResultInvalid(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_invalid"),
             Self::ResultTooLarge(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_too_large"),
             Self::ResultNotJson(_) => (StatusCode::INTERNAL_SERVER_ERROR, "result_not_json"),
             Self::ContractCrashed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "contract_crashed"),
@@ -70,6 +72,7 @@ impl ApiError {
         match self {
             Self::Logged(error, _) => error.never_started(),
             Self::ExecutionFailed(..)
+            | Self::ResultInvalid(_)
             | Self::ResultTooLarge(_)
             | Self::ResultNotJson(_)
             | Self::ContractCrashed(_)
@@ -79,6 +82,7 @@ impl ApiError {
             | Self::OutcomeUnknown
             | Self::MayHaveRun(_) => false,
             Self::InvalidRequest(..)
+            | Self::ArgumentInvalid(_)
             | Self::ForeignOrigin
             | Self::Unauthenticated(_)
             | Self::InsufficientScope(_)
@@ -114,7 +118,10 @@ impl ApiError {
     pub(crate) fn is_by_contract_or_caller(&self) -> bool {
         match self {
             Self::MayHaveRun(error) | Self::Logged(error, _) => error.is_by_contract_or_caller(),
-            Self::ExecutionFailed(..) | Self::ResultTooLarge(_) | Self::ResultNotJson(_) => true,
+            Self::ExecutionFailed(..)
+            | Self::ResultInvalid(_)
+            | Self::ResultTooLarge(_)
+            | Self::ResultNotJson(_) => true,
             other => other.status().is_client_error(),
         }
     }

@@ -11,6 +11,7 @@ use shared::protocol::job::EngineKind;
 use shared::protocol::reply::StackEntry;
 use shared::protocol::tenant::InvalidTenant;
 use shared::queue::key_store::KEYS_KEPT;
+use shared::schemas::Violation;
 use utoipa::IntoResponses;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
@@ -90,6 +91,8 @@ failures!(
             "Error: not enough funds".into(),
             vec![StackEntry::new(Some("withdraw".into()), 12, 11)],
         ),
+        ApiError::ArgumentInvalid(vec![violation("/number1", "the value is not of type \"number\"")]),
+        ApiError::ResultInvalid(vec![violation("", "\"sum\" is a required property")]),
         ApiError::ResultTooLarge("The result has more than 1048576 bytes".into()),
         ApiError::ResultNotJson("a function has no JSON form".into()),
         ApiError::ContractCrashed("The contract's sandbox died while the call ran: it exited with code 1".into()),
@@ -267,6 +270,13 @@ fn of_callers() -> Vec<ApiError> {
     failures
 }
 
+fn violation(path: &str, message: &str) -> Violation {
+    Violation {
+        path: path.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
 fn too_many_calls() -> ApiError {
     ApiError::RateLimited(Exceeded {
         owner: Owner::Key,
@@ -368,7 +378,8 @@ mod tests {
         assert_eq!(
             statuses,
             [
-                "400", "401", "403", "404", "408", "413", "415", "429", "500", "502", "503", "504"
+                "400", "401", "403", "404", "408", "413", "415", "422", "429", "500", "502", "503",
+                "504"
             ]
         );
         let response = serde_json::to_value(&described["500"]).unwrap();
@@ -377,6 +388,7 @@ mod tests {
             schema["allOf"][1]["properties"]["code"]["enum"],
             serde_json::json!([
                 "execution_failed",
+                "result_invalid",
                 "result_too_large",
                 "result_not_json",
                 "contract_crashed"

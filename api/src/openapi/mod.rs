@@ -10,8 +10,8 @@ use utoipa::OpenApi;
 use crate::access::Security;
 use crate::error::ErrorBody;
 use crate::routes::{
-    contracts, dead_letters, execute, health, keys, load, logs, metrics, tenants, unload, usage,
-    workers,
+    contracts, dead_letters, description, execute, health, keys, load, logs, metrics, tenants,
+    unload, usage, workers,
 };
 
 /// The document as it is served.
@@ -29,6 +29,7 @@ use crate::routes::{
         unload::unload,
         contracts::list,
         contracts::show,
+        description::describe,
         logs::follow,
         workers::list,
         workers::drain,

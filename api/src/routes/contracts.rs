@@ -11,6 +11,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use shared::protocol::id::{ContractAddress, WorkerId};
+use shared::protocol::job::KeptLogs;
 use shared::protocol::rank::{Rank, Top};
 use shared::protocol::reply::{ContractState, ContractStatus, LastError, Stack};
 use shared::queue::contracts::{ContractRecord, Route};
@@ -200,8 +201,8 @@ pub(crate) async fn show(
     Ok(Json(view.status(status)))
 }
 
-/// The status of a contract with its replicas.
-async fn whole_status(
+/// The status of a contract with its replicas and its schemas.
+pub(super) async fn whole_status(
     state: &AppState,
     contract: &ContractAddress,
 ) -> Result<ContractStatus, ApiError> {
@@ -214,6 +215,7 @@ async fn whole_status(
     for replica in replicas.into_iter().flatten() {
         merge(&mut status, replica);
     }
+    let schemas = state.queue.schemas(contract).await?;
     if let Some(error) = &mut status.last_error {
         let (entries, source_map) = (std::mem::take(&mut error.stack), error.source_map.take());
         let stack = Stack {
@@ -222,6 +224,7 @@ async fn whole_status(
         };
         error.stack = state.source_maps.apply(stack).await;
     }
+    status.schemas = schemas.and_then(|text| serde_json::from_str(&text).ok());
     Ok(status)
 }
 
@@ -287,6 +290,8 @@ fn recorded(
         image,
         image_source: image_source.flatten(),
         limits: None,
+        logs: record.spec.keep_logs.then_some(KeptLogs::Keep),
+        schemas: None,
         queue_depth: None,
         calls: None,
         errors: None,
@@ -327,6 +332,7 @@ mod tests {
                 limits: Limits::default(),
                 idempotent: false,
                 replicas: 1,
+                keep_logs: false,
             },
             generation: 1,
             load: shared::queue::ownership::LoadId::default(),
@@ -335,6 +341,7 @@ mod tests {
             quarantined_until: 0,
             image: None,
             image_missing: false,
+            schemas: None,
         };
         let state = |record: &ContractRecord, now, lives| {
             let status = recorded("abcd".parse().unwrap(), record.clone(), now, |_| lives);

@@ -18,12 +18,13 @@ use utoipa::ToSchema;
 
 use crate::access::{By, Permission};
 use crate::admission::RequestKind;
+use crate::body::{Received, read_body};
 use crate::call_logs;
 use crate::dispatch::{Answer, Ticket};
 use crate::edge::Connection;
 use crate::error::{ApiError, Fields};
 use crate::openapi::failures::ExecuteFailures;
-use crate::request::{Received, read_body, request_id, trace_context};
+use crate::request::{request_id, trace_context};
 use crate::request_log::{AnsweredBy, GENERATION};
 use crate::routes::path;
 use crate::server_timing::{SERVER_TIMING, ServerTiming};
@@ -98,6 +99,7 @@ pub(crate) async fn execute(
         address: address.clone(),
         method,
         argument,
+        schemas: None,
         logs: call_logs::wanted(&headers)?,
     };
     let ticket = Ticket {
@@ -113,15 +115,17 @@ pub(crate) async fn execute(
         reply,
         worker,
         meter,
+        rejected,
     } = reply?;
-    let (is_error, cpu_us) = (reply.outcome.is_err(), processor_time(&reply));
+    let is_error = rejected.is_some() || reply.outcome.is_err();
+    let cpu_us = processor_time(&reply);
     caller.answered(is_error, cpu_us);
     if let Some(meter) = meter {
         meter.answered(is_error, cpu_us);
     }
     let timing = ServerTiming::of(&reply, accepted.elapsed());
     state.metrics.queue_wait.record(timing.queue);
-    let mut response = respond(with_sources(&state, reply).await, timing);
+    let mut response = respond(with_sources(&state, reply).await, rejected, timing);
     // For the log line of a failed call.
     if is_error && let Some(worker) = worker {
         response.extensions_mut().insert(AnsweredBy(worker));
@@ -174,16 +178,17 @@ fn argument(body: &[u8]) -> Result<Argument, ApiError> {
     Ok(Argument::Json(raw))
 }
 
-fn respond(reply: Reply, timing: ServerTiming) -> Response {
+fn respond(reply: Reply, rejected: Option<ApiError>, timing: ServerTiming) -> Response {
     let Reply {
         generation,
         outcome,
         ..
     } = reply;
-    let mut response = match outcome {
-        Ok(Output::Result(result)) => data(result.get()),
-        Ok(_) => data("null"),
-        Err(failure) => ApiError::from(failure).into_response(),
+    let mut response = match (rejected, outcome) {
+        (Some(error), _) => error.into_response(),
+        (None, Ok(Output::Result(result))) => data(result.get()),
+        (None, Ok(_)) => data("null"),
+        (None, Err(failure)) => ApiError::from(failure).into_response(),
     };
     let headers = response.headers_mut();
     headers.insert(SERVER_TIMING, timing.header());

@@ -21,10 +21,10 @@ use crate::access::{By, Caller, InvalidScope, Key, SCOPES_LENGTH, SCOPES_LIMIT, 
 use crate::access::{Token, Unknown, first_key};
 use crate::admission::RequestKind;
 use crate::audit::Action;
+use crate::body::{Received, read_body};
 use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::{CreateKeyFailures, KeyFailures, KeyListFailures};
-use crate::request::{Received, read_body};
 use crate::routes::pages::{self, NextPage, PageQuery, next_page};
 use crate::routes::{json, path};
 use crate::state::AppState;

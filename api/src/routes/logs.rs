@@ -2,7 +2,8 @@
 //! events.
 //!
 //! A follower asks the contract's owners, again and again, to keep what it writes, and reads the
-//! stream that they append to. So lines exist only while somebody follows.
+//! stream that they append to. So lines exist only while somebody follows, unless the contract was
+//! loaded so that they are kept.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -59,9 +60,10 @@ pub(crate) struct LogsQuery {
 /// Follow what a contract writes to its console
 ///
 /// A stream of server-sent events, `text/event-stream`. Each line is an event `line`, whose data is
-/// `{"time", "call", "method", "line"}`; `call` is the id of the call's request. An event `gap`
-/// says that lines may be missing. Lines are kept only while somebody follows, the last 1,000 of a
-/// contract, and for a minute after the last one.
+/// `{"time", "call", "method", "line"}`; `call` is the id of the call's request, or null if it is
+/// not known which call has written the line. An event `gap` says that lines may be missing. The
+/// last 1,000 lines of a contract are kept, 256 KiB at most: while somebody follows and for a
+/// minute after the last one, or for 7 days if the contract was loaded with `"logs": "keep"`.
 #[utoipa::path(
     get,
     path = "/contracts/{contractAddress}/logs",
@@ -192,10 +194,11 @@ impl Follower {
 }
 
 fn event(id: LogId, line: &LogLine) -> Event {
+    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let data = json!({
         "time": id.time,
-        "call": line.request,
-        "method": line.method,
+        "call": known(&line.request),
+        "method": known(&line.method),
         "line": line.text,
     });
     let event = Event::default().event("line").id(id.to_string());

@@ -4,6 +4,7 @@
 
 pub(crate) mod contracts;
 pub(crate) mod dead_letters;
+pub(crate) mod description;
 pub(crate) mod docs;
 pub(crate) mod execute;
 pub(crate) mod health;

@@ -16,10 +16,10 @@ use utoipa::ToSchema;
 use crate::access::By;
 use crate::admission::RequestKind;
 use crate::audit::Action;
+use crate::body::read_body;
 use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::{LimitTenantFailures, TenantFailures, TenantListFailures};
-use crate::request::read_body;
 use crate::routes::{ID, json, path};
 use crate::state::AppState;
 

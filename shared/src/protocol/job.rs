@@ -225,6 +225,19 @@ pub struct ContractSpec {
     /// How many workers run it at the same time, from 1 to [`ContractAddress::MAX_REPLICAS`].
     #[serde(default = "one")]
     pub replicas: u32,
+    /// Whether the last lines that it writes to its console are kept while nobody follows it. Older
+    /// workers keep none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_logs: bool,
+}
+
+/// Which lines of a contract are kept while nobody follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = KeptLogs))]
+#[serde(rename_all = "lowercase")]
+pub enum KeptLogs {
+    /// The last ones.
+    Keep,
 }
 
 fn one() -> u32 {
@@ -253,6 +266,7 @@ pub struct Load {
 ///     address: "shop.prices".parse()?,
 ///     method: "total".to_owned(),
 ///     argument: Argument::None,
+///     schemas: None,
 ///     logs: None,
 /// });
 /// assert_eq!(
@@ -269,6 +283,11 @@ pub struct Execute {
     pub method: String,
     /// The argument.
     pub argument: Argument,
+    /// The digest of the contract's schemas that the argument was checked by, and the result will
+    /// be. Empty: the contract had none when the call was routed. A worker refuses the call if the
+    /// contract has others by now. Missing: the api is of a version that checks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schemas: Option<String>,
     /// How many lines of the call's output its reply has if it fails, at most [`MAX_LINES`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logs: Option<u32>,

@@ -11,5 +11,6 @@ pub mod job;
 pub mod quota;
 pub mod rank;
 pub mod reply;
+pub mod schemas;
 pub mod source_map;
 pub mod tenant;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocol::id::ContractAddress;
-use crate::protocol::job::{EffectiveLimits, EngineKind};
+use crate::protocol::job::{EffectiveLimits, EngineKind, KeptLogs};
 use crate::protocol::tenant::Tenant;
 
 /// The result of a job that succeeded.
@@ -330,6 +330,15 @@ pub struct ContractStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub limits: Option<EffectiveLimits>,
+    /// Whether the last lines that it writes to its console are kept while nobody follows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub logs: Option<KeptLogs>,
+    /// The schemas of arguments and results by which every call is checked, by endpoint. Not in the
+    /// list of contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object, required = false))]
+    pub schemas: Option<serde_json::Value>,
     /// Calls that are waiting or running. Not in the list of contracts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]

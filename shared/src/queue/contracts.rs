@@ -28,6 +28,8 @@ pub struct ContractRecord {
     pub image: Option<PinnedImage>,
     /// Whether the worker that owned it last could not get this image.
     pub image_missing: bool,
+    /// The digest of the schemas of its arguments and results, if it has some.
+    pub schemas: Option<String>,
 }
 
 /// Where the jobs of a contract are sent.
@@ -54,7 +56,7 @@ impl ContractRecord {
 }
 
 /// The fields that [`parse_record`] reads.
-pub(super) const FIELDS: [&str; 9] = [
+pub(super) const FIELDS: [&str; 10] = [
     "spec",
     "gen",
     "owner",
@@ -64,6 +66,7 @@ pub(super) const FIELDS: [&str; 9] = [
     "load",
     "source",
     "missing",
+    "schemasDigest",
 ];
 
 type Fields = (
@@ -76,6 +79,7 @@ type Fields = (
     Option<String>,
     Option<String>,
     Option<u64>,
+    Option<String>,
 );
 
 impl Queue {
@@ -90,6 +94,16 @@ impl Queue {
             .query_async(&mut self.pooled().await?)
             .await?;
         parse_record(address, fields)
+    }
+
+    /// Reads the schemas of a contract. None if it has none, or is not loaded.
+    pub async fn schemas(&self, address: &ContractAddress) -> Result<Option<String>, QueueError> {
+        let text: Option<String> = redis::cmd("HGET")
+            .arg(self.keys().contract(address))
+            .arg("schemas")
+            .query_async(&mut self.pooled().await?)
+            .await?;
+        Ok(text.filter(|text| !text.is_empty()))
     }
 
     /// Looks up where the jobs of a contract with this record are sent.
@@ -110,7 +124,7 @@ impl Queue {
 /// Reads the [`FIELDS`] of a contract's record. None if it is not loaded.
 pub(super) fn parse_record(
     address: &ContractAddress,
-    (spec, generation, owner, endpoints, quarantined, image, load, source, missing): Fields,
+    (spec, generation, owner, endpoints, quarantined, image, load, source, missing, schemas): Fields,
 ) -> Result<Option<ContractRecord>, QueueError> {
     let (Some(spec), Some(generation)) = (spec, generation) else {
         return Ok(None);
@@ -131,5 +145,6 @@ pub(super) fn parse_record(
         quarantined_until: quarantined.unwrap_or_default(),
         image: image.map(|id| PinnedImage { id, source }),
         image_missing: missing.is_some(),
+        schemas: schemas.filter(|digest| !digest.is_empty()),
     }))
 }

@@ -84,10 +84,18 @@ impl Keys {
         format!("{}{{c:{address}}}:past", self.prefix)
     }
 
-    /// `{c:ADDRESS}:logs`: stream, 60 s, 1,000 entries. What the contract writes to its console
-    /// while somebody follows it: fields `r` (request), `m` (method), `t` (text).
-    pub fn logs(&self, address: &ContractAddress) -> String {
-        format!("{}{{c:{address}}}:logs", self.prefix)
+    /// `{c:ADDRESS}:logs`, `{c:ADDRESS}:logs:bytes`: stream, number, 60 s or 7 days after the last
+    /// line. What the contract writes to its console while somebody follows it, or if it was loaded
+    /// so that it is kept: at most 1,000 entries, with the fields `r` (request), `m` (method), `t`
+    /// (text); how many bytes they have.
+    pub fn logs(&self, address: &ContractAddress) -> [String; 2] {
+        ["logs", "logs:bytes"].map(|part| format!("{}{{c:{address}}}:{part}", self.prefix))
+    }
+
+    /// `kept-logs`: sorted set, contract by its last line (ms, Redis' clock). The contracts whose
+    /// lines are kept without a follower.
+    pub fn kept_logs(&self) -> String {
+        format!("{}kept-logs", self.prefix)
     }
 
     /// A glob pattern that matches every contract's key.
@@ -267,6 +275,10 @@ mod tests {
             keys.blob_refs("ab"),
         ] {
             assert_eq!(slot_tag(&key), Some("blob:ab"));
+        }
+        let address = "abc".parse().unwrap();
+        for key in keys.logs(&address) {
+            assert_eq!(slot_tag(&key), slot_tag(&keys.contract(&address)));
         }
         for key in keys.caller_keys() {
             assert_eq!(slot_tag(&key), Some("keys"));

@@ -3,7 +3,8 @@
 //!
 //! It removes entries of contracts that are not loaded, offers contracts without an owner, unloads
 //! replicas without their contract (`surplus.rs`), adds references to executables that are missing
-//! and removes stale ones. Each step may be repeated, and may be interrupted anywhere.
+//! and removes stale ones, forgets the usage of workers that are gone, and bounds the lines that
+//! contracts keep. Each step may be repeated, and may be interrupted anywhere.
 
 use super::contracts::ContractRecord;
 use super::lock::AdvisoryLock;
@@ -85,6 +86,8 @@ impl Queue {
             return Ok(false);
         }
         self.sweep_executables().await?;
+        self.sweep_usage().await?;
+        self.sweep_logs().await?;
         Ok(true)
     }
 

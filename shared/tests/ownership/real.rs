@@ -108,6 +108,7 @@ fn spec(load: Name) -> ContractSpec {
         limits: Limits::default(),
         replicas: 1,
         idempotent: false,
+        keep_logs: false,
     }
 }
 

@@ -236,6 +236,27 @@ async fn pending_loads_of_a_dead_worker_are_offered_again() {
     life.join().await;
 }
 
+/// A worker that is cut off may write after its reaper has cleaned up.
+#[tokio::test]
+async fn what_a_worker_that_is_gone_writes_late_does_not_count() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let (living, gone) = (worker(&queue).await, worker(&queue).await);
+    queue.remove_worker(gone).await.unwrap();
+    let usage = async |id, usage| {
+        let least = queue.compare_usage(EngineKind::Javascript, id, usage);
+        least.await.unwrap()
+    };
+    usage(gone, 0.25).await;
+    assert_eq!(usage(living, 0.5).await.total_cmp(&0.5), Equal);
+    // Nobody compares with the most used ones. The sweep removes them.
+    usage(gone, 0.75).await;
+    assert!(queue.sweep().await.unwrap());
+    let listed = queue.keys().worker_usage(EngineKind::Javascript);
+    let listed: Vec<String> = redis.command(&["ZRANGE", &listed, "0", "-1"]).await;
+    assert_eq!(listed, [living.to_string()]);
+}
+
 #[tokio::test]
 async fn the_reaper_replies_to_frames_of_another_version() {
     let redis = Redis::start();

@@ -11,6 +11,7 @@ mod epochs;
 mod executables;
 mod failover;
 mod keys;
+mod logs;
 mod memory;
 mod ownership;
 mod registry;
@@ -47,6 +48,7 @@ fn spec(digest: &str) -> ContractSpec {
         limits: Limits::default(),
         idempotent: false,
         replicas: 1,
+        keep_logs: false,
     }
 }
 
@@ -66,6 +68,7 @@ fn call(id: u64, deadline: u64) -> Envelope {
         address: address("abcd"),
         method: format!("m{id}"),
         argument: Argument::None,
+        schemas: None,
         logs: None,
     };
     Envelope {

@@ -160,6 +160,7 @@ fn spec(digest: &str) -> ContractSpec {
         limits: Limits::default(),
         idempotent: false,
         replicas: 1,
+        keep_logs: false,
     }
 }
 

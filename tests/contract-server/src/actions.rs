@@ -146,6 +146,13 @@ pub fn chatter(body: &str) -> Reply {
     Reply::json("\"done\"")
 }
 
+/// Prints a line on each of both streams.
+pub fn say(body: &str) -> Reply {
+    println!("said {}", text(body));
+    eprintln!("warned {}", text(body));
+    Reply::json("null")
+}
+
 /// `"PATH MIB"`: writes a file of that size. Returns how many MiB could be written.
 pub fn write(body: &str) -> Reply {
     let (path, megabytes) = text(body).split_once(' ').unwrap_or((text(body), "1"));

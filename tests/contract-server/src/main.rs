@@ -129,6 +129,7 @@ fn answer(request: &Request, stream: &TcpStream) -> Reply {
         (_, "/eat") => actions::eat(body),
         (_, "/fork") => actions::fork(body),
         (_, "/files") => actions::files(body),
+        (_, "/say") => actions::say(body),
         (_, "/chatter") => actions::chatter(body),
         (_, "/write") => actions::write(body),
         (_, "/read") => actions::read(body),

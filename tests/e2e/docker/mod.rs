@@ -13,6 +13,7 @@ mod images;
 mod isolation;
 mod limits;
 mod load;
+mod output;
 mod recovery;
 mod registry;
 mod tar;

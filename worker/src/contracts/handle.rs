@@ -16,6 +16,10 @@ use crate::settle::Delivery;
 pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) argument: Option<Box<RawValue>>,
+    /// The digest of the schemas that the argument was checked by; see [`Execute::schemas`].
+    ///
+    /// [`Execute::schemas`]: shared::protocol::job::Execute::schemas
+    pub(crate) schemas: Option<String>,
     /// How many lines of its output the reply has if it fails.
     pub(crate) logs: u32,
     /// The name of an argument in Redis that is not fetched yet.

@@ -94,6 +94,7 @@ impl<E: Engine> ContractTask<E> {
         let sandbox = Sandbox {
             endpoints: endpoints.unwrap_or_default().to_vec(),
             image: self.image.clone(),
+            schemas: self.schemas.clone(),
         };
         let generation = self.tenure.generation();
         let memory = instance.memory();

@@ -9,6 +9,7 @@
 //! | `task` | the data of the task that runs one contract |
 //! | `arguments` | fetches large arguments when it is their calls' turn |
 //! | `lifecycle`, `serve`, `restart`, `refusal` | what that task does |
+//! | `output` | what the contract writes: who wants it, and how it gets to Redis |
 //! | `crash_loop` | when to restart a crashed sandbox, and when to quarantine its contract |
 //!
 //! The states of a contract, which its task moves through:
@@ -26,6 +27,7 @@ mod arguments;
 mod crash_loop;
 mod handle;
 mod lifecycle;
+mod output;
 mod refusal;
 mod restart;
 mod serve;

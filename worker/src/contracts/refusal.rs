@@ -4,6 +4,7 @@
 
 use shared::protocol::job::EngineKind;
 use shared::protocol::reply::{Failure, FailureCode};
+use shared::protocol::schemas::SchemaText;
 
 use super::handle::Call;
 use super::task::{Calls, ContractTask};
@@ -93,6 +94,10 @@ impl<E: Engine> ContractTask<E> {
             let message = "The call reached its deadline before it could start";
             return Some(Failure::not_started(FailureCode::Expired, message));
         }
+        if !is_checked(call.schemas.as_deref(), self.schemas.as_ref()) {
+            let message = "The contract has other schemas than the call was checked by; try again";
+            return Some(Failure::not_started(FailureCode::NotHosted, message));
+        }
         let endpoints = self
             .endpoints
             .as_ref()
@@ -145,6 +150,12 @@ fn list(names: &[&str]) -> String {
     }
 }
 
+/// Whether the schemas that a call was checked by are the contract's own. An api of an earlier
+/// version checks nothing, and does not say so.
+fn is_checked(by: Option<&str>, own: Option<&SchemaText>) -> bool {
+    by.is_none_or(|digest| digest == own.map_or("", SchemaText::digest))
+}
+
 /// A method name short enough for a message.
 fn excerpt(method: &str) -> &str {
     &method[..method.floor_char_boundary(100)]
@@ -153,6 +164,21 @@ fn excerpt(method: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_must_be_checked_by_the_schemas_of_the_contract() {
+        let (own, other) = (SchemaText::new("{}"), SchemaText::new("{ }"));
+        assert!(is_checked(Some(own.digest()), Some(&own)));
+        assert!(is_checked(Some(""), None));
+        for (by, own) in [
+            (other.digest(), Some(&own)),
+            ("", Some(&own)),
+            (own.digest(), None),
+        ] {
+            assert!(!is_checked(Some(by), own), "{by}");
+        }
+        assert!(is_checked(None, Some(&own)) && is_checked(None, None));
+    }
 
     #[test]
     fn a_list_of_names_is_cut_between_names() {

@@ -9,12 +9,11 @@ use std::time::Instant;
 
 use shared::protocol::job::MAX_LINES;
 use shared::protocol::reply::{FailureCode, Output};
-use shared::queue::logs::LogLine;
 use shared::service::batch::join_batch;
 
 use super::handle::{Call, StopRequest};
 use super::task::{Calls, ContractTask};
-use crate::sandbox::{CallId, CallOutput, Engine, Event, Instance, Invocation, LossCause, Room};
+use crate::sandbox::{CallId, Engine, Event, Instance, Invocation, LossCause, Room};
 
 /// The failure message for calls that another worker may have got meanwhile.
 const LEASE_LOST: &str = "The worker lost its lease after it accepted the call; try again";
@@ -43,6 +42,8 @@ impl<E: Engine> ContractTask<E> {
         let mut open = true;
         let mut arrived = Vec::with_capacity(LOOKAHEAD);
         loop {
+            let followed = self.is_followed();
+            instance.follow(followed || self.spec.keep_logs);
             let stop = *self.ends.stop.borrow();
             let fenced = self.worker.fence.is_closed();
             if stop == StopRequest::None && !fenced && !calls.awaits_argument() {
@@ -66,6 +67,7 @@ impl<E: Engine> ContractTask<E> {
                     }
                 }
                 () = self.worker.fence.opened(), if fenced => {}
+                () = self.ends.status.follow_changed(self.worker.queue.clock(), followed) => {}
                 count = self.ends.calls.recv_many(&mut arrived, lookahead),
                     if open && lookahead > 0 && stop == StopRequest::None =>
                 {
@@ -100,14 +102,14 @@ impl<E: Engine> ContractTask<E> {
                 }
                 return;
             }
-            let followed = self.is_followed();
+            let is_wanted = self.wants_output();
             let invocations: Vec<_> = batch
                 .iter()
                 .map(|(id, call)| Invocation {
                     id: *id,
                     method: &call.method,
                     argument: call.argument.as_deref(),
-                    logs: if followed { MAX_LINES } else { call.logs },
+                    logs: if is_wanted { MAX_LINES } else { call.logs },
                 })
                 .collect();
             instance.submit(&invocations);
@@ -168,25 +170,6 @@ impl<E: Engine> ContractTask<E> {
         batch
     }
 
-    /// Whether somebody follows what the contract writes.
-    fn is_followed(&self) -> bool {
-        let now = self.worker.queue.clock().now_ms();
-        self.ends.status.is_followed_at(now)
-    }
-
-    /// Stores what a call has written, for those who follow.
-    fn publish(&self, call: &Call, output: &CallOutput) {
-        let lines = output.clone().last(MAX_LINES as usize).into_iter();
-        let lines: Vec<_> = lines
-            .map(|text| LogLine {
-                request: call.delivery.request().unwrap_or_default().to_owned(),
-                method: call.method.clone(),
-                text,
-            })
-            .collect();
-        self.worker.logs.append(self.address(), lines);
-    }
-
     /// Processes the sandbox's events. Returns the end of serving if the sandbox is lost.
     fn process(&self, events: Vec<Event>, calls: &mut Calls) -> Option<ServeEnd> {
         let mut returned = Vec::new();
@@ -200,15 +183,14 @@ impl<E: Engine> ContractTask<E> {
                     output,
                 } => {
                     if let Some(call) = calls.running.remove(&call) {
-                        if !output.lines.is_empty() && self.is_followed() {
-                            self.publish(&call, &output);
-                        }
+                        self.store_output(&call, &output);
                         if let Err(failure) = &mut outcome {
-                            failure.logs = output.last(call.logs as usize);
+                            failure.logs = output.last_for_caller(call.logs as usize);
                         }
                         self.answer(call, outcome.map(Output::Result), Some(time));
                     }
                 }
+                Event::Written(lines) => self.store_written(lines),
                 Event::NotStarted(id) => returned.extend(calls.running.remove(&id)),
                 Event::Lost { reason, cause } => {
                     let (contract, cause_name) = (self.address(), cause.name());

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::image::PinnedImage;
-use shared::protocol::job::ContractSpec;
+use shared::protocol::job::{ContractSpec, KeptLogs};
 use shared::protocol::reply::{ContractState, ContractStatus, LastError};
+use shared::queue::clock::Clock;
+use shared::protocol::schemas::SchemaText;
 use shared::queue::ownership::Sandbox;
+use tokio::sync::Notify;
 
 use crate::run_info::micros;
 use crate::sandbox::{CallTime, MemoryGauge};
@@ -26,6 +29,10 @@ pub(crate) struct Status {
     losses: AtomicU64,
     /// Until when its output is stored, in milliseconds by the clock of Redis.
     followed_until: AtomicU64,
+    /// Somebody has begun to follow it.
+    follow_began: Notify,
+    /// Lines of its output that could not be stored, and of which no stored line says so yet.
+    lost_lines: AtomicU64,
     memory: Mutex<Option<MemoryGauge>>,
     last_error: Mutex<Option<LastError>>,
 }
@@ -40,6 +47,8 @@ pub(crate) struct SandboxState {
     pub(crate) endpoints: Vec<String>,
     /// The image that every sandbox of the load runs, once it is resolved.
     pub(crate) image: Option<PinnedImage>,
+    /// The schemas that the contract was loaded with.
+    pub(crate) schemas: Option<SchemaText>,
 }
 
 impl SandboxState {
@@ -48,6 +57,7 @@ impl SandboxState {
         Sandbox {
             endpoints: self.endpoints,
             image: self.image,
+            schemas: self.schemas,
         }
     }
 }
@@ -60,6 +70,7 @@ impl Status {
             generation,
             endpoints: Vec::new(),
             image: None,
+            schemas: None,
         };
         Self {
             sandbox: Mutex::new(sandbox),
@@ -70,6 +81,8 @@ impl Status {
             cpu_us: AtomicU64::default(),
             losses: AtomicU64::default(),
             followed_until: AtomicU64::default(),
+            follow_began: Notify::new(),
+            lost_lines: AtomicU64::default(),
             memory: Mutex::default(),
             last_error: Mutex::default(),
         }
@@ -85,6 +98,7 @@ impl Status {
             cpu_us: copy(&self.cpu_us),
             losses: copy(&self.losses),
             followed_until: copy(&self.followed_until),
+            lost_lines: copy(&self.lost_lines),
             last_error: Mutex::new(locked(&self.last_error).clone()),
             ..Self::loading(generation)
         }
@@ -95,20 +109,27 @@ impl Status {
         self.lock().state = state;
     }
 
-    /// The contract's image is resolved: every sandbox of the load runs it.
-    pub(crate) fn pin(&self, image: Option<PinnedImage>) {
-        self.lock().image = image;
+    /// What is the same for every sandbox of the load: its image, its schemas.
+    pub(crate) fn pin(&self, image: Option<PinnedImage>, schemas: Option<SchemaText>) {
+        let mut sandbox = self.lock();
+        sandbox.image = image;
+        sandbox.schemas = schemas;
     }
 
     /// A new sandbox is ready.
     pub(crate) fn ready(&self, generation: u64, sandbox: Sandbox, memory: Option<MemoryGauge>) {
         *locked(&self.memory) = memory;
-        let Sandbox { endpoints, image } = sandbox;
+        let Sandbox {
+            endpoints,
+            image,
+            schemas,
+        } = sandbox;
         *self.lock() = SandboxState {
             state: ContractState::Ready,
             generation,
             endpoints,
             image,
+            schemas,
         };
     }
 
@@ -149,6 +170,30 @@ impl Status {
     /// Somebody follows the output until this time, by the clock of Redis.
     pub(crate) fn follow_until(&self, time: u64) {
         self.followed_until.fetch_max(time, Ordering::Relaxed);
+        self.follow_began.notify_one();
+    }
+
+    /// Waits until somebody begins to follow the output, or nobody does any more. Cancel safe. Only
+    /// the contract's task may wait.
+    pub(crate) async fn follow_changed(&self, clock: &Clock, is_followed: bool) {
+        while self.is_followed_at(clock.now_ms()) == is_followed {
+            if is_followed {
+                let until = self.followed_until.load(Ordering::Relaxed);
+                tokio::time::sleep(clock.until(until)).await;
+            } else {
+                self.follow_began.notified().await;
+            }
+        }
+    }
+
+    /// Lines of the output could not be stored.
+    pub(crate) fn lines_lost(&self, count: u64) {
+        self.lost_lines.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many lines were lost since this was asked last.
+    pub(crate) fn take_lost_lines(&self) -> u64 {
+        self.lost_lines.swap(0, Ordering::Relaxed)
     }
 
     /// Whether somebody follows the output at this time.
@@ -185,6 +230,7 @@ impl Status {
             generation,
             endpoints,
             image,
+            schemas: _,
         } = self.sandbox();
         let (image, image_source) = image.map(|image| (image.id, image.source)).unzip();
         ContractStatus {
@@ -201,6 +247,8 @@ impl Status {
             image,
             image_source: image_source.flatten(),
             limits: None,
+            logs: spec.keep_logs.then_some(KeptLogs::Keep),
+            schemas: None,
             queue_depth: Some(self.waiting.load(Ordering::Relaxed)),
             calls: Some(self.calls.load(Ordering::Relaxed)),
             errors: Some(self.errors.load(Ordering::Relaxed)),

@@ -7,6 +7,7 @@ use shared::protocol::id::ContractAddress;
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::ContractSpec;
 use shared::protocol::reply::{Failure, LastError, Output};
+use shared::protocol::schemas::SchemaText;
 
 use super::arguments::Fetch;
 use super::crash_loop::CrashHistory;
@@ -31,6 +32,8 @@ pub(crate) struct ContractTask<E: Engine> {
     pub(super) endpoints: Option<HashSet<String>>,
     /// The image that every sandbox of the load runs, if it has one.
     pub(super) image: Option<PinnedImage>,
+    /// The schemas that the contract was loaded with. Arguments must have been checked by them.
+    pub(super) schemas: Option<SchemaText>,
     /// Why the last sandbox was lost, for the calls that were caught in it.
     pub(super) last_loss: String,
 }
@@ -43,6 +46,8 @@ pub(crate) struct Assignment<E> {
     pub(crate) executable: Arc<str>,
     /// The image that was resolved at the load, if the executable is an image.
     pub(crate) image: Option<PinnedImage>,
+    /// The schemas that the contract was loaded with.
+    pub(crate) schemas: Option<SchemaText>,
 }
 
 /// The calls of a contract that were taken off its queue.
@@ -63,6 +68,7 @@ impl<E: Engine> ContractTask<E> {
             spec,
             executable,
             image,
+            schemas,
         } = assignment;
         Self {
             crashes: CrashHistory::new(engine.restart_limit()),
@@ -74,6 +80,7 @@ impl<E: Engine> ContractTask<E> {
             ends,
             endpoints: None,
             image,
+            schemas,
             last_loss: String::new(),
         }
     }

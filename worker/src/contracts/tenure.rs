@@ -40,6 +40,8 @@ pub(crate) struct Adopted {
     pub(crate) spec: ContractSpec,
     /// The image that was resolved at the load, if the executable is an image.
     pub(crate) image: Option<PinnedImage>,
+    /// The digest of its schemas, if it was loaded with some.
+    pub(crate) schemas: Option<String>,
 }
 
 /// What this worker holds.
@@ -118,6 +120,7 @@ impl Tenure {
             tenure: Self::new(queue, address, record.load, id, generation),
             spec: record.spec,
             image: record.image,
+            schemas: record.schemas,
         }))
     }
 

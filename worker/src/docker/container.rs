@@ -19,6 +19,7 @@ use super::client::ContractClient;
 use super::daemon::Docker;
 use super::death_watch::DeathWatch;
 use super::image::{self, Image};
+use super::output::ContainerOutput;
 use super::{error, labels, privileges, unreachable};
 use crate::sandbox::{Blueprint, StartError};
 
@@ -49,6 +50,8 @@ struct Launched {
 pub(super) struct Container {
     docker: Docker,
     name: String,
+    /// What it prints.
+    pub(super) output: ContainerOutput,
     pub(super) image: Image,
     /// The address at which the contract listens.
     pub(super) address: SocketAddr,
@@ -71,6 +74,11 @@ impl Container {
         {
             Ok(address) => Ok(Self {
                 docker: docker.clone(),
+                output: ContainerOutput::new(
+                    docker.daemon.clone(),
+                    name.clone(),
+                    plan.spec.keep_logs,
+                ),
                 name,
                 image,
                 address,

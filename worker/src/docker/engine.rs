@@ -6,6 +6,7 @@ use std::time::Duration;
 use shared::protocol::id::WorkerId;
 use shared::protocol::image::{PinnedImage, is_reference};
 use shared::protocol::job::{EffectiveLimits, Limits};
+use shared::protocol::schemas;
 use shared::service::lifecycle::Lifecycle;
 use tokio::time::timeout;
 
@@ -66,12 +67,18 @@ impl Docker {
     }
 }
 
+/// The reference or the tar in an executable, which may have schemas behind it.
+fn image_of(executable: &str) -> &str {
+    schemas::without(executable).trim_end()
+}
+
 impl Engine for Docker {
     type Instance = ContractContainer;
 
     /// Ends within the load limit. A failed start also takes the time to remove what it created.
     async fn start(&self, plan: Blueprint<'_>) -> Result<ContractContainer, StartError> {
-        let container = Container::start(self, plan).await?;
+        let executable = image_of(plan.executable);
+        let container = Container::start(self, Blueprint { executable, ..plan }).await?;
         Ok(ContractContainer::new(
             container,
             &self.config,
@@ -85,6 +92,7 @@ impl Engine for Docker {
 
     /// A tar is the image itself, but the daemon names it by an id.
     async fn resolve(&self, executable: &str) -> Result<Option<PinnedImage>, StartError> {
+        let executable = image_of(executable);
         if !is_reference(executable) {
             return Ok(None);
         }

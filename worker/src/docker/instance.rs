@@ -68,9 +68,11 @@ enum End {
 
 /// What [`ContractContainer::next`] waits for.
 enum Step {
-    Died(String),
+    /// With the cause, and what the container printed last.
+    Died(String, Vec<String>),
     Probed(Probe),
     Ended(Ended),
+    Printed(Vec<String>),
 }
 
 impl ContractContainer {
@@ -96,17 +98,24 @@ impl ContractContainer {
                 None => std::future::pending().await,
             }
         };
+        let output = &mut self.container.output;
         tokio::select! {
             biased;
             Some(ended) = self.calls.next() => Step::Ended(ended),
-            cause = self.container.watch.death() => Step::Died(cause),
+            cause = self.container.watch.death() => Step::Died(cause, output.rest().await),
             found = probe => Step::Probed(found),
+            lines = output.next() => Step::Printed(lines),
         }
     }
 
     fn advance(&mut self, step: Step) -> Vec<Event> {
         match step {
-            Step::Died(reason) => self.lose(reason, LossCause::Crash),
+            Step::Died(reason, lines) => {
+                let mut events = vec![Event::Written(lines)];
+                events.extend(self.lose(reason, LossCause::Crash));
+                events
+            }
+            Step::Printed(lines) => vec![Event::Written(lines)],
             Step::Probed(found) => {
                 self.probe = None;
                 let cause = match found {
@@ -243,6 +252,10 @@ impl Instance for ContractContainer {
 
     fn image(&self) -> Option<&PinnedImage> {
         Some(&self.container.image.pin)
+    }
+
+    fn follow(&mut self, wanted: bool) {
+        self.container.output.follow(wanted);
     }
 
     fn reserve(&mut self, _: usize) -> Room {

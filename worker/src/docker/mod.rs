@@ -15,6 +15,7 @@
 //! - `container`: one container, from its creation to its removal; `unreachable`: why one that
 //!   runs cannot be called.
 //! - `client`, `instance`: calls over HTTP, their time limits and their outcomes.
+//! - `output`: what a container prints, as the daemon keeps it.
 //!
 //! This is the only module that uses Docker and bollard. The queue of a contract, its re-runs and
 //! its quarantine belong to `crate::contracts`.
@@ -35,6 +36,7 @@ mod labels;
 mod leftovers;
 mod location;
 mod network;
+mod output;
 mod privileges;
 mod subnets;
 mod tar;

@@ -15,6 +15,7 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
         address,
         method,
         argument,
+        schemas,
         logs,
     } = execute;
     let Some(contract) = worker.contracts.get(&address) else {
@@ -29,6 +30,7 @@ pub(crate) fn enqueue(worker: &Arc<Worker>, execute: Execute, delivery: Delivery
     contract.call(Call {
         method,
         argument,
+        schemas,
         logs: logs.map_or(0, |lines| lines.min(MAX_LINES)),
         stored,
         delivery,

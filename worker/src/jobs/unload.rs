@@ -41,9 +41,6 @@ async fn close(worker: &Worker, unload: &Unload) -> Result<Result<(), Failure>, 
     drop(permit);
     let (digest, reference) = (&contract.spec.digest, contract.tenure.reference());
     executables::release(&worker.queue, digest, &reference).await;
-    if let Err(error) = worker.queue.remove_logs(&address.replica(1)).await {
-        tracing::debug!(contract = %address, %error, "output not removed, it will expire");
-    }
     worker.announce().await;
     tracing::info!(contract = %address, "contract unloaded");
     Ok(Ok(()))

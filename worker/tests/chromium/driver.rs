@@ -69,6 +69,7 @@ pub(crate) fn spec(limits: Limits) -> ContractSpec {
         limits,
         idempotent: false,
         replicas: 1,
+        keep_logs: false,
     }
 }
 
@@ -250,6 +251,7 @@ impl Contract {
                     Outcome::Done(outcome.map(|json| json.get().to_owned())),
                 ),
                 Event::NotStarted(call) => (call, Outcome::NotStarted),
+                Event::Written(_) => continue,
                 Event::Lost { reason, cause } => {
                     self.cause = Some(cause);
                     return Some(reason);

@@ -1,10 +1,12 @@
 //! Executables as clients write them: plain or in base64, with a source map or without.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use shared::protocol::image::{is_id, is_reference};
-use shared::protocol::source_map;
+use shared::protocol::{schemas, source_map};
 
 use crate::error::ApiError;
 
@@ -18,21 +20,49 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// text is a tar.
 const ENCODED_REFERENCE_LIMIT: usize = 2048;
 
-/// Decodes a JavaScript executable, and puts its source map into it, if there is one.
-pub(super) fn javascript(executable: String, map: Option<&str>) -> Result<String, ApiError> {
-    let source = plain(executable)?;
-    let Some(map) = map else { return Ok(source) };
-    let code = source_map::without(&source).unwrap_or(&source);
-    let comment = source_map::COMMENT;
-    let map = BASE64.encode(map);
-    Ok(format!("{code}\n{comment}application/json;base64,{map}\n"))
+/// Decodes a JavaScript executable, and puts its schemas and its source map into it, if there are
+/// any.
+pub(super) fn javascript(
+    executable: String,
+    schemas: Option<&str>,
+    map: Option<&str>,
+) -> Result<String, ApiError> {
+    let mut source = plain(executable)?;
+    if schemas.is_none() && map.is_none() {
+        return Ok(source);
+    }
+    let code = source_map::without(&source).map(str::len);
+    let map = match map {
+        Some(map) => Some(format!("application/json;base64,{}", BASE64.encode(map))),
+        None => source_map::of(&source).map(str::to_owned),
+    };
+    source.truncate(code.unwrap_or(source.len()));
+    if let Some(schemas) = schemas {
+        schemas::append(&mut source, schemas);
+    }
+    if let Some(map) = map {
+        let comment = source_map::COMMENT;
+        // Writing to a string cannot fail.
+        _ = writeln!(source, "\n{comment}{map}");
+    }
+    Ok(source)
 }
 
-/// Normalises a docker executable: an image reference, plain or in base64, or a tar, which stays in
-/// base64 until a worker unpacks it. An encoded reference cannot be mistaken for a plain one: it
+/// Normalises a docker executable, and puts its schemas behind it, if there are any.
+///
+/// It is an image reference, plain or in base64, or a tar, which stays in base64 until a worker
+/// unpacks it. An encoded reference cannot be mistaken for a plain one: it
 /// contains upper-case letters. Which references are allowed is the workers' decision; an id is
 /// none, wherever the contract is placed.
-pub(super) fn image(executable: &str) -> Result<String, ApiError> {
+pub(super) fn image(executable: &str, schemas: Option<&str>) -> Result<String, ApiError> {
+    let mut image = image_of(executable)?;
+    if let Some(schemas) = schemas {
+        schemas::append(&mut image, schemas);
+    }
+    Ok(image)
+}
+
+fn image_of(executable: &str) -> Result<String, ApiError> {
     let trimmed = executable.trim();
     if is_reference(trimmed) {
         return reference(trimmed);
@@ -119,7 +149,7 @@ mod tests {
         let tar = base64::prelude::BASE64_URL_SAFE.encode([0x1f, 0x8b, 0xff, 0xbf].repeat(600));
         let standard =
             base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0xff, 0xbf].repeat(600));
-        assert_eq!(image(&tar).unwrap(), standard);
+        assert_eq!(image_of(&tar).unwrap(), standard);
     }
 
     #[test]
@@ -140,9 +170,9 @@ mod tests {
     fn a_reference_is_not_decoded_as_base64() {
         // Each of these is also valid base64.
         for reference in ["abcd", "registry/app1", "contracts/counter:1.0", " abcd\n"] {
-            assert_eq!(image(reference).unwrap(), reference.trim());
+            assert_eq!(image_of(reference).unwrap(), reference.trim());
             let encoded = base64::prelude::BASE64_STANDARD.encode(reference);
-            assert_eq!(image(&encoded).unwrap(), reference.trim());
+            assert_eq!(image_of(&encoded).unwrap(), reference.trim());
         }
     }
 
@@ -152,7 +182,7 @@ mod tests {
         for id in ["0123456789ab", &whole] {
             let encoded = base64::prelude::BASE64_STANDARD.encode(id);
             for text in [id.to_owned(), encoded] {
-                let refused = image(&text).unwrap_err();
+                let refused = image_of(&text).unwrap_err();
                 assert!(matches!(refused, ApiError::InvalidExecutable(_)), "{text}");
             }
         }
@@ -162,17 +192,31 @@ mod tests {
     fn a_tar_stays_in_base64() {
         let encoded = base64::prelude::BASE64_STANDARD.encode([0x1f, 0x8b, 0, 255].repeat(200));
         let wrapped: String = encoded.chars().flat_map(|c| [c, '\n']).collect();
-        assert_eq!(image(&wrapped).unwrap(), encoded);
+        assert_eq!(image_of(&wrapped).unwrap(), encoded);
     }
 
     #[test]
     fn a_source_map_is_put_into_the_executable_once() {
-        let with_map = |source: &str| javascript(source.to_owned(), Some("{}")).unwrap();
+        let with_map = |source: &str| javascript(source.to_owned(), None, Some("{}")).unwrap();
         let once = with_map("{ a() {} }");
         assert_eq!(source_map::of(&once), Some("application/json;base64,e30="));
         assert_eq!(source_map::without(&once), Some("{ a() {} }\n"));
         let twice = with_map(&once);
         assert_eq!(twice.matches(source_map::COMMENT).count(), 1);
+    }
+
+    #[test]
+    fn schemas_are_put_before_a_source_map_and_behind_an_image() {
+        let comment = source_map::COMMENT;
+        let source = format!("{{ a() {{}} }}\n{comment}application/json,{{}}\n");
+        let with = javascript(source.clone(), Some(r#"{"a":{}}"#), None).unwrap();
+        assert_eq!(schemas::of(&with), Some(r#"{"a":{}}"#));
+        assert_eq!(source_map::of(&with), source_map::of(&source));
+        let code = source_map::without(&with).unwrap();
+        assert_eq!(schemas::without(code).trim_end(), "{ a() {} }");
+        let image = image("registry/app:1", Some("{}")).unwrap();
+        assert_eq!(schemas::without(&image), "registry/app:1\n");
+        assert_eq!(schemas::of(&image), Some("{}"));
     }
 
     proptest! {

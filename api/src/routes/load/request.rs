@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 use shared::protocol::id::{ContractAddress, InvalidAddress};
-use shared::protocol::job::{ContractSpec, EngineKind, Limits, Load};
+use shared::protocol::job::{ContractSpec, EngineKind, KeptLogs, Limits, Load};
 use shared::queue::blobs::digest;
+use shared::schemas::Schemas;
 use utoipa::ToSchema;
 
 use super::executable;
@@ -32,6 +33,11 @@ pub(super) struct LoadRequest {
     #[schema(value_type = Option<Object>)]
     #[serde(default)]
     source_map: Value,
+    /// JSON Schemas (2020-12) of the arguments and results of endpoints, by which every call is
+    /// checked: `{"METHOD": {"argument": SCHEMA, "result": SCHEMA}}`, 64 KiB at most.
+    #[schema(value_type = Option<Object>)]
+    #[serde(default)]
+    schemas: Value,
     /// Defaults to the deployment's engine.
     #[schema(value_type = Option<EngineKind>)]
     #[serde(default)]
@@ -48,6 +54,11 @@ pub(super) struct LoadRequest {
     #[schema(value_type = Option<bool>)]
     #[serde(default)]
     idempotent: Value,
+    /// Whether the last lines that the contract writes to its console are kept while nobody follows
+    /// them.
+    #[schema(value_type = Option<KeptLogs>)]
+    #[serde(default)]
+    logs: Value,
 }
 
 /// Checks a request of a caller; returns the job and the decoded executable.
@@ -76,6 +87,9 @@ pub(super) fn parse(
     let source_map = optional(&mut wrong, "sourceMap", request.source_map, |value| {
         source_map_text(value, engine)
     });
+    let schemas = optional(&mut wrong, "schemas", request.schemas, |value| {
+        schemas_text(&value)
+    });
     let limits = optional(&mut wrong, "limits", request.limits, |value| {
         limits_object(value, engine)
     });
@@ -87,6 +101,7 @@ pub(super) fn parse(
             .as_bool()
             .ok_or_else(|| "must be true or false".to_owned())
     });
+    let logs = optional(&mut wrong, "logs", request.logs, |value| kept_logs(&value));
     let (Some(address), Some(executable), true) = (address, executable, wrong.is_empty()) else {
         let list: Vec<_> = wrong
             .iter()
@@ -94,9 +109,10 @@ pub(super) fn parse(
             .collect();
         return Err(ApiError::InvalidRequest(list.join("; "), wrong));
     };
+    let (schemas, source_map) = (schemas.as_deref(), source_map.as_deref());
     let executable = match engine {
-        EngineKind::Javascript => executable::javascript(executable, source_map.as_deref())?,
-        EngineKind::Docker => executable::image(&executable)?,
+        EngineKind::Javascript => executable::javascript(executable, schemas, source_map)?,
+        EngineKind::Docker => executable::image(&executable, schemas)?,
     };
     let spec = ContractSpec {
         engine,
@@ -104,6 +120,7 @@ pub(super) fn parse(
         limits: limits.unwrap_or_default(),
         idempotent: idempotent.unwrap_or(false),
         replicas: replicas.unwrap_or(1),
+        keep_logs: matches!(logs, Some(KeptLogs::Keep)),
     };
     let load = Load {
         address,
@@ -179,6 +196,20 @@ fn source_map_text(value: Value, engine: EngineKind) -> Result<String, String> {
     Ok(text)
 }
 
+fn kept_logs(value: &Value) -> Result<KeptLogs, String> {
+    match value.as_str() {
+        Some("keep") => Ok(KeptLogs::Keep),
+        _ => Err("must be \"keep\"".to_owned()),
+    }
+}
+
+/// The text of schemas, which are compiled to find what is wrong with them.
+fn schemas_text(value: &Value) -> Result<String, String> {
+    let text = value.to_string();
+    let compiled = Schemas::compile(&text);
+    compiled.map(|_| text).map_err(|error| error.to_string())
+}
+
 fn replica_count(value: &Value) -> Result<u32, String> {
     const MOST: u32 = ContractAddress::MAX_REPLICAS;
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -248,12 +279,21 @@ mod tests {
         assert_eq!(load.address.as_str(), "abcd");
         assert_eq!(load.spec.engine, EngineKind::Javascript);
         assert_eq!(load.spec.limits, Limits::default());
+        assert!(!load.spec.keep_logs);
+    }
+
+    #[test]
+    fn output_is_kept_on_request() {
+        let body = r#"{"contractAddress":"a","executable":"{a(){}}","logs":"keep"}"#;
+        let (load, _) = request(body).unwrap();
+        assert!(load.spec.keep_logs);
     }
 
     #[test]
     fn every_invalid_field_is_reported() {
         let body = r#"{"contractAddress":"a b","executable":7,"engine":"cobol","replicas":0,
-                "limits":{"timeoutMs":0},"idempotent":"yes","sourceMap":1}"#;
+                "limits":{"timeoutMs":0},"idempotent":"yes","logs":"all","sourceMap":1,
+                "schemas":{"a":{"argument":{"$ref":"http://127.0.0.1/"}}}}"#;
         let Err(ApiError::InvalidRequest(_, fields)) = request(body) else {
             panic!()
         };
@@ -264,7 +304,9 @@ mod tests {
             "executable",
             "idempotent",
             "limits",
+            "logs",
             "replicas",
+            "schemas",
             "sourceMap",
         ];
         assert_eq!(names, all);
@@ -304,9 +346,11 @@ mod tests {
                 contract_address: address,
                 executable,
                 source_map: more.clone(),
+                schemas: more.clone(),
                 engine,
                 limits,
                 replicas: more.clone(),
+                logs: more.clone(),
                 idempotent: more,
             };
             if let Ok((load, executable)) = parse(request, EngineKind::Docker, &Caller::anybody()) {

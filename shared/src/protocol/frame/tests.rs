@@ -39,14 +39,17 @@ fn job() -> impl Strategy<Value = Job> {
         "\\PC{0,40}".prop_map(Argument::Stored),
     ];
     prop_oneof![
-        (address(), "\\PC{0,40}", argument).prop_map(|(address, method, argument)| {
-            Job::Execute(Execute {
-                address,
-                method,
-                argument,
-                logs: None,
-            })
-        }),
+        (address(), "\\PC{0,40}", argument, any::<Option<String>>()).prop_map(
+            |(address, method, argument, schemas)| {
+                Job::Execute(Execute {
+                    address,
+                    method,
+                    argument,
+                    schemas,
+                    logs: None,
+                })
+            }
+        ),
         (address(), "[0-9a-f]{64}", any::<Option<u32>>()).prop_map(
             |(address, digest, timeout_ms)| {
                 let limits = Limits {
@@ -59,6 +62,7 @@ fn job() -> impl Strategy<Value = Job> {
                     limits,
                     idempotent: true,
                     replicas: 2,
+                    keep_logs: false,
                 };
                 Job::Load(Load {
                     address,
@@ -264,4 +268,23 @@ fn a_full_frame_accepts_no_item() {
     assert!(!has_room(1, 10, MAX_BYTES));
     assert!(!has_room(MAX_ITEMS, 10, 1));
     assert!(has_room(MAX_ITEMS - 1, 10, 1));
+}
+
+#[test]
+fn a_call_is_understood_by_versions_without_schemas() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Earlier {
+        address: String,
+        method: String,
+        argument: Argument,
+    }
+    let earlier = r#"{"address":"abcd","method":"add","argument":"none"}"#;
+    let mut call: Execute = serde_json::from_str(earlier).unwrap();
+    assert_eq!(call.schemas, None);
+    for digest in ["", "0a1b"] {
+        call.schemas = Some(digest.to_owned());
+        let text = serde_json::to_string(&call).unwrap();
+        let read: Earlier = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), earlier);
+    }
 }

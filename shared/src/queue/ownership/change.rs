@@ -6,6 +6,7 @@ use super::{ChangeId, LoadId, Outcome, Standing, to_json};
 use crate::protocol::id::ContractAddress;
 use crate::protocol::image::PinnedImage;
 use crate::protocol::job::ContractSpec;
+use crate::protocol::schemas::SchemaText;
 use crate::queue::{Queue, QueueError};
 
 /// What is known about a contract whose sandbox runs.
@@ -15,16 +16,20 @@ pub struct Sandbox {
     pub endpoints: Vec<String>,
     /// Its image, if it has one. Every later sandbox of the same load runs this image.
     pub image: Option<PinnedImage>,
+    /// The schemas that it was loaded with.
+    pub schemas: Option<SchemaText>,
 }
 
 impl Sandbox {
-    /// The fields `image` and `source` of the record.
-    pub(super) fn image_fields(&self) -> [&str; 2] {
-        let image = self.image.as_ref();
+    /// The fields `image`, `source`, `schemas` and `schemasDigest` of the record.
+    pub(super) fn fields(&self) -> [&str; 4] {
+        let (image, schemas) = (self.image.as_ref(), self.schemas.as_ref());
         let source = image.and_then(|image| image.source.as_deref());
         [
             image.map_or("", |image| &image.id),
             source.unwrap_or_default(),
+            schemas.map_or("", SchemaText::text),
+            schemas.map_or("", SchemaText::digest),
         ]
     }
 }
@@ -33,7 +38,7 @@ impl Sandbox {
 const READY: &str = "
 if not is_expected() then return no end
 redis.call('HSET', record, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6],
-    'image', ARGV[7], 'source', ARGV[8])
+    'image', ARGV[7], 'source', ARGV[8], 'schemas', ARGV[9], 'schemasDigest', ARGV[10])
 redis.call('HDEL', record, 'loading', 'quarantined', 'missing')
 return done(gen)
 ";
@@ -43,7 +48,7 @@ if exists and owner == ARGV[1] and load == ARGV[5] then return done(gen) end
 if not is_expected() then return no end
 gen = next_gen()
 redis.call('HSET', record, 'gen', gen, 'spec', ARGV[4], 'load', ARGV[5], 'endpoints', ARGV[6],
-    'image', ARGV[7], 'source', ARGV[8])
+    'image', ARGV[7], 'source', ARGV[8], 'schemas', ARGV[9], 'schemasDigest', ARGV[10])
 redis.call('HDEL', record, 'loading', 'quarantined', 'missing')
 return done(gen)
 ";
@@ -59,7 +64,8 @@ return done(gen)
 
 const NOTE: &str = "
 if not is_expected() then return no end
-redis.call('HSET', record, 'endpoints', ARGV[4], 'image', ARGV[5], 'source', ARGV[6])
+redis.call('HSET', record, 'endpoints', ARGV[4], 'image', ARGV[5], 'source', ARGV[6],
+    'schemas', ARGV[7], 'schemasDigest', ARGV[8])
 redis.call('HDEL', record, 'missing')
 return done(gen)
 ";
@@ -102,7 +108,7 @@ impl Queue {
             call.arg(spec)
                 .arg(load.as_str())
                 .arg(endpoints)
-                .arg(&sandbox.image_fields());
+                .arg(&sandbox.fields());
         };
         self.change(address, body, expected, arguments).await
     }
@@ -121,7 +127,7 @@ impl Queue {
         .await
     }
 
-    /// Records the methods and the image of a contract.
+    /// Records the methods, the image and the schemas of a contract.
     pub async fn note_sandbox(
         &self,
         address: &ContractAddress,
@@ -130,7 +136,7 @@ impl Queue {
     ) -> Result<Outcome, QueueError> {
         let endpoints = to_json(address, &sandbox.endpoints)?;
         self.change(address, NOTE, expected, |call| {
-            call.arg(endpoints).arg(&sandbox.image_fields());
+            call.arg(endpoints).arg(&sandbox.fields());
         })
         .await
     }

@@ -42,7 +42,8 @@ local worker, generation = ARGV[1], ARGV[2]
 local is_own = exists and (owner == worker or owner == '') and gen == generation
 if tonumber(gen) >= tonumber(generation) and not (is_own and not is_quarantined()) then return no end
 redis.call('HSET', record, 'owner', worker, 'gen', generation, 'load', ARGV[4], 'spec', ARGV[5],
-    'endpoints', ARGV[6], 'image', ARGV[7], 'source', ARGV[8])
+    'endpoints', ARGV[6], 'image', ARGV[7], 'source', ARGV[8], 'schemas', ARGV[9],
+    'schemasDigest', ARGV[10])
 redis.call('HDEL', record, 'loading', 'quarantined', 'missing', 'offered', 'dead')
 redis.call('DEL', past)
 return done(generation)
@@ -87,7 +88,7 @@ impl Queue {
                 call.arg(host.load.as_str())
                     .arg(spec)
                     .arg(endpoints)
-                    .arg(&host.sandbox.image_fields());
+                    .arg(&host.sandbox.fields());
             })
             .await?;
         if outcome.done().is_some() {

@@ -182,6 +182,9 @@ impl Queue {
         let outcome = self.change(address, UNLOAD, expected, |_| {}).await?;
         if outcome.done().is_some() {
             self.delist(&self.keys().contracts(), entry).await;
+            if let Err(error) = self.remove_logs(address).await {
+                tracing::debug!(contract = %address, %error, "output not removed, it will expire");
+            }
         }
         self.remove_lost(address, expected.owner, outcome).await
     }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use shared::protocol::job::MAX_LINES;
 use shared::protocol::reply::Failure;
 use tokio::time::Instant;
 
@@ -309,6 +310,9 @@ impl InFlight {
                 return false;
             }
             (CallUpdate::Output(output), Some(_)) => self.set_output(call, output),
+            (CallUpdate::UnknownOutput(output), Some(_)) => {
+                events.push(Event::Written(output.last(MAX_LINES as usize)));
+            }
             (CallUpdate::Pending, Some(CallState::InMessage)) => {
                 self.set_state(call, CallState::Pending(since));
                 self.promises.push_back((since.at, call));

@@ -31,6 +31,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use shared::protocol::job::{ContractSpec, EffectiveLimits};
+use shared::protocol::schemas::SchemaText;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::browser::death_watch::PageDeath;
@@ -72,6 +73,7 @@ const STALLED: Duration = Duration::from_millis(100);
 pub struct ContractPage {
     page: LoadedPage,
     endpoints: Vec<String>,
+    schemas: Option<SchemaText>,
     in_flight: InFlight,
     /// For the next message.
     slot_request: SlotRequest,
@@ -125,6 +127,7 @@ impl ContractPage {
         match page.load(executable, config.load_limit).await {
             Ok(Loaded {
                 endpoints,
+                schemas,
                 offsets,
                 has_source_map,
             }) => {
@@ -138,6 +141,7 @@ impl ContractPage {
                 Ok(Self {
                     page,
                     endpoints,
+                    schemas: schemas.map(SchemaText::new),
                     in_flight: InFlight::new(call_limit, rules, cpu),
                     slot_request: SlotRequest::None,
                     collecting: None,
@@ -308,6 +312,10 @@ impl Instance for ContractPage {
         let mut renderers = self.page.renderers().iter().copied();
         let renderer = renderers.next().filter(|_| renderers.next().is_none())?;
         Some(MemoryGauge::new(move || renderer.own_memory()))
+    }
+
+    fn schemas(&self) -> Option<&SchemaText> {
+        self.schemas.as_ref()
     }
 
     fn reserve(&mut self, next: usize) -> Room {

@@ -89,6 +89,10 @@ pub(super) fn resolve(calls: &mut InFlight, inspection: &Inspection) -> Vec<Even
         for (call, update) in reply.updates {
             match update {
                 CallUpdate::Output(output) => calls.set_output(call, output),
+                // One that has arrived before came with the end of its call.
+                update @ CallUpdate::UnknownOutput(_) => {
+                    calls.apply(call, update, calls.front_since(), now, &mut events);
+                }
                 update => drop(latest.insert(call, update)),
             }
         }

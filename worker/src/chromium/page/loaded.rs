@@ -57,6 +57,8 @@ pub(crate) enum LoadError {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) endpoints: Vec<String>,
+    /// The schemas that the contract has beside its endpoints, as JSON text.
+    pub(crate) schemas: Option<String>,
     /// Where the places in stacks are in the executable.
     pub(crate) offsets: Offsets,
     pub(crate) has_source_map: bool,
@@ -186,9 +188,10 @@ async fn evaluate(
     let offsets = executable.offsets();
     let outcome = LoadOutcome::parse(&reply, offsets).map_err(|error| broken(error.to_string()))?;
     Err(StartError::Invalid(match outcome {
-        LoadOutcome::Contract(endpoints) => {
+        LoadOutcome::Contract(endpoints, schemas) => {
             return Ok(Loaded {
                 endpoints,
+                schemas,
                 offsets,
                 has_source_map: executable.has_source_map,
             });

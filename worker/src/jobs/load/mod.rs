@@ -2,6 +2,7 @@
 //! this worker owns.
 
 mod loader;
+mod schemas;
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use shared::protocol::job::{EngineKind, Load};
 use shared::protocol::reply::{Failure, FailureCode, Output};
 use shared::queue::QueueError;
 
-use self::loader::Loader;
+use self::loader::{Known, Loader};
 use super::execute::not_assigned;
 use crate::contracts::{Adopted, CapacityPermit, ContractHandle, Tenure};
 use crate::sandbox::{Engine, StartError};
@@ -118,7 +119,9 @@ pub(crate) async fn take_over(
         tenure,
         spec,
         image,
+        schemas,
     } = adopted;
+    let known = Known { image, schemas };
     let load = &Load {
         address: address.clone(),
         spec,
@@ -127,11 +130,11 @@ pub(crate) async fn take_over(
     let outcome = match (engine, &worker.chromium, &worker.docker) {
         (EngineKind::Javascript, Some(engine), _) => {
             let loader = Loader::new(worker, engine, load);
-            loader.take_over(tenure, image, permit).await
+            loader.take_over(tenure, known, permit).await
         }
         (EngineKind::Docker, _, Some(engine)) => {
             let loader = Loader::new(worker, engine, load);
-            loader.take_over(tenure, image, permit).await
+            loader.take_over(tenure, known, permit).await
         }
         (engine, ..) => Err(no_engine(engine)),
     };

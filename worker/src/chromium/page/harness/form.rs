@@ -1,7 +1,7 @@
 //! How an executable begins: what comes before its first statement, and whether that may be an
 //! expression.
 
-use shared::protocol::source_map;
+use shared::protocol::{schemas, source_map};
 
 use crate::chromium::cdp::commands::Place;
 
@@ -14,7 +14,7 @@ const SET_VALUE: &str = "$executable$=";
 pub(crate) struct Executable<'a> {
     /// A byte order mark, a hashbang, comments and directives such as `"use strict"`.
     pub(crate) head: String,
-    /// The executable from its first statement on, without a source map in it.
+    /// The executable from its first statement on, without schemas and a source map in it.
     pub(crate) body: &'a str,
     pub(crate) has_source_map: bool,
 }
@@ -32,7 +32,7 @@ impl<'a> Executable<'a> {
         let code = source_map::without(body);
         Self {
             head: format!("{start}{}", &head[start.len()..]),
-            body: code.unwrap_or(body),
+            body: schemas::without(code.unwrap_or(body)),
             has_source_map: code.is_some(),
         }
     }

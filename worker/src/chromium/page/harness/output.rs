@@ -10,7 +10,7 @@ const OUTPUT_BYTES: usize = 3 << 14;
 
 /// The output of a call. The page keeps these bounds, unless the contract has changed the harness.
 pub(super) fn read(json: &str) -> Result<CallOutput, MalformedReply> {
-    let (dropped, lines): (u32, Vec<String>) =
+    let (dropped, lines, unknown): (u32, Vec<String>, u32) =
         serde_json::from_str(json).map_err(|_| MalformedReply)?;
     let bytes: usize = lines.iter().map(String::len).sum();
     if lines.len() > MAX_LINES as usize || bytes > OUTPUT_BYTES {
@@ -19,6 +19,7 @@ pub(super) fn read(json: &str) -> Result<CallOutput, MalformedReply> {
     Ok(CallOutput {
         dropped: dropped.into(),
         lines,
+        unknown: unknown.into(),
     })
 }
 
@@ -29,11 +30,13 @@ mod tests {
     #[test]
     fn output_is_read_within_its_bounds() {
         let read = |json: &str| read(json).map(|output| output.last(100));
-        assert_eq!(read(r#"[0,["a","b"]]"#).unwrap(), ["a", "b"]);
-        assert_eq!(read(r#"[7,["a"]]"#).unwrap(), ["(7 lines dropped)", "a"]);
-        let many = serde_json::to_string(&(0, vec!["a"; 101])).unwrap();
-        let long = serde_json::to_string(&(0, vec!["a".repeat(50_000)])).unwrap();
-        for wrong in ["", "[]", r#"[-1,["a"]]"#, r"[0,[1]]", &many, &long] {
+        assert_eq!(read(r#"[0,["a","b"],0]"#).unwrap(), ["a", "b"]);
+        let dropped = read(r#"[7,["a"],2]"#).unwrap();
+        assert_eq!(dropped, ["(7 lines dropped)", "a"]);
+        let many = serde_json::to_string(&(0, vec!["a"; 101], 0)).unwrap();
+        let long = serde_json::to_string(&(0, vec!["a".repeat(50_000)], 0)).unwrap();
+        let wrong = ["", "[]", r#"[0,["a"]]"#, r#"[-1,["a"],0]"#, r"[0,[1],0]"];
+        for wrong in wrong.into_iter().chain([many.as_str(), &long]) {
             assert!(read(wrong).is_err(), "{wrong:.40}");
         }
     }

@@ -83,6 +83,8 @@ pub(crate) enum CallUpdate {
     NotStarted,
     /// What the call has written so far. Replaces an earlier update of this kind.
     Output(CallOutput),
+    /// Lines of which it is not known which call has written them.
+    UnknownOutput(CallOutput),
 }
 
 /// A reply that the harness does not send: the contract has changed the harness.
@@ -159,6 +161,7 @@ fn parse_line(line: &str, rules: &ReplyRules) -> Result<(CallId, CallUpdate), Ma
         "settled" => CallUpdate::Settled,
         "skipped" => CallUpdate::NotStarted,
         "output" => CallUpdate::Output(output::read(json)?),
+        "unknown-output" => CallUpdate::UnknownOutput(output::read(json)?),
         _ => return Err(MalformedReply),
     };
     Ok((CallId(id.parse().map_err(|_| MalformedReply)?), update))

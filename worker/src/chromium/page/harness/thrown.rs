@@ -28,8 +28,8 @@ impl Thrown {
 /// What the harness reports about an executable.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LoadOutcome {
-    /// A contract with these endpoints.
-    Contract(Vec<String>),
+    /// A contract with these endpoints, and the JSON text of its schemas if it has some.
+    Contract(Vec<String>, Option<String>),
     /// The executable ran, but defined no endpoints.
     NoEndpoints,
     /// The executable does not compile.
@@ -43,9 +43,17 @@ impl LoadOutcome {
     pub(crate) fn parse(reply: &str, offsets: Offsets) -> Result<Self, MalformedReply> {
         match reply.split_once(' ') {
             None if reply == "none" => Ok(Self::NoEndpoints),
-            Some(("endpoints", names)) => serde_json::from_str(names)
-                .map(Self::Contract)
-                .map_err(|_| MalformedReply),
+            Some(("endpoints", rest)) => {
+                let (names, schemas) = match rest.split_once('\n') {
+                    Some((names, json)) => {
+                        let json = json.strip_prefix("schemas ").ok_or(MalformedReply)?;
+                        (names, Some(json.to_owned()))
+                    }
+                    None => (rest, None),
+                };
+                let names = serde_json::from_str(names).map_err(|_| MalformedReply)?;
+                Ok(Self::Contract(names, schemas))
+            }
             Some(("invalid", text)) => self::text(text).map(Self::Invalid),
             Some(("threw", json)) => {
                 let Thrown { text, entries } = Thrown::read(json, offsets)?;
@@ -68,8 +76,12 @@ mod tests {
 
     #[test]
     fn the_reply_to_a_load_is_parsed() {
-        let contract = LoadOutcome::Contract(vec!["a".into(), "b".into()]);
-        assert_eq!(loaded(r#"endpoints ["a","b"]"#).unwrap(), contract);
+        let contract = |schemas: Option<&str>| {
+            LoadOutcome::Contract(vec!["a".into(), "b".into()], schemas.map(str::to_owned))
+        };
+        assert_eq!(loaded(r#"endpoints ["a","b"]"#).unwrap(), contract(None));
+        let reply = "endpoints [\"a\",\"b\"]\nschemas {\"a\":{}}";
+        assert_eq!(loaded(reply).unwrap(), contract(Some(r#"{"a":{}}"#)));
         assert_eq!(loaded("none").unwrap(), LoadOutcome::NoEndpoints);
         assert_eq!(
             loaded(r#"invalid "E: x""#).unwrap(),
@@ -88,6 +100,7 @@ mod tests {
             "",
             "endpoints",
             "endpoints [1]",
+            "endpoints []\nother {}",
             "invalid",
             "threw",
             "other 1",

@@ -24,7 +24,10 @@
 //     later      the call's promise is pending
 //     settled    the call's promise has settled; its result follows in a later reply
 //     skipped    the call was not started
-//     output     what the call has written so far: [DROPPED, [LINE, ...]]
+//     output     what the call has written so far: [DROPPED, [LINE, ...], UNKNOWN]; UNKNOWN lines
+//                more may be this call's or another's
+//     unknown-output
+//                lines of which it is not known which call has written them, in the same form
 //
 // JSON text written by `stringify` has no line breaks. A reply is bounded: once it has `REPLY`
 // characters, only the result that is being written is added.

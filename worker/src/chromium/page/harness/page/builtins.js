@@ -10,6 +10,7 @@ const CAUSES = 8; // Most errors whose causes are named in a text.
 const ENDPOINTS = 1000; // Most endpoints of a contract.
 const NAME = 256; // Most characters of an endpoint's name.
 const NAMES = 1 << 16; // Most characters of all names of endpoints.
+const SCHEMAS = 1 << 16; // Most characters of the schemas of all endpoints.
 const NONE = -1;
 const TOO_LARGE = { __proto__: null };
 
@@ -35,6 +36,7 @@ const toText = String;
 const NativeArrayBuffer = ArrayBuffer;
 const NativeFunction = Function;
 const NativePromise = Promise;
+const NativeRangeError = RangeError;
 const NativeUint8Array = Uint8Array;
 const objectPrototype = Object.prototype;
 const promisePrototype = Promise.prototype;

@@ -3,39 +3,55 @@
 // never by themselves.
 //
 // A line belongs to the call that runs. After an `await` no call runs: then it belongs to the only
-// pending call, if there is one. Otherwise it is not known whose it is, and it is left out.
+// pending call, if there is one. Otherwise it is not known whose it is. Such lines leave with the
+// next outcome of a call, but apart from its own: they may be what another caller must not see.
 
 const LINE = 2048; // Most characters of a line.
 const OUTPUT = 1 << 14; // Most characters of all lines of a call. Older ones are dropped.
+const UNKNOWN = 100; // Most lines that leave together and of which it is not known whose they are.
 const LABELS = 100; // Most timers and counters.
 
 let outputs = create(null); // The output of each call that keeps some, by its id.
 let kept = 0; // How many there are.
+let unknownOutput = newOutput(UNKNOWN); // Lines of which it is not known whose they are.
+let unknownLines = 0; // How many of those were written.
 let printing = false; // An argument that is printed may print, too.
 const timers = create(null);
 const counters = create(null);
 let labels = 0;
 
-// From here on the lines of a call are kept: the last ones, so many.
+// Room for the last lines, so many.
+function newOutput(room) {
+  return { __proto__: null, lines: create(null), first: 0, next: 0, length: 0, room, before: 0 };
+}
+
+// From here on the lines of a call are kept.
 function keepOutput(id, room) {
-  outputs[id] = { __proto__: null, lines: create(null), first: 0, next: 0, length: 0, room };
+  const output = newOutput(room);
+  output.before = unknownLines;
+  outputs[id] = output;
   kept += 1;
 }
 
 // Ends it, and reports the lines if there are any.
 function reportOutput(id) {
+  if (unknownOutput.next > 0) {
+    report(id, "unknown-output", textOf(unknownOutput, 0));
+    unknownOutput = newOutput(UNKNOWN);
+  }
   const output = outputs[id];
   if (output === undefined) return;
   delete outputs[id];
   kept -= 1;
-  if (output.next > 0) report(id, "output", textOf(output));
+  const unknown = unknownLines - output.before;
+  if (output.next > 0 || unknown > 0) report(id, "output", textOf(output, unknown));
 }
 
-// [DROPPED,[LINE, ...]]
-function textOf(output) {
+// [DROPPED,[LINE, ...],UNKNOWN]
+function textOf(output, unknown) {
   const list = [];
   for (let i = output.first; i < output.next; i += 1) put(list, list.length, output.lines[i]);
-  return "[" + output.first + "," + stringify(list) + "]";
+  return "[" + output.first + "," + stringify(list) + "," + unknown + "]";
 }
 
 // What the calls that have not ended have written so far: lines of a reply.
@@ -45,18 +61,25 @@ function openOutputs() {
   const ids = ownKeys(outputs);
   for (let i = 0; i < ids.length && text.length < REPLY; i += 1) {
     const output = outputs[ids[i]];
-    if (output.next > 0) text += "\n" + ids[i] + " output " + textOf(output);
+    const unknown = unknownLines - output.before;
+    if (output.next > 0 || unknown > 0) {
+      text += "\n" + ids[i] + " output " + textOf(output, unknown);
+    }
+  }
+  if (unknownOutput.next > 0) {
+    const id = running === NONE ? ids[0] : running;
+    text += "\n" + id + " unknown-output " + textOf(unknownOutput, 0);
   }
   return text;
 }
 
-// The output that a line belongs to. The outcome of a call that is not pending any more may wait for
-// room in a reply.
+// The output that a line belongs to; undefined if that of its call is not kept. The outcome of a
+// call that is not pending any more may wait for room in a reply.
 function currentOutput() {
   if (running !== NONE) return outputs[running];
-  return pending === 1 && kept === 1 && first === undefined
-    ? outputs[ownKeys(outputs)[0]]
-    : undefined;
+  if (pending === 1 && kept === 1 && first === undefined) return outputs[ownKeys(outputs)[0]];
+  unknownLines += 1;
+  return unknownOutput;
 }
 
 function print(values) {

@@ -60,7 +60,7 @@ function syntaxError(mayBeExpression, thrown) {
 
 // Runs the executable that was sent. The reply is one of
 //
-//     endpoints [NAMES]
+//     endpoints [NAMES]  and in a second line `schemas JSON`, if it has some
 //     none               it ran, but defined no endpoints
 //     invalid TEXT       it does not compile
 //     threw TEXT         or a list of a text and a stack
@@ -122,5 +122,21 @@ function adopt(object) {
   if (found === 0) return "none";
   contract = object;
   endpoints = table;
-  return "endpoints [" + names + "]";
+  return "endpoints [" + names + "]" + schemasOf(object);
+}
+
+// The schemas that a contract has beside its endpoints.
+function schemasOf(object) {
+  const schemas = read(object, "schemas");
+  if (typeof schemas !== "object" || schemas === null) return "";
+  let json;
+  try {
+    json = write(schemas, SCHEMAS);
+  } catch (thrown) {
+    if (thrown !== TOO_LARGE) throw thrown;
+  }
+  if (json === undefined || json.length > SCHEMAS || !apply(isWellFormed, json, [])) {
+    throw new NativeRangeError("schemas must be JSON of at most " + SCHEMAS + " bytes");
+  }
+  return "\nschemas " + json;
 }

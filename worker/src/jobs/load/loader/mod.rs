@@ -1,22 +1,22 @@
 //! One load, step by step: claim, start a sandbox, record it, serve.
 
+mod first_sandbox;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::Load;
-use shared::protocol::reply::{Failure, FailureCode};
-use shared::queue::QueueError;
 use shared::queue::ownership::Sandbox;
 use shared::queue::references::Reference;
 
+use self::first_sandbox::{Started, facts};
 use super::{LoadError, runs_current_image};
 use crate::contracts::{
     Assignment, CapacityPermit, ContractHandle, ContractTask, TaskEnds, Tenure,
 };
 use crate::jobs::execute::not_assigned;
-use crate::sandbox::{Blueprint, Engine, Instance, StartError};
+use crate::sandbox::{Engine, Instance, StartError};
 use crate::worker::Worker;
 use crate::{executables, reconcile};
 
@@ -25,10 +25,18 @@ pub(super) struct Loader<'a, E> {
     worker: &'a Arc<Worker>,
     engine: &'a E,
     load: &'a Load,
-    /// The image that earlier sandboxes of the load ran. None at a load that a caller asked for.
-    image: Option<PinnedImage>,
+    /// Of a contract that was loaded before: what its record has.
+    known: Option<Known>,
     /// Whether Redis has not taken the executable.
     unkept: AtomicBool,
+}
+
+/// What the record of a contract has that was loaded before.
+pub(super) struct Known {
+    /// The image that its sandboxes run.
+    pub(super) image: Option<PinnedImage>,
+    /// The digest of its schemas.
+    pub(super) schemas: Option<String>,
 }
 
 /// A new contract whose calls are queued already, and whose task is not running yet.
@@ -38,19 +46,13 @@ struct Claimed {
     ends: TaskEnds,
 }
 
-/// An executable, and the outcome of starting its first sandbox.
-struct Started<I> {
-    executable: Arc<str>,
-    instance: Result<I, StartError>,
-}
-
 impl<'a, E: Engine> Loader<'a, E> {
     pub(super) fn new(worker: &'a Arc<Worker>, engine: &'a E, load: &'a Load) -> Self {
         Self {
             worker,
             engine,
             load,
-            image: None,
+            known: None,
             unkept: AtomicBool::new(false),
         }
     }
@@ -71,8 +73,10 @@ impl<'a, E: Engine> Loader<'a, E> {
             return Ok(());
         }
         let executable = self.fetch().await?;
-        let instance = self.start(&executable, old.tenure.generation()).await?;
-        let tenure = match self.switch(&old, &executable, facts(&instance)).await {
+        let generation = old.tenure.generation();
+        let (instance, schemas) = self.start_checked(&executable, generation).await?;
+        let facts = facts(&instance, schemas.clone());
+        let tenure = match self.switch(&old, &executable, facts).await {
             Ok(Some(tenure)) => tenure,
             refused => {
                 instance.close().await;
@@ -91,6 +95,7 @@ impl<'a, E: Engine> Loader<'a, E> {
         let status = ends.status.clone();
         let started = Started {
             executable,
+            schemas,
             instance: Ok(instance),
         };
         self.spawn_task(tenure, ends, started);
@@ -157,12 +162,13 @@ impl<'a, E: Engine> Loader<'a, E> {
     pub(super) async fn take_over(
         mut self,
         tenure: Arc<Tenure>,
-        image: Option<PinnedImage>,
+        known: Known,
         permit: CapacityPermit,
     ) -> Result<(), LoadError> {
-        self.image = image;
+        let has_schemas = known.schemas.is_some();
+        self.known = Some(known);
         let claimed = self.insert(tenure, permit);
-        let started = match self.start_claimed(&claimed).await {
+        let started = match self.start_known(&claimed, has_schemas).await {
             Ok(started) => started,
             Err(error) => {
                 if error.is_executable_missing() {
@@ -174,15 +180,12 @@ impl<'a, E: Engine> Loader<'a, E> {
             }
         };
         if let Err(error @ StartError::ImageMissing(_)) = started.instance {
-            claimed
-                .tenure
-                .leave_without_image(self.image.as_ref())
-                .await;
+            claimed.tenure.leave_without_image(self.image()).await;
             self.withdraw(claimed).await;
             return Err(error.into());
         }
-        let sandbox = started.instance.as_ref().ok().map(facts);
-        if let Some(sandbox) = sandbox
+        if let Ok(instance) = &started.instance
+            && let sandbox = facts(instance, started.schemas.clone())
             && let Err(error) = claimed.tenure.note_sandbox(&sandbox).await
         {
             let contract = &self.load.address;
@@ -201,61 +204,6 @@ impl<'a, E: Engine> Loader<'a, E> {
             handle,
             ends,
         }
-    }
-
-    /// Fetches the executable and starts the first sandbox of a claimed contract.
-    async fn start_claimed(&self, claimed: &Claimed) -> Result<Started<E::Instance>, LoadError> {
-        let executable = self.fetch().await?;
-        claimed.handle.keep_executable(executable.clone());
-        let generation = claimed.tenure.generation();
-        let instance = self.start(&executable, generation).await;
-        Ok(Started {
-            executable,
-            instance,
-        })
-    }
-
-    /// As [`Self::start_claimed`]. The sandbox must start, and the load is recorded.
-    async fn start_and_record(&self, claimed: &Claimed) -> Result<Started<E::Instance>, LoadError> {
-        let Started {
-            executable,
-            instance,
-        } = self.start_claimed(claimed).await?;
-        let instance = instance?;
-        let sandbox = facts(&instance);
-        if let Err(error) = self.record(&claimed.tenure, &executable, sandbox).await {
-            instance.close().await;
-            return Err(error);
-        }
-        Ok(Started {
-            executable,
-            instance: Ok(instance),
-        })
-    }
-
-    /// Records that a load has succeeded.
-    async fn record(
-        &self,
-        tenure: &Tenure,
-        executable: &str,
-        sandbox: Sandbox,
-    ) -> Result<(), LoadError> {
-        if let Err(error) = self.keep(executable, &tenure.reference()).await {
-            // The contract is loaded all the same. The comparison stores its executable as soon as
-            // Redis takes it.
-            tracing::warn!(contract = %self.load.address, %error, "executable not stored yet");
-            self.unkept.store(true, Ordering::Relaxed);
-        }
-        if !tenure.record_load(&self.load.spec, &sandbox).await? {
-            return Err(LoadError::from(not_assigned()).after_start());
-        }
-        Ok(())
-    }
-
-    async fn keep(&self, executable: &str, reference: &Reference) -> Result<(), QueueError> {
-        let (queue, digest) = (&self.worker.queue, &self.load.spec.digest);
-        executables::keep(queue, digest, executable, reference).await?;
-        Ok(())
     }
 
     /// Starts the task of a contract. It enters service, unless this worker has lost it meanwhile.
@@ -293,22 +241,6 @@ impl<'a, E: Engine> Loader<'a, E> {
         }
     }
 
-    /// Starts the contract's first sandbox on this worker.
-    async fn start(&self, executable: &str, generation: u64) -> Result<E::Instance, StartError> {
-        let plan = Blueprint {
-            address: &self.load.address,
-            generation,
-            spec: &self.load.spec,
-            executable,
-            image: self.image.as_ref(),
-        };
-        let begun = Instant::now();
-        let started = self.engine.start(plan).await;
-        let metrics = self.worker.metrics.of(plan.spec.engine);
-        metrics.load.record(begun.elapsed());
-        started
-    }
-
     /// Undoes a claim after a failed load. What was loaded before stays loaded. False if it may not
     /// be undone.
     async fn withdraw(&self, claimed: Claimed) -> bool {
@@ -332,23 +264,9 @@ impl<'a, E: Engine> Loader<'a, E> {
         withdrawn.is_ok()
     }
 
-    /// Reads the executable from the store.
-    async fn fetch(&self) -> Result<Arc<str>, LoadError> {
-        let missing = || {
-            let message = "The executable is not in the store; load the contract again";
-            Failure::not_started(FailureCode::ExecutableMissing, message)
-        };
-        let digest = &self.load.spec.digest;
-        let blob = self.worker.queue.fetch_blob(digest).await?;
-        let blob = blob.ok_or_else(missing)?;
-        // Checking and copying up to 50 MB would block the other tasks of this thread.
-        let text = tokio::task::spawn_blocking(|| String::from_utf8(blob).map(Arc::from))
-            .await
-            .expect("checking a text does not panic");
-        text.map_err(|_| {
-            let message = "The executable is not UTF-8 text";
-            Failure::started(FailureCode::InvalidExecutable, message).into()
-        })
+    /// The image that earlier sandboxes of the contract ran.
+    fn image(&self) -> Option<&PinnedImage> {
+        self.known.as_ref()?.image.as_ref()
     }
 
     fn log_loaded(&self, tenure: &Tenure, started: &Started<E::Instance>) {
@@ -373,28 +291,22 @@ impl<'a, E: Engine> Loader<'a, E> {
     fn spawn_task(&self, tenure: Arc<Tenure>, ends: TaskEnds, started: Started<E::Instance>) {
         let Started {
             executable,
+            schemas,
             instance,
         } = started;
         let resolved = instance.as_ref().ok().and_then(Instance::image);
-        let image = resolved.or(self.image.as_ref()).cloned();
+        let image = resolved.or(self.image()).cloned();
         // A load that follows at once must find it.
-        ends.status.pin(image.clone());
+        ends.status.pin(image.clone(), schemas.clone());
         let assignment = Assignment {
             engine: self.engine.clone(),
             tenure,
             spec: self.load.spec.clone(),
             executable,
             image,
+            schemas,
         };
         let task = ContractTask::new(self.worker.clone(), assignment, ends);
         self.worker.life.spawn("contract", task.run(instance));
-    }
-}
-
-/// What the registry records of a sandbox.
-fn facts(instance: &impl Instance) -> Sandbox {
-    Sandbox {
-        endpoints: instance.endpoints().unwrap_or_default().to_vec(),
-        image: instance.image().cloned(),
     }
 }
