@@ -56,7 +56,7 @@ const RESULTS: &[(&str, &str, Expect)] = &[
     ),
     (
         "V1",
-        "({ __proto__: Iterator.prototype, next: () => ({}) })",
+        "({ __proto__: Iterator.prototype, next: () => ({ value: 'x'.repeat(1e4) }) })",
         Fails(500, "result_too_large"),
     ),
     (
