@@ -3,6 +3,12 @@
 /// The contract at `abcd`, as in the README. Its own work is nearly nothing.
 pub(crate) const ADD: &str = "{ add: ({ number1, number2 }) => number1 + number2 }";
 
+/// As [`ADD`], with a line on the console.
+pub(crate) const ADD_WITH_LINE: &str = "{ add: ({ number1, number2 }) => {
+    console.log('adding', number1, number2);
+    return number1 + number2;
+} }";
+
 pub(crate) const ADD_BODY: &str = r#"{"number1":1,"number2":2}"#;
 
 pub(crate) const ECHO: &str = "{ echo: (a) => a }";

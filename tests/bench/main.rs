@@ -7,7 +7,8 @@
 //!   queue alone).
 //! - `BENCH_ROUNDS` is how many times everything is measured. `BENCH_SECONDS` is how long each load
 //!   lasts.
-//! - `BENCH_ONLY` names groups: memory, javascript, access, workers, docker, peers.
+//! - `BENCH_ONLY` names groups: memory, javascript, access, authors, workers, docker,
+//!   peers.
 //!
 //! It is a target of `cargo bench` and not a test, because tests are compiled for fast builds, and
 //! here the ceiling and one of the load generators are measured too.

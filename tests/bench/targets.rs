@@ -119,6 +119,16 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
             ),
         ),
         of(
+            "with schemas, c=256: calls/s, of without",
+            Bound::AtLeast(0.95),
+            &rates(names::WITH_SCHEMAS, names::PLAIN),
+        ),
+        of(
+            "with a line that nobody reads, c=256: calls/s, of without",
+            Bound::AtLeast(0.97),
+            &rates(names::WITH_LINES, names::PLAIN),
+        ),
+        of(
             "a cold contract beside a hot one: p50, of alone",
             Bound::AtMost(2.0),
             &median(names::COLD, names::COLD_ALONE),

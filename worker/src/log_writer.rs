@@ -1,101 +1,156 @@
 //! Appends what contracts write to their streams in Redis, while somebody follows them or if they
-//! were loaded so. Calls never wait for that: what Redis does not take in time is left out.
+//! were loaded so. Calls never wait for that: of what Redis does not take in time, the oldest lines
+//! are left out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
 use shared::protocol::id::ContractAddress;
 use shared::queue::Queue;
 use shared::queue::logs::{LogLine, Retention};
 use shared::service::lifecycle::Lifecycle;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
-/// The outputs of calls that wait for Redis. Each has 48 KiB at most. As many are on their way.
-const WAITING: usize = 64;
+/// The lines of one contract that wait for Redis: as many as it keeps of them, see
+/// [`shared::queue::logs`].
+const LINES: usize = 1000;
+
+/// Their bytes. While the lines of all contracts have more than [`ALL_BYTES`], a contract that
+/// writes may have only [`LEAST_BYTES`].
+const BYTES: usize = 256 << 10;
+const ALL_BYTES: usize = 8 << 20;
+const LEAST_BYTES: usize = 16 << 10;
 
 /// Contracts whose output is sent at once.
 const PARALLEL: usize = 8;
 
-/// Takes the outputs of calls.
+/// Takes what contracts write.
 #[derive(Debug, Clone)]
-pub(crate) struct LogWriter(mpsc::Sender<Written>);
+pub(crate) struct LogWriter(Arc<Shared>);
 
-/// Sends them to Redis.
-pub(crate) struct LogTask(mpsc::Receiver<Written>);
-
+/// Writes it to Redis; see [`LogTask::run`].
 #[derive(Debug)]
-struct Written {
-    contract: ContractAddress,
+pub(crate) struct LogTask(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    written: Notify,
+}
+
+/// The lines that wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    contracts: HashMap<ContractAddress, Lines>,
+    bytes: usize,
+}
+
+/// The lines of one contract, and how many older ones were left out.
+#[derive(Debug)]
+struct Lines {
     retention: Retention,
-    lines: Vec<LogLine>,
+    lines: VecDeque<LogLine>,
+    bytes: usize,
+    dropped: usize,
 }
 
 impl LogWriter {
     pub(crate) fn new() -> (Self, LogTask) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), LogTask(receiver))
+        let shared = Arc::<Shared>::default();
+        (Self(shared.clone()), LogTask(shared))
     }
 
-    /// Appends lines to the stream of a contract, or of the contract that it is a replica of. False
-    /// if others wait already: then they are left out.
+    /// Appends lines to the stream of a contract, or of the contract that it is a replica of.
     pub(crate) fn append(
         &self,
         contract: &ContractAddress,
         retention: Retention,
-        lines: Vec<LogLine>,
-    ) -> bool {
+        lines: impl IntoIterator<Item = LogLine>,
+    ) {
         let contract = contract.replica(1);
-        let written = Written {
-            contract,
-            retention,
-            lines,
-        };
-        self.0.try_send(written).is_ok()
+        self.0.waiting().append(contract, retention, lines);
+        self.0.written.notify_one();
     }
 }
 
 impl LogTask {
-    /// Runs until the process stops. What is written while Redis takes a batch is the next one.
-    pub(crate) async fn run(mut self, queue: Queue, life: Lifecycle) {
-        let mut batch = Vec::with_capacity(WAITING);
+    /// Runs until the process stops. What is written while Redis takes lines comes next.
+    pub(crate) async fn run(self, queue: Queue, life: Lifecycle) {
         loop {
-            let count = tokio::select! {
-                count = self.0.recv_many(&mut batch, WAITING) => count,
-                () = life.stopping() => 0,
-            };
-            if count == 0 {
-                return;
+            tokio::select! {
+                () = self.0.written.notified() => {}
+                () = life.stopping() => return,
             }
-            stream::iter(by_contract(batch.drain(..)))
-                .for_each_concurrent(PARALLEL, |written| append(&queue, written))
+            let taken = std::mem::take(&mut *self.0.waiting());
+            stream::iter(taken.contracts)
+                .for_each_concurrent(PARALLEL, |(contract, lines)| {
+                    append(&queue, contract, lines)
+                })
                 .await;
         }
     }
 }
 
-/// Joins the outputs of each contract, in their order.
-fn by_contract(batch: impl Iterator<Item = Written>) -> Vec<Written> {
-    let mut places: HashMap<ContractAddress, usize> = HashMap::new();
-    let mut joined: Vec<Written> = Vec::new();
-    for written in batch {
-        if let Some(place) = places.get(&written.contract).copied() {
-            joined[place].lines.extend(written.lines);
-        } else {
-            places.insert(written.contract.clone(), joined.len());
-            joined.push(written);
-        }
-    }
-    joined
-}
-
-async fn append(queue: &Queue, written: Written) {
-    let Written {
-        contract,
-        retention,
-        lines,
-    } = written;
+async fn append(queue: &Queue, contract: ContractAddress, lines: Lines) {
+    let retention = lines.retention;
+    let lines = lines.with_note();
     if let Err(error) = queue.append_logs(&contract, &lines, retention).await {
         tracing::debug!(%contract, %error, "output of calls not stored");
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // The lines and their sums are changed without a panic in between.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn append(
+        &mut self,
+        contract: ContractAddress,
+        retention: Retention,
+        lines: impl IntoIterator<Item = LogLine>,
+    ) {
+        let own = self.contracts.entry(contract).or_insert_with(|| Lines {
+            retention,
+            lines: VecDeque::new(),
+            bytes: 0,
+            dropped: 0,
+        });
+        own.retention = retention;
+        for line in lines {
+            let bytes = line.bytes();
+            own.lines.push_back(line);
+            own.bytes += bytes;
+            self.bytes += bytes;
+            let most = if self.bytes > ALL_BYTES {
+                LEAST_BYTES
+            } else {
+                BYTES
+            };
+            while own.lines.len() > LINES || own.bytes > most {
+                let Some(oldest) = own.lines.pop_front() else {
+                    break;
+                };
+                own.bytes -= oldest.bytes();
+                self.bytes -= oldest.bytes();
+                own.dropped += 1;
+            }
+        }
+    }
+}
+
+impl Lines {
+    /// The lines, after one that says how many are missing.
+    fn with_note(mut self) -> Vec<LogLine> {
+        if self.dropped > 0 {
+            let text = format!("({} lines dropped)", self.dropped);
+            self.lines.push_front(LogLine::of_no_call(text));
+        }
+        self.lines.into()
     }
 }
 
@@ -103,36 +158,67 @@ async fn append(queue: &Queue, written: Written) {
 mod tests {
     use super::*;
 
-    fn written(contract: &str, text: &str) -> Written {
-        Written {
-            contract: contract.parse().unwrap(),
-            retention: Retention::Kept,
-            lines: vec![LogLine {
-                request: String::new(),
-                method: String::new(),
-                text: text.to_owned(),
-            }],
+    fn append(waiting: &mut Waiting, contract: &str, lines: impl IntoIterator<Item = String>) {
+        let lines = lines.into_iter().map(LogLine::of_no_call);
+        waiting.append(contract.parse().unwrap(), Retention::Kept, lines);
+    }
+
+    /// The texts that are stored for a contract.
+    fn stored(waiting: &mut Waiting, contract: &str) -> Vec<String> {
+        let lines = waiting.contracts.remove(&contract.parse().unwrap());
+        let lines = lines.unwrap().with_note().into_iter();
+        lines.map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn lines_of_a_contract_are_joined_in_order() {
+        let mut waiting = Waiting::default();
+        for (contract, text) in [("a", "1"), ("b", "2"), ("a", "3")] {
+            append(&mut waiting, contract, [text.to_owned()]);
         }
+        assert_eq!(stored(&mut waiting, "a"), ["1", "3"]);
+        assert_eq!(stored(&mut waiting, "b"), ["2"]);
     }
 
     #[test]
-    fn outputs_of_a_contract_are_joined_in_order() {
-        let batch = [written("a", "1"), written("b", "2"), written("a", "3")];
-        let joined = by_contract(batch.into_iter());
-        let texts = |written: &Written| -> Vec<_> {
-            let lines = written.lines.iter();
-            lines.map(|line| line.text.clone()).collect()
-        };
-        let texts: Vec<_> = joined.iter().map(texts).collect();
-        assert_eq!(texts, [vec!["1", "3"], vec!["2"]]);
+    fn the_last_lines_have_room_whatever_was_written_before() {
+        let mut waiting = Waiting::default();
+        append(
+            &mut waiting,
+            "a",
+            (0..5000).map(|number| number.to_string()),
+        );
+        let lines = stored(&mut waiting, "a");
+        assert_eq!(lines.len(), LINES + 1);
+        assert_eq!(lines[0], "(4000 lines dropped)");
+        assert_eq!(lines[LINES], "4999");
+
+        let long = || (0..900).map(|_| "x".repeat(1000));
+        append(&mut waiting, "a", long().chain(["the end".to_owned()]));
+        let lines = stored(&mut waiting, "a");
+        assert!(
+            (100..BYTES / 1000 + 2).contains(&lines.len()),
+            "{}",
+            lines.len()
+        );
+        assert_eq!(lines[lines.len() - 1], "the end");
     }
 
     #[test]
-    fn what_finds_no_room_is_left_out() {
-        let (writer, _task) = LogWriter::new();
-        let contract = "a".parse().unwrap();
-        let append = || writer.append(&contract, Retention::Kept, Vec::new());
-        assert!((0..WAITING).all(|_| append()));
-        assert!(!append());
+    fn the_lines_of_all_contracts_are_bounded() {
+        let mut waiting = Waiting::default();
+        for number in 0..200 {
+            let long = (0..900).map(|_| "x".repeat(1000));
+            append(&mut waiting, &format!("a{number}"), long);
+        }
+        let sum: usize = waiting.contracts.values().map(|lines| lines.bytes).sum();
+        assert_eq!(waiting.bytes, sum);
+        assert!(sum < ALL_BYTES + BYTES + 200 * LEAST_BYTES, "{sum}");
+        assert!(
+            waiting
+                .contracts
+                .values()
+                .all(|lines| !lines.lines.is_empty())
+        );
     }
 }

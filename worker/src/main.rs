@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use execution_worker::chromium;
 use execution_worker::config::{Config, PROGRAM};
-use mimalloc::MiMalloc;
 use shared::service::cli::{self, Task};
 use shared::service::lifecycle::{Lifecycle, Signals};
 use shared::service::probe;
@@ -13,10 +12,6 @@ use shared::service::process::Settings;
 
 /// How long all tasks may take to end once the worker stops. Its browsers have 10 s of that.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-
-/// As in the api, and for the same reason.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     // The same program guards its browsers: see `chromium`.

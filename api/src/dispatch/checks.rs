@@ -1,7 +1,8 @@
 //! Checks a call's argument and result by the schemas of its contract.
 //!
-//! The schemas are those of the contract's record when the call was routed. The worker refuses a
-//! call that was checked by others, and the call is routed again.
+//! The schemas are those of the contract's record when the call was routed, which may have been long
+//! ago. The worker refuses a call that was checked by others, and the call is routed again. So it is
+//! before a call is rejected by schemas that the contract does not have any more.
 
 use std::sync::Arc;
 
@@ -60,7 +61,14 @@ impl Dispatcher {
             return Ok(true);
         };
         let checking = self.check_by(address, digest, execute, moved).boxed();
-        match checking.await {
+        let checked = match checking.await {
+            Err(rejection @ ApiError::ArgumentInvalid(_)) => {
+                let confirming = self.confirm(address, digest, rejection);
+                confirming.boxed().await
+            }
+            checked => checked,
+        };
+        match checked {
             Ok(schemas) => {
                 let is_checked = schemas.is_some();
                 progress.checks.schemas = schemas;
@@ -72,6 +80,21 @@ impl Dispatcher {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Rejects a call, unless the contract has other schemas by now.
+    async fn confirm(
+        &self,
+        address: &ContractAddress,
+        digest: &str,
+        rejection: ApiError,
+    ) -> Result<Option<Arc<ContractSchemas>>, ApiError> {
+        let record = self.queue.contract(address).await?;
+        let current = record.and_then(|record| record.schemas);
+        if current.as_deref() == Some(digest) {
+            return Err(rejection);
+        }
+        Ok(None)
     }
 
     /// Checks an argument by the schemas with this digest, and returns them. None if the contract

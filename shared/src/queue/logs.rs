@@ -91,6 +91,22 @@ pub struct LogLine {
     pub text: String,
 }
 
+impl LogLine {
+    /// A line of which it is not known which call has written it.
+    pub fn of_no_call(text: String) -> Self {
+        Self {
+            request: String::new(),
+            method: String::new(),
+            text,
+        }
+    }
+
+    /// How many bytes of memory it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.request.len() + self.method.len() + self.text.len() + size_of::<Self>()
+    }
+}
+
 /// The place of a line in its contract's stream, which begins with its time: milliseconds since
 /// the epoch by the clock of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,6 +2,7 @@
 //! measured next to its reference.
 
 mod access;
+mod authors;
 mod concurrency;
 mod docker;
 mod idle;
@@ -62,6 +63,9 @@ impl Bench {
         }
         if bench.plan.has("access") {
             access::run(&mut bench).await;
+        }
+        if bench.plan.has("authors") {
+            authors::run(&mut bench).await;
         }
         if bench.plan.has("workers") {
             workers::run(&mut bench).await;

@@ -39,23 +39,16 @@ impl<E: Engine> ContractTask<E> {
     }
 
     fn store(&self, request: Option<&str>, method: &str, lines: Vec<String>) {
-        let line = |request: Option<&str>, method: &str, text| LogLine {
-            request: request.unwrap_or_default().to_owned(),
-            method: method.to_owned(),
-            text,
-        };
         let retention = if self.spec.keep_logs {
             Retention::Kept
         } else {
             Retention::Followed
         };
-        let lines = lines.into_iter().map(|text| line(request, method, text));
-        let (status, count) = (&self.ends.status, lines.len());
-        let lost = status.take_lost_lines();
-        let note = (lost > 0).then(|| line(None, "", format!("({lost} lines dropped)")));
-        let lines = note.into_iter().chain(lines).collect();
-        if !self.worker.logs.append(self.address(), retention, lines) {
-            status.lines_lost(lost + count as u64);
-        }
+        let lines = lines.into_iter().map(|text| LogLine {
+            request: request.unwrap_or_default().to_owned(),
+            method: method.to_owned(),
+            text,
+        });
+        self.worker.logs.append(self.address(), retention, lines);
     }
 }

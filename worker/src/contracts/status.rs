@@ -9,8 +9,8 @@ use shared::protocol::id::{ContractAddress, WorkerId};
 use shared::protocol::image::PinnedImage;
 use shared::protocol::job::{ContractSpec, KeptLogs};
 use shared::protocol::reply::{ContractState, ContractStatus, LastError};
-use shared::queue::clock::Clock;
 use shared::protocol::schemas::SchemaText;
+use shared::queue::clock::Clock;
 use shared::queue::ownership::Sandbox;
 use tokio::sync::Notify;
 
@@ -31,8 +31,6 @@ pub(crate) struct Status {
     followed_until: AtomicU64,
     /// Somebody has begun to follow it.
     follow_began: Notify,
-    /// Lines of its output that could not be stored, and of which no stored line says so yet.
-    lost_lines: AtomicU64,
     memory: Mutex<Option<MemoryGauge>>,
     last_error: Mutex<Option<LastError>>,
 }
@@ -82,7 +80,6 @@ impl Status {
             losses: AtomicU64::default(),
             followed_until: AtomicU64::default(),
             follow_began: Notify::new(),
-            lost_lines: AtomicU64::default(),
             memory: Mutex::default(),
             last_error: Mutex::default(),
         }
@@ -98,7 +95,6 @@ impl Status {
             cpu_us: copy(&self.cpu_us),
             losses: copy(&self.losses),
             followed_until: copy(&self.followed_until),
-            lost_lines: copy(&self.lost_lines),
             last_error: Mutex::new(locked(&self.last_error).clone()),
             ..Self::loading(generation)
         }
@@ -184,16 +180,6 @@ impl Status {
                 self.follow_began.notified().await;
             }
         }
-    }
-
-    /// Lines of the output could not be stored.
-    pub(crate) fn lines_lost(&self, count: u64) {
-        self.lost_lines.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// How many lines were lost since this was asked last.
-    pub(crate) fn take_lost_lines(&self) -> u64 {
-        self.lost_lines.swap(0, Ordering::Relaxed)
     }
 
     /// Whether somebody follows the output at this time.

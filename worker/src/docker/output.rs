@@ -1,8 +1,11 @@
 //! What a container prints, read from the daemon's log while somebody wants it.
 //!
 //! The daemon keeps the log whether it is read or not, so the contract never waits for a reader. A
-//! reader that falls behind leaves lines out instead of reading all of them, and says so.
+//! reader that falls behind leaves lines out instead of reading all of them, and says so. Lines
+//! that arrive again are known by their times: a reader that goes on asks for some again, and the
+//! daemon repeats some when it begins a new file.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
@@ -29,6 +32,9 @@ const BYTES_A_SECOND: usize = 1 << 20;
 /// How many of the last lines a reader begins with that went on.
 const AGAIN: &str = "100";
 
+/// How many lines are known again.
+const KNOWN: usize = 4096;
+
 /// How long a reader waits after the daemon has broken off.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -42,8 +48,7 @@ pub(super) struct ContainerOutput {
     /// How many lines of the past a reader begins with.
     past: &'static str,
     log: Log,
-    /// The time of the last line that was read, as the daemon writes it. Empty at the beginning.
-    last: String,
+    seen: Seen,
     /// Where the log is read again: whether it has come to a line that had been read before.
     again: Option<bool>,
     /// Whether the last part of stdout, or of stderr, was not the end of its line.
@@ -53,6 +58,15 @@ pub(super) struct ContainerOutput {
     lines: Vec<String>,
     /// When what is left of the log of a dead container is not read any more.
     rest_until: Option<Instant>,
+}
+
+/// The lines that were read last, by their streams and times. One stream has no two lines of the
+/// same nanosecond.
+#[derive(Default)]
+struct Seen {
+    lines: VecDeque<(usize, String)>,
+    /// The latest time of each stream, as the daemon writes it.
+    latest: [String; 2],
 }
 
 /// Where the log is.
@@ -80,7 +94,7 @@ impl ContainerOutput {
             name,
             past: if is_kept { "1000" } else { "0" },
             log: Log::Closed,
-            last: String::new(),
+            seen: Seen::default(),
             again: None,
             is_open: [false; 2],
             second: (Instant::now(), 0, 0),
@@ -95,7 +109,7 @@ impl ContainerOutput {
             Log::Closed if wanted => self.open(self.past),
             Log::Open(_) | Log::Pausing(_) if !wanted => {
                 self.log = Log::Closed;
-                self.last.clear();
+                self.seen = Seen::default();
                 self.again = None;
             }
             _ => {}
@@ -188,22 +202,34 @@ impl ContainerOutput {
         let Some((time, line)) = line_of(part) else {
             return;
         };
-        let is_new = time > self.last.as_str();
-        match self.again {
-            Some(_) if !is_new => self.again = Some(true),
-            again => {
-                if again == Some(false) {
-                    self.lines.push("(lines may be missing)".to_owned());
-                }
-                self.again = None;
-            }
+        if !self.seen.is_new(stream, time) {
+            self.again = self.again.map(|_| true);
+            return;
         }
-        if is_new {
-            time.clone_into(&mut self.last);
+        if self.again.take() == Some(false) {
+            self.lines.push("(lines may be missing)".to_owned());
         }
-        if self.again.is_none() && !is_continued {
+        if !is_continued {
             self.lines.push(line);
         }
+    }
+}
+
+impl Seen {
+    /// Whether a line was not read before. From now on it was.
+    fn is_new(&mut self, stream: usize, time: &str) -> bool {
+        let latest = &mut self.latest[stream];
+        // An earlier time is new as well if the machine's clock was set back.
+        let is_known = |(other, known): &(usize, String)| *other == stream && known == time;
+        if time <= latest.as_str() && self.lines.iter().any(is_known) {
+            return false;
+        }
+        time.clone_into(latest);
+        if self.lines.len() == KNOWN {
+            self.lines.pop_front();
+        }
+        self.lines.push_back((stream, time.to_owned()));
+        true
     }
 }
 
@@ -262,7 +288,10 @@ mod tests {
         take(&mut output, 3, "three\n");
         output.again = Some(false);
         take(&mut output, 5, "five\n");
-        // Both streams write, so the order of times is not that of lines.
+        // The daemon has begun a new file.
+        take(&mut output, 3, "three\n");
+        take(&mut output, 5, "five\n");
+        // The clock was set back.
         take(&mut output, 4, "four\n");
         let missing = "(lines may be missing)";
         let expected = ["one", "two", "three", missing, "five", "four"];
