@@ -200,7 +200,7 @@ async fn crowd(client: &Client) -> Result<String, String> {
 async fn kept_schemas(target: &mut AttackFarm) {
     let patterns = |round: usize| {
         let pattern = |index: usize| format!("([a-z]{{1,30}}){{1,15}}{round}-{index}");
-        let of = |index| (index.to_string(), json!({ "pattern": pattern(index) }));
+        let of = |index: usize| (index.to_string(), json!({ "pattern": pattern(index) }));
         json!({ "properties": (0..20).map(of).collect::<Map<_, _>>() })
     };
     let properties = |round: usize| {
