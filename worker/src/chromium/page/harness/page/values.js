@@ -41,15 +41,24 @@ function elementsOf(array) {
   });
 }
 
+// The fewest characters that an element of a list takes as text, with its comma.
+function leastLength(element) {
+  if (typeof element === "string") return element.length + 3;
+  return element === undefined ? 5 : 2;
+}
+
 // What an iterator has left. It may be endless.
 function rest(iterator) {
   const next = iterator.next;
   return listOf(0, (add) => {
-    for (let left = budget; ; left -= 1) {
+    let left = budget;
+    for (;;) {
       const step = apply(next, iterator, []);
       if (step.done) return;
-      if (left <= 0) throw TOO_LARGE;
-      add(step.value);
+      const value = step.value;
+      left -= leastLength(value);
+      if (left < 0) throw TOO_LARGE;
+      add(value);
     }
   });
 }
@@ -147,11 +156,14 @@ function write(value, limit) {
 // What an asynchronous generator has left.
 async function restLater(generator) {
   const list = [];
+  let left = resultLimit;
   for (let index = 0; ; index += 1) {
     const step = await apply(nextOfAsyncGenerator, generator, []);
     if (step.done) return list;
-    if (index > resultLimit) throw TOO_LARGE;
-    put(list, index, step.value);
+    const value = step.value;
+    left -= leastLength(value);
+    if (left < 0) throw TOO_LARGE;
+    put(list, index, value);
   }
 }
 
