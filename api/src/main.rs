@@ -5,17 +5,11 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use execution_api::access::first_key;
 use execution_api::config::{Config, PROGRAM};
-use mimalloc::MiMalloc;
 use shared::service::cli::{self, Task};
 use shared::service::lifecycle::{Lifecycle, Signals};
 use shared::service::probe;
 use shared::service::process::Settings;
 use tokio::net::TcpListener;
-
-/// A call allocates some fifty times: glibc's allocator takes a fifth of the instructions of this
-/// process, mimalloc a twelfth.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = cli::arguments(&PROGRAM, [first_key::command()]);

@@ -161,7 +161,7 @@ async fn crowd(client: &Client) -> Result<String, String> {
     load(client, "schemas", &json!({ "items": { "enum": strings } })).await?;
     load(
         client,
-        "neighbour",
+        "beside",
         &json!({ "items": { "type": "number" } }),
     )
     .await?;
@@ -174,7 +174,7 @@ async fn crowd(client: &Client) -> Result<String, String> {
         let mut longest = Duration::ZERO;
         for _ in 0..5 {
             let begun = Instant::now();
-            let answer = client.execute("neighbour", "f", &argument).await;
+            let answer = client.execute("beside", "f", &argument).await;
             if answer.status != 200 {
                 return Err(shown(&answer));
             }
@@ -184,7 +184,7 @@ async fn crowd(client: &Client) -> Result<String, String> {
     };
     let (answers, longest) = futures::future::join(hostile, neighbour).await;
     client.unload("schemas").await;
-    client.unload("neighbour").await;
+    client.unload("beside").await;
     let longest = longest?;
     for answer in answers {
         let expected = Any(&[CHECKED, Fails(503, "overloaded")]);
