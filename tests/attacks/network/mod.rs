@@ -33,7 +33,7 @@ const CONCURRENT_CASES: u32 = 8;
 const ECHO: Duration = Duration::from_millis(250);
 
 /// How often a way out is tried without layers, until something is seen: that shows that it is open.
-const CONTROL_TRIES: u32 = 4;
+const CONTROL_TRIES: u32 = 10;
 
 /// The multicast group for name queries.
 const GROUP: &str = "224.0.0.251";
