@@ -179,18 +179,24 @@ impl ContainerOutput {
     /// Takes what the daemon has sent already, up to the bounds.
     fn take_ready(&mut self) {
         while self.lines.len() < TOGETHER
+            && !self.has_read_enough()
             && let Log::Open(log) = &mut self.log
             && let Some(Some(Ok(part))) = log.next().now_or_never()
         {
             self.take(&part);
         }
-        let (since, lines, bytes) = self.second;
-        let end = since + Duration::from_secs(1);
+        let end = self.second.0 + Duration::from_secs(1);
         if Instant::now() >= end {
             self.second = (Instant::now(), 0, 0);
-        } else if lines > LINES_A_SECOND || bytes > BYTES_A_SECOND {
+        } else if self.has_read_enough() {
             self.log = Log::Pausing(Box::pin(sleep_until(end)));
         }
+    }
+
+    /// Whether no more is read in this second. What was read before counts as well.
+    fn has_read_enough(&self) -> bool {
+        let (_, lines, bytes) = self.second;
+        lines > LINES_A_SECOND || bytes > BYTES_A_SECOND
     }
 
     fn take(&mut self, part: &LogOutput) {
