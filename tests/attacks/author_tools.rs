@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::attack::Expect::{self, Any, Fails, Says};
 use crate::attack::shown;
 use crate::attack_farm::{AttackFarm, Browser, rss_kib};
-use crate::support::client::{Client, send, try_send};
+use crate::support::client::{Answer, Client, send, try_send};
+use crate::support::wait;
 
 /// No call that is refused takes longer, on a machine that is busy with the attack.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -386,6 +387,19 @@ async fn console(target: &mut AttackFarm) {
     }
 }
 
+/// The lines that are kept, once no more are on their way: the pages of a response that is read
+/// meanwhile have some that are not kept any more.
+async fn all_kept(client: &Client) -> Answer {
+    let read = async || client.get("/contracts/console/logs").await;
+    let mut last = read().await;
+    wait::until("the last line", wait::DEFAULT_LIMIT, async || {
+        let next = read().await;
+        let before = std::mem::replace(&mut last, next.clone());
+        (before.body == next.body).then_some(next)
+    })
+    .await
+}
+
 /// What a contract keeps of its output in Redis, which nobody reads.
 async fn kept_console(target: &mut AttackFarm) {
     const FLOODS: [(&str, &str); 2] = [
@@ -413,7 +427,7 @@ async fn kept_console(target: &mut AttackFarm) {
                     let calls = (0..20).map(|_| client.call("console", "f"));
                     futures::future::join_all(calls).await;
                 }
-                let kept = client.get("/contracts/console/logs").await;
+                let kept = all_kept(client).await;
                 client.unload("console").await.is_no_content();
                 let lines = kept.body.matches("event: line").count();
                 // 256 KiB are kept, and what is around each line has 200 bytes at most.
