@@ -193,6 +193,7 @@ fn call(id: JobId, deadline: u64) -> Item {
             method: "add".to_owned(),
             argument: Argument::Json(RawValue::from_string(argument).expect("it is JSON")),
             logs: None,
+            schemas: None,
         }),
     };
     encode_item(&envelope)

@@ -168,6 +168,7 @@ fn sandbox() -> Sandbox {
     Sandbox {
         endpoints: vec!["add".to_owned(), "initialise".to_owned()],
         image: None,
+        schemas: None,
     }
 }
 
