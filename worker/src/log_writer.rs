@@ -42,13 +42,13 @@ struct Shared {
 /// The lines that wait.
 #[derive(Debug, Default)]
 struct Waiting {
-    contracts: HashMap<ContractAddress, Lines>,
+    contracts: HashMap<ContractAddress, Pending>,
     bytes: usize,
 }
 
 /// The lines of one contract, and how many older ones were left out.
 #[derive(Debug)]
-struct Lines {
+struct Pending {
     retention: Retention,
     lines: VecDeque<LogLine>,
     bytes: usize,
@@ -92,9 +92,9 @@ impl LogTask {
     }
 }
 
-async fn append(queue: &Queue, contract: ContractAddress, lines: Lines) {
-    let retention = lines.retention;
-    let lines = lines.with_note();
+async fn append(queue: &Queue, contract: ContractAddress, pending: Pending) {
+    let retention = pending.retention;
+    let lines = pending.with_note();
     if let Err(error) = queue.append_logs(&contract, &lines, retention).await {
         tracing::debug!(%contract, %error, "output of calls not stored");
     }
@@ -114,7 +114,7 @@ impl Waiting {
         retention: Retention,
         lines: impl IntoIterator<Item = LogLine>,
     ) {
-        let own = self.contracts.entry(contract).or_insert_with(|| Lines {
+        let own = self.contracts.entry(contract).or_insert_with(|| Pending {
             retention,
             lines: VecDeque::new(),
             bytes: 0,
@@ -143,7 +143,7 @@ impl Waiting {
     }
 }
 
-impl Lines {
+impl Pending {
     /// The lines, after one that says how many are missing.
     fn with_note(mut self) -> Vec<LogLine> {
         if self.dropped > 0 {

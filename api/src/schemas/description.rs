@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    fn contract(endpoints: &[&str], schemas: Value) -> ContractStatus {
+    fn contract(endpoints: &[&str], schemas: &Value) -> ContractStatus {
         let status = json!({
             "contractAddress": "abcd",
             "engine": "javascript",
@@ -170,7 +170,7 @@ mod tests {
                 "result": { "type": "number" },
             },
         });
-        let document = describe(&contract(&["add", "a b/{c}"], schemas));
+        let document = describe(&contract(&["add", "a b/{c}"], &schemas));
         let add = &document["paths"]["/execute/abcd/add"]["post"];
         assert_eq!(add["operationId"], "add");
         let argument = &add["requestBody"]["content"]["application/json"]["schema"]["$ref"];
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn a_contract_without_known_endpoints_is_described_by_its_schemas() {
-        let document = describe(&contract(&[], json!({ "sum": { "result": {} } })));
+        let document = describe(&contract(&[], &json!({ "sum": { "result": {} } })));
         assert!(document["paths"]["/execute/abcd/sum"].is_object());
-        let nothing = describe(&contract(&[], Value::Null));
+        let nothing = describe(&contract(&[], &Value::Null));
         assert_eq!(nothing["paths"], json!({}));
     }
 }

@@ -103,11 +103,7 @@ pub(super) fn parse(
     });
     let logs = optional(&mut wrong, "logs", request.logs, |value| kept_logs(&value));
     let (Some(address), Some(executable), true) = (address, executable, wrong.is_empty()) else {
-        let list: Vec<_> = wrong
-            .iter()
-            .map(|(field, why)| format!("{field} {why}"))
-            .collect();
-        return Err(ApiError::InvalidRequest(list.join("; "), wrong));
+        return Err(refusal(wrong));
     };
     let (schemas, source_map) = (schemas.as_deref(), source_map.as_deref());
     let executable = match engine {
@@ -128,6 +124,15 @@ pub(super) fn parse(
         seen: None,
     };
     Ok((load, executable))
+}
+
+/// The error that names every invalid field.
+fn refusal(wrong: Fields) -> ApiError {
+    let list: Vec<_> = wrong
+        .iter()
+        .map(|(field, why)| format!("{field} {why}"))
+        .collect();
+    ApiError::InvalidRequest(list.join("; "), wrong)
 }
 
 /// Reads a required field; records why it is invalid.
