@@ -2,12 +2,13 @@
 //! `request_log`). Bodies are read in `body`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use shared::service::telemetry::traces::{Span, Tracer, is_traceparent};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::edge::Connection;
@@ -23,6 +24,10 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 
 /// How many bytes a client's request id or trace context may have. A longer one is ignored.
 const HEADER_LIMIT: usize = 128;
+
+/// How long a caller over its limits waits for the refusal. One that does not heed `Retry-After`
+/// would otherwise send the next call at once, and refusals would take the time of other callers.
+const LIMITED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Around everything else: assigns the request id, checks the head, renders failures, counts,
 /// traces and logs.
@@ -49,6 +54,7 @@ pub(crate) async fn observe<F: Future<Output = Response>>(
     if let Some(error) = &error {
         if let ApiError::RateLimited(exceeded) = error {
             state.metrics.limited.count(exceeded);
+            sleep(LIMITED_PAUSE).await;
         }
         response = render_failure(error, &id, response);
         if log.is_call()
