@@ -42,7 +42,13 @@ async fn flood(clients: Vec<&Client>, address: &str, time: Duration) -> Vec<Answ
         }
         answers
     });
-    join_all(floods).await.concat()
+    let answers = join_all(floods).await.concat();
+    // Each refusal takes 100 ms, so that they cost others little.
+    let tenths = usize::try_from(time.as_millis() / 100).unwrap();
+    let most = clients.len() * (tenths + 1);
+    let refused = count(&answers, 429);
+    assert!(refused <= most, "{refused} refusals");
+    answers
 }
 
 fn count(answers: &[Answer], status: u16) -> usize {
