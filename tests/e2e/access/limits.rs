@@ -44,7 +44,7 @@ async fn flood(clients: Vec<&Client>, address: &str, time: Duration) -> Vec<Answ
     });
     let answers = join_all(floods).await.concat();
     // Each refusal takes 100 ms, so that they cost others little.
-    let tenths = usize::try_from(time.as_millis() / 100).unwrap();
+    let tenths = usize::try_from(time.as_millis() / 100).expect("a short time");
     let most = clients.len() * (tenths + 1);
     let refused = count(&answers, 429);
     assert!(refused <= most, "{refused} refusals");
