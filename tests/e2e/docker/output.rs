@@ -66,6 +66,8 @@ async fn the_output_of_a_container_is_followed() {
     farm.load_all(&["a"]).await;
     let client = farm.client();
     farm.call("a", "say", json!("before")).await;
+    // The daemon reads what a container prints a moment later.
+    wait::pass(std::time::Duration::from_secs(1)).await;
     let request = client.request(Method::GET, "/contracts/a/logs?follow=true");
     let mut body = request.send().await.expect("it answers").bytes_stream();
     let mut text = String::new();
