@@ -175,9 +175,12 @@ impl ContractContainer {
                 async move {
                     let found = probe(&client, limit).await;
                     if found != Probe::Responds {
-                        // The container's own watch reports the death. This wait only leaves time
-                        // for that.
-                        let _ = timeout(DEATH_REPORT_LIMIT, notice.death()).await;
+                        // The container's own watch reports a death with its cause, also one that
+                        // is reported just after the watch was polled and before the probe is.
+                        let reported = timeout(DEATH_REPORT_LIMIT, notice.death()).await;
+                        if reported.is_ok() {
+                            std::future::pending::<()>().await;
+                        }
                     }
                     found
                 }
