@@ -50,8 +50,8 @@ const LIST_INSIDE: [&str; 1] = ["prefixItems"];
 const MAP: [&str; 1] = ["dependentSchemas"];
 const MAP_INSIDE: [&str; 4] = ["$defs", "definitions", "patternProperties", "properties"];
 
-/// Keywords that are refused: they make names or refer to them, other than places in the same schema,
-/// or they are of earlier versions, which the library applies all the same.
+/// Keywords that are refused: they make names or refer to them, other than places in the same
+/// schema, or they are of earlier versions, which the library applies all the same.
 const REFUSED: [&str; 8] = [
     "additionalItems",
     "dependencies",

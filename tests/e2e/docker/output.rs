@@ -1,5 +1,6 @@
 //! What containers print, as it is followed and kept.
 
+use bollard::query_parameters::LogsOptionsBuilder;
 use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,6 +19,15 @@ async fn lines(client: &Client, address: &str) -> Vec<Value> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).expect("JSON"))
         .collect()
+}
+
+/// What the daemon has read from a contract's container.
+async fn printed(farm: &DockerFarm, address: &str) -> String {
+    let containers = farm.containers(address).await;
+    let name = containers[0].id.as_deref().expect("it has an id");
+    let options = LogsOptionsBuilder::new().stdout(true).build();
+    let parts: Vec<_> = farm.docker.logs(name, Some(options)).collect().await;
+    parts.iter().flatten().map(ToString::to_string).collect()
 }
 
 fn has(lines: &[Value], text: &str) -> bool {
@@ -67,7 +77,10 @@ async fn the_output_of_a_container_is_followed() {
     let client = farm.client();
     farm.call("a", "say", json!("before")).await;
     // The daemon reads what a container prints a moment later.
-    wait::pass(std::time::Duration::from_secs(1)).await;
+    wait::until_true("the daemon to read the line", DEFAULT_LIMIT, async || {
+        printed(&farm, "a").await.contains("said before")
+    })
+    .await;
     let request = client.request(Method::GET, "/contracts/a/logs?follow=true");
     let mut body = request.send().await.expect("it answers").bytes_stream();
     let mut text = String::new();

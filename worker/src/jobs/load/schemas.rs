@@ -7,8 +7,8 @@ use shared::schemas::Schemas;
 
 use crate::sandbox::StartError;
 
-/// The schemas of a contract that is being loaded: those that the load has brought along, or else its
-/// own, which it has beside its endpoints. Fails if they do not compile.
+/// The schemas of a contract that is being loaded: those that the load has brought along, or else
+/// its own, which it has beside its endpoints. Fails if they do not compile.
 pub(super) async fn of_load(
     executable: &str,
     own: Option<SchemaText>,
