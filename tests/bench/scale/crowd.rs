@@ -56,12 +56,12 @@ impl Crowd {
         &self,
         workers: &[Arc<Worker>],
         callers: usize,
-        calls_a_frame: usize,
+        in_a_frame: usize,
     ) -> Lifecycle {
         let life = Lifecycle::new();
         let workers: Arc<[WorkerId]> = workers.iter().map(|worker| worker.id).collect();
         for api in &self.apis {
-            api.call(&workers, callers, calls_a_frame, &life);
+            api.call(&workers, callers, in_a_frame, &life);
         }
         life
     }

@@ -65,7 +65,7 @@ fn throughput(extent: &Extent, calls: &[Calls]) -> String {
             text,
             "| {} | {} | {} | {}, {} | {} ({} to {}) | {} | {} | {} | {} |",
             row.deployment.name(),
-            shown(row.measured_calls_a_frame()),
+            shown(row.measured_in_a_frame()),
             shown(row.rate()),
             shown(row.p50()),
             shown(row.p99()),
@@ -83,19 +83,19 @@ fn throughput(extent: &Extent, calls: &[Calls]) -> String {
 
 /// What follows from the processor time: how many calls full cores of Redis take.
 fn growth(calls: &[Calls]) -> String {
-    let mut text = format!(
+    let mut text = String::from(
         "## Calls per second and core of Redis\n\n\
          A million divided by the microseconds of a call. *Evenly*: on three cores, if all \
          primaries are equally busy. *Measured*: until the busiest of the three is full.\n\n\
          | calls a frame | one server | cluster, 1 primary | a core of 3 primaries | 3 primaries, \
          evenly | growth from 1 to 3 | 3 primaries, measured |\n\
-         |---|---|---|---|---|---|---|\n"
+         |---|---|---|---|---|---|---|\n",
     );
-    for calls_a_frame in FRAMES {
+    for in_a_frame in FRAMES {
         let of = |deployment| {
             let mut rows = calls.iter();
             let found =
-                rows.find(|row| row.deployment == deployment && row.calls_a_frame == calls_a_frame);
+                rows.find(|row| row.deployment == deployment && row.in_a_frame == in_a_frame);
             found.expect("it was measured")
         };
         let a_core = |deployment| 1e6 / of(deployment).redis().median;
@@ -109,7 +109,7 @@ fn growth(calls: &[Calls]) -> String {
         // Writing to a string does not fail.
         _ = writeln!(
             text,
-            "| {calls_a_frame} | {} | {} | {} | {} | {} x | {} |",
+            "| {in_a_frame} | {} | {} | {} | {} | {} x | {} |",
             shown(single),
             shown(first),
             shown(third),
@@ -207,7 +207,7 @@ fn plot(calls: &[Calls]) -> Plot {
         points: calls
             .iter()
             .filter(|row| row.deployment == deployment)
-            .map(|row| (row.measured_calls_a_frame(), calls_of_a_core(row.redis())))
+            .map(|row| (row.measured_in_a_frame(), calls_of_a_core(row.redis())))
             .collect(),
     };
     let shown = DEPLOYMENTS.into_iter();

@@ -89,7 +89,7 @@ struct Load {
 #[derive(Debug)]
 pub(super) struct Calls {
     pub(super) deployment: Deployment,
-    pub(super) calls_a_frame: usize,
+    pub(super) in_a_frame: usize,
     loads: Vec<Load>,
 }
 
@@ -128,7 +128,7 @@ impl Calls {
     }
 
     /// The calls that a frame really held.
-    pub(super) fn measured_calls_a_frame(&self) -> f64 {
+    pub(super) fn measured_in_a_frame(&self) -> f64 {
         // Each call is in a frame of jobs and in a frame of replies.
         self.median(|load| 2.0 * load.calls / load.frames)
     }
@@ -155,18 +155,18 @@ pub(super) async fn run(extent: &Extent) -> Vec<Calls> {
         let redis = deployment.start().await;
         let servers = Servers::find();
         let crowd = Crowd::start(&redis.config(), extent.apis, extent.called, 0).await;
-        let mut measured = FRAMES.map(|calls_a_frame| Calls {
+        let mut measured = FRAMES.map(|in_a_frame| Calls {
             deployment,
-            calls_a_frame,
+            in_a_frame,
             loads: Vec::new(),
         });
         for _ in 0..extent.rounds {
             for calls in &mut measured {
-                let load = measure(extent, &redis, &servers, &crowd, calls.calls_a_frame).await;
+                let load = measure(extent, &redis, &servers, &crowd, calls.in_a_frame).await;
                 eprintln!(
                     "scale: {}, {} calls a frame: {:.0} calls/s, {:.2} µs of Redis a call",
                     deployment.name(),
-                    calls.calls_a_frame,
+                    calls.in_a_frame,
                     load.calls / load.seconds,
                     load.redis / load.calls,
                 );
@@ -184,9 +184,9 @@ async fn measure(
     redis: &Redis,
     servers: &Servers,
     crowd: &Crowd,
-    calls_a_frame: usize,
+    in_a_frame: usize,
 ) -> Load {
-    let calling = crowd.call(&crowd.workers, CALLERS, calls_a_frame);
+    let calling = crowd.call(&crowd.workers, CALLERS, in_a_frame);
     tokio::time::sleep(WARM_UP).await;
     let commands = redis.command_counts().await;
     let (start, answered) = (Instant::now(), crowd.answered());
