@@ -66,6 +66,11 @@ impl SchemaCache {
         }
     }
 
+    /// The schemas with this digest, if they are compiled.
+    pub(crate) fn known(&self, digest: &str) -> Option<Arc<ContractSchemas>> {
+        self.compiled.get(digest)
+    }
+
     /// The schemas of a contract whose record names this digest. None if the record has changed
     /// since, or Redis has lost it.
     pub(crate) async fn get(
@@ -73,7 +78,7 @@ impl SchemaCache {
         address: &ContractAddress,
         digest: &str,
     ) -> Result<Option<Arc<ContractSchemas>>, ApiError> {
-        if let Some(known) = self.compiled.get(digest) {
+        if let Some(known) = self.known(digest) {
             return Ok(Some(known));
         }
         // A server of Redis that does not answer must not hold up those who compile.
@@ -82,7 +87,7 @@ impl SchemaCache {
         };
         let place = self.compiling.clone().acquire_owned().await;
         let place = place.expect("the semaphore is never closed");
-        if let Some(known) = self.compiled.get(digest) {
+        if let Some(known) = self.known(digest) {
             return Ok(Some(known));
         }
         let (digest, compiled) = (digest.to_owned(), self.compiled.clone());
@@ -147,6 +152,15 @@ impl SchemaCache {
 }
 
 impl ContractSchemas {
+    /// Whether a short text is found valid between other calls. If not, [`SchemaCache::check`]
+    /// decides.
+    pub(crate) fn is_soon_valid(&self, method: &str, part: Part, json: &RawValue) -> bool {
+        let Some(check) = self.check_of(method, part) else {
+            return true;
+        };
+        json.get().len() <= SHORT && check.is_quickly_valid(json.get())
+    }
+
     fn memory(&self) -> usize {
         self.schemas.memory()
     }

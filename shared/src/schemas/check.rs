@@ -111,11 +111,24 @@ impl Check {
         self.check_within(json, QUICK)
     }
 
+    /// Whether [`Self::check_quickly`] accepts a text. Does not find out what is wrong with it.
+    pub fn is_quickly_valid(&self, json: &str) -> bool {
+        let Ok(value) = serde_json::from_str(json) else {
+            return false;
+        };
+        self.is_valid(&value, QUICK) == Ok(true)
+    }
+
+    fn is_valid(&self, value: &Value, effort: meter::Budget) -> Result<bool, meter::Stopped> {
+        meter::run(effort, self.byte_ns, || {
+            self.validator.is_valid(MeteredNode(value))
+        })
+    }
+
     fn check_within(&self, json: &str, effort: meter::Budget) -> Result<(), Rejection> {
         let value: Value =
             serde_json::from_str(json).map_err(|error| Rejection::Unreadable(error.to_string()))?;
-        let is_valid = || self.validator.is_valid(MeteredNode(&value));
-        match meter::run(effort, self.byte_ns, is_valid) {
+        match self.is_valid(&value, effort) {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.violations(&value, effort)),
             Err(_) => Err(Rejection::TooCostly),
