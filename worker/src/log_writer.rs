@@ -1,6 +1,6 @@
 //! Appends what contracts write to their streams in Redis, while somebody follows them or if they
 //! were loaded so. Calls never wait for that: of what Redis does not take in time, the oldest lines
-//! are left out.
+//! are left out, and the next ones follow a note of how many are missing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,19 +84,21 @@ impl LogTask {
             }
             let taken = std::mem::take(&mut *self.0.waiting());
             stream::iter(taken.contracts)
-                .for_each_concurrent(PARALLEL, |(contract, lines)| {
-                    append(&queue, contract, lines)
+                .for_each_concurrent(PARALLEL, |(contract, pending)| {
+                    self.append(&queue, contract, pending)
                 })
                 .await;
         }
     }
-}
 
-async fn append(queue: &Queue, contract: ContractAddress, pending: Pending) {
-    let retention = pending.retention;
-    let lines = pending.with_note();
-    if let Err(error) = queue.append_logs(&contract, &lines, retention).await {
-        tracing::debug!(%contract, %error, "output of calls not stored");
+    async fn append(&self, queue: &Queue, contract: ContractAddress, pending: Pending) {
+        let retention = pending.retention;
+        let count = pending.dropped + pending.lines.len();
+        let lines = pending.with_note();
+        if let Err(error) = queue.append_logs(&contract, &lines, retention).await {
+            tracing::debug!(%contract, %error, "output of calls not stored");
+            self.0.waiting().drop_lines(contract, retention, count);
+        }
     }
 }
 
@@ -108,38 +110,46 @@ impl Shared {
 }
 
 impl Waiting {
+    /// Counts lines that Redis did not take.
+    fn drop_lines(&mut self, contract: ContractAddress, retention: Retention, count: usize) {
+        self.of(contract, retention).dropped += count;
+    }
+
+    fn of(&mut self, contract: ContractAddress, retention: Retention) -> &mut Pending {
+        let pending = self.contracts.entry(contract).or_insert(Pending {
+            retention,
+            lines: VecDeque::new(),
+            bytes: 0,
+            dropped: 0,
+        });
+        pending.retention = retention;
+        pending
+    }
+
     fn append(
         &mut self,
         contract: ContractAddress,
         retention: Retention,
         lines: impl IntoIterator<Item = LogLine>,
     ) {
-        let own = self.contracts.entry(contract).or_insert_with(|| Pending {
-            retention,
-            lines: VecDeque::new(),
-            bytes: 0,
-            dropped: 0,
-        });
-        own.retention = retention;
+        let mut sum = self.bytes;
+        let own = self.of(contract, retention);
         for line in lines {
             let bytes = line.bytes();
             own.lines.push_back(line);
             own.bytes += bytes;
-            self.bytes += bytes;
-            let most = if self.bytes > ALL_BYTES {
-                LEAST_BYTES
-            } else {
-                BYTES
-            };
+            sum += bytes;
+            let most = if sum > ALL_BYTES { LEAST_BYTES } else { BYTES };
             while own.lines.len() > LINES || own.bytes > most {
                 let Some(oldest) = own.lines.pop_front() else {
                     break;
                 };
                 own.bytes -= oldest.bytes();
-                self.bytes -= oldest.bytes();
+                sum -= oldest.bytes();
                 own.dropped += 1;
             }
         }
+        self.bytes = sum;
     }
 }
 
@@ -202,6 +212,14 @@ mod tests {
             lines.len()
         );
         assert_eq!(lines[lines.len() - 1], "the end");
+    }
+
+    #[test]
+    fn lines_that_redis_did_not_take_are_counted() {
+        let mut waiting = Waiting::default();
+        append(&mut waiting, "a", ["1".to_owned()]);
+        waiting.drop_lines("a".parse().unwrap(), Retention::Kept, 7);
+        assert_eq!(stored(&mut waiting, "a"), ["(7 lines dropped)", "1"]);
     }
 
     #[test]

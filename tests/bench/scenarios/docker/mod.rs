@@ -14,7 +14,6 @@ use super::{Bench, address_of};
 use crate::contracts::{ADD_BODY, path};
 use crate::names;
 use crate::support::daemon;
-use crate::support::farm::Farm;
 
 const CONNECTIONS: u32 = 64;
 
@@ -46,9 +45,7 @@ pub(super) async fn run(bench: &mut Bench) {
 
 /// Measures a container with this CPU limit.
 async fn measure(bench: &mut Bench, cores: &str, through_farm: &str, direct: &str) {
-    let farm = Farm::builder()
-        .env("WORKER_ENGINES", "docker")
-        .env("CONTAINER_CPUS", cores);
+    let farm = docker_farm::docker_builder().env("CONTAINER_CPUS", cores);
     let mut farm = DockerFarm::of(farm).await;
     farm.load_all(&["echo"]).await;
     let at = address_of(farm.inner());
