@@ -3,19 +3,25 @@
 # containers have other addresses after a restart, and nodes that all moved at once would not find
 # each other. docker-compose.cluster.yml runs it beside the nodes.
 #
-#   NODES        the names of the servers, primaries first
-#   CLI_OPTIONS  more options for redis-cli, such as those for TLS
+#   NODES                     the names of the servers, primaries first
+#   OPERATOR_PASSWORD_FILE    the password of the user `operator`, which the servers make
+#   CLI_OPTIONS               more options for redis-cli, such as those for TLS
 set -eu
 
 PORT=6379
 # Seconds between two inspections.
 PAUSE=2
 
+# Runs redis-cli as the operator.
+cli() { # ARGUMENTS...
+  # shellcheck disable=SC2086 # several options
+  REDISCLI_AUTH=$(cat "$OPERATOR_PASSWORD_FILE") redis-cli --user operator ${CLI_OPTIONS:-} "$@"
+}
+
 on() { # NODE COMMAND...
   node=$1
   shift
-  # shellcheck disable=SC2086 # several options
-  redis-cli ${CLI_OPTIONS:-} -e -h "$node" -p $PORT "$@" 2>/dev/null
+  cli -e -h "$node" -p $PORT "$@" 2>/dev/null
 }
 
 # Sets `addresses`. Fails while a node has none, because its container does not run.
@@ -40,8 +46,8 @@ create() {
   for address in $addresses; do
     endpoints="$endpoints $address:$PORT"
   done
-  # shellcheck disable=SC2086 # several options, and several addresses
-  redis-cli ${CLI_OPTIONS:-} --cluster create $endpoints --cluster-replicas 1 --cluster-yes
+  # shellcheck disable=SC2086 # several addresses
+  cli --cluster create $endpoints --cluster-replicas 1 --cluster-yes
 }
 
 # Introduces nodes to those that do not know them, or know another address of theirs.

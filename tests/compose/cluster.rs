@@ -17,6 +17,9 @@ const NODES: [&str; 6] = [
     "redis", "redis-2", "redis-3", "redis-4", "redis-5", "redis-6",
 ];
 
+const AS_OPERATOR: &str =
+    "REDISCLI_AUTH=$(cat /run/redis-nodes/operator.password) redis-cli --user operator";
+
 const FILES: [&str; 3] = [
     "docker-compose.yml",
     "docker-compose.cluster.yml",
@@ -34,6 +37,10 @@ async fn a_farm_on_a_cluster_survives_the_loss_of_a_node_and_of_the_machine() {
         is_confined(&project, service);
     }
     assert_eq!(primaries(&project), 3);
+    wait::until_true("each primary to have a replica", CONTAINERS, async || {
+        replicas_in_step(&project) == 3
+    })
+    .await;
     drills::starting_again(&project, &client, &addresses).await;
     log("started again, which changed nothing");
 
@@ -72,7 +79,7 @@ async fn a_farm_on_a_cluster_speaks_tls() {
     project.set("REDIS_TLS_DIR", folder.path());
     let (client, addresses) = started(&project).await;
     assert!(all_answer(&client, &addresses).await);
-    let plain = project.containers("redis")[0].run("redis-cli -e cluster info");
+    let plain = project.containers("redis")[0].run(&format!("{AS_OPERATOR} -e ping"));
     assert!(!plain.status.success(), "without TLS: {plain:?}");
     end(&project);
 }
@@ -104,13 +111,23 @@ async fn all_answer(client: &Client, addresses: &[String]) -> bool {
 
 /// How many nodes that run are primaries with slots.
 fn primaries(project: &Project) -> usize {
-    let is_primary = |node: &&str| {
+    // ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK SLOTS...
+    let is_primary = |line: &str| line.contains("master") && line.split_whitespace().count() > 8;
+    nodes_that_say(project, "cluster nodes | grep myself", is_primary)
+}
+
+/// How many replicas have the data of their primaries.
+fn replicas_in_step(project: &Project) -> usize {
+    let is_up = |info: &str| info.contains("master_link_status:up");
+    nodes_that_say(project, "info replication", is_up)
+}
+
+fn nodes_that_say(project: &Project, command: &str, expected: impl Fn(&str) -> bool) -> usize {
+    let said = |node: &&str| {
         project.containers(node).iter().any(|container| {
-            let output = container.run("redis-cli -e cluster nodes | grep myself");
-            let line = String::from_utf8_lossy(&output.stdout).into_owned();
-            // ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK SLOTS...
-            line.contains("master") && line.split_whitespace().count() > 8
+            let output = container.run(&format!("{AS_OPERATOR} -e {command}"));
+            expected(&String::from_utf8_lossy(&output.stdout))
         })
     };
-    NODES.into_iter().filter(is_primary).count()
+    NODES.into_iter().filter(said).count()
 }

@@ -29,6 +29,7 @@ mod logs;
 mod metrics;
 mod outage;
 mod production;
+mod redis_users;
 mod registry;
 mod reload;
 mod replicas;

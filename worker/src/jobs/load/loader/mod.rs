@@ -168,6 +168,8 @@ impl<'a, E: Engine> Loader<'a, E> {
         let has_schemas = known.schemas.is_some();
         self.known = Some(known);
         let claimed = self.insert(tenure, permit);
+        // Whoever looks while it starts sees the image that it keeps.
+        claimed.handle.status.pin(self.image().cloned(), None);
         let started = match self.start_known(&claimed, has_schemas).await {
             Ok(started) => started,
             Err(error) => {
