@@ -48,10 +48,7 @@ async fn docker_contracts_have_a_separate_worker() {
     );
     rebuilt_tag(&project, &client, &image).await;
     end(&project);
-    let mut docker = Command::new("docker");
-    let contracts = docker.args(["ps", "--all", "--quiet", "--filter"]);
-    let contracts = output_of(contracts.arg(format!("ancestor={image}")));
-    assert_eq!(contracts, "", "containers of contracts were not removed");
+    assert_eq!(containers_of(&image), "", "containers were not removed");
     output_of(Command::new("docker").args(["image", "rm", &image]));
 }
 
@@ -75,7 +72,18 @@ async fn rebuilt_tag(project: &Project, client: &Client, image: &str) {
     let answer = client.execute("image", "echo", &json!(2)).await;
     assert_eq!(answer.data(), 2);
     let old = first.as_str().expect("an id");
+    wait::until_true("its first container to end", CONTAINERS, async || {
+        containers_of(old).is_empty()
+    })
+    .await;
     output_of(Command::new("docker").args(["image", "rm", old]));
+}
+
+/// The ids of the containers that run an image.
+fn containers_of(image: &str) -> String {
+    let mut docker = Command::new("docker");
+    let containers = docker.args(["ps", "--all", "--quiet", "--filter"]);
+    output_of(containers.arg(format!("ancestor={image}")))
 }
 
 /// Builds an image of the contract server that the tests use as a Docker contract. Another
@@ -87,14 +95,16 @@ fn contract_image(version: &str) -> String {
         .filter_map(|target| Some(target.ok()?.path().join("release/contract-server")))
         .find(|program| program.is_file())
         .expect("run `make contract-server` first");
+    let run = std::process::id();
     let context = tempfile::tempdir().expect("create a temporary folder");
     std::fs::copy(program, context.path().join("contract-server")).expect("copy the program");
+    // No other run has the same image.
     let recipe = format!(
-        "FROM scratch\nCOPY contract-server /\nLABEL version={version}\n\
+        "FROM scratch\nCOPY contract-server /\nLABEL version={version} run={run}\n\
          ENTRYPOINT [\"/contract-server\", \"serve\"]\n"
     );
     std::fs::write(context.path().join("Dockerfile"), recipe).expect("write the Dockerfile");
-    let image = format!("execution-test/contract:{}", std::process::id());
+    let image = format!("execution-test/contract:{run}");
     let mut docker = Command::new("docker");
     docker.env("DOCKER_BUILDKIT", "0");
     output_of(
