@@ -26,11 +26,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::watchdog::WatchedPages;
 use crate::chromium::browser::Browser;
 use crate::chromium::browser::death_watch::DeathWatch;
-use crate::chromium::browser::stalls::Stalls;
+use crate::chromium::browser::stalls::{PERIOD, Stalls};
 use crate::chromium::process::proc::{CpuTimes, Process};
 
-/// The time between a reply and the next question.
-const PERIOD: Duration = Duration::from_millis(25);
 /// A browser that has not replied by then is watched.
 const UNUSUAL: Duration = Duration::from_millis(25);
 /// The time between two checks of a browser that does not reply.
@@ -94,7 +92,9 @@ impl FloodWatch {
     pub(crate) async fn run(self) {
         let mut replied = Instant::now();
         loop {
+            self.stalls.wait(Instant::now());
             sleep(PERIOD).await;
+            self.stalls.wake(Instant::now());
             if self.pages().is_any_busy() {
                 self.ask(replied).await;
             }
