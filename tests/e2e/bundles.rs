@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use crate::support::farm::Farm;
 
@@ -21,8 +22,14 @@ async fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("it prints text")
 }
 
+/// The folder of the bundles, once for all tests.
+async fn installed() -> &'static Path {
+    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
+    FOLDER.get_or_init(install).await
+}
+
 /// A copy of the sources with the libraries. They are installed again only when they have changed.
-async fn installed() -> PathBuf {
+async fn install() -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bundles");
     std::fs::create_dir_all(&folder).expect("the folder of a build is writable");
@@ -45,7 +52,7 @@ async fn installed() -> PathBuf {
 #[tokio::test]
 async fn bundles_of_real_libraries_give_what_node_gives() {
     let folder = installed().await;
-    let printed = run(&folder, "node", &["build.mjs", "out"]).await;
+    let printed = run(folder, "node", &["build.mjs", "out"]).await;
     let farm = Farm::start().await;
     let mut count = 0;
     for line in printed.lines() {
@@ -67,5 +74,5 @@ async fn bundles_of_real_libraries_give_what_node_gives() {
 #[tokio::test]
 async fn the_guide_for_authors_can_be_followed() {
     let folder = installed().await;
-    crate::guide::follow(&folder, true).await;
+    crate::guide::follow(folder, true).await;
 }
