@@ -7,6 +7,7 @@ use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -152,8 +153,10 @@ async fn with_sources(state: &AppState, mut reply: Reply) -> Reply {
     if let Err(failure) = &mut reply.outcome
         && let Some(stack) = failure.stack.take()
     {
+        // Rare, so it is boxed: otherwise every call's future would have room for it.
+        let applying = state.source_maps.apply(stack).boxed();
         failure.stack = Some(Stack {
-            entries: state.source_maps.apply(stack).await,
+            entries: applying.await,
             source_map: None,
         });
     }
