@@ -11,7 +11,8 @@ export WORKERS REDIS
 
 CARGO ?= cargo
 DOC_FLAGS = -D warnings -A rustdoc::private_intra_doc_links
-BENCH_CARGO = $(CARGO) bench --locked --workspace --features tests/bench
+# The benchmarks measure what is shipped, beside servers that are compiled alike.
+BENCH_CARGO = $(CARGO) bench --locked --profile dist --workspace --features tests/bench
 ARM64 = aarch64-unknown-linux-gnu
 ARM64_PROGRAMS = $(CURDIR)/target/arm64/$(ARM64)/release
 DENY = $(CARGO) deny --workspace --all-features --frozen
@@ -21,7 +22,7 @@ ADVISORIES = $(if $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/adv
 .DEFAULT_GOAL := help
 .PHONY: help run test test-redis test-tools attack test-compose test-kubernetes test-alerts test-production test-openapi \
 	test-arm64 faults model soak upgrade bench bench-scale bench-frames bench-guard profile lint lint-bench \
-	lint-dependencies fmt clean release setup build build-arm64 build-tests contract-server
+	lint-dependencies fmt clean release setup build dist build-arm64 build-tests contract-server
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -87,7 +88,7 @@ test-openapi: build-tests ## Test the documented HTTP interface with schemathesi
 	@scripts/schemathesis
 	$(CARGO) test --locked --release --workspace --test e2e -- schemathesis:: docs::
 
-bench: build-tests target/peers/node_modules ## Benchmark the farm beside its limits and its peers; write bench/report.md (QUICK=1: 3 minutes)
+bench: build-tests dist target/peers/node_modules ## Benchmark the farm beside its limits and its peers; write bench/report.md (QUICK=1: 3 minutes)
 	@scripts/setup --bench
 	BENCH=$(if $(QUICK),quick,full) $(BENCH_CARGO) --bench farm
 
@@ -101,14 +102,14 @@ target/peers/node_modules: $(wildcard tests/bench/peers/*)
 	cd target/peers && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
 
-bench-guard: build-tests ## Compare with an earlier version (FROM=revision), in turns; a regression of 5 % fails (10 minutes)
+bench-guard: build-tests dist ## Compare with an earlier version (FROM=revision), in turns; a regression of 5 % fails (10 minutes)
 	@scripts/setup --bench
 	BENCH_FROM=$$(scripts/earlier-programs '$(FROM)') && export BENCH_FROM && BENCH=guard $(BENCH_CARGO) --bench farm
 
 bench-frames: setup ## Benchmark encoding and decoding of frames
 	$(BENCH_CARGO) --bench frames
 
-profile: build-tests ## Profile the programs under load; write the flame graphs bench/api.svg and bench/worker.svg
+profile: build-tests dist ## Profile the programs under load; write the flame graphs bench/api.svg and bench/worker.svg
 	@scripts/setup --bench
 	BENCH=profile $(BENCH_CARGO) --bench farm
 
@@ -149,6 +150,9 @@ setup:
 
 build: setup
 	$(CARGO) build --locked --release --workspace --bins
+
+dist: setup ## Build the programs as they are shipped, in target/dist: optimized across crates (5 minutes)
+	$(CARGO) build --locked --profile dist --package execution-api --package execution-worker
 
 # The tests run the programs that this target builds.
 build-tests: setup contract-server

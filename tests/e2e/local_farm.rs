@@ -46,8 +46,11 @@ impl LocalFarm {
         let programs = folder.path().join("target/release");
         symlink(programs::folder(), programs).expect("the folder can be written");
         let port = programs::free_port();
-        let mut command = Command::new(folder.path().join("scripts/farm"));
+        // Without a terminal, the shell that runs the tests may have them ignore Ctrl-C.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal=INT")
+            .arg(folder.path().join("scripts/farm"))
             .env("WORKERS", "2")
             .env("REDIS", redis)
             .env("EXECUTION_API_PORT", port.to_string())

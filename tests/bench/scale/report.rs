@@ -53,17 +53,18 @@ fn throughput(extent: &Extent, calls: &[Calls]) -> String {
     let mut text = format!(
         "## Calls\n\n{apis} apis call {workers} workers, which answer at once. The simulated \
          processes use most of the time, so the rate shows what they can send. What Redis can take \
-         follows from its processor time.\n\n\
+         follows from its processor time. A call's is what it adds to what Redis uses for these \
+         processes without calls (*idle*).\n\n\
          | Redis | calls a frame | calls/s | p50, p99, ms | µs of Redis a call | of the busiest \
-         server | cores of Redis used | commands a call | µs of apis and workers a call |\n\
-         |---|---|---|---|---|---|---|---|---|\n"
+         server | cores of Redis used | idle | commands a call | µs of apis and workers a call |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n"
     );
     for row in calls {
         let redis = row.redis();
         // Writing to a string does not fail.
         _ = writeln!(
             text,
-            "| {} | {} | {} | {}, {} | {} ({} to {}) | {} | {} | {} | {} |",
+            "| {} | {} | {} | {}, {} | {} ({} to {}) | {} | {} | {} | {} | {} |",
             row.deployment.name(),
             shown(row.measured_in_a_frame()),
             shown(row.rate()),
@@ -74,6 +75,7 @@ fn throughput(extent: &Extent, calls: &[Calls]) -> String {
             shown(redis.max),
             shown(row.busiest()),
             shown(row.cores()),
+            shown(row.idle_cores()),
             shown(row.commands()),
             shown(row.own()),
         );

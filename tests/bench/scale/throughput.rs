@@ -69,13 +69,14 @@ impl Deployment {
 }
 
 /// What one load of calls took.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Load {
     calls: f64,
     seconds: f64,
-    /// Microseconds of processor time of all servers, and of the busiest one.
-    redis: f64,
-    busiest: f64,
+    /// Microseconds of processor time of each server.
+    redis: Vec<f64>,
+    /// How much of it the servers need without calls, for what the processes ask all the time.
+    idle: Vec<f64>,
     /// The same of this process.
     own: f64,
     /// Frames of jobs and of replies.
@@ -83,6 +84,14 @@ struct Load {
     commands: f64,
     p50: f64,
     p99: f64,
+}
+
+impl Load {
+    /// What each server used for calls.
+    fn for_calls(&self) -> impl Iterator<Item = f64> {
+        let both = self.redis.iter().zip(&self.idle);
+        both.map(|(used, idle)| used - idle)
+    }
 }
 
 /// The loads of one deployment with so many calls in a frame, one for each round.
@@ -107,14 +116,14 @@ impl Calls {
         self.median(|load| load.calls / load.seconds)
     }
 
-    /// Microseconds of processor time of Redis for each call.
+    /// Microseconds of processor time of Redis for each call, without what it uses anyway.
     pub(super) fn redis(&self) -> Spread {
-        self.spread(|load| load.redis / load.calls)
+        self.spread(|load| load.for_calls().sum::<f64>() / load.calls)
     }
 
     /// The same of the busiest server.
     pub(super) fn busiest(&self) -> f64 {
-        self.median(|load| load.busiest / load.calls)
+        self.median(|load| load.for_calls().fold(0.0, f64::max) / load.calls)
     }
 
     /// The same of the simulated processes.
@@ -124,7 +133,12 @@ impl Calls {
 
     /// How much of a core all servers used.
     pub(super) fn cores(&self) -> f64 {
-        self.median(|load| load.redis / load.seconds / 1e6)
+        self.median(|load| load.redis.iter().sum::<f64>() / load.seconds / 1e6)
+    }
+
+    /// How much of it they use without calls.
+    pub(super) fn idle_cores(&self) -> f64 {
+        self.median(|load| load.idle.iter().sum::<f64>() / load.seconds / 1e6)
     }
 
     /// The calls that a frame really held.
@@ -161,14 +175,16 @@ pub(super) async fn run(extent: &Extent) -> Vec<Calls> {
             loads: Vec::new(),
         });
         for _ in 0..extent.rounds {
+            let idle = usage(extent, &servers).await;
             for calls in &mut measured {
-                let load = measure(extent, &redis, &servers, &crowd, calls.in_a_frame).await;
+                let in_a_frame = calls.in_a_frame;
+                let load = measure(extent, &redis, &servers, &crowd, in_a_frame, &idle).await;
                 eprintln!(
                     "scale: {}, {} calls a frame: {:.0} calls/s, {:.2} µs of Redis a call",
                     deployment.name(),
-                    calls.in_a_frame,
+                    in_a_frame,
                     load.calls / load.seconds,
-                    load.redis / load.calls,
+                    load.for_calls().sum::<f64>() / load.calls,
                 );
                 calls.loads.push(load);
             }
@@ -179,12 +195,24 @@ pub(super) async fn run(extent: &Extent) -> Vec<Calls> {
     all
 }
 
+/// What each server uses while nothing is called, in microseconds a second.
+async fn usage(extent: &Extent, servers: &Servers) -> Vec<f64> {
+    tokio::time::sleep(WARM_UP).await;
+    let (start, before) = (Instant::now(), servers.processor());
+    tokio::time::sleep(extent.span).await;
+    let after = servers.processor();
+    let seconds = start.elapsed().as_secs_f64();
+    let both = before.iter().zip(after);
+    both.map(|(from, to)| (to - from) / seconds).collect()
+}
+
 async fn measure(
     extent: &Extent,
     redis: &Redis,
     servers: &Servers,
     crowd: &Crowd,
     in_a_frame: usize,
+    idle: &[f64],
 ) -> Load {
     let calling = crowd.call(&crowd.workers, CALLERS, in_a_frame);
     tokio::time::sleep(WARM_UP).await;
@@ -201,19 +229,15 @@ async fn measure(
     calling.stop();
     calling.join().await;
     let latencies = Latencies::new(crowd.take_latencies());
-    let used: Vec<_> = before
-        .iter()
-        .zip(&after)
-        .map(|(from, to)| to - from)
-        .collect();
+    let used = before.iter().zip(&after).map(|(from, to)| to - from);
     let of = |name: &str| {
         later.get(name).copied().unwrap_or(0) - commands.get(name).copied().unwrap_or(0)
     };
     Load {
         calls,
         seconds,
-        redis: used.iter().sum(),
-        busiest: used.iter().copied().fold(0.0, f64::max),
+        redis: used.collect(),
+        idle: idle.iter().map(|rate| rate * seconds).collect(),
         own,
         frames: count(of("xadd")),
         commands: count(later.keys().map(|name| of(name)).sum()),

@@ -35,8 +35,12 @@ pub(crate) fn worker_in(folder: &Path) -> Command {
     program(folder, "execution-worker")
 }
 
-/// The folder of the profile, two above `target/PROFILE/deps/e2e-HASH`.
+/// The folder of the programs: `PROGRAMS`, or that of the test's profile, two above
+/// `target/PROFILE/deps/e2e-HASH`.
 pub(crate) fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("PROGRAMS") {
+        return folder.into();
+    }
     let test = std::env::current_exe().expect("a running program has a path");
     let folder = test
         .ancestors()
