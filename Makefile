@@ -151,7 +151,7 @@ setup:
 build: setup
 	$(CARGO) build --locked --release --workspace --bins
 
-dist: setup ## Build the programs as they are shipped, in target/dist: optimized across crates (5 minutes)
+dist: setup ## Build the programs as they are shipped, in target/dist: optimized across crates (8 minutes)
 	$(CARGO) build --locked --profile dist --package execution-api --package execution-worker
 
 # The tests run the programs that this target builds.

@@ -15,7 +15,8 @@ use shared::queue::{Queue, QueueError, RedisConfig, reaper, replies};
 use shared::service::lifecycle::Lifecycle;
 use tokio::sync::{Notify, mpsc};
 
-use super::worker::REAPER;
+use super::crowd::Calling;
+use super::worker::{REAPER, stagger};
 
 /// How often an api removes the replies that it has read.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
@@ -83,19 +84,17 @@ impl Api {
         life.spawn("reaper", reaping);
     }
 
-    /// Starts so many callers. Each calls a random one of `workers` with so many calls at once,
-    /// until `life` stops.
+    /// Starts callers. Each calls a random one of `workers`, until `life` stops.
     pub(super) fn call(
         self: &Arc<Self>,
         workers: &Arc<[WorkerId]>,
-        callers: usize,
-        calls: usize,
+        calling: Calling,
         life: &Lifecycle,
     ) {
-        for caller in 0..callers {
+        for caller in 0..calling.callers {
             let (api, workers, stop) = (self.clone(), workers.clone(), life.clone());
             life.spawn("caller", async move {
-                api.call_until(&stop, caller, &workers, calls).await;
+                api.call_until(&stop, caller, &workers, calling).await;
             });
         }
     }
@@ -106,10 +105,12 @@ impl Api {
         stop: &Lifecycle,
         number: usize,
         workers: &[WorkerId],
-        calls: usize,
+        calling: Calling,
     ) {
         let caller = &self.callers[number];
+        let calls = calling.in_a_frame;
         let mut first = 0;
+        stagger(calling.interval).await;
         while !stop.is_stopping() {
             let worker = workers[rand::random_range(0..workers.len())];
             let deadline = self.queue.clock().after(DEADLINE);
@@ -126,6 +127,7 @@ impl Api {
                 self.latencies().push(start.elapsed());
             }
             first += calls;
+            tokio::time::sleep(calling.interval.saturating_sub(start.elapsed())).await;
         }
     }
 

@@ -16,6 +16,17 @@ use super::worker::Worker;
 /// How many processes start at once.
 const STARTS: usize = 64;
 
+/// How workers are called.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Calling {
+    /// The callers of each api.
+    pub(super) callers: usize,
+    /// How many calls a caller makes at once.
+    pub(super) in_a_frame: usize,
+    /// How long a caller waits at least from one frame to the next.
+    pub(super) interval: Duration,
+}
+
 /// Apis and workers.
 pub(super) struct Crowd {
     pub(super) apis: Vec<Arc<Api>>,
@@ -50,18 +61,12 @@ impl Crowd {
         self.workers.iter().for_each(Worker::maintain);
     }
 
-    /// Starts so many callers of these workers in each api. They end when the value that is
-    /// returned stops.
-    pub(super) fn call(
-        &self,
-        workers: &[Arc<Worker>],
-        callers: usize,
-        in_a_frame: usize,
-    ) -> Lifecycle {
+    /// Starts callers of these workers. They end when the value that is returned stops.
+    pub(super) fn call(&self, workers: &[Arc<Worker>], calling: Calling) -> Lifecycle {
         let life = Lifecycle::new();
         let workers: Arc<[WorkerId]> = workers.iter().map(|worker| worker.id).collect();
         for api in &self.apis {
-            api.call(&workers, callers, in_a_frame, &life);
+            api.call(&workers, calling, &life);
         }
         life
     }

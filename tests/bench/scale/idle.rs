@@ -13,7 +13,7 @@ use shared::queue::Queue;
 use shared::queue::blobs;
 
 use super::Extent;
-use super::crowd::Crowd;
+use super::crowd::{Calling, Crowd};
 use super::servers::Servers;
 use super::throughput::count;
 use super::worker::REAPER;
@@ -279,7 +279,12 @@ async fn median(mut step: impl AsyncFnMut()) -> f64 {
 async fn storm(extent: &Extent, redis: &Redis, servers: &Servers, crowd: &mut Crowd) -> Storm {
     let dying: Vec<_> = crowd.workers.drain(..extent.deaths).collect();
     let contracts: usize = dying.iter().map(|worker| worker.owns()).sum();
-    let calling = crowd.call(&crowd.workers, CALLERS, 1);
+    let calling = Calling {
+        callers: CALLERS,
+        in_a_frame: 1,
+        interval: Duration::ZERO,
+    };
+    let calling = crowd.call(&crowd.workers, calling);
     tokio::time::sleep(SETTLE).await;
     let before = latencies(crowd, extent.span).await;
     crowd.record(true);

@@ -1,12 +1,13 @@
 //! Calls on one server and on clusters of one to three primaries.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis_servers::Redis;
 
 use super::Extent;
 use super::api::CALLERS;
-use super::crowd::Crowd;
+use super::crowd::{Calling, Crowd};
 use super::servers::{Servers, own_processor};
 use crate::figures::Spread;
 use crate::latencies::Latencies;
@@ -99,10 +100,22 @@ impl Load {
 pub(super) struct Calls {
     pub(super) deployment: Deployment,
     pub(super) in_a_frame: usize,
+    /// Whether only a third of the calls was made that could have been. One primary then has as much
+    /// to do as each of three.
+    pub(super) is_third: bool,
     loads: Vec<Load>,
 }
 
 impl Calls {
+    pub(super) fn name(&self) -> String {
+        let part = if self.is_third {
+            ", a third of the calls"
+        } else {
+            ""
+        };
+        format!("{}{part}", self.deployment.name())
+    }
+
     fn spread(&self, value: impl Fn(&Load) -> f64) -> Spread {
         let values: Vec<_> = self.loads.iter().map(value).collect();
         Spread::of(&values).expect("there was a round")
@@ -169,80 +182,116 @@ pub(super) async fn run(extent: &Extent) -> Vec<Calls> {
         let redis = deployment.start().await;
         let servers = Servers::find();
         let crowd = Crowd::start(&redis.config(), extent.apis, extent.called, 0).await;
-        let mut measured = FRAMES.map(|in_a_frame| Calls {
-            deployment,
-            in_a_frame,
-            loads: Vec::new(),
+        let parts: &[bool] = if deployment == Deployment::Cluster(1) {
+            &[false, true]
+        } else {
+            &[false]
+        };
+        let rows = parts.iter().flat_map(|is_third| {
+            FRAMES.map(|in_a_frame| Calls {
+                deployment,
+                in_a_frame,
+                is_third: *is_third,
+                loads: Vec::new(),
+            })
         });
+        let mut measured: Vec<_> = rows.collect();
+        let farm = Measured {
+            extent,
+            redis,
+            servers,
+            crowd,
+        };
         for _ in 0..extent.rounds {
-            let idle = usage(extent, &servers).await;
-            for calls in &mut measured {
-                let in_a_frame = calls.in_a_frame;
-                let load = measure(extent, &redis, &servers, &crowd, in_a_frame, &idle).await;
-                eprintln!(
-                    "scale: {}, {} calls a frame: {:.0} calls/s, {:.2} µs of Redis a call",
-                    deployment.name(),
-                    in_a_frame,
-                    load.calls / load.seconds,
-                    load.for_calls().sum::<f64>() / load.calls,
-                );
-                calls.loads.push(load);
-            }
+            farm.round(&mut measured).await;
         }
-        crowd.end().await;
+        farm.crowd.end().await;
         all.extend(measured);
     }
     all
 }
 
-/// What each server uses while nothing is called, in microseconds a second.
-async fn usage(extent: &Extent, servers: &Servers) -> Vec<f64> {
-    tokio::time::sleep(WARM_UP).await;
-    let (start, before) = (Instant::now(), servers.processor());
-    tokio::time::sleep(extent.span).await;
-    let after = servers.processor();
-    let seconds = start.elapsed().as_secs_f64();
-    let both = before.iter().zip(after);
-    both.map(|(from, to)| (to - from) / seconds).collect()
+/// What is measured.
+struct Measured<'a> {
+    extent: &'a Extent,
+    redis: Redis,
+    servers: Servers,
+    crowd: Crowd,
 }
 
-async fn measure(
-    extent: &Extent,
-    redis: &Redis,
-    servers: &Servers,
-    crowd: &Crowd,
-    in_a_frame: usize,
-    idle: &[f64],
-) -> Load {
-    let calling = crowd.call(&crowd.workers, CALLERS, in_a_frame);
-    tokio::time::sleep(WARM_UP).await;
-    let commands = redis.command_counts().await;
-    let (start, answered) = (Instant::now(), crowd.answered());
-    let (before, own) = (servers.processor(), own_processor());
-    crowd.record(true);
-    tokio::time::sleep(extent.span).await;
-    crowd.record(false);
-    let (after, own) = (servers.processor(), own_processor() - own);
-    let calls = count(crowd.answered() - answered);
-    let seconds = start.elapsed().as_secs_f64();
-    let later = redis.command_counts().await;
-    calling.stop();
-    calling.join().await;
-    let latencies = Latencies::new(crowd.take_latencies());
-    let used = before.iter().zip(&after).map(|(from, to)| to - from);
-    let of = |name: &str| {
-        later.get(name).copied().unwrap_or(0) - commands.get(name).copied().unwrap_or(0)
-    };
-    Load {
-        calls,
-        seconds,
-        redis: used.collect(),
-        idle: idle.iter().map(|rate| rate * seconds).collect(),
-        own,
-        frames: count(of("xadd")),
-        commands: count(later.keys().map(|name| of(name)).sum()),
-        p50: latencies.all_but_one_in(2),
-        p99: latencies.all_but_one_in(100),
+impl Measured<'_> {
+    /// Adds a load to each row. Those with a third of the calls come after the others.
+    async fn round(&self, rows: &mut [Calls]) {
+        let idle = self.idle().await;
+        let mut rates = HashMap::new();
+        for row in rows {
+            let third = rates.get(&row.in_a_frame).map(|rate| rate / 3.0);
+            let load = self.load(row.in_a_frame, &idle, third).await;
+            let rate = load.calls / load.seconds;
+            rates.insert(row.in_a_frame, rate);
+            eprintln!(
+                "scale: {}, {} calls a frame: {rate:.0} calls/s, {:.2} µs of Redis a call",
+                row.name(),
+                row.in_a_frame,
+                load.for_calls().sum::<f64>() / load.calls,
+            );
+            row.loads.push(load);
+        }
+    }
+
+    /// What each server uses while nothing is called, in microseconds a second.
+    async fn idle(&self) -> Vec<f64> {
+        tokio::time::sleep(WARM_UP).await;
+        let (start, before) = (Instant::now(), self.servers.processor());
+        tokio::time::sleep(self.extent.span).await;
+        let after = self.servers.processor();
+        let seconds = start.elapsed().as_secs_f64();
+        let both = before.iter().zip(after);
+        both.map(|(from, to)| (to - from) / seconds).collect()
+    }
+
+    /// A load of as many calls as can be made, or of so many a second.
+    async fn load(&self, in_a_frame: usize, idle: &[f64], rate: Option<f64>) -> Load {
+        let at_once = count((self.crowd.apis.len() * CALLERS * in_a_frame) as u64);
+        let calling = Calling {
+            callers: CALLERS,
+            in_a_frame,
+            interval: rate.map_or(Duration::ZERO, |rate| {
+                Duration::from_secs_f64(at_once / rate)
+            }),
+        };
+        let calling = self.crowd.call(&self.crowd.workers, calling);
+        tokio::time::sleep(WARM_UP).await;
+        let (commands, counted) = (self.redis.command_counts().await, Instant::now());
+        let (start, answered) = (Instant::now(), self.crowd.answered());
+        let (before, own) = (self.servers.processor(), own_processor());
+        self.crowd.record(true);
+        tokio::time::sleep(self.extent.span).await;
+        self.crowd.record(false);
+        let (after, own) = (self.servers.processor(), own_processor() - own);
+        let calls = count(self.crowd.answered() - answered);
+        let seconds = start.elapsed().as_secs_f64();
+        let later = self.redis.command_counts().await;
+        // Busy servers need some time to answer, in which they go on.
+        let share = seconds / counted.elapsed().as_secs_f64();
+        calling.stop();
+        calling.join().await;
+        let latencies = Latencies::new(self.crowd.take_latencies());
+        let used = before.iter().zip(&after).map(|(from, to)| to - from);
+        let of = |name: &str| {
+            later.get(name).copied().unwrap_or(0) - commands.get(name).copied().unwrap_or(0)
+        };
+        Load {
+            calls,
+            seconds,
+            redis: used.collect(),
+            idle: idle.iter().map(|rate| rate * seconds).collect(),
+            own,
+            frames: count(of("xadd")) * share,
+            commands: count(later.keys().map(|name| of(name)).sum()) * share,
+            p50: latencies.all_but_one_in(2),
+            p99: latencies.all_but_one_in(100),
+        }
     }
 }
 

@@ -173,7 +173,7 @@ fn sandbox() -> Sandbox {
 }
 
 /// A pause that keeps a thousand workers from doing the same at the same moment.
-async fn stagger(within: Duration) {
+pub(super) async fn stagger(within: Duration) {
     tokio::time::sleep(within.mul_f64(rand::random_range(0.0..1.0))).await;
 }
 
