@@ -1,12 +1,10 @@
 //! schemathesis checks the description of the interface with valid and invalid requests.
 //! `make test-openapi` installs and runs it; `make test` does not run it.
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
+use crate::access::{self, created_by_command};
 use crate::support::farm::Farm;
 use crate::support::process::Process;
 use crate::support::programs;
@@ -22,27 +20,27 @@ const CHECKS: &str = "status_code_conformance,content_type_conformance,response_
 
 #[tokio::test]
 async fn the_service_conforms_to_its_description() {
-    conforms(Farm::start().await, None).await;
+    let farm = Farm::start().await;
+    conforms(farm, None).await.stop().await;
 }
 
 #[tokio::test]
 async fn a_service_with_keys_conforms_to_its_description() {
-    let folder = TempDir::new().expect("a folder can be made");
-    let file = folder.path().join("admin.key");
-    let builder = Farm::builder()
-        .env("AUTH", "keys")
-        .env("ADMIN_KEY_FILE", &file.display().to_string());
-    let mut farm = builder.start().await;
+    let mut farm = Farm::builder().env("AUTH", "keys").start().await;
     // Nobody without a key gets further than 401.
     let checks = format!("{CHECKS},not_a_server_error");
     try_out(&farm, None, "--exclude-operation-id", &["drain"], &checks).await;
-    let key = fs::read_to_string(&file).expect("the api has written it");
-    farm.clients[0] = farm.clients[0].as_caller(key.trim());
-    conforms(farm, Some(key.trim())).await;
+    let key = created_by_command(&farm, &["--admin"]).await;
+    farm.clients[0] = farm.clients[0].as_caller(&key);
+    let mut farm = conforms(farm, Some(&key)).await;
+    // That one may be revoked by now.
+    let key = created_by_command(&farm, &["--admin"]).await;
+    farm.clients[0] = farm.clients[0].as_caller(&key);
+    access::stop(farm).await;
 }
 
 /// Tries all operations as a caller with this key.
-async fn conforms(mut farm: Farm, key: Option<&str>) {
+async fn conforms(mut farm: Farm, key: Option<&str>) -> Farm {
     // The contract that the examples call.
     let contract = "{ add: ({number1, number2}) => number1 + number2 }";
     farm.client().must_load("abcd", contract).await;
@@ -51,12 +49,14 @@ async fn conforms(mut farm: Farm, key: Option<&str>) {
     try_out(&farm, key, "--include-operation-id", &may_fail, CHECKS).await;
     // A healthy farm answers all other operations without a server error.
     let checks = format!("{CHECKS},not_a_server_error");
-    let others = ["load", "execute", "drain"];
+    let others = ["load", "execute", "drain", "revokeKey"];
     try_out(&farm, key, "--exclude-operation-id", &others, &checks).await;
     farm.all_run();
-    // It may find and drain the farm's worker, so this comes last.
-    try_out(&farm, key, "--include-operation-id", &["drain"], &checks).await;
-    farm.stop().await;
+    // These may find and drain the farm's worker, or revoke the key, so they come last.
+    for last in ["drain", "revokeKey"] {
+        try_out(&farm, key, "--include-operation-id", &[last], &checks).await;
+    }
+    farm
 }
 
 /// Tries some of the operations.

@@ -26,7 +26,7 @@ use crate::edge::Connection;
 use crate::error::ApiError;
 use crate::openapi::failures::{CreateKeyFailures, KeyFailures, KeyListFailures};
 use crate::routes::pages::{self, NextPage, PageQuery, next_page};
-use crate::routes::{json, path};
+use crate::routes::{json, object, path};
 use crate::state::AppState;
 
 /// How many characters a key's name may have.
@@ -56,7 +56,7 @@ struct NewKey {
     #[schema(min_items = 1, max_items = 32, examples(json!(["contracts:execute:pay-*"])))]
     scopes: Vec<String>,
     /// What its calls may use. Missing: not limited.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     limits: Option<Quota>,
     /// After how many seconds it expires. Missing: never.
     #[schema(minimum = 1, maximum = 316_224_000)]

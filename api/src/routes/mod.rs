@@ -21,7 +21,9 @@ pub(crate) mod workers;
 use axum::extract::Path;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use shared::protocol::id::InvalidAddress;
 
 use crate::error::{ApiError, Fields};
@@ -46,6 +48,20 @@ fn path<T: DeserializeOwned>(path: Result<Path<T>, PathRejection>) -> Result<T, 
             },
             other => ApiError::InvalidRequest(other.body_text(), Fields::new()),
         })
+}
+
+/// Reads a field of a body that is an object, for `deserialize_with`. serde would accept an array as
+/// its fields in order.
+fn object<'de, D, T>(field: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let Some(fields) = Option::<Map<String, Value>>::deserialize(field)? else {
+        return Ok(None);
+    };
+    let read = serde_json::from_value(Value::Object(fields));
+    read.map(Some).map_err(D::Error::custom)
 }
 
 /// Parses a JSON body, which must be an object.

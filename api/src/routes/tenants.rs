@@ -147,14 +147,8 @@ fn tenant(parts: Result<Path<String>, PathRejection>) -> Result<Tenant, ApiError
 }
 
 fn check(limits: &TenantLimits) -> Result<(), ApiError> {
-    if let Some((name, most)) = limits.quota().invalid() {
-        return Err(ApiError::field(name, format!("must be 1 to {most}")));
+    match limits.invalid() {
+        Some((name, most)) => Err(ApiError::field(name, format!("must be 1 to {most}"))),
+        None => Ok(()),
     }
-    if limits.contracts == Some(0) {
-        return Err(ApiError::field("contracts", "must be at least 1"));
-    }
-    if limits.executable_bytes == Some(0) {
-        return Err(ApiError::field("executableBytes", "must be at least 1"));
-    }
-    Ok(())
 }

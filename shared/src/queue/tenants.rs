@@ -45,16 +45,25 @@ pub struct TenantLimits {
     pub cpu_ms_per_minute: Option<u32>,
     /// How many contracts may be loaded. Replicas count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1_000_000))]
     pub contracts: Option<u32>,
     /// How many bytes the executables of all contracts may have. One that several contracts share
     /// counts for each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(minimum = 1, maximum = 1_000_000_000_000_u64)
+    )]
     pub executable_bytes: Option<u64>,
 }
 
 impl TenantLimits {
+    /// The highest number of contracts: far more than a farm has.
+    pub const MOST_CONTRACTS: u32 = 1_000_000;
+
+    /// The highest number of bytes: 1 TB, far more than Redis has.
+    pub const MOST_BYTES: u64 = 1_000_000_000_000;
+
     /// The limits of calls.
     pub fn quota(&self) -> Quota {
         Quota {
@@ -62,6 +71,23 @@ impl TenantLimits {
             calls_in_flight: self.calls_in_flight,
             cpu_ms_per_minute: self.cpu_ms_per_minute,
         }
+    }
+
+    /// The name of a limit that is 0 or too high, and the highest value that it may have.
+    pub fn invalid(&self) -> Option<(&'static str, u64)> {
+        let of_calls = self.quota().invalid();
+        if let Some((name, most)) = of_calls {
+            return Some((name, most.into()));
+        }
+        let contracts = self.contracts.map(u64::from);
+        let all = [
+            ("contracts", contracts, Self::MOST_CONTRACTS.into()),
+            ("executableBytes", self.executable_bytes, Self::MOST_BYTES),
+        ];
+        let wrong = all
+            .into_iter()
+            .find(|(_, value, most)| value.is_some_and(|value| !(1..=*most).contains(&value)));
+        wrong.map(|(name, _, most)| (name, most))
     }
 }
 

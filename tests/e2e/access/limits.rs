@@ -217,6 +217,39 @@ async fn a_flood_by_one_tenant_is_not_felt_by_another() {
     stop(farm).await;
 }
 
+#[tokio::test]
+async fn limits_are_objects_within_their_ranges() {
+    let farm = start(Farm::builder().workers(0)).await;
+    let admin = farm.client();
+    let wanted = |limits| json!({ "scopes": ["contracts:execute"], "limits": limits });
+    for limits in [
+        // serde would read it as the fields in order.
+        json!([null, null, null]),
+        json!({ "callsPerSecond": 0 }),
+        json!({ "callsInFlight": 1_000_001 }),
+        json!({ "cpuMsPerMinute": 10_000_001 }),
+    ] {
+        let answer = admin.post("/keys", &wanted(limits)).await;
+        answer.error(400, "invalid_request");
+    }
+    let answer = admin.post("/keys", &wanted(Value::Null)).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    for limits in [
+        json!([100]),
+        json!({ "callsPerSecond": 1_000_001 }),
+        json!({ "contracts": 0 }),
+        json!({ "contracts": 1_000_001 }),
+        json!({ "executableBytes": 0 }),
+        json!({ "executableBytes": 1_000_000_000_001_u64 }),
+    ] {
+        let answer = limit_tenant(admin, "acme", &limits).await;
+        answer.error(400, "invalid_request");
+    }
+    let most = json!({ "contracts": 1_000_000, "executableBytes": 1_000_000_000_000_u64 });
+    limit_tenant(admin, "acme", &most).await.is_no_content();
+    stop(farm).await;
+}
+
 /// Also where callers need no key.
 #[tokio::test]
 async fn a_contract_has_limits_of_its_own() {

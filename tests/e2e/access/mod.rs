@@ -27,7 +27,7 @@ async fn start(builder: Builder) -> Farm {
 }
 
 /// Creates a key as an operator does.
-async fn created_by_command(farm: &Farm, arguments: &[&str]) -> String {
+pub(crate) async fn created_by_command(farm: &Farm, arguments: &[&str]) -> String {
     let mut command = programs::api();
     command
         .env("REDIS_URL", farm.redis.url())
@@ -76,7 +76,7 @@ const SCOPES: [&str; 9] = [
 ];
 
 /// Unloads the contracts of all tenants, and ends the farm.
-async fn stop(farm: Farm) {
+pub(crate) async fn stop(farm: Farm) {
     let admin = farm.client();
     let contracts = admin.get("/contracts?tenant=*&limit=1000").await.json();
     for contract in contracts.as_array().expect("a list") {
