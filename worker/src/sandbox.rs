@@ -313,8 +313,9 @@ pub trait Instance: Send + 'static {
     fn reserve(&mut self, next: usize) -> Room;
 
     /// The smallest number of calls that is worth a submission now. With fewer waiting calls, it is
-    /// cheaper to wait for the running ones and then to start more calls together.
-    fn worthwhile(&self) -> usize {
+    /// cheaper to wait for the running ones and then to start more calls together. `next` is the
+    /// size of the argument of the first one, in bytes.
+    fn worthwhile(&self, _next: usize) -> usize {
         1
     }
 

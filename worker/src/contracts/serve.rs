@@ -87,7 +87,7 @@ impl<E: Engine> ContractTask<E> {
     async fn feed(&mut self, instance: &mut E::Instance, calls: &mut Calls) {
         while let Some(next) = calls.waiting.front()
             && !calls.is_one_alone()
-            && calls.waiting.len() >= instance.worthwhile()
+            && calls.waiting.len() >= instance.worthwhile(next.size())
         {
             let room = instance.reserve(next.size());
             let more = room.calls.saturating_sub(calls.waiting.len());

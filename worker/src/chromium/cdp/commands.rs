@@ -3,6 +3,12 @@
 use chromiumoxide_types::{Command, Method, MethodId};
 use serde::{Deserialize, Serialize};
 
+/// How much of a long text is one argument, in bytes. V8 compiles each argument as a script of its
+/// own, and one long argument costs it twice as much as short ones: its copies are too large for the
+/// pages of the heap and for the processor's cache, and from 16,384 characters on the hashes of all
+/// scripts of one length are equal.
+const PART: usize = 8_000;
+
 /// `Runtime.callFunctionOn` with a string as its result.
 ///
 /// It is leaner than the generated command, since every call and every result is sent with it.
@@ -49,6 +55,16 @@ impl CallFunction {
         self.arguments.push(Argument {
             value: value.into(),
         });
+        self
+    }
+
+    /// Adds a text as one or more arguments, which the function joins.
+    pub(crate) fn text(mut self, mut text: &str) -> Self {
+        while !text.is_empty() {
+            let (part, rest) = text.split_at(text.floor_char_boundary(PART));
+            self = self.argument(part);
+            text = rest;
+        }
         self
     }
 }
@@ -140,6 +156,24 @@ mod tests {
             "silent": true,
         });
         assert_eq!(serde_json::to_value(call).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_long_text_is_several_arguments() {
+        let parts = |text: &str| -> Vec<String> {
+            let call = CallFunction::new("7.1".into(), "function f() {}").text(text);
+            let parts = call.arguments.into_iter();
+            parts
+                .map(|part| part.value.as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert!(parts("").is_empty());
+        assert_eq!(parts("abc"), ["abc"]);
+        assert_eq!(parts(&"x".repeat(PART)).len(), 1);
+        let text = format!("a{}", "\u{1f600}".repeat(PART / 2));
+        assert_eq!(parts(&text).concat(), text);
+        assert_eq!(parts(&text).len(), 3);
+        assert!(parts(&text).iter().all(|part| part.len() <= PART));
     }
 
     #[test]

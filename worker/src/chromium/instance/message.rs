@@ -1,10 +1,11 @@
 //! One message of calls on its way to a page.
 //!
-//! A long message is sent in pieces, each after the reply to the one before, so that the calls of
-//! other pages pass in between. Its calls start when the page has parsed it: the time before counts
-//! as no call's.
+//! A long message is sent in pieces, two at a time: the browser passes one on while the page reads
+//! the other, and the calls of other pages pass in between. Its calls start when the page has parsed
+//! it: the time before counts as no call's.
 
-use std::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -20,6 +21,9 @@ use crate::sandbox::CallId;
 /// other contract's.
 const SLOT_TIME: Duration = Duration::from_millis(2 * SLICE_MS);
 
+/// Pieces of a message that are sent and not replied to, at most.
+const PIECES: usize = 2;
+
 /// A message without a reply.
 pub(super) struct Message {
     pub(super) calls: Vec<CallId>,
@@ -30,10 +34,10 @@ pub(super) struct Message {
     slot: Option<SendSlot>,
 }
 
-/// How far a message has got. The reply is the one to what was sent last.
+/// How far a message has got.
 enum Stage {
     /// The page reads the calls.
-    Reading(Pieces<String>, PendingReply),
+    Reading(Reading),
     /// The page runs the calls.
     Running(PendingReply),
 }
@@ -49,11 +53,9 @@ impl Message {
     ) -> Self {
         let sent = Instant::now();
         let stage = if text.len() <= PIECE {
-            Stage::Running(harness.run(text, wake))
+            Stage::Running(harness.run(&text, wake))
         } else {
-            let mut pieces = Pieces::of(text);
-            let reply = send_piece(&mut pieces, harness, wake);
-            Stage::Reading(pieces, reply)
+            Stage::Reading(Reading::begin(text, harness, wake))
         };
         Self {
             calls,
@@ -74,20 +76,21 @@ impl Message {
         self.started
     }
 
-    /// Waits for the reply to what was sent last.
+    /// Waits for the next reply: to a piece, or to the whole message.
     pub(super) fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<String, String>> {
-        let (Stage::Reading(_, reply) | Stage::Running(reply)) = &mut self.stage;
-        reply.poll_unpin(cx)
+        match &mut self.stage {
+            Stage::Reading(reading) => reading.poll_reply(cx),
+            Stage::Running(reply) => reply.poll_unpin(cx),
+        }
     }
 
-    /// Sends what follows the piece that was replied to: the next one, or the start of the calls.
+    /// Sends what follows a piece that was replied to: the next one, or the start of the calls.
     pub(super) fn proceed(&mut self, harness: &Harness) {
-        if let Stage::Reading(pieces, reply) = &mut self.stage {
-            if pieces.is_empty() {
+        if let Stage::Reading(reading) = &mut self.stage {
+            reading.send(harness, false);
+            if reading.is_over() {
                 self.started = Instant::now();
                 self.stage = Stage::Running(harness.run_taken());
-            } else {
-                *reply = send_piece(pieces, harness, false);
             }
         }
     }
@@ -103,7 +106,45 @@ impl Message {
     }
 }
 
-fn send_piece(pieces: &mut Pieces<String>, harness: &Harness, wake: bool) -> PendingReply {
-    let piece = pieces.next().unwrap_or_default().to_owned();
-    harness.take(&piece, pieces.is_empty(), wake)
+/// The pieces of a message on their way.
+struct Reading {
+    pieces: Pieces<String>,
+    /// In the order in which the pieces were sent, which is the order of the replies.
+    replies: VecDeque<PendingReply>,
+}
+
+impl Reading {
+    fn begin(text: String, harness: &Harness, wake: bool) -> Self {
+        let pieces = Pieces::of(text);
+        let replies = VecDeque::with_capacity(PIECES);
+        let mut reading = Self { pieces, replies };
+        reading.send(harness, wake);
+        reading
+    }
+
+    /// Sends as many pieces as may be on their way. `wake` unfreezes the page first.
+    fn send(&mut self, harness: &Harness, mut wake: bool) {
+        while self.replies.len() < PIECES
+            && let Some(piece) = self.pieces.next().map(str::to_owned)
+        {
+            let reply = harness.take(&piece, self.pieces.is_empty(), wake);
+            self.replies.push_back(reply);
+            wake = false;
+        }
+    }
+
+    /// Whether every piece was replied to.
+    fn is_over(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    /// Waits for the reply to the oldest piece.
+    fn poll_reply(&mut self, cx: &mut Context<'_>) -> Poll<Result<String, String>> {
+        let Some(reply) = self.replies.front_mut() else {
+            return Poll::Pending;
+        };
+        let replied = ready!(reply.poll_unpin(cx));
+        self.replies.pop_front();
+        Poll::Ready(replied)
+    }
 }

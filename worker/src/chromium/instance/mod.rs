@@ -54,9 +54,13 @@ use overrun::Inspection;
 const BATCH: usize = 128;
 /// Messages in flight at most.
 const MESSAGES: usize = 2;
-/// A second message is sent only with at least so many calls. A message costs the worker, the
-/// browser and the page the same whatever it holds, and the page works on messages in order anyway.
+/// A second message is sent only with at least so many calls, or if the next one is a
+/// [large](LARGE_CALL) one. A small message costs the worker, the browser and the page the same
+/// whatever it holds, and the page works on messages in order anyway.
 const SECOND_MESSAGE_CALLS: usize = 32;
+/// A call with an argument of so many bytes costs more than its message does. The worker and the
+/// browser then work on one message while the page works on the other.
+const LARGE_CALL: usize = 16 << 10;
 /// How many bytes the arguments of a message have together, unless it is a single call: what is not
 /// sent in pieces.
 const MESSAGE_BYTES: usize = PIECE - (16 << 10);
@@ -342,8 +346,8 @@ impl Instance for ContractPage {
         }
     }
 
-    fn worthwhile(&self) -> usize {
-        if self.in_flight.messages() == 0 {
+    fn worthwhile(&self, next: usize) -> usize {
+        if self.in_flight.messages() == 0 || next >= LARGE_CALL {
             1
         } else {
             SECOND_MESSAGE_CALLS

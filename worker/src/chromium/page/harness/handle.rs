@@ -17,6 +17,10 @@ use crate::chromium::cdp::client::{ClientError, PageSession};
 use crate::chromium::cdp::commands::{CallFunction, Place};
 use crate::chromium::cdp::execute::{COMMAND_LIMIT, CdpError};
 
+/// Starts the calls of the message that the arguments are parts of; without any, of the one that was
+/// sent in pieces.
+const RUN: &str = "function(){\"use strict\";return this.run(arguments)}";
+
 /// The harness of one page. Clones are handles on the same harness.
 #[derive(Debug, Clone)]
 pub(crate) struct Harness {
@@ -49,21 +53,20 @@ impl Harness {
 
     /// Starts the calls of a message, written by `protocol::encode`. `wake` unfreezes the page
     /// first.
-    pub(crate) fn run(&self, message: String, wake: bool) -> PendingReply {
-        let function = "function(a){\"use strict\";return this.run(a)}";
-        self.waking(wake, self.call(&self.function(function).argument(message)))
+    pub(crate) fn run(&self, message: &str, wake: bool) -> PendingReply {
+        self.waking(wake, self.call(&self.function(RUN).text(message)))
     }
 
     /// Sends the next piece of a message. The reply to the last piece says that it is parsed.
     pub(crate) fn take(&self, piece: &str, is_last: bool, wake: bool) -> PendingReply {
-        let function = "function(a,b){\"use strict\";return this.take(a,b)}";
-        let take = self.function(function).argument(piece).argument(is_last);
+        let function = "function(){\"use strict\";return this.take(arguments)}";
+        let take = self.function(function).argument(is_last).text(piece);
         self.waking(wake, self.call(&take))
     }
 
     /// Starts the calls of the message that was sent in pieces.
     pub(crate) fn run_taken(&self) -> PendingReply {
-        self.call(&self.function("function(){\"use strict\";return this.run()}"))
+        self.call(&self.function(RUN))
     }
 
     /// Unfreezes the page beside a command, if `wake` is set.
@@ -107,8 +110,8 @@ impl Harness {
 
     /// Sends the next piece of an executable.
     pub(crate) fn feed(&self, piece: &str, is_head: bool) -> PendingReply {
-        let function = "function(a,b){\"use strict\";return this.feed(a,b)}";
-        self.call(&self.function(function).argument(piece).argument(is_head))
+        let function = "function(){\"use strict\";return this.feed(arguments)}";
+        self.call(&self.function(function).argument(is_head).text(piece))
     }
 
     /// Returns the place of the syntax error of the executable that was sent, in what the harness

@@ -1,8 +1,8 @@
 //! Cuts a long text into pieces for the way to a page.
 
 /// How much of a text is sent in one message, in bytes. A browser reads one message at a time, at
-/// about 20 ms for a megabyte, and the calls of its other pages wait meanwhile.
-pub(crate) const PIECE: usize = 256 << 10;
+/// about 8 ms for a megabyte, and the calls of its other pages wait meanwhile.
+pub(crate) const PIECE: usize = 128 << 10;
 
 /// A text that is sent piece by piece.
 #[derive(Debug)]

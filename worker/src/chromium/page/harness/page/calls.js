@@ -146,10 +146,18 @@ function start(id, call) {
   running = NONE;
 }
 
-// Appends the next piece of a message. With its last piece the message is parsed.
-function take(piece, isLast) {
-  incoming += piece;
-  if (isLast) {
+// The text of which some arguments, from this one on, are the parts.
+function join(parts, from) {
+  let text = "";
+  for (let i = from; i < parts.length; i += 1) text += parts[i];
+  return text;
+}
+
+// Appends the next piece of a message: the arguments are IS-LAST, PART, .... With its last
+// piece the message is parsed.
+function take(parts) {
+  incoming += join(parts, 1);
+  if (parts[0]) {
     const text = incoming;
     incoming = "";
     taken = parse(text);
@@ -158,9 +166,9 @@ function take(piece, isLast) {
 }
 
 // Starts the calls of a message: [[id, method], [id, method, argument], ...]. A fourth element is
-// how many lines of the call's output are kept. Without a text it is the message that was taken.
-function run(text) {
-  const calls = text === undefined ? taken : parse(text);
+// how many lines of the call's output are kept. Without a part it is the message that was taken.
+function run(parts) {
+  const calls = parts.length === 0 ? taken : parse(join(parts, 0));
   taken = undefined;
   const end = apply(now, clock, []) + SLICE;
   const terminated = running !== NONE; // A call was terminated: this page is not used any more.

@@ -12,9 +12,10 @@ Error.stackTraceLimit = FRAMES;
 // How stacks name the executable: the last such comment in a source counts.
 const URL_COMMENT = "\n//# sourceURL=contract.js";
 
-// Appends the next piece of the executable.
-function feed(piece, isHead) {
-  if (isHead) head += piece;
+// Appends the next piece of the executable: the arguments are IS-HEAD, PART, ....
+function feed(parts) {
+  const piece = join(parts, 1);
+  if (parts[0]) head += piece;
   else body += piece;
   return "";
 }
