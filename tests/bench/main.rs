@@ -30,6 +30,7 @@ mod plots;
 mod processor;
 mod profile;
 mod raw_cdp;
+mod raw_pages;
 mod report;
 mod scale;
 mod scenarios;

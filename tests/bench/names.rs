@@ -59,6 +59,11 @@ pub(crate) fn one(connections: u32) -> String {
     format!("one contract, c={connections}")
 }
 
+/// Messages to a hundred pages, with so many under way.
+pub(crate) fn raw_many(under_way: usize) -> String {
+    format!("raw messages to 100 pages, {under_way} under way")
+}
+
 /// The processor time of one kind of process, for a load with this name.
 pub(crate) fn processor(load: &str, kind: &str) -> String {
     format!("{load}: {kind}")

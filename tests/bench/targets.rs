@@ -3,6 +3,7 @@
 use crate::figures::{Figures, Metric, Spread};
 use crate::names;
 use crate::peer::Kind;
+use crate::scenarios::peers::{CONNECTIONS, CONTRACTS};
 
 /// On which side of a limit the median must be.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +46,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
     vec![
         of(
             "one JavaScript contract, c=256: calls/s, of bare echo's",
-            Bound::AtLeast(0.5),
+            Bound::AtLeast(0.55),
             &rates(&names::one(256), &names::bare(256)),
         ),
         of(
@@ -64,6 +65,31 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
             &rates(names::MANY, names::MANY_BARE),
         ),
         of(
+            "the same: calls/s, of raw messages to as many pages (one of both is enough)",
+            Bound::AtLeast(0.9),
+            &rates(names::MANY, &names::raw_many(256)),
+        ),
+        of(
+            "a lone call: µs of processor of the api, Redis and the worker",
+            Bound::AtMost(400.0),
+            &lone_processor(figures),
+        ),
+        of(
+            "one JavaScript contract, 1,000 calls a second: p99, ms",
+            Bound::AtMost(1.5),
+            figures.values(names::PACED, Metric::P99),
+        ),
+        of(
+            "64 KB each way, c=8: calls/s",
+            Bound::AtLeast(1000.0),
+            figures.values(&names::payload(64_000), Metric::Rate),
+        ),
+        of(
+            "1 MB each way, c=8: calls/s",
+            Bound::AtLeast(40.0),
+            figures.values(&names::payload(1_000_000), Metric::Rate),
+        ),
+        of(
             "1,000 idle contracts in the registry: calls/s, of one contract's",
             Bound::AtLeast(0.95),
             &rates(names::REGISTRY_FULL, names::REGISTRY_EMPTY),
@@ -75,12 +101,12 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
         ),
         of(
             "load of a JavaScript contract: p50, ms",
-            Bound::AtMost(60.0),
+            Bound::AtMost(40.0),
             &loads(Metric::P50),
         ),
         of(
             "load of a JavaScript contract: p95, ms",
-            Bound::AtMost(150.0),
+            Bound::AtMost(60.0),
             &loads(Metric::P95),
         ),
         of(
@@ -130,7 +156,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
         ),
         of(
             "a cold contract beside a hot one: p50, of alone",
-            Bound::AtMost(2.0),
+            Bound::AtMost(1.8),
             &median(names::COLD, names::COLD_ALONE),
         ),
         of(
@@ -148,14 +174,53 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Target> {
             Bound::AtMost(0.9),
             &of_express(figures, 100, 1, Metric::P50),
         ),
+        ahead_of(figures, Kind::Express),
+        ahead_of(figures, Kind::Bullmq),
+        ahead_of(figures, Kind::Workerd),
     ]
+}
+
+/// Whether the farm has more calls per second than a peer in every cell of the comparison: the least
+/// ratio counts.
+fn ahead_of(figures: &Figures, peer: Kind) -> Target {
+    let cells = CONTRACTS.into_iter().flat_map(|contracts| {
+        CONNECTIONS.map(|connections| of_peer(figures, peer, contracts, connections, Metric::Rate))
+    });
+    let least = cells.reduce(|least, cell| pairs(&least, &cell, f64::min));
+    Target {
+        what: match peer {
+            Kind::Express => "the least of all cells: calls/s, of express + puppeteer-core's",
+            Kind::Bullmq => "the least of all cells: calls/s, of BullMQ + puppeteer-core's",
+            Kind::Workerd => "the least of all cells: calls/s, of workerd's",
+        },
+        bound: Bound::AtLeast(1.0),
+        seen: Spread::of(&least.unwrap_or_default()),
+    }
 }
 
 /// A figure of the farm, divided by that of the architecture that it replaces.
 fn of_express(figures: &Figures, contracts: usize, connections: u32, metric: Metric) -> Vec<f64> {
+    of_peer(figures, Kind::Express, contracts, connections, metric)
+}
+
+/// A figure of the farm, divided by a peer's.
+fn of_peer(
+    figures: &Figures,
+    peer: Kind,
+    contracts: usize,
+    connections: u32,
+    metric: Metric,
+) -> Vec<f64> {
     let name = |system| names::peer(system, contracts, connections);
-    let express = Kind::Express.name();
-    ratio(figures, &name(names::FARM), &name(express), metric)
+    ratio(figures, &name(names::FARM), &name(peer.name()), metric)
+}
+
+/// What a lone call costs outside the browser.
+fn lone_processor(figures: &Figures) -> Vec<f64> {
+    let of = |kind| names::processor(&names::one(1), kind);
+    let times = ["api", "Redis", "worker"].map(|kind| figures.values(&of(kind), Metric::Processor));
+    let [api, redis, worker] = times;
+    pairs(&pairs(api, redis, |a, b| a + b), worker, |a, b| a + b)
 }
 
 /// One figure divided by another, round by round.

@@ -10,8 +10,14 @@ use crate::contracts::{ADD_BODY, add, path};
 use crate::figures::Metric;
 use crate::latencies::Latencies;
 use crate::names;
+use crate::processor::KINDS;
+use crate::raw_cdp;
+use crate::raw_pages::RawPages;
 
 const CONTRACTS: usize = 100;
+
+/// Raw messages that are under way at once.
+const UNDER_WAY: [usize; 2] = [64, 256];
 
 /// Concurrent loads in the parallel case.
 const CONCURRENT_LOADS: usize = 8;
@@ -34,6 +40,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let bare_load = bench.load(&echo, &paths, ADD_BODY, 256);
     bench.measure(names::MANY_BARE, &bare_load).await;
     unload(farm).await;
+    raw(bench, farm).await;
 
     if !bench.plan.is_quick() {
         let start = Instant::now();
@@ -44,6 +51,25 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
             .note(names::CONCURRENT_LOADS, Metric::Rate, rate);
         unload(farm).await;
     }
+}
+
+/// Messages to as many pages, with as many under way as the calls of these and of fewer callers.
+async fn raw(bench: &mut Bench, farm: &Javascript) {
+    let arguments = raw_cdp::arguments(&farm.farm);
+    let mut pages = RawPages::start(&arguments, CONTRACTS).await;
+    pages.run(64, Duration::from_secs(1)).await; // The first messages are slower.
+    for under_way in UNDER_WAY {
+        let measured = pages.run(under_way, bench.plan.span).await;
+        let name = names::raw_many(under_way);
+        bench.figures.note(&name, Metric::Rate, measured.rate);
+        for (kind, time) in KINDS.iter().zip(measured.processor) {
+            if ["browser", "renderers"].contains(kind) {
+                let name = names::processor(&name, kind);
+                bench.figures.note(&name, Metric::Processor, time);
+            }
+        }
+    }
+    pages.stop().await;
 }
 
 fn address(number: usize) -> String {

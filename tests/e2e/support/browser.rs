@@ -1,6 +1,7 @@
 //! A browser for tests that use a page as a person does. Its sandbox is on, and it reaches only
 //! this machine.
 
+use std::ffi::OsString;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -83,14 +84,24 @@ impl Browser {
 }
 
 fn command(profile: &Path, more: &[String]) -> Command {
-    let program = std::env::var_os("CHROMIUM_PATH").unwrap_or_else(|| PROGRAM.into());
-    let mut command = Command::new(program);
+    let mut command = Command::new(program());
     command
-        .env_clear()
-        .env("HOME", profile)
         .args(ARGUMENTS)
         .args(more)
         .arg(format!("--user-data-dir={}", profile.display()));
+    confine(&mut command, profile);
+    command
+}
+
+/// Chromium's program.
+pub(crate) fn program() -> OsString {
+    std::env::var_os("CHROMIUM_PATH").unwrap_or_else(|| PROGRAM.into())
+}
+
+/// Makes a command that becomes a browser with this profile run as an unprivileged user, with an
+/// empty environment.
+pub(crate) fn confine(command: &mut Command, profile: &Path) {
+    command.env_clear().env("HOME", profile);
     if Uid::effective().is_root() {
         let user = User::from_name("nobody").expect("users can be looked up");
         let user = user.expect("every system has this user");
@@ -98,7 +109,6 @@ fn command(profile: &Path, more: &[String]) -> Command {
         chown(profile, Some(uid), Some(gid)).expect("root can give a folder away");
         command.uid(uid).gid(gid);
     }
-    command
 }
 
 /// Clicks the element that `selector` matches, once it exists.
