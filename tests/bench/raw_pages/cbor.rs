@@ -69,10 +69,10 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
 fn head(kind: u8, number: u32, out: &mut Vec<u8>) {
     let kind = kind << 5;
     match number.to_be_bytes() {
-        [0, 0, 0, small @ 0..24] => out.push(kind | small),
-        [0, 0, 0, byte] => out.extend([kind | 24, byte]),
-        [0, 0, high, low] => out.extend([kind | 25, high, low]),
-        [a, b, c, d] => out.extend([kind | 26, a, b, c, d]),
+        [0, 0, 0, small @ 0..0x18] => out.push(kind | small),
+        [0, 0, 0, byte] => out.extend([kind | 0x18, byte]),
+        [0, 0, high, low] => out.extend([kind | 0x19, high, low]),
+        [a, b, c, d] => out.extend([kind | 0x1a, a, b, c, d]),
     }
 }
 

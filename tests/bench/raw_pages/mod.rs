@@ -82,15 +82,16 @@ impl RawPages {
 
     /// Opens a page; returns the message for it.
     async fn open(&mut self) -> Vec<u8> {
-        let context = self.command("Target.createBrowserContext", json!({}), None);
+        let none = json!({});
+        let context = self.command("Target.createBrowserContext", &none, None);
         let context = cbor::text_of(&context.await, "browserContextId");
         let new = json!({"url": "about:blank", "browserContextId": context});
-        let target = self.command("Target.createTarget", new, None).await;
+        let target = self.command("Target.createTarget", &new, None).await;
         let target = json!({"targetId": cbor::text_of(&target, "targetId"), "flatten": true});
-        let session = self.command("Target.attachToTarget", target, None).await;
+        let session = self.command("Target.attachToTarget", &target, None).await;
         let session = cbor::text_of(&session, "sessionId");
         let table = json!({"expression": TABLE});
-        let table = self.command("Runtime.evaluate", table, Some(&session));
+        let table = self.command("Runtime.evaluate", &table, Some(&session));
         let call = json!({
             "objectId": cbor::text_of(&table.await, "objectId"),
             "functionDeclaration": CALL,
@@ -98,7 +99,7 @@ impl RawPages {
             "returnByValue": true,
             "silent": true,
         });
-        let message = message(ID, "Runtime.callFunctionOn", call, Some(&session));
+        let message = message(ID, "Runtime.callFunctionOn", &call, Some(&session));
         self.pipe.send(&message).await;
         let reply = self.pipe.reply(ID).await;
         assert_eq!(cbor::text_of(&reply, "value"), "3");
@@ -106,7 +107,7 @@ impl RawPages {
     }
 
     /// Sends a command and returns its reply.
-    async fn command(&mut self, method: &str, params: Value, session: Option<&str>) -> Vec<u8> {
+    async fn command(&mut self, method: &str, params: &Value, session: Option<&str>) -> Vec<u8> {
         self.pipe.send(&message(1, method, params, session)).await;
         self.pipe.reply(1).await
     }
@@ -146,7 +147,7 @@ impl RawPages {
 
     /// Closes the browser and removes its profile.
     pub(crate) async fn stop(mut self) {
-        let close = message(1, "Browser.close", json!({}), None);
+        let close = message(1, "Browser.close", &json!({}), None);
         self.pipe.send(&close).await;
         let ended = self.child.wait().await;
         ended.expect("a child can be awaited");
@@ -154,7 +155,7 @@ impl RawPages {
     }
 }
 
-fn message(id: u32, method: &str, params: Value, session: Option<&str>) -> Vec<u8> {
+fn message(id: u32, method: &str, params: &Value, session: Option<&str>) -> Vec<u8> {
     let mut message = json!({"id": id, "method": method, "params": params});
     if let Some(session) = session {
         message["sessionId"] = session.into();
