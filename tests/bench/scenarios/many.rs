@@ -6,13 +6,14 @@ use futures::StreamExt;
 use futures::stream::iter;
 
 use super::{Bench, Javascript};
-use crate::contracts::{ADD_BODY, add, path};
+use crate::contracts::{ADD, ADD_BODY, add, path};
 use crate::figures::Metric;
 use crate::latencies::Latencies;
 use crate::names;
 use crate::processor::KINDS;
 use crate::raw_cdp;
 use crate::raw_pages::RawPages;
+use crate::wrk::Load;
 
 const CONTRACTS: usize = 100;
 
@@ -35,6 +36,7 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let paths: Vec<String> = (0..CONTRACTS).map(|n| path(&address(n), "add")).collect();
     let farm_load = bench.load(&farm.at, &paths, ADD_BODY, 256);
     bench.measure_farm(names::MANY, &farm_load).await;
+    beside_a_cold_one(bench, farm, &farm_load).await;
     // The same paths, because alternating between paths also costs wrk time.
     let echo = bench.echo.at.clone();
     let bare_load = bench.load(&echo, &paths, ADD_BODY, 256);
@@ -51,6 +53,17 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
             .note(names::CONCURRENT_LOADS, Metric::Rate, rate);
         unload(farm).await;
     }
+}
+
+/// A lone caller of one more contract, while the others keep the machine busy.
+async fn beside_a_cold_one(bench: &mut Bench, farm: &Javascript, others: &Load<'_>) {
+    let client = farm.farm.client();
+    client.must_load("cold", ADD).await;
+    let paths = [path("cold", "add")];
+    let cold = bench.load(&farm.at, &paths, ADD_BODY, 1);
+    let (_, cold) = tokio::join!(bench.wrk.run(others), bench.wrk.run(&cold));
+    bench.figures.note_run(names::COLD_AMONG_MANY, &cold);
+    client.unload("cold").await.is_no_content();
 }
 
 /// Messages to as many pages, with as many under way as the calls of these and of fewer callers.

@@ -159,6 +159,7 @@ impl BlankPage {
             death,
             activity,
             slot,
+            share: browser.send_slots.share(),
             browser,
         })
     }

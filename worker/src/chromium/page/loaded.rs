@@ -17,7 +17,7 @@ use super::harness::thrown::LoadOutcome;
 use crate::chromium::browser::death_watch::PageDeath;
 use crate::chromium::browser::handle::BrowserHandle;
 use crate::chromium::browser::page_closer::PageSlot;
-use crate::chromium::browser::send_slots::SlotRequest;
+use crate::chromium::browser::send_slots::{SlotRequest, SlotShare};
 use crate::chromium::cdp::commands::Place;
 use crate::chromium::isolation::watchdog::Activity;
 use crate::chromium::process::proc::Process;
@@ -74,13 +74,15 @@ pub(crate) struct LoadedPage {
     /// Whether calls are in flight, for the watchdog.
     pub(crate) activity: Arc<Activity>,
     pub(super) slot: PageSlot,
+    /// Its share of the send slots.
+    pub(super) share: SlotShare,
     pub(super) browser: Arc<BrowserHandle>,
 }
 
 impl LoadedPage {
     /// Requests a send slot for a message.
     pub(crate) fn request_send_slot(&self) -> SlotRequest {
-        self.browser.send_slots.request()
+        self.share.request()
     }
 
     /// The renderers that the page may live in.
