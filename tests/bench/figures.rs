@@ -1,6 +1,7 @@
 //! The measured figures, each with one value for each round.
 
 use crate::latencies::Latencies;
+use crate::open_loop::OpenLoopResult;
 use crate::wrk::Run;
 
 /// What was measured. The unit is part of it.
@@ -93,8 +94,16 @@ impl Figures {
         }
     }
 
-    /// Records the latencies of calls at a constant rate.
-    pub(crate) fn note_latencies(&mut self, name: &str, latencies: &Latencies) {
+    /// Records calls at a constant rate.
+    pub(crate) fn note_paced(&mut self, name: &str, paced: &OpenLoopResult) {
+        self.note_latencies(name, &paced.latencies);
+        if paced.failed > 0 {
+            let error = format!("{name}: {} failed", paced.failed);
+            self.errors.push(error);
+        }
+    }
+
+    fn note_latencies(&mut self, name: &str, latencies: &Latencies) {
         self.note(name, Metric::P50, latencies.all_but_one_in(2));
         self.add(name, Metric::P90, latencies.all_but_one_in(10));
         self.add(name, Metric::P99, latencies.all_but_one_in(100));

@@ -9,7 +9,8 @@ pub(crate) const CONCURRENT_LOADS: &str = "loads, 8 under way";
 pub(crate) const COLD_ALONE: &str = "cold contract alone, c=1";
 pub(crate) const COLD: &str = "cold contract, c=1, beside the hot one";
 pub(crate) const HOT: &str = "hot contract, c=64, beside the cold one";
-pub(crate) const COLD_AMONG_MANY: &str = "cold contract, c=1, beside 100 contracts, c=256";
+pub(crate) const COLD_AMONG_MANY: &str =
+    "cold contract, 10 calls a second, beside 100 contracts, c=256";
 pub(crate) const TIMER: &str = "a contract that awaits 5 ms, c=64";
 pub(crate) const REGISTRY_EMPTY: &str = "one contract, c=64, alone in the registry";
 pub(crate) const REGISTRY_FULL: &str = "one contract, c=64, 1,000 idle ones beside it";

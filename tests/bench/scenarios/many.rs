@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream::iter;
 
-use super::{Bench, Javascript};
+use super::{Bench, Javascript, pace};
 use crate::contracts::{ADD, ADD_BODY, add, path};
 use crate::figures::Metric;
 use crate::latencies::Latencies;
 use crate::names;
+use crate::open_loop;
 use crate::processor::KINDS;
 use crate::raw_cdp;
 use crate::raw_pages::RawPages;
@@ -19,6 +20,9 @@ const CONTRACTS: usize = 100;
 
 /// Raw messages that are under way at once.
 const UNDER_WAY: [usize; 2] = [64, 256];
+
+/// Calls per second of the contract that is called now and then.
+const COLD_RATE: u32 = 10;
 
 /// Concurrent loads in the parallel case.
 const CONCURRENT_LOADS: usize = 8;
@@ -55,14 +59,13 @@ pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     }
 }
 
-/// A lone caller of one more contract, while the others keep the machine busy.
+/// A contract that is called now and then, while the others keep the machine busy.
 async fn beside_a_cold_one(bench: &mut Bench, farm: &Javascript, others: &Load<'_>) {
     let client = farm.farm.client();
     client.must_load("cold", ADD).await;
-    let paths = [path("cold", "add")];
-    let cold = bench.load(&farm.at, &paths, ADD_BODY, 1);
-    let (_, cold) = tokio::join!(bench.wrk.run(others), bench.wrk.run(&cold));
-    bench.figures.note_run(names::COLD_AMONG_MANY, &cold);
+    let calls = open_loop::run(pace::add(client, "cold"), COLD_RATE, bench.plan.span);
+    let (_, cold) = tokio::join!(bench.wrk.run(others), calls);
+    bench.figures.note_paced(names::COLD_AMONG_MANY, &cold);
     client.unload("cold").await.is_no_content();
 }
 

@@ -1,7 +1,7 @@
 //! Calls at a constant rate far below the farm's limit: the latency of callers that do not compete.
 
-use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, RequestBuilder};
 
 use super::{Bench, Javascript};
 use crate::contracts::{ADD_BODY, path};
@@ -14,19 +14,19 @@ const RATE: u32 = 1000;
 
 pub(super) async fn run(bench: &mut Bench, farm: &Javascript) {
     let echo = bench.echo.client.clone();
-    measure(bench, names::PACED, farm.farm.client()).await;
-    measure(bench, names::PACED_BARE, &echo).await;
+    for (name, client) in [
+        (names::PACED, farm.farm.client()),
+        (names::PACED_BARE, &echo),
+    ] {
+        let paced = open_loop::run(add(client, "abcd"), RATE, bench.plan.span).await;
+        bench.figures.note_paced(name, &paced);
+    }
 }
 
-async fn measure(bench: &mut Bench, name: &str, client: &Client) {
-    let request = client
-        .request(Method::POST, &path("abcd", "add"))
+/// A call of a contract that has `add`.
+pub(super) fn add(client: &Client, address: &str) -> RequestBuilder {
+    client
+        .request(Method::POST, &path(address, "add"))
         .header(CONTENT_TYPE, "application/json")
-        .body(ADD_BODY);
-    let paced = open_loop::run(request, RATE, bench.plan.span).await;
-    bench.figures.note_latencies(name, &paced.latencies);
-    if paced.failed > 0 {
-        let error = format!("{name}: {} failed", paced.failed);
-        bench.figures.errors.push(error);
-    }
+        .body(ADD_BODY)
 }
