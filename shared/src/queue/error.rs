@@ -1,5 +1,7 @@
 //! The errors of the queue.
 
+use crate::protocol::id::WorkerId;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
@@ -12,6 +14,9 @@ pub enum QueueError {
     /// Redis is configured in a way that loses data.
     #[error("Redis settings: {0}")]
     Settings(String),
+    /// A worker was fenced, so it can own no contract under its id any more.
+    #[error("the worker {0} is fenced")]
+    Fenced(WorkerId),
     /// Redis holds data that this version did not write.
     #[error("unexpected data in Redis: {0}")]
     Unexpected(String),
@@ -23,7 +28,7 @@ impl QueueError {
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Redis(error) => !is_refusal(error) && !error.is_connection_refusal(),
-            Self::Pool(_) | Self::Settings(_) => false,
+            Self::Pool(_) | Self::Settings(_) | Self::Fenced(_) => false,
             Self::Unexpected(_) => true,
         }
     }

@@ -257,15 +257,24 @@ impl Queue {
             .collect())
     }
 
+    /// Adds a contract to the list of those that a worker owns. False if the worker was fenced or
+    /// removed: then no reaper would ever find the list.
     pub(super) async fn add_owned(
         &self,
         address: &ContractAddress,
         worker: WorkerId,
-    ) -> Result<(), QueueError> {
-        Ok(redis::cmd("SADD")
-            .arg(self.keys().own(worker))
+    ) -> Result<bool, QueueError> {
+        let script = Script::new(
+            "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+             redis.call('SADD', KEYS[2], ARGV[1])
+             return 1",
+        );
+        let keys = self.keys();
+        Ok(script
+            .key(keys.inbox(worker))
+            .key(keys.own(worker))
             .arg(address.as_str())
-            .query_async(&mut self.pooled().await?)
+            .invoke_async(&mut self.pooled().await?)
             .await?)
     }
 

@@ -109,6 +109,14 @@ impl Model for Farm {
                     || state.violation.is_some()
                     || (state.is_settled() && state.has_executable(model.rules))
             }),
+            Property::always(
+                "nothing is left of a worker",
+                |model: &Self, state: &State| {
+                    // Redis may bring the keys back before a reaper removes the id from the list.
+                    let may_be_left = state.lost || model.budget.unlistings > 0;
+                    may_be_left || !state.keys.iter().any(|keys| keys.is_forgotten())
+                },
+            ),
             Property::sometimes("a load is acknowledged", |_, state: &State| {
                 state.requests[0].is_acknowledged()
             }),
@@ -158,7 +166,7 @@ impl Farm {
         {
             actions.push(Action::FailStart(index));
         }
-        Self::host_actions(state, index, actions);
+        self.host_actions(state, index, actions);
         let id = process.id;
         if process.trusted && state.budget.silences > 0 {
             actions.push(Action::Silence(index));
@@ -184,17 +192,18 @@ impl Farm {
         }
     }
 
-    fn host_actions(state: &State, index: usize, actions: &mut Vec<Action>) {
+    fn host_actions(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
         let process = &state.processes[index];
         // The generation stays as it is while a switch is under way.
         let is_free = !matches!(process.work, Work::Switch { .. });
         let raises = is_free && state.budget.raises > 0;
         let quarantines = is_free && state.budget.quarantines > 0;
         if let Some(host) = process.host {
+            let resumes = !host.confirmed && state.may_list(self.rules, process.id);
             let more = [
                 (raises && host.confirmed, Action::Raise(index)),
                 (quarantines && host.confirmed, Action::Quarantine(index)),
-                (!host.confirmed, Action::Resume(index)),
+                (resumes, Action::Resume(index)),
             ];
             actions.extend(
                 more.iter()

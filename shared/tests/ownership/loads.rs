@@ -1,5 +1,6 @@
 //! A load on its way: from its api to a worker, and into that worker's table.
 
+use crate::rules::Rules;
 use crate::script::Name;
 use crate::state::{Host, Process, Request, State, Work};
 
@@ -70,11 +71,15 @@ fn name(load: usize) -> Name {
 }
 
 /// The worker's index names the contract before the record names the worker.
-pub(crate) fn list(state: &mut State, claim: Work) -> Work {
-    if let Work::Claim { id, .. } = claim {
-        state.keys(id).own = true;
+pub(crate) fn list(state: &mut State, rules: Rules, claim: Work) -> Work {
+    match claim {
+        Work::Claim { id, asked, .. } if !state.may_list(rules, id) => give_back(state, asked),
+        Work::Claim { id, .. } => {
+            state.keys(id).own = true;
+            claim
+        }
+        _ => claim,
     }
-    claim
 }
 
 /// A load that was refused is placed again by its api, unless it was answered before.

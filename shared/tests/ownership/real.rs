@@ -384,6 +384,10 @@ fn the_scripts_do_what_the_model_does() {
         number.set(number.get() + 1);
         let mut pair = Pair::new(queue.clone(), number.get());
         runtime.block_on(async {
+            for worker in pair.workers {
+                let is_new = queue.register_worker(worker).await;
+                assert!(is_new.expect("Redis answers"));
+            }
             let staged = queue.stage_blob(&pair.digest, b"{}", STAGED).await;
             staged.expect("Redis answers");
             for (call, expected) in calls {

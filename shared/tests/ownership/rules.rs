@@ -26,6 +26,8 @@ pub(crate) enum Rule {
     Sweep,
     /// A look-up lists an owner that no reaper watches.
     ListAgain,
+    /// A worker adds a contract to its list only while its inbox exists.
+    ListWhileRegistered,
     /// The executable is kept for loads, not for the contract.
     ReferByLoad,
     /// A reference is stale only when its load can never be recorded any more.
@@ -35,7 +37,7 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::CompareGeneration,
         Self::TakeOnlyFromFenced,
         Self::NewIdAfterFence,
@@ -47,6 +49,7 @@ impl Rule {
         Self::Compare,
         Self::Sweep,
         Self::ListAgain,
+        Self::ListWhileRegistered,
         Self::ReferByLoad,
         Self::SweepComparesGeneration,
         Self::ReferAgain,

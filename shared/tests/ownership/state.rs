@@ -2,7 +2,7 @@
 //! what is under way between two of their steps.
 
 use crate::references::References;
-use crate::rules::Rules;
+use crate::rules::{Rule, Rules};
 use crate::script::{Contract, Generation, Id, Load, Name};
 
 /// Worker processes.
@@ -57,6 +57,11 @@ impl Keys {
             Self { dead: true, .. } => Fate::Fenced,
             _ => Fate::Cleared,
         }
+    }
+
+    /// Whether its index is left, and no reaper will ever remove it.
+    pub(crate) fn is_forgotten(self) -> bool {
+        self.own && !self.inbox && !self.listed
     }
 }
 
@@ -320,6 +325,11 @@ impl State {
 
     pub(crate) fn fate(&self, id: Id) -> Fate {
         self.keys[id.index()].fate()
+    }
+
+    /// Whether a contract may be added to the index of a worker.
+    pub(crate) fn may_list(&self, rules: Rules, id: Id) -> bool {
+        self.keys[id.index()].inbox || !rules.has(Rule::ListWhileRegistered)
     }
 
     /// How many hosts act at once.

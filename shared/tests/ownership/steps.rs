@@ -143,7 +143,7 @@ impl Farm {
             } => self.ready(state, index, (id, generation), load),
             Work::Reload { name } => self.reload(state, index, name),
             Work::Switch { load } => self.switch(state, index, load),
-            Work::Compare { found } => Self::compare(state, index, &found),
+            Work::Compare { found } => self.compare(state, index, &found),
             Work::Keep { .. } | Work::Drop { .. } | Work::Release { .. } => self.write(state, work),
         };
         state.processes[index].work = next;
@@ -216,7 +216,7 @@ impl Farm {
             generation,
             id,
         };
-        list(state, claim)
+        list(state, self.rules, claim)
     }
 
     fn ready(
@@ -263,6 +263,7 @@ impl Farm {
             },
             None => list(
                 state,
+                self.rules,
                 Work::Claim {
                     asked: load,
                     owner: None,
@@ -336,10 +337,10 @@ impl Farm {
         self.release(Some(old.load))
     }
 
-    fn compare(state: &mut State, index: usize, found: &Contract) -> Work {
+    fn compare(&self, state: &mut State, index: usize, found: &Contract) -> Work {
         let process = state.processes[index];
         match (compare(&process, found), process.host) {
-            (Comparison::Restore, Some(host)) => {
+            (Comparison::Restore, Some(host)) if state.may_list(self.rules, host.id) => {
                 let answer = state.contract.restore(host.id, host.generation, host.load);
                 if answer == Answer::No {
                     state.processes[index].host = None;

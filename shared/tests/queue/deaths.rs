@@ -137,7 +137,7 @@ async fn a_slow_worker_does_not_count_as_a_death() {
         if is_taken {
             load(&queue, &contract, worker(&queue).await, &spec("1")).await;
         }
-        let next = slow.next_epoch();
+        let next = next_id(&queue, slow).await;
         let resumed = queue
             .resume_ownership(&contract, standing, next, &host.load)
             .await
@@ -164,7 +164,7 @@ async fn deaths_of_other_workers_still_count() {
             died.push(die_running(&queue, &contract).await);
         }
         let (standing, load) = &died[slow];
-        let next = standing.owner.unwrap().next_epoch();
+        let next = next_id(&queue, standing.owner.unwrap()).await;
         let resumed = queue
             .resume_ownership(&contract, *standing, next, load)
             .await;

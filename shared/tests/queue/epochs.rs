@@ -2,7 +2,8 @@
 
 use shared::queue::contracts::Route;
 use shared::queue::leases::{Fate, Renewal};
-use shared::queue::{ReaperConfig, reaper};
+use shared::queue::ownership::Host;
+use shared::queue::{QueueError, ReaperConfig, reaper};
 
 use super::contracts::route_of;
 use super::*;
@@ -144,4 +145,42 @@ async fn a_contract_whose_owner_left_no_trace_is_released() {
     queue.remove_worker(owner).await.unwrap();
     assert!(release().await);
     assert!(queue.is_offer_due(&contract).await.unwrap());
+}
+
+/// A claim may be under way for so long that a reaper has cleaned up after the worker.
+#[tokio::test]
+async fn a_worker_that_is_gone_owns_nothing_and_leaves_nothing() {
+    let redis = Redis::start();
+    let queue = redis.queue().await;
+    let gone = worker(&queue).await;
+    let contract = address("abcd");
+    let generation = load(&queue, &contract, gone, &spec("1")).await;
+    let record = queue.contract(&contract).await.unwrap().unwrap();
+    queue.abandon_worker(gone).await.unwrap();
+    let life = Lifecycle::new();
+    life.spawn(
+        "reaper",
+        reaper::run(queue.clone(), reaper_config(), life.clone()),
+    );
+    while queue.fate(gone).await.unwrap() != Fate::Cleared {
+        tokio::task::yield_now().await;
+    }
+    life.stop();
+    life.join().await;
+
+    let found = queue.ownership(&contract).await.unwrap().standing;
+    let claimed = queue.claim(&contract, found, gone, None).await.unwrap();
+    assert_eq!(claimed, Outcome::Refused(found));
+    let earlier = Standing::of(gone, generation);
+    let resumed = queue.resume_ownership(&contract, earlier, gone, &record.load);
+    assert!(matches!(resumed.await, Err(QueueError::Fenced(id)) if id == gone));
+    let host = Host {
+        generation,
+        load: record.load.clone(),
+        spec: record.spec.clone(),
+        sandbox: Sandbox::default(),
+    };
+    let restored = queue.restore_ownership(&contract, gone, &host).await;
+    assert!(matches!(restored, Err(QueueError::Fenced(id)) if id == gone));
+    assert_eq!(queue.owned_by(gone).await.unwrap(), []);
 }

@@ -88,6 +88,13 @@ async fn worker(queue: &Queue) -> WorkerId {
     worker
 }
 
+/// The next id of a worker, registered.
+async fn next_id(queue: &Queue, worker: WorkerId) -> WorkerId {
+    let next = worker.next_epoch();
+    assert!(queue.register_worker(next).await.unwrap());
+    next
+}
+
 /// Makes `worker` the owner of a contract and loads it. Returns its generation.
 async fn load(
     queue: &Queue,

@@ -261,7 +261,7 @@ async fn a_process_resumes_what_nobody_took() {
     let redis = Redis::start();
     let queue = redis.queue().await;
     let (fenced, other) = (worker(&queue).await, worker(&queue).await);
-    let next = fenced.next_epoch();
+    let next = next_id(&queue, fenced).await;
     let [kept, freed, taken, gone, reloaded, banned] =
         ["kept", "freed", "taken", "gone", "reloaded", "banned"].map(address);
     let mut records = Vec::new();
@@ -319,6 +319,9 @@ async fn row_6_a_lost_record_is_restored() {
         outcome.unwrap().done().is_some()
     };
     redis.command::<()>(&["FLUSHALL"]).await;
+    for id in [worker, other] {
+        assert!(queue.register_worker(id).await.unwrap());
+    }
     assert!(restore().await, "Redis has lost its data");
     assert_eq!(record(&queue, &contract).await, before);
     assert_eq!(
@@ -361,8 +364,9 @@ async fn a_record_of_an_older_version_is_read_and_claimed() {
     let generation = claimed.unwrap().done().expect("the owner is gone");
     assert!(generation > 7);
     let held = Standing::of(worker, generation);
+    let next = next_id(&queue, worker).await;
     let resumed = queue
-        .resume_ownership(&contract, held, worker.next_epoch(), &LoadId::default())
+        .resume_ownership(&contract, held, next, &LoadId::default())
         .await;
     assert_eq!(resumed.unwrap(), Outcome::Done(generation));
 }

@@ -30,7 +30,8 @@ impl Queue {
     /// gone (see [`Fate::may_be_replaced`](crate::queue::leases::Fate::may_be_replaced)).
     ///
     /// The contract is first added to the worker's list of owned contracts. If the worker dies in
-    /// between, the reaper finds one contract too many there. The other order could lose one.
+    /// between, the reaper finds one contract too many there. The other order could lose one. A
+    /// worker that was fenced is refused.
     pub async fn claim(
         &self,
         address: &ContractAddress,
@@ -40,7 +41,10 @@ impl Queue {
     ) -> Result<Outcome, QueueError> {
         let asked = asked.map(|spec| to_json(address, spec)).transpose()?;
         let change = ChangeId::random();
-        self.add_owned(address, worker).await?;
+        if !self.add_owned(address, worker).await? {
+            let standing = self.ownership(address).await?.standing;
+            return Ok(Outcome::Refused(standing));
+        }
         let outcome = self
             .change(address, CLAIM, expected, |call| {
                 call.arg(worker.to_string())

@@ -62,7 +62,7 @@ impl Queue {
         worker: WorkerId,
         load: &LoadId,
     ) -> Result<Outcome, QueueError> {
-        self.add_owned(address, worker).await?;
+        self.list_owned(address, worker).await?;
         let outcome = self
             .change(address, RESUME, earlier, |call| {
                 call.arg(owner_text(Some(worker))).arg(load.as_str());
@@ -81,7 +81,7 @@ impl Queue {
     ) -> Result<Outcome, QueueError> {
         let spec = to_json(address, &host.spec)?;
         let endpoints = to_json(address, &host.sandbox.endpoints)?;
-        self.add_owned(address, worker).await?;
+        self.list_owned(address, worker).await?;
         let expected = Standing::of(worker, host.generation);
         let outcome = self
             .change(address, RESTORE, expected, |call| {
@@ -95,6 +95,15 @@ impl Queue {
             self.note_load(address).await;
         }
         self.remove_refused(address, worker, outcome).await
+    }
+
+    async fn list_owned(
+        &self,
+        address: &ContractAddress,
+        worker: WorkerId,
+    ) -> Result<(), QueueError> {
+        let is_listed = self.add_owned(address, worker).await?;
+        is_listed.then_some(()).ok_or(QueueError::Fenced(worker))
     }
 
     async fn remove_refused(
