@@ -180,7 +180,7 @@ pub(crate) async fn own(worker: &Worker, text: &str) -> Arc<ContractHandle> {
     handle
 }
 
-/// Another worker, which need not be registered, takes a contract and loads it.
+/// A worker takes a contract and loads it.
 pub(crate) async fn take(queue: &Queue, text: &str, thief: WorkerId) -> u64 {
     let address = address(text);
     let expected = queue.ownership(&address).await.unwrap().standing;

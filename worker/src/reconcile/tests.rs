@@ -126,7 +126,7 @@ async fn an_assignment_that_the_worker_does_not_know_is_dropped_and_offered() {
     own(&worker, "kept").await;
     take(&worker.queue, "stale", worker.id()).await;
     // The list is a superset: it may name what the worker never got.
-    let other = WorkerId::random();
+    let other = farm.worker().await.id();
     take(&worker.queue, "others", other).await;
     let own_list = worker.queue.keys().own(worker.id());
     farm.command::<()>(&["SADD", &own_list, "others", "nothing"])
