@@ -202,7 +202,7 @@ mod tests {
 
     /// Frees a slot as if it had been held for exactly so many milliseconds.
     fn hold(mut slot: SendSlot, time: u64) {
-        slot.granted += Duration::from_secs(3600); // Nothing has elapsed since a later time.
+        slot.granted += Duration::from_hours(1); // Nothing has elapsed since a later time.
         slot.share.clock.advance(Duration::from_millis(time));
     }
 
